@@ -1,0 +1,119 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Every Swift target is built alike: language mode 6, strict memory safety, no implicit
+// existentials, no leaked imports, and no warning that survives.
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+let argumentParser: Target.Dependency = .product(
+    name: "ArgumentParser", package: "swift-argument-parser")
+let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
+
+func module(
+    _ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, exclude: exclude, swiftSettings: swiftSettings)
+}
+
+func tool(_ name: String) -> Target {
+    .executableTarget(
+        name: name, dependencies: ["CheckpointCommands", argumentParser],
+        swiftSettings: swiftSettings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+let package = Package(
+    name: "pccheck",
+    products: [
+        .library(name: "CheckpointFormat", targets: ["CheckpointFormat"]),
+        .library(name: "CheckpointWriter", targets: ["CheckpointWriter"]),
+        .library(name: "CheckpointRecovery", targets: ["CheckpointRecovery"]),
+        .library(name: "CheckpointCheck", targets: ["CheckpointCheck"]),
+        // `make` installs this as libpccheck.so; a product cannot share a name with a tool.
+        .library(name: "pccheck-c", type: .dynamic, targets: ["PCCheckC"]),
+        .executable(name: "pcfsck", targets: ["pcfsck"]),
+        .executable(name: "pcinspect", targets: ["pcinspect"]),
+        .executable(name: "pcextract", targets: ["pcextract"]),
+        .executable(name: "pccheck", targets: ["pccheck"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+    ],
+    targets: [
+        .systemLibrary(
+            name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .target(name: "CPlatformLinux"),
+
+        module("CheckpointFormat", ["CXXHash", "CZstd"]),
+        module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
+        module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
+        module(
+            "CheckpointWriter",
+            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", logging, metrics]),
+        module(
+            "CheckpointCheck", ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery"]),
+        module(
+            "CheckpointCommands",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
+                "CheckpointWriter", argumentParser,
+            ]),
+        tool("pcfsck"),
+        tool("pcinspect"),
+        tool("pcextract"),
+        tool("pccheck"),
+
+        .target(name: "CPCCheck"),
+        module(
+            "PCCheckC",
+            [
+                "CPCCheck", "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter",
+            ]),
+
+        module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
+
+        tests("CheckpointFormatTests", ["CheckpointFormat"]),
+        tests("CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage"]),
+        tests(
+            "CheckpointRecoveryTests",
+            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),
+        tests(
+            "CheckpointWriterTests",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "StorageFaults",
+            ]),
+        tests(
+            "CheckpointCheckTests",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+            ]),
+        tests(
+            "CrashConsistencyTests",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+            ]),
+        tests("CommandTests", ["CheckpointFormat", "CheckpointStorage"]),
+        tests("TidyTests", ["CheckpointFormat", "CheckpointCheck"]),
+    ]
+)

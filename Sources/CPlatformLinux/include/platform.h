@@ -1,0 +1,3 @@
+#ifndef PCC_PLATFORM_H
+#define PCC_PLATFORM_H
+#endif

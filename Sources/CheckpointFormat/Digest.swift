@@ -1,0 +1,82 @@
+internal import CXXHash
+
+/// A 128-bit XXH3 digest.
+///
+/// It detects accidents (rot, torn, stale and misdirected writes), not deliberate tampering: XXH3
+/// has no key. On disk the low 64-bit half comes first, each half little-endian.
+public struct Digest: Hashable, Sendable {
+    public static let byteCount = 16
+    public static let zero = Digest(low: 0, high: 0)
+
+    public var low: UInt64
+    public var high: UInt64
+
+    public init(low: UInt64, high: UInt64) {
+        self.low = low
+        self.high = high
+    }
+
+    /// XXH3-128 of `bytes` with seed 0.
+    public init(of bytes: RawSpan) {
+        // Safe: the call reads exactly `count` bytes of a buffer that the span keeps alive.
+        let hash = unsafe bytes.withUnsafeBytes { buffer in
+            unsafe XXH3_128bits(buffer.baseAddress, buffer.count)
+        }
+        self.init(low: hash.low64, high: hash.high64)
+    }
+
+    /// XXH3-128 of the part `range` of `bytes`, or of all of it.
+    public init(of bytes: [UInt8], _ range: Range<Int>? = nil) {
+        // Safe: the buffer outlives the closure.
+        self = unsafe bytes.withUnsafeBytes { buffer in
+            let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[range ?? bytes.indices])
+            return Digest(of: unsafe RawSpan(_unsafeBytes: part))
+        }
+    }
+}
+
+extension Digest: CustomStringConvertible {
+    /// 32 hexadecimal digits, most significant first: what `xxh128sum` prints.
+    public var description: String { Hexadecimal.string(high) + Hexadecimal.string(low) }
+}
+
+enum Hexadecimal {
+    static func string(_ value: UInt64) -> String {
+        let digits = String(value, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}
+
+/// XXH3-128 over bytes that arrive in pieces.
+@safe public struct StreamingDigest: ~Copyable {
+    // Owned by this value alone; freed in deinit.
+    private let state: OpaquePointer
+
+    public init() {
+        // Safe: XXH3_createState returns nil only when memory is exhausted.
+        guard let state = unsafe XXH3_createState() else {
+            preconditionFailure("out of memory for a hash state of 576 bytes")
+        }
+        unsafe self.state = state
+        // Safe: `state` was just created.
+        unsafe XXH3_128bits_reset(state)
+    }
+
+    deinit {
+        // Safe: `state` is owned and freed once.
+        unsafe XXH3_freeState(state)
+    }
+
+    public mutating func update(_ bytes: RawSpan) {
+        // Safe: as in `Digest.init(of:)`.
+        unsafe bytes.withUnsafeBytes { buffer in
+            _ = unsafe XXH3_128bits_update(state, buffer.baseAddress, buffer.count)
+        }
+    }
+
+    public consuming func finish() -> Digest {
+        // Safe: `state` is initialised since init.
+        let hash = unsafe XXH3_128bits_digest(state)
+        return Digest(low: hash.low64, high: hash.high64)
+    }
+}
