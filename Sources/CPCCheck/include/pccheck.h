@@ -1,3 +1,298 @@
-#ifndef PCC_PLATFORM_H
-#define PCC_PLATFORM_H
+/*
+ * pccheck.h: concurrent durable checkpoints in one slotted file.
+ *
+ * Two words are used exactly:
+ *   staged   the state was copied out of the caller's memory, which may now be changed;
+ *   durable  the state was flushed to the medium and anchored by a superblock: it survives a
+ *            power cut.
+ *
+ * Every function that can fail returns a pcc_status and, when `error` is not NULL, fills it.
+ * Handles may be used from any thread. A handle must not be used after a fork in the child.
+ * Strings are UTF-8 and NUL-terminated. Sizes are in bytes, times in nanoseconds unless named.
+ * Option structs begin with their size: set it with sizeof, zero the rest, and fields that a
+ * later version appends keep their default. A value of 0 always means "the default".
+ */
+#ifndef PCCHECK_H
+#define PCCHECK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PCC_ABI_VERSION 1
+
+#if defined(__GNUC__)
+#define PCC_API __attribute__((visibility("default")))
+#else
+#define PCC_API
+#endif
+
+/* What went wrong. Values are stable. */
+typedef int32_t pcc_status;
+#define PCC_OK 0
+#define PCC_INVALID_ARGUMENT 1     /* an argument is out of its documented range */
+#define PCC_NOT_FOUND 2            /* no such file */
+#define PCC_EXISTS 3               /* the file exists already */
+#define PCC_LOCKED 4               /* another writer has the file open */
+#define PCC_BUSY 5                 /* every slot is in flight, and the policy is to fail */
+#define PCC_TOO_LARGE 6            /* the state is larger than a slot */
+#define PCC_NO_CHECKPOINT 7        /* the file holds no checkpoint that fits the request */
+#define PCC_CORRUPT 8              /* stored bytes do not match their digest */
+#define PCC_NOT_A_CHECKPOINT_FILE 9 /* foreign, truncated, or text-mode damaged */
+#define PCC_UNSUPPORTED 10         /* newer format version or unknown incompatible feature */
+#define PCC_READ_ONLY 11           /* the file or its medium cannot be written */
+#define PCC_NO_SPACE 12            /* the file system is full */
+#define PCC_IO 13                  /* the operating system reported an I/O error */
+#define PCC_FAIL_STOP 14           /* a superblock could not be committed; reopen the file */
+#define PCC_CLOSED 15              /* the writer was closed */
+#define PCC_STEP_BACKWARDS 16      /* the step is below the last one saved by this writer */
+#define PCC_FINGERPRINT_MISMATCH 17 /* the file belongs to another model or topology */
+#define PCC_RANK_MISMATCH 18       /* the file belongs to another rank or world size */
+#define PCC_TIMEOUT 19             /* the deadline passed; the operation goes on */
+#define PCC_FORKED 20              /* the writer belongs to the parent process */
+#define PCC_SLOTS_EXHAUSTED 21     /* too many slots were taken out of use after failed flushes */
+#define PCC_OUT_OF_MEMORY 22       /* memory for the staging pool could not be had */
+#define PCC_SUPERSEDED 23          /* a newer checkpoint is durable; this one was released */
+#define PCC_SKIPPED 24             /* nothing was saved: every slot was in flight (policy skip) */
+
+typedef struct pcc_error {
+    int32_t code;         /* a pcc_status */
+    int32_t os_errno;     /* errno of the failing system call, or 0 */
+    int32_t slot;         /* slot index, or -1 */
+    int32_t reserved;
+    int64_t byte_offset;  /* offset in the file, or -1 */
+    char message[1000];   /* what was found, what was expected, where, what to do next */
+} pcc_error;
+
+/* Name of a status, such as "PCC_LOCKED"; never NULL. */
+PCC_API const char *pcc_status_name(pcc_status status);
+/* Version of the library, such as "0.1.0". */
+PCC_API const char *pcc_version(void);
+/* PCC_ABI_VERSION of the loaded library. */
+PCC_API uint32_t pcc_abi_version(void);
+
+/* ------------------------------------------------------------------ creating a file */
+
+#define PCC_PREALLOC_DEFAULT 0
+#define PCC_PREALLOC_FALLOCATE 1 /* reserve blocks; quick, first writes of each slot slower */
+#define PCC_PREALLOC_ZERO 2      /* write zeros; slower to create, every save at full speed */
+
+typedef struct pcc_create_options {
+    uint32_t struct_size;
+    uint32_t in_flight;           /* checkpoints in flight at once, 1..64; default 2 */
+    uint32_t retain;              /* durable checkpoints kept, 1..16; default 1 */
+    uint32_t chunk_byte_count;    /* multiple of 65536; default 4 MiB */
+    uint64_t capacity_byte_count; /* largest payload in bytes; required */
+    uint32_t prealloc;            /* PCC_PREALLOC_*; default zero */
+    uint32_t rank;
+    uint32_t world_size;          /* default 1 */
+    uint32_t replace_existing;    /* 1: replace a file at this path */
+    const char *fingerprint;      /* identity of model and topology, at most 254 bytes; or NULL */
+} pcc_create_options;
+
+/* Creates a file under a temporary name, fsyncs it, and renames it into place. */
+PCC_API pcc_status pcc_create(const char *path, const pcc_create_options *options,
+                              pcc_error *error);
+
+/* ------------------------------------------------------------------ writing */
+
+typedef struct pcc_writer pcc_writer;
+typedef struct pcc_ticket pcc_ticket;
+
+#define PCC_ON_BUSY_WAIT 0
+#define PCC_ON_BUSY_SKIP 1
+#define PCC_ON_BUSY_FAIL 2
+
+#define PCC_BACKEND_AUTO 0     /* O_DIRECT where the file system has it, else buffered */
+#define PCC_BACKEND_DIRECT 1   /* O_DIRECT or an error */
+#define PCC_BACKEND_BUFFERED 2 /* page cache */
+
+#define PCC_CODEC_NONE 0
+#define PCC_CODEC_ZSTD 1        /* zstd per chunk */
+#define PCC_CODEC_PLANES_ZSTD 2 /* byte planes by dtype width, then zstd */
+
+typedef struct pcc_writer_options {
+    uint32_t struct_size;
+    uint32_t on_busy;               /* PCC_ON_BUSY_* */
+    uint32_t busy_timeout_ms;       /* bound of PCC_ON_BUSY_WAIT; default none */
+    uint32_t backend;               /* PCC_BACKEND_* */
+    uint32_t snapshot_worker_count; /* threads that copy state to the pool; default 2 */
+    uint32_t writer_worker_count;   /* threads that digest and write chunks; default 3 */
+    uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB) */
+    uint32_t codec;                 /* PCC_CODEC_*; default none */
+    int32_t zstd_level;             /* default 1 */
+    uint32_t rank;                  /* must match the file */
+    uint32_t world_size;            /* must match the file; default 1 */
+    const char *fingerprint;        /* must match the file when not NULL */
+} pcc_writer_options;
+
+/*
+ * Opens an existing file for writing: takes the writer lock, flushes, recovers, and anchors a
+ * complete newer checkpoint that a crash left unanchored, once every chunk of it is verified.
+ */
+PCC_API pcc_status pcc_writer_open(const char *path, const pcc_writer_options *options,
+                                   pcc_writer **writer, pcc_error *error);
+
+/* One tensor, dense and row-major. The memory must stay unchanged until the ticket is staged. */
+typedef struct pcc_tensor {
+    const char *name;
+    const char *dtype;     /* safetensors name: "F32", "BF16", "I64", "BOOL", "F8_E4M3", … */
+    const uint64_t *shape; /* `rank` extents; may be NULL for rank 0 */
+    const void *data;      /* may be NULL when byte_count is 0 */
+    uint64_t byte_count;   /* must equal the product of shape × element size */
+    uint32_t rank;
+    uint32_t reserved;
+} pcc_tensor;
+
+typedef struct pcc_metadata {
+    const char *key;
+    const char *value;
+} pcc_metadata;
+
+typedef struct pcc_region {
+    const void *data;
+    uint64_t byte_count;
+} pcc_region;
+
+typedef struct pcc_save_options {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const char *user_metadata; /* at most 2048 bytes, kept in the slot header; or NULL */
+} pcc_save_options;
+
+/*
+ * Begins a checkpoint whose payload is a safetensors image of `tensors`, with `metadata` as its
+ * __metadata__. Returns at once unless every slot is in flight and the policy is to wait. Names
+ * and metadata are copied before it returns; tensor memory is read until the ticket is staged.
+ * A skipped save gives PCC_OK and a ticket in state PCC_TICKET_SKIPPED. Free the ticket.
+ */
+PCC_API pcc_status pcc_writer_save(pcc_writer *writer, uint64_t step, const pcc_tensor *tensors,
+                                   size_t tensor_count, const pcc_metadata *metadata,
+                                   size_t metadata_count, const pcc_save_options *options,
+                                   pcc_ticket **ticket, pcc_error *error);
+
+/* The same for bytes that only the application understands: the regions, one after another. */
+PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
+                                          const pcc_region *regions, size_t region_count,
+                                          const pcc_save_options *options, pcc_ticket **ticket,
+                                          pcc_error *error);
+
+/* Bytes that the payload of these tensors takes, to choose a capacity before creating a file. */
+PCC_API pcc_status pcc_payload_byte_count(const pcc_tensor *tensors, size_t tensor_count,
+                                          const pcc_metadata *metadata, size_t metadata_count,
+                                          uint64_t *byte_count, pcc_error *error);
+
+/* Says that training goes back to `step` on purpose: later saves may use any step from there. */
+PCC_API pcc_status pcc_writer_rewind(pcc_writer *writer, uint64_t step, pcc_error *error);
+
+/* Statistics as a JSON object, to be freed with pcc_free. */
+PCC_API pcc_status pcc_writer_stats_json(pcc_writer *writer, char **json, pcc_error *error);
+
+/*
+ * Waits until nothing is in flight, marks the file as cleanly closed, unlocks it and frees the
+ * writer, whatever is returned. Tickets stay valid.
+ */
+PCC_API pcc_status pcc_writer_close(pcc_writer *writer, pcc_error *error);
+
+/* Frees the writer without waiting for what is in flight, as a crash would. For tests and exits. */
+PCC_API void pcc_writer_abandon(pcc_writer *writer);
+
+#define PCC_TICKET_STAGING 0    /* the caller's memory is still being read */
+#define PCC_TICKET_STAGED 1     /* copied; being made durable */
+#define PCC_TICKET_DURABLE 2
+#define PCC_TICKET_SUPERSEDED 3 /* a newer checkpoint is durable; this one was released */
+#define PCC_TICKET_SKIPPED 4
+#define PCC_TICKET_FAILED 5
+
+PCC_API int32_t pcc_ticket_state(const pcc_ticket *ticket);
+PCC_API uint64_t pcc_ticket_sequence(const pcc_ticket *ticket);
+/* The sequence that superseded this one, or 0. */
+PCC_API uint64_t pcc_ticket_superseded_by(const pcc_ticket *ticket);
+/* Nanoseconds from save to staged, and from save to durable; 0 while not reached. */
+PCC_API uint64_t pcc_ticket_staged_nanoseconds(const pcc_ticket *ticket);
+PCC_API uint64_t pcc_ticket_durable_nanoseconds(const pcc_ticket *ticket);
+
+/* Waits until staged. timeout_ms < 0 waits without bound. A failed checkpoint also counts as
+ * staged (its memory is no longer read) and reports its failure from pcc_ticket_wait. */
+PCC_API pcc_status pcc_ticket_wait_staged(pcc_ticket *ticket, int64_t timeout_ms,
+                                          pcc_error *error);
+
+/* Waits for the end: PCC_OK when durable, PCC_SUPERSEDED, PCC_SKIPPED, or why it failed. */
+PCC_API pcc_status pcc_ticket_wait(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);
+PCC_API void pcc_ticket_free(pcc_ticket *ticket);
+
+/* ------------------------------------------------------------------ reading */
+
+typedef struct pcc_reader pcc_reader;
+
+typedef struct pcc_checkpoint_info {
+    uint64_t sequence;
+    uint64_t step;
+    uint64_t payload_byte_count;
+    uint64_t stored_byte_count;
+    uint64_t completed_time; /* nanoseconds since 1970-01-01 UTC */
+    uint32_t slot;
+    uint32_t is_anchored;    /* 1: named by the newest superblock, or retained by it */
+    uint8_t logical_digest[16];
+} pcc_checkpoint_info;
+
+typedef struct pcc_reader_options {
+    uint32_t struct_size;
+    uint32_t worker_count;   /* threads of a load; default 2 */
+    const char *fingerprint; /* must match the file when not NULL */
+} pcc_reader_options;
+
+/* Opens a file for reading; a live writer does not mind. */
+PCC_API pcc_status pcc_reader_open(const char *path, const pcc_reader_options *options,
+                                   pcc_reader **reader, pcc_error *error);
+
+/*
+ * Reads the metadata anew and lists the checkpoints that can be loaded, in the order in which
+ * recovery tries them: newest first. `capacity` entries are written at most; `count` gets how
+ * many there are.
+ */
+PCC_API pcc_status pcc_reader_list(pcc_reader *reader, pcc_checkpoint_info *infos,
+                                   size_t capacity, size_t *count, pcc_error *error);
+
+/* What recovery says of the file and of every slot, with reason codes, as JSON (pcc_free it). */
+PCC_API pcc_status pcc_reader_report_json(pcc_reader *reader, char **json, pcc_error *error);
+
+/* Chooses a checkpoint and pins its slot, so that no writer reuses it until the next select or
+ * close. Its payload is not verified yet: every read verifies the chunks it touches. */
+PCC_API pcc_status pcc_reader_select(pcc_reader *reader, uint64_t sequence,
+                                     pcc_checkpoint_info *info, pcc_error *error);
+
+/* The safetensors JSON header of the selected checkpoint (pcc_free it), and the payload offset
+ * at which tensor data begins. */
+PCC_API pcc_status pcc_reader_manifest_json(pcc_reader *reader, char **json,
+                                            uint64_t *data_offset, pcc_error *error);
+
+/* A part of the payload and where to copy it. */
+typedef struct pcc_destination {
+    uint64_t payload_offset;
+    uint64_t byte_count;
+    void *data;
+} pcc_destination;
+
+/*
+ * Reads the chunks that the destinations touch, each once, in parallel; verifies each against its
+ * digest; then copies. On PCC_CORRUPT the destinations hold an unspecified mixture: load another
+ * checkpoint.
+ */
+PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *destinations,
+                                   size_t count, pcc_error *error);
+
+/* Verifies every chunk of the selected checkpoint and its logical digest. */
+PCC_API pcc_status pcc_reader_verify(pcc_reader *reader, pcc_error *error);
+PCC_API void pcc_reader_close(pcc_reader *reader);
+
+/* Frees a string that this library returned; NULL is allowed. */
+PCC_API void pcc_free(char *text);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,162 @@
+#define _GNU_SOURCE
+#include "platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+int pcc_open(const char *path, int flags)
+{
+    int native = O_CLOEXEC | ((flags & PCC_OPEN_WRITE) ? O_RDWR : O_RDONLY);
+    if (flags & PCC_OPEN_DIRECT)
+        native |= O_DIRECT;
+    if (flags & PCC_OPEN_CREATE)
+        native |= O_CREAT | O_EXCL;
+    /* O_NONBLOCK keeps a FIFO from blocking the open; regular files ignore it. */
+    int fd;
+    do
+        fd = open(path, native | O_NONBLOCK, 0666);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return -errno;
+    if (fd > 2)
+        return fd;
+    int safe = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int saved = errno;
+    close(fd);
+    return safe < 0 ? -saved : safe;
+}
+
+int pcc_close(int fd) { return close(fd) == 0 ? 0 : -errno; }
+
+int64_t pcc_pread_all(int fd, void *buffer, size_t count, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < count) {
+        ssize_t got = pread(fd, (char *)buffer + done, count - done, (off_t)(offset + done));
+        if (got == 0)
+            break;
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        done += (size_t)got;
+        /* Under O_DIRECT an odd count can only be the end of the file. */
+        if (done % 512 != 0)
+            break;
+    }
+    return (int64_t)done;
+}
+
+int64_t pcc_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < count) {
+        ssize_t put = pwrite(fd, (const char *)buffer + done, count - done, (off_t)(offset + done));
+        if (put < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if (put == 0)
+            return -EIO;
+        done += (size_t)put;
+        /* A short O_DIRECT write may stop inside a block; go on from the block's start. */
+        if (done < count)
+            done -= done % 4096;
+    }
+    return (int64_t)done;
+}
+
+int pcc_fdatasync(int fd) { return fdatasync(fd) == 0 ? 0 : -errno; }
+int pcc_fsync(int fd) { return fsync(fd) == 0 ? 0 : -errno; }
+
+int pcc_fsync_parent(const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        return -ENOMEM;
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int result = fd < 0 ? -errno : 0;
+    free(copy);
+    if (fd < 0)
+        return result;
+    result = pcc_fsync(fd);
+    close(fd);
+    return result;
+}
+
+int pcc_read_file_facts(int fd, struct pcc_file_facts *facts)
+{
+    memset(facts, 0, sizeof *facts);
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    facts->is_regular = S_ISREG(st.st_mode);
+    facts->is_block_device = S_ISBLK(st.st_mode);
+    facts->byte_count = (uint64_t)st.st_size;
+    if (facts->is_block_device && ioctl(fd, BLKGETSIZE64, &facts->byte_count) != 0)
+        return -errno;
+#ifdef STATX_DIOALIGN
+    struct statx stx;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+        facts->direct_alignment = stx.stx_dio_offset_align;
+        facts->direct_memory_alignment = stx.stx_dio_mem_align;
+    }
+#endif
+    struct statfs sfs;
+    if (fstatfs(fd, &sfs) == 0)
+        facts->file_system_type = (uint64_t)sfs.f_type;
+    return 0;
+}
+
+int pcc_fallocate(int fd, uint64_t byte_count)
+{
+    int result;
+    do
+        result = fallocate(fd, 0, 0, (off_t)byte_count);
+    while (result != 0 && errno == EINTR);
+    return result == 0 ? 0 : -errno;
+}
+
+int pcc_rename(const char *from, const char *to, bool replace)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, replace ? 0 : RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL || replace)
+        return -errno;
+    /* A file system without RENAME_NOREPLACE: a hard link refuses an existing target as well. */
+    if (link(from, to) != 0)
+        return -errno;
+    return unlink(from) == 0 ? 0 : -errno;
+}
+
+int pcc_unlink(const char *path) { return unlink(path) == 0 ? 0 : -errno; }
+
+static int set_lock(int fd, short type, uint64_t start, uint64_t count)
+{
+    struct flock lock = {
+        .l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)count};
+    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+        return 0;
+    return errno == EACCES ? -EAGAIN : -errno;
+}
+
+int pcc_lock(int fd, uint64_t start, uint64_t count, bool exclusive)
+{
+    return set_lock(fd, exclusive ? F_WRLCK : F_RDLCK, start, count);
+}
+
+int pcc_unlock(int fd, uint64_t start, uint64_t count)
+{
+    return set_lock(fd, F_UNLCK, start, count);
+}

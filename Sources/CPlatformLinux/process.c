@@ -1,0 +1,176 @@
+#define _GNU_SOURCE
+#include "platform.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+static const size_t huge_page = 2u << 20;
+
+static size_t round_up(size_t byte_count) { return (byte_count + huge_page - 1) & ~(huge_page - 1); }
+
+void *pcc_pool_allocate(size_t byte_count)
+{
+    /* Map one huge page more than needed, then give the unaligned ends back. */
+    size_t size = round_up(byte_count);
+    char *map = mmap(NULL, size + huge_page, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED)
+        return NULL;
+    char *start = (char *)round_up((size_t)map);
+    if (start > map)
+        munmap(map, (size_t)(start - map));
+    if (start + size < map + size + huge_page)
+        munmap(start + size, (size_t)(map + size + huge_page - (start + size)));
+    madvise(start, size, MADV_HUGEPAGE);
+    /* A child that forks must not copy gigabytes; it may not use the pool anyway. */
+    madvise(start, size, MADV_DONTFORK);
+    /* Touch every page now: a fresh page costs more than the copy into it. */
+    for (size_t at = 0; at < size; at += 4096)
+        ((volatile char *)start)[at] = 0;
+    return start;
+}
+
+void pcc_pool_free(void *pool, size_t byte_count)
+{
+    if (pool)
+        munmap(pool, round_up(byte_count));
+}
+
+static uint64_t nanoseconds(struct timespec time)
+{
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+static uint64_t clock_nanoseconds(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return nanoseconds(now);
+}
+
+uint64_t pcc_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
+uint64_t pcc_monotonic_time(void) { return clock_nanoseconds(CLOCK_MONOTONIC); }
+uint64_t pcc_cpu_time(void) { return clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID); }
+
+uint64_t pcc_resident_byte_count(void)
+{
+    unsigned long total = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (!file)
+        return 0;
+    if (fscanf(file, "%lu %lu", &total, &resident) != 2)
+        resident = 0;
+    fclose(file);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t pcc_peak_resident_byte_count(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)usage.ru_maxrss * 1024;
+}
+
+void pcc_boot_id(uint8_t id[16])
+{
+    memset(id, 0, 16);
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (!file)
+        return;
+    char text[64] = {0};
+    size_t count = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    int nibble = 0;
+    for (size_t i = 0; i < count && nibble < 32; i++) {
+        char c = text[i];
+        int value = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (value < 0)
+            continue;
+        id[nibble / 2] = (uint8_t)(id[nibble / 2] << 4 | value);
+        nibble++;
+    }
+}
+
+struct pcc_monitor {
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+};
+
+struct pcc_monitor *pcc_monitor_create(void)
+{
+    struct pcc_monitor *monitor = malloc(sizeof *monitor);
+    if (!monitor)
+        abort();
+    pthread_mutex_init(&monitor->mutex, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&monitor->condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return monitor;
+}
+
+void pcc_monitor_destroy(struct pcc_monitor *monitor)
+{
+    pthread_cond_destroy(&monitor->condition);
+    pthread_mutex_destroy(&monitor->mutex);
+    free(monitor);
+}
+
+void pcc_monitor_lock(struct pcc_monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
+void pcc_monitor_unlock(struct pcc_monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
+void pcc_monitor_wake_all(struct pcc_monitor *monitor) { pthread_cond_broadcast(&monitor->condition); }
+
+bool pcc_monitor_wait(struct pcc_monitor *monitor, uint64_t deadline)
+{
+    if (deadline == 0)
+        return pthread_cond_wait(&monitor->condition, &monitor->mutex) == 0;
+    struct timespec until = {
+        .tv_sec = (time_t)(deadline / 1000000000u), .tv_nsec = (long)(deadline % 1000000000u)};
+    return pthread_cond_timedwait(&monitor->condition, &monitor->mutex, &until) == 0;
+}
+
+struct start {
+    void (*body)(void *);
+    void *context;
+};
+
+static void *run(void *argument)
+{
+    struct start start = *(struct start *)argument;
+    free(argument);
+    start.body(start.context);
+    return NULL;
+}
+
+int pcc_thread_start(const char *name, void (*body)(void *), void *context, uint64_t *thread)
+{
+    struct start *start = malloc(sizeof *start);
+    if (!start)
+        return -ENOMEM;
+    start->body = body;
+    start->context = context;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t handle;
+    int result = pthread_create(&handle, NULL, run, start);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result != 0) {
+        free(start);
+        return -result;
+    }
+    pthread_setname_np(handle, name);
+    *thread = (uint64_t)handle;
+    return 0;
+}
+
+void pcc_thread_join(uint64_t thread) { pthread_join((pthread_t)thread, NULL); }

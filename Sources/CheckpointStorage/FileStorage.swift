@@ -1,0 +1,181 @@
+internal import CPlatformLinux
+public import CheckpointFormat
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+/// A regular file or a block device, read and written with pread(2) and pwrite(2).
+// Unchecked: every stored property is constant after init; the kernel serialises the descriptor.
+public final class FileStorage: Storage, @unchecked Sendable {
+    /// Whether the page cache is bypassed.
+    public enum Mode: Sendable {
+        /// O_DIRECT where the file system has it, else buffered; `kind` tells which.
+        case automatic
+        /// O_DIRECT or an error.
+        case direct
+        case buffered
+    }
+
+    public enum Access: Sendable { case read, write }
+
+    public let path: String
+    public let byteCount: UInt64
+    public let kind: StorageKind
+    public let isBlockDevice: Bool
+    private let descriptor: Int32
+
+    /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT.
+    ///
+    /// - Throws: `StorageError` with errno; EISDIR, EINVAL for what is neither a regular file nor
+    ///   a block device; EOPNOTSUPP on a network file system opened for writing, unless
+    ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises.
+    public init(
+        path: String, access: Access, mode: Mode = .automatic, allowsNetwork: Bool = false
+    ) throws(StorageError) {
+        let opened = try Self.open(path: path, access: access, mode: mode)
+        do throws(StorageError) {
+            let facts = try Self.facts(opened.descriptor, path: path)
+            try Self.check(facts, path: path, access: access, allowsNetwork: allowsNetwork)
+            self.byteCount = facts.byte_count
+            self.isBlockDevice = facts.is_block_device
+        } catch {
+            pcc_close(opened.descriptor)
+            throw error
+        }
+        self.path = path
+        self.kind = opened.kind
+        self.descriptor = opened.descriptor
+    }
+
+    deinit { pcc_close(descriptor) }
+
+    private static func open(
+        path: String, access: Access, mode: Mode
+    ) throws(StorageError) -> (descriptor: Int32, kind: StorageKind) {
+        let flags = Int32(access == .write ? PCC_OPEN_WRITE : PCC_OPEN_READ)
+        if mode != .buffered {
+            // Safe: the path is passed as a C string for the call.
+            let direct = unsafe pcc_open(path, flags | Int32(PCC_OPEN_DIRECT))
+            if direct >= 0 {
+                if supportsDirect(direct) { return (direct, .direct) }
+                pcc_close(direct)
+            }
+            // EINVAL: the file system has no O_DIRECT (some FUSE and older tmpfs).
+            let error = direct >= 0 ? EINVAL : -direct
+            if mode == .direct || error != EINVAL {
+                throw StorageError(
+                    operation: "open", path: path, osErrorNumber: error,
+                    advice: mode == .direct && error == EINVAL
+                        ? "the file system has no O_DIRECT for 4096-byte blocks; use the buffered "
+                            + "back end" : nil)
+            }
+        }
+        // Safe: the path is passed as a C string for the call.
+        let buffered = unsafe pcc_open(path, flags)
+        guard buffered >= 0 else {
+            throw StorageError(operation: "open", path: path, osErrorNumber: -buffered)
+        }
+        return (buffered, .buffered)
+    }
+
+    /// False only when the kernel says that it needs more than our 4 KiB grid.
+    private static func supportsDirect(_ descriptor: Int32) -> Bool {
+        var facts = pcc_file_facts()
+        // Safe: fills the struct that it is given.
+        guard unsafe pcc_read_file_facts(descriptor, &facts) == 0 else { return false }
+        return facts.direct_alignment <= UInt32(Limits.blockByteCount)
+            && facts.direct_memory_alignment <= UInt32(Limits.blockByteCount)
+    }
+
+    private static func facts(
+        _ descriptor: Int32, path: String
+    ) throws(StorageError) -> pcc_file_facts {
+        var facts = pcc_file_facts()
+        // Safe: fills the struct that it is given.
+        let result = unsafe pcc_read_file_facts(descriptor, &facts)
+        guard result == 0 else {
+            throw StorageError(operation: "fstat", path: path, osErrorNumber: -result)
+        }
+        return facts
+    }
+
+    private static func check(
+        _ facts: pcc_file_facts, path: String, access: Access, allowsNetwork: Bool
+    ) throws(StorageError) {
+        guard facts.is_regular || facts.is_block_device else {
+            throw StorageError(
+                operation: "open", path: path, osErrorNumber: EINVAL,
+                advice: "it is neither a regular file nor a block device")
+        }
+        // f_type of statfs(2): NFS, SMB1, SMB2, CIFS, Lustre, Ceph, 9p, AFS.
+        let networkTypes: Set<UInt64> = [
+            0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x0BD0_0BD0, 0x00C3_6400, 0x0102_1997,
+            0x5346_414F,
+        ]
+        if access == .write, !allowsNetwork,
+            networkTypes.contains(facts.file_system_type & 0xFFFF_FFFF)
+        {
+            throw StorageError(
+                operation: "open", path: path, osErrorNumber: EOPNOTSUPP,
+                advice: "a network file system does not keep the durability promises; use a local "
+                    + "disk and copy the file later, or allow it explicitly")
+        }
+    }
+
+    public func read(
+        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError) {
+        precondition(range.upperBound <= buffer.byteCount, "inside the buffer")
+        // Safe: the range lies in the buffer, which the caller owns during the call.
+        let result = unsafe pcc_pread_all(
+            descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
+        guard result == range.count else {
+            throw StorageError(
+                operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
+                osErrorNumber: result < 0 ? Int32(-result) : 0,
+                advice: result < 0 ? nil : "only \(result) bytes are there; the file is truncated")
+        }
+    }
+
+    public func write(
+        _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError) {
+        precondition(range.upperBound <= buffer.byteCount, "inside the buffer")
+        // Safe: the range lies in the buffer, which nobody changes during the call.
+        let result = unsafe pcc_pwrite_all(
+            descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
+        guard result == range.count else {
+            throw StorageError(
+                operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
+                osErrorNumber: Int32(-result))
+        }
+    }
+
+    public func flush() throws(StorageError) {
+        let result = pcc_fdatasync(descriptor)
+        guard result == 0 else {
+            throw StorageError(operation: "fdatasync", path: path, osErrorNumber: -result)
+        }
+    }
+
+    public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
+        let result = pcc_lock(descriptor, byte.byteOffset, 1, exclusive)
+        if result == -EAGAIN { return false }
+        guard result == 0 else {
+            throw StorageError(
+                operation: "lock", path: path, byteOffset: byte.byteOffset, byteCount: 1,
+                osErrorNumber: -result)
+        }
+        return true
+    }
+
+    public func unlock(_ byte: LockByte) throws(StorageError) {
+        let result = pcc_unlock(descriptor, byte.byteOffset, 1)
+        guard result == 0 else {
+            throw StorageError(
+                operation: "unlock", path: path, byteOffset: byte.byteOffset, byteCount: 1,
+                osErrorNumber: -result)
+        }
+    }
+}

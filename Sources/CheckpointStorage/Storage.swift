@@ -1,0 +1,68 @@
+public import CheckpointFormat
+
+/// The medium that holds a checkpoint file.
+///
+/// Calls block, and may be made from several threads at once. Offsets, counts and buffers are
+/// multiples of 4096, so that every back end can use O_DIRECT. A buffer must not change while a
+/// write of it is under way.
+public protocol Storage: AnyObject, Sendable {
+    /// Size of the file or device in bytes.
+    var byteCount: UInt64 { get }
+    var kind: StorageKind { get }
+    /// What error messages call the medium: a path.
+    var path: String { get }
+
+    /// pread(2): fills `range` of `buffer` from `offset`, or throws.
+    func read(
+        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError)
+
+    /// pwrite(2): writes all of `range`, or throws. It is not durable before `flush`.
+    func write(
+        _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError)
+
+    /// fdatasync(2): every write that returned before this call is durable when it returns.
+    ///
+    /// After it threw, nothing is known of those writes, and a second flush that succeeds proves
+    /// nothing: the kernel forgets a failed write-back once it has reported it. Never retry it.
+    func flush() throws(StorageError)
+
+    /// Tries to lock a byte without waiting; false when another opener holds it.
+    func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool
+    func unlock(_ byte: LockByte) throws(StorageError)
+}
+
+/// The bytes of the identity block that openers lock; the bytes' values do not matter.
+///
+/// Locks belong to the open file description, not to the process, so that two openers in one
+/// process exclude each other as well.
+public enum LockByte: Hashable, Sendable {
+    /// Exclusive: there is one writer.
+    case writer
+    /// Shared: a reader uses this slot, so the writer must not reuse it.
+    case slot(SlotIndex)
+
+    public var byteOffset: UInt64 {
+        switch self {
+        case .writer: 0
+        case .slot(let index): 1024 + UInt64(index.rawValue)
+        }
+    }
+}
+
+extension Storage {
+    /// Reads `count` bytes (a multiple of 4096) at `offset` into a new array: for metadata.
+    public func readBlocks(at offset: UInt64, count: Int) throws(StorageError) -> [UInt8] {
+        let buffer = AlignedBuffer(byteCount: count)
+        try read(into: buffer, 0..<count, at: offset)
+        return buffer.array(0..<count)
+    }
+
+    /// Writes `bytes` (a multiple of 4096 long) at `offset`: for metadata.
+    public func writeBlocks(_ bytes: [UInt8], at offset: UInt64) throws(StorageError) {
+        let buffer = AlignedBuffer(byteCount: bytes.count)
+        buffer.copy(bytes, to: 0)
+        try write(buffer, 0..<bytes.count, at: offset)
+    }
+}
