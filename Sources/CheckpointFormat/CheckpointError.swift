@@ -51,8 +51,9 @@ public struct CheckpointError: Error, Hashable, Sendable {
     }
 
     /// A format error in the block `name` at `byteOffset`.
-    public init(_ error: FormatError, in name: String, slot: SlotIndex? = nil, at byteOffset: UInt64)
-    {
+    public init(
+        _ error: FormatError, in name: String, slot: SlotIndex? = nil, at byteOffset: UInt64
+    ) {
         let code: Code =
             switch error {
             case .unsupportedVersion, .unknownIncompatibleFeatures: .unsupported

@@ -61,7 +61,8 @@ public struct Geometry: Hashable, Sendable {
         try Self.check("chunks per slot", chunkCapacity, Limits.chunkCapacity)
         let slotCount = inFlight + retain
         let tableByteCount = UInt64(chunkCapacity * ChunkEntry.Layout.byteCount)
-        let alignment = slotByteCount >= Self.hugePageByteCount ? Self.hugePageByteCount : Self.block
+        let alignment =
+            slotByteCount >= Self.hugePageByteCount ? Self.hugePageByteCount : Self.block
         let metadataStride = Self.block + (tableByteCount.roundedUp(to: Self.block) ?? 0)
         let dataOffset =
             (Self.headByteCount + UInt64(slotCount) * metadataStride).roundedUp(to: alignment) ?? 0
