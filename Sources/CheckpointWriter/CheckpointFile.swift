@@ -1,5 +1,5 @@
 public import CheckpointFormat
-public import CheckpointStorage
+internal import CheckpointStorage
 
 /// Creates checkpoint files.
 public enum CheckpointFile {
@@ -73,23 +73,20 @@ public enum CheckpointFile {
             storage = try FileStorage(
                 path: path, access: .write, allowsNetwork: options.allowsNetwork)
         } catch {
-            let public_ = CheckpointError(error)
-            if public_.code == .notFound { return nil }
-            throw public_
+            let error = CheckpointError(error)
+            if error.code == .notFound { return nil }
+            throw error
         }
         guard options.replacesExisting else {
             throw CheckpointError(
                 .exists, "\(path): it exists already; choose another path, or replace it explicitly")
         }
-        do throws(StorageError) {
-            guard try storage.tryLock(.writer, exclusive: true) else {
-                throw CheckpointError(
-                    .locked, "\(path): a writer has it open; close that writer before replacing it")
-            }
-        } catch let error as StorageError {
-            throw CheckpointError(error)
-        } catch let error as CheckpointError {
-            throw error
+        let isLocked = try withCheckpointErrors { () throws(StorageError) in
+            try storage.tryLock(.writer, exclusive: true)
+        }
+        guard isLocked else {
+            throw CheckpointError(
+                .locked, "\(path): a writer has it open; close that writer before replacing it")
         }
         return storage
     }

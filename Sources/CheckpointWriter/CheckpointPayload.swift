@@ -1,5 +1,5 @@
 public import CheckpointFormat
-public import CheckpointStorage
+internal import CheckpointStorage
 
 #if canImport(Glibc)
     internal import Glibc
@@ -103,7 +103,7 @@ public import CheckpointStorage
         while done < count {
             let within = Int(offset + UInt64(done) - starts[index])
             let memory = unsafe regions[index].memory
-            let step = unsafe min(count - done, memory.count - within)
+            let step = min(count - done, memory.count - within)
             // Safe: `within + step` lies in the region, `done + step` in the buffer.
             unsafe _ = memcpy(buffer.baseAddress + done, memory.baseAddress! + within, step)
             done += step

@@ -53,12 +53,10 @@ final class ChunkWriter {
             }
         }
         let hashed = SystemClock.monotonicTime
-        do throws(StorageError) {
+        try withCheckpointErrors(slot: checkpoint.slot) { () throws(StorageError) in
             try storage.write(
                 source, 0..<Engine.paddedByteCount(entry.storedByteCount),
                 at: dataOffset + storedOffset)
-        } catch {
-            throw CheckpointError(error, slot: checkpoint.slot)
         }
         return Result(
             entry: entry, leaves: leaves,

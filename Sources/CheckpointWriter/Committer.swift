@@ -160,10 +160,8 @@ extension Engine {
     func writeSuperblock(_ superblock: Superblock) throws(CheckpointError) -> Digest {
         let encoded = superblock.encoded()
         let offsets = geometry.superblockOffsets(parity: superblock.generation.parity)
-        do throws(StorageError) {
+        try withCheckpointErrors { () throws(StorageError) in
             for offset in offsets { try storage.writeBlocks(encoded.bytes, at: offset) }
-        } catch {
-            throw CheckpointError(error)
         }
         try flush("F2")
         for offset in offsets { try readBack(encoded.bytes, at: offset) }
@@ -172,7 +170,7 @@ extension Engine {
     }
 
     private func readBack(_ expected: [UInt8], at offset: UInt64) throws(CheckpointError) {
-        do throws(StorageError) {
+        try withCheckpointErrors { () throws(StorageError) in
             let found = try storage.readBlocks(at: offset, count: expected.count)
             guard found == expected else {
                 throw StorageError(
@@ -180,8 +178,6 @@ extension Engine {
                     byteOffset: offset, byteCount: expected.count, osErrorNumber: 5,
                     advice: "the medium returned other bytes than were written; replace it")
             }
-        } catch {
-            throw CheckpointError(error)
         }
     }
 
@@ -197,7 +193,6 @@ extension Engine {
             checkpoint.isCommitting = false
             state.statistics.payloadByteCount += checkpoint.payloadByteCount
             state.statistics.storedByteCount += item.storedByteCount
-            unlockSlot(checkpoint.slot)
             if kept[checkpoint.slot] == checkpoint.sequence {
                 state.slots.keep(checkpoint.slot, sequence: checkpoint.sequence)
                 state.statistics.durableCount += 1
@@ -242,7 +237,4 @@ extension Engine {
             }
         }
     }
-
-    /// Lets readers pin the slot. Failing to unlock only keeps them away, so it is not an error.
-    private func unlockSlot(_ slot: SlotIndex) { try? storage.unlock(.slot(slot)) }
 }

@@ -176,10 +176,8 @@ final class Engine: Sendable {
     }
 
     private func writeHeader(_ header: SlotHeader) throws(CheckpointError) {
-        do throws(StorageError) {
+        try withCheckpointErrors(slot: header.slot) { () throws(StorageError) in
             try storage.writeBlocks(header.encoded().bytes, at: header.ownOffset)
-        } catch {
-            throw CheckpointError(error, slot: header.slot)
         }
     }
 

@@ -16,6 +16,7 @@ struct WriteItem {
 
 /// Everything the engine's threads share, behind one lock.
 struct EngineState {
+    let storage: any Storage
     var slots: SlotTable
     /// The newest durable superblock and its digest.
     var superblock: Superblock
@@ -91,6 +92,10 @@ struct EngineState {
     mutating func end(_ checkpoint: InFlightCheckpoint, _ outcome: CheckpointOutcome) {
         inFlight.removeAll { $0 === checkpoint }
         checkpoint.payload = nil
+        // Lets readers pin the slot again. Failing to unlock only keeps them away.
+        if slots.use(checkpoint.slot) != .quarantined {
+            try? storage.unlock(.slot(checkpoint.slot))
+        }
         checkpoint.ticket.resolve(outcome)
     }
 }
