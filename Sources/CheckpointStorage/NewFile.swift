@@ -19,17 +19,17 @@ public struct NewFile: ~Copyable {
         temporaryPath = "\(finalPath).creating-\(UInt32.random(in: .min ... .max))"
         let flags = Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE)
         // Safe: the path is passed as a C string for the call.
-        let descriptor = unsafe pcc_open(temporaryPath, flags)
+        let descriptor = unsafe pccp_open(temporaryPath, flags)
         guard descriptor >= 0 else {
             throw StorageError(
                 operation: "create", path: finalPath, osErrorNumber: -descriptor,
                 advice: descriptor == -ENOENT ? "the directory does not exist" : nil)
         }
-        defer { pcc_close(descriptor) }
-        let result = pcc_fallocate(descriptor, byteCount)
+        defer { pccp_close(descriptor) }
+        let result = pccp_fallocate(descriptor, byteCount)
         guard result == 0 else {
             // Safe: as above.
-            unsafe pcc_unlink(temporaryPath)
+            unsafe pccp_unlink(temporaryPath)
             throw StorageError(
                 operation: "fallocate", path: finalPath, byteCount: Int(clamping: byteCount),
                 osErrorNumber: -result,
@@ -40,7 +40,7 @@ public struct NewFile: ~Copyable {
 
     deinit {
         // Safe: the path is passed as a C string for the call.
-        if !isPublished { unsafe pcc_unlink(temporaryPath) }
+        if !isPublished { unsafe pccp_unlink(temporaryPath) }
     }
 
     /// fsync(2) of the file, renameat2(2), fsync(2) of the directory: afterwards the complete
@@ -49,15 +49,15 @@ public struct NewFile: ~Copyable {
     /// - Throws: EEXIST when the name is taken and `replacing` is false.
     public mutating func publish(replacing: Bool) throws(StorageError) {
         // Safe: here and below, the paths are passed as C strings for the calls.
-        let descriptor = unsafe pcc_open(temporaryPath, Int32(PCC_OPEN_READ))
+        let descriptor = unsafe pccp_open(temporaryPath, Int32(PCC_OPEN_READ))
         guard descriptor >= 0 else {
             throw StorageError(operation: "open", path: finalPath, osErrorNumber: -descriptor)
         }
-        defer { pcc_close(descriptor) }
-        try Self.check(pcc_fsync(descriptor), "fsync", finalPath)
-        try Self.check(unsafe pcc_rename(temporaryPath, finalPath, replacing), "rename", finalPath)
+        defer { pccp_close(descriptor) }
+        try Self.check(pccp_fsync(descriptor), "fsync", finalPath)
+        try Self.check(unsafe pccp_rename(temporaryPath, finalPath, replacing), "rename", finalPath)
         isPublished = true
-        try Self.check(unsafe pcc_fsync_parent(finalPath), "fsync of the directory", finalPath)
+        try Self.check(unsafe pccp_fsync_parent(finalPath), "fsync of the directory", finalPath)
     }
 
     private static func check(

@@ -152,5 +152,6 @@ public enum CheckpointFile {
 
 /// Facts of this library.
 public enum PCcheck {
-    public static let version = "0.1.0"
+    public static let versionLiteral: StaticString = "0.1.0"
+    public static var version: String { "\(versionLiteral)" }
 }

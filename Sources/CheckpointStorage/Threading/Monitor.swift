@@ -12,13 +12,13 @@ internal import CPlatformLinux
 
     public init(_ initial: sending State) {
         // Safe: the call returns a monitor or ends the process.
-        unsafe monitor = pcc_monitor_create()
+        unsafe monitor = pccp_monitor_create()
         state = initial
     }
 
     deinit {
         // Safe: nobody waits on an object that has no reference left; destroyed once.
-        unsafe pcc_monitor_destroy(monitor)
+        unsafe pccp_monitor_destroy(monitor)
     }
 
     /// Runs `body` with the lock held.
@@ -27,16 +27,16 @@ internal import CPlatformLinux
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         // Safe: the monitor lives as long as self.
-        unsafe pcc_monitor_lock(monitor)
+        unsafe pccp_monitor_lock(monitor)
         // Safe: as above.
-        defer { unsafe pcc_monitor_unlock(monitor) }
+        defer { unsafe pccp_monitor_unlock(monitor) }
         return try body(&state)
     }
 
     /// Wakes every waiting thread, which then evaluates its condition again.
     public func wakeAll() {
         // Safe: the monitor lives as long as self.
-        unsafe pcc_monitor_wake_all(monitor)
+        unsafe pccp_monitor_wake_all(monitor)
     }
 
     /// Waits until `condition`, evaluated with the lock held, is true.
@@ -56,13 +56,13 @@ internal import CPlatformLinux
         deadline: UInt64 = 0, _ body: (inout State) -> Result?
     ) -> Result? {
         // Safe: the monitor lives as long as self; the wait releases and retakes the lock.
-        unsafe pcc_monitor_lock(monitor)
+        unsafe pccp_monitor_lock(monitor)
         // Safe: as above.
-        defer { unsafe pcc_monitor_unlock(monitor) }
+        defer { unsafe pccp_monitor_unlock(monitor) }
         while true {
             if let result = body(&state) { return result }
             // Safe: as above. After the deadline the condition has its last word.
-            guard unsafe pcc_monitor_wait(monitor, deadline) else { return body(&state) }
+            guard unsafe pccp_monitor_wait(monitor, deadline) else { return body(&state) }
         }
     }
 }

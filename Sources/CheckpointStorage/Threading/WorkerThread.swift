@@ -19,7 +19,7 @@ public final class WorkerThread: Sendable {
         // Safe: the box is retained here and released by the thread that runs it.
         let context = unsafe Unmanaged.passRetained(Body(run: body)).toOpaque()
         // Safe: the C function copies its arguments before it returns.
-        let result = unsafe pcc_thread_start(shown, Self.enter, context, &handle)
+        let result = unsafe pccp_thread_start(shown, Self.enter, context, &handle)
         guard result == 0 else {
             // Safe: no thread runs, so the reference is still ours.
             unsafe Unmanaged<Body>.fromOpaque(context).release()
@@ -41,7 +41,7 @@ public final class WorkerThread: Sendable {
     public func join() {
         isJoined.withLock { isJoined in
             if isJoined { return }
-            pcc_thread_join(handle)
+            pccp_thread_join(handle)
             isJoined = true
         }
     }
