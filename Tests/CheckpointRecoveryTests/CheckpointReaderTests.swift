@@ -124,7 +124,7 @@ import Testing
         builder.put(header.encoded().bytes, at: SlotIndex(0))
         let reader = try CheckpointReader(storage: builder.storage())
         let candidate = try #require(reader.decision.candidates.first)
-        #expect(candidate.kind == .unanchored)
+        #expect(candidate.kind == .older)
         let error = #expect(throws: CheckpointError.self) {
             try SlotVerifier.verify(candidate, in: builder.storage())
         }
