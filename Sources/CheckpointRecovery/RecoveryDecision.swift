@@ -2,17 +2,17 @@ public import CheckpointFormat
 
 /// What recovery makes of a slot. The raw values are stable: tools and JSON print them.
 public enum SlotReason: String, Hashable, Sendable, CaseIterable {
-    /// The newest durable checkpoint: a superblock names it, with this header digest.
+    /// The newest durable checkpoint: the newest superblock names it, with this header digest.
     case anchored
-    /// An older durable checkpoint that a superblock keeps.
+    /// An older durable checkpoint that the newest superblock keeps.
     case retained
     /// Complete, and newer than the anchor: the crash came between the two barriers. Usable once
     /// every chunk of it is verified.
     case unanchored
     /// Complete, older than the anchor and no longer retained. Usable while nothing overwrote it.
     case older
-    /// Complete, but the superblock that keeps this slot names another checkpoint: a header write
-    /// was lost, or the slot was reused too early.
+    /// Complete and not newer than the anchor, but the superblock names another checkpoint in this
+    /// slot: a header write was lost, or the block is a copy from another time.
     case stale
     /// Never used.
     case empty
@@ -138,9 +138,6 @@ public struct RecoveryDecision: Sendable {
     public let superblock: Superblock?
     /// The checksum of `superblock`: the parent digest of the next one.
     public let superblockDigest: Digest?
-    /// The newest superblock whose anchor is where and what it says: the one that recovery
-    /// follows. It is older than `superblock` when that one's slot does not match.
-    public let anchoringSuperblock: Superblock?
     /// Two whole copies of one generation say different things: there were two writers.
     public let isFork: Bool
     /// Every slot, by index.

@@ -36,8 +36,7 @@ public enum SlotSelection {
             judge($0, identity: identity, slots: slots)
         }
         let whole = newestFirst(superblocks)
-        let anchoring = whole.first(where: isFollowed)
-        let keeper = Keeper(anchoring: anchoring?.superblock, newest: whole.first?.superblock)
+        let keeper = Keeper(whole.first?.superblock)
         let reports = slots.map { $0.report(keeper, geometry: geometry) }
         return RecoveryDecision(
             identity: identity,
@@ -45,7 +44,6 @@ public enum SlotSelection {
             superblockFindings: superblocks,
             superblock: whole.first?.superblock,
             superblockDigest: whole.first?.digest,
-            anchoringSuperblock: anchoring?.superblock,
             isFork: isFork(whole),
             slots: reports,
             candidates: candidates(reports, geometry: geometry),
@@ -172,25 +170,20 @@ public enum SlotSelection {
     }
 }
 
-/// What the superblocks say must be kept.
+/// What the newest whole superblock says must be kept.
+///
+/// An older one is no authority: what it anchored may have been released since, and overwritten
+/// by chunks whose `writing` header did not reach the medium. Such a checkpoint is a candidate all
+/// the same, but one that is verified before it is trusted.
 struct Keeper {
-    /// The anchor that recovery follows.
     let anchor: Anchor?
-    /// Slots that a superblock names, and the sequence that each must hold.
-    let named: [SlotIndex: Set<SequenceNumber>]
+    let retained: [SlotIndex: SequenceNumber]
 
-    init(anchoring: Superblock?, newest: Superblock?) {
-        anchor = anchoring?.anchor
-        var named: [SlotIndex: Set<SequenceNumber>] = [:]
-        for superblock in [anchoring, newest].compactMap(\.self) {
-            for entry in superblock.retained {
-                named[entry.slot, default: []].insert(entry.sequence)
-            }
-            if let anchor = superblock.anchor {
-                named[anchor.slot, default: []].insert(anchor.sequence)
-            }
-        }
-        self.named = named
+    init(_ newest: Superblock?) {
+        anchor = newest?.anchor
+        retained = Dictionary(
+            (newest?.retained ?? []).map { ($0.slot, $0.sequence) },
+            uniquingKeysWith: { first, _ in first })
     }
 }
 
@@ -287,13 +280,11 @@ struct DecodedSlot {
     }
 
     private func completeReason(_ header: SlotHeader, _ keeper: Keeper) -> SlotReason {
-        if let anchor = keeper.anchor {
-            if anchor.slot == slot && matches(anchor) { return .anchored }
-            if header.sequence <= anchor.sequence {
-                guard let kept = keeper.named[slot] else { return .older }
-                return kept.contains(header.sequence) ? .retained : .stale
-            }
-        }
-        return .unanchored
+        guard let anchor = keeper.anchor else { return .unanchored }
+        if anchor.slot == slot && matches(anchor) { return .anchored }
+        if header.sequence > anchor.sequence { return .unanchored }
+        if anchor.slot == slot { return .stale }
+        guard let kept = keeper.retained[slot] else { return .older }
+        return kept == header.sequence ? .retained : .stale
     }
 }
