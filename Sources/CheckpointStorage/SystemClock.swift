@@ -1,6 +1,10 @@
 internal import CPlatformLinux
 public import CheckpointFormat
 
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
 /// Times and facts of this process and machine, for headers and statistics.
 public enum SystemClock {
     /// Nanoseconds since 1970-01-01 UTC.
@@ -11,6 +15,8 @@ public enum SystemClock {
     public static var processCPUTime: UInt64 { pcc_cpu_time() }
     public static var residentByteCount: UInt64 { pcc_resident_byte_count() }
     public static var peakResidentByteCount: UInt64 { pcc_peak_resident_byte_count() }
+
+    public static var processID: UInt32 { UInt32(bitPattern: getpid()) }
 
     /// Identifies this boot of the machine; zero where the kernel does not say.
     public static let bootID: Identifier128 = {

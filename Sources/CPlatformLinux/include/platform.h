@@ -65,7 +65,7 @@ uint64_t pcc_peak_resident_byte_count(void);
 /* 16 bytes that identify this boot of the machine; zero when the kernel does not say. */
 void pcc_boot_id(uint8_t id[16]);
 
-/* A mutex with a condition variable, and a thread: see CheckpointWriter/Threading. */
+/* A mutex with a condition variable, and a thread: see CheckpointStorage/Threading. */
 struct pcc_monitor;
 struct pcc_monitor *pcc_monitor_create(void);
 void pcc_monitor_destroy(struct pcc_monitor *monitor);
