@@ -132,7 +132,7 @@ public final class CheckpointReader: Sendable {
     ) throws(CheckpointError) -> (value: Value, candidate: Candidate, rejected: [Rejection]) {
         var rejected: [Rejection] = []
         var decision = self.decision
-        for _ in 0..<Self.attemptCount {
+        attempts: for attempt in 1...Self.attemptCount {
             rejected = []
             for candidate in decision.candidates where isWanted(candidate) {
                 do throws(CheckpointError) {
@@ -144,12 +144,15 @@ public final class CheckpointReader: Sendable {
                     guard [.corrupt, .inputOutput, .busy].contains(error.code) else {
                         throw error
                     }
+                    // A slot that was taken under us: something newer exists by now.
+                    if error.code == .busy, attempt < Self.attemptCount {
+                        decision = try refresh()
+                        continue attempts
+                    }
                     rejected.append(Rejection(candidate: candidate, error: error))
                 }
             }
-            // A slot that was taken under us means that something newer exists by now.
-            guard rejected.contains(where: { $0.error.code == .busy }) else { break }
-            decision = try refresh()
+            break
         }
         throw nothingLoads(decision, rejected, isWanted)
     }
