@@ -38,8 +38,8 @@ internal import CZstd
         guard codec != .none, raw.count > 1, var source = raw.baseAddress else { return nil }
         precondition(output.count >= raw.count, "the output has room for the raw chunk")
         if codec == .planesZstd {
-            precondition(BytePlanes.widths.contains(planeWidth), "planes are 2, 4 or 8 bytes wide")
-            precondition(unsafe raw.count <= scratch.count, "the chunk is not larger than announced")
+            precondition(BytePlanes.widths.contains(planeWidth), "planes of 2, 4 or 8 bytes")
+            precondition(unsafe raw.count <= scratch.count, "a chunk of the announced size")
             guard let planes = unsafe scratch.baseAddress else { return nil }
             // Safe: both have at least raw.count bytes.
             unsafe BytePlanes.split(source, planes, byteCount: raw.count, width: planeWidth)
