@@ -1,0 +1,28 @@
+"""PCcheck: concurrent durable checkpoints in one slotted file.
+
+``pccheck.torch`` is for PyTorch, ``pccheck.numpy`` for NumPy arrays filled in place;
+``pccheck.Checkpointer`` stores any nest of plain values and arrays.
+"""
+
+from ._engine import Outcome, SaveHandle
+from ._native import library_path
+from ._reader import CheckpointInfo
+from .checkpointer import Checkpointer, checkpoints, load
+from .errors import *  # noqa: F403
+from .errors import __all__ as _errors
+from ._version import VERSION
+from .state import RawTensor, TorchValue
+
+__version__ = VERSION
+__all__ = [
+    "Checkpointer",
+    "CheckpointInfo",
+    "Outcome",
+    "RawTensor",
+    "SaveHandle",
+    "TorchValue",
+    "checkpoints",
+    "library_path",
+    "load",
+    *_errors,
+]

@@ -1,0 +1,354 @@
+"""The native writer with what Python must add: memory kept alive, waits that heed signals."""
+
+from __future__ import annotations
+
+import ctypes as c
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _native
+from .errors import Closed, CheckpointError, Forked, Timeout
+from .state import TensorEntry
+
+log = logging.getLogger("pccheck")
+
+# A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
+_SLICE_MILLISECONDS = 100
+
+_TENSOR_ROW = np.dtype(
+    {
+        "names": [name for name, _ in _native.Tensor._fields_],
+        "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "<u4", "<u4"],
+        "offsets": [getattr(_native.Tensor, name).offset for name, _ in _native.Tensor._fields_],
+        "itemsize": c.sizeof(_native.Tensor),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a checkpoint ended."""
+
+    #: ``durable``, ``superseded`` or ``skipped``.
+    kind: str
+    step: int
+    sequence: int
+    #: Sequence of the newer durable checkpoint that made this one superfluous.
+    superseded_by: int | None
+    #: Seconds from ``save`` until the state was copied, and until it was durable.
+    staged_seconds: float | None
+    durable_seconds: float | None
+
+    @property
+    def durable(self) -> bool:
+        """True when this very checkpoint is durable."""
+        return self.kind == "durable"
+
+
+class SaveHandle:
+    """One checkpoint on its way. Dropping the handle does not stop the checkpoint."""
+
+    def __init__(self, ticket: c.c_void_p, step: int, owners: list[object]) -> None:
+        self._library = _native.library()
+        self._ticket = ticket
+        self._process = os.getpid()
+        self._owners = owners
+        self._is_noticed = False
+        #: The step that was saved.
+        self.step = step
+        #: The checkpoint's number in the file, strictly increasing; 0 when skipped.
+        self.sequence = int(self._library.pcc_ticket_sequence(ticket))
+
+    def __repr__(self) -> str:
+        return f"<SaveHandle step={self.step} sequence={self.sequence} {self.state}>"
+
+    def __del__(self) -> None:
+        # In a child the ticket's locks may be held by threads that exist only in the parent.
+        if getattr(self, "_ticket", None) and os.getpid() == self._process:
+            self._library.pcc_ticket_free(self._ticket)
+
+    @property
+    def state(self) -> str:
+        """``staging``, ``staged``, ``durable``, ``superseded``, ``skipped`` or ``failed``."""
+        self._check_process()
+        return _native.TICKET_STATES[self._library.pcc_ticket_state(self._ticket)]
+
+    def done(self) -> bool:
+        """True when the checkpoint ended, well or not."""
+        return self.state not in ("staging", "staged")
+
+    def wait_staged(self, timeout: float | None = None) -> None:
+        """Returns when the state has been copied, so that its memory may be changed.
+
+        A failed checkpoint counts as staged: its memory is no longer read. Raises ``Timeout``
+        after ``timeout`` seconds.
+        """
+        self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
+        self._owners.clear()
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Returns when the checkpoint is durable, was superseded by a newer one, or skipped.
+
+        Raises why it failed, or ``Timeout`` after ``timeout`` seconds.
+        """
+        try:
+            status = self._wait(self._library.pcc_ticket_wait, timeout, "durable")
+        except Timeout:
+            raise
+        except CheckpointError:
+            self._is_noticed = True
+            self._owners.clear()
+            raise
+        self._owners.clear()
+        kinds = {_native.SUPERSEDED: "superseded", _native.SKIPPED: "skipped"}
+        return Outcome(
+            kinds.get(status, "durable"),
+            self.step,
+            self.sequence,
+            self._library.pcc_ticket_superseded_by(self._ticket) or None,
+            _seconds(self._library.pcc_ticket_staged_nanoseconds(self._ticket)),
+            _seconds(self._library.pcc_ticket_durable_nanoseconds(self._ticket)),
+        )
+
+    def exception(self) -> CheckpointError | None:
+        """Why the checkpoint failed; None while it is under way and when it did not fail."""
+        if self.state != "failed":
+            return None
+        try:
+            self.wait(timeout=10)
+        except CheckpointError as error:
+            return error
+        return None
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise Forked("this handle belongs to the parent process, which saves on", code=20)
+
+    def _wait(
+        self, call: Callable[[c.c_void_p, int, Any], int], timeout: float | None, goal: str
+    ) -> int:
+        """Calls in slices; returns OK, SUPERSEDED or SKIPPED."""
+        self._check_process()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        error = _native.Error()
+        while True:
+            left = _SLICE_MILLISECONDS
+            if deadline is not None:
+                left = min(left, max(0, round((deadline - time.monotonic()) * 1000)))
+            status = call(self._ticket, left, c.byref(error))
+            if status in (_native.OK, _native.SUPERSEDED, _native.SKIPPED):
+                return status
+            if status != _native.TIMEOUT:
+                raise _native.exception_from(status, error)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise Timeout(
+                    f"the checkpoint of step {self.step} is not {goal} after {timeout} s; it goes "
+                    "on in the background",
+                    code=_native.TIMEOUT,
+                )
+
+    def _report_unnoticed_failure(self) -> None:
+        """Logs a failure that nobody asked about, once."""
+        if self._is_noticed or self.state != "failed":
+            return
+        error = self.exception()
+        self._is_noticed = True
+        log.error("the checkpoint of step %d failed: %s", self.step, error)
+
+
+def _seconds(nanoseconds: int) -> float | None:
+    return nanoseconds / 1e9 if nanoseconds else None
+
+
+class TensorTable:
+    """The pcc_tensor rows of a state, reused while its structure stays the same."""
+
+    def __init__(self) -> None:
+        self._signature: list[tuple[str, str, tuple[int, ...]]] | None = None
+        self._rows = np.empty(0, _TENSOR_ROW)
+        self._keep: list[object] = []
+
+    def fill(self, entries: Sequence[TensorEntry]) -> tuple[int | None, int]:
+        """Address and count of the rows; they stay valid until the next call."""
+        signature = [(entry.name, entry.stored_dtype, entry.shape) for entry in entries]
+        if signature != self._signature:
+            self._build(entries)
+            self._signature = signature
+        self._rows["data"] = [entry.address if entry.byte_count else 0 for entry in entries]
+        return (self._rows.ctypes.data if len(entries) else None), len(entries)
+
+    def _build(self, entries: Sequence[TensorEntry]) -> None:
+        self._rows = np.zeros(len(entries), _TENSOR_ROW)
+        self._keep = []
+        rows = self._rows
+        rows["name"] = [self._text(entry.name) for entry in entries]
+        dtypes = {name: self._text(name) for name in {entry.stored_dtype for entry in entries}}
+        rows["dtype"] = [dtypes[entry.stored_dtype] for entry in entries]
+        rows["byte_count"] = [entry.byte_count for entry in entries]
+        rows["rank"] = [len(entry.shape) for entry in entries]
+        extents = np.array([n for entry in entries for n in entry.shape], dtype="<u8")
+        self._keep.append(extents)
+        ends = np.cumsum([len(entry.shape) for entry in entries], dtype="<u8")
+        rows["shape"] = extents.ctypes.data + 8 * (ends - rows["rank"])
+
+    def _text(self, text: str) -> int:
+        buffer = c.create_string_buffer(text.encode("utf-8"))
+        self._keep.append(buffer)
+        return c.addressof(buffer)
+
+
+def metadata_array(metadata: dict[str, str]) -> c.Array[_native.Metadata]:
+    """The metadata as the library takes it."""
+    rows = (_native.Metadata * len(metadata))()
+    for row, (key, value) in zip(rows, metadata.items(), strict=True):
+        row.key = key.encode("utf-8")
+        row.value = value.encode("utf-8")
+    return rows
+
+
+class Engine:
+    """An open native writer, and the checkpoints whose memory it still reads.
+
+    It outlives its Checkpointer: the finalizer that waits for what is in flight holds it.
+    """
+
+    def __init__(self, path: bytes, options: _native.WriterOptions) -> None:
+        self._library = _native.library()
+        self._process = os.getpid()
+        self._writer: c.c_void_p | None = c.c_void_p()
+        self._table = TensorTable()
+        self._outstanding: list[SaveHandle] = []
+        # Called once a checkpoint of this writer is durable.
+        self.on_first_durable: Callable[[], None] | None = None
+        self.lock = threading.RLock()
+        error = _native.Error()
+        status = self._library.pcc_writer_open(
+            path, c.byref(options), c.byref(self._writer), c.byref(error)
+        )
+        _native.check(status, error)
+        _engines.add(self)
+
+    def save(
+        self,
+        step: int,
+        entries: Sequence[TensorEntry],
+        metadata: dict[str, str],
+        user_metadata: bytes | None,
+        retry_busy_until: float | None,
+    ) -> SaveHandle:
+        """Begins a checkpoint; while every slot is in flight, retries until the deadline."""
+        rows = metadata_array(metadata)
+        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), 0, user_metadata)
+        with self.lock:
+            writer = self._open_writer()
+            self.reap()
+            address, count = self._table.fill(entries)
+            ticket, error = c.c_void_p(), _native.Error()
+            while True:
+                status = self._library.pcc_writer_save(
+                    writer, step, address, count, rows, len(rows), c.byref(options),
+                    c.byref(ticket), c.byref(error),
+                )  # fmt: skip
+                is_busy = status in (_native.BUSY, _native.TIMEOUT)
+                if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
+                    continue
+                break
+            _native.check(status, error)
+            handle = SaveHandle(ticket, step, [entry.owner for entry in entries])
+            self._outstanding.append(handle)
+            return handle
+
+    def reap(self) -> None:
+        """Forgets checkpoints that have ended, and lets go of memory that was copied."""
+        with self.lock:
+            unfinished = []
+            for handle in self._outstanding:
+                state = handle.state
+                if state != "staging":
+                    handle._owners.clear()
+                if state in ("staging", "staged"):
+                    unfinished.append(handle)
+                    continue
+                handle._report_unnoticed_failure()
+                if state == "durable" and self.on_first_durable is not None:
+                    self.on_first_durable()
+                    self.on_first_durable = None
+            self._outstanding = unfinished
+
+    def wait_staged(self) -> None:
+        """Returns when no checkpoint reads the caller's memory any more."""
+        if self._writer is None or os.getpid() != self._process:
+            return
+        for handle in list(self._outstanding):
+            if handle._owners:
+                handle.wait_staged()
+
+    def wait_finished(self) -> None:
+        """Returns when every checkpoint has ended; failures are logged, not raised."""
+        for handle in list(self._outstanding):
+            try:
+                handle.wait()
+            except CheckpointError as error:
+                log.error("the checkpoint of step %d failed: %s", handle.step, error)
+        self.reap()
+
+    def rewind(self, step: int) -> None:
+        """Allows later saves to use steps from `step` on."""
+        with self.lock:
+            error = _native.Error()
+            _native.check(
+                self._library.pcc_writer_rewind(self._open_writer(), step, c.byref(error)), error
+            )
+
+    def stats(self) -> dict[str, Any]:
+        """What the writer counted."""
+        with self.lock:
+            text, error = c.c_void_p(), _native.Error()
+            status = self._library.pcc_writer_stats_json(
+                self._open_writer(), c.byref(text), c.byref(error)
+            )
+            _native.check(status, error)
+            return json.loads(_native.take_text(text))
+
+    def close(self) -> None:
+        """Waits until nothing is in flight and closes the file; a second call does nothing."""
+        if os.getpid() != self._process:
+            # The parent's threads do not exist here, and the file is the parent's.
+            self._writer = None
+            return
+        with self.lock:
+            if self._writer is None:
+                return
+            self.wait_finished()
+            writer, self._writer = self._writer, None
+            error = _native.Error()
+            status = self._library.pcc_writer_close(writer, c.byref(error))
+            _native.check(status, error)
+
+    def _open_writer(self) -> c.c_void_p:
+        if os.getpid() != self._process:
+            raise Forked(
+                "this checkpointer belongs to the parent process; open another file in the child",
+                code=20,
+            )
+        if self._writer is None:
+            raise Closed("the checkpointer was closed; open the file again", code=15)
+        return self._writer
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def wait_staged_everywhere() -> None:
+    """Returns when no checkpointer of this process reads its caller's memory any more."""
+    for engine in list(_engines):
+        engine.wait_staged()

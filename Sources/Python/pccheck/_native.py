@@ -1,0 +1,321 @@
+"""ctypes declarations of pccheck.h, and how the native library is found.
+
+Every call through ctypes releases the interpreter lock, so copies, digests and I/O never run
+under it.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import ctypes.util
+import os
+import sys
+import threading
+from pathlib import Path
+
+from .errors import CheckpointError, LibraryNotFound, error_for
+
+ABI_VERSION = 1
+
+OK = 0
+BUSY = 5
+CORRUPT = 8
+NO_CHECKPOINT = 7
+TIMEOUT = 19
+SUPERSEDED = 23
+SKIPPED = 24
+
+ON_BUSY = {"wait": 0, "skip": 1, "fail": 2}
+BACKEND = {"auto": 0, "direct": 1, "buffered": 2}
+CODEC = {"none": 0, "zstd": 1, "planes-zstd": 2}
+PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
+
+TICKET_STATES = ("staging", "staged", "durable", "superseded", "skipped", "failed")
+
+
+class Error(c.Structure):
+    """pcc_error"""
+
+    _fields_ = [
+        ("code", c.c_int32),
+        ("os_errno", c.c_int32),
+        ("slot", c.c_int32),
+        ("reserved", c.c_int32),
+        ("byte_offset", c.c_int64),
+        ("message", c.c_char * 1000),
+    ]
+
+
+class CreateOptions(c.Structure):
+    """pcc_create_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("in_flight", c.c_uint32),
+        ("retain", c.c_uint32),
+        ("chunk_byte_count", c.c_uint32),
+        ("capacity_byte_count", c.c_uint64),
+        ("prealloc", c.c_uint32),
+        ("rank", c.c_uint32),
+        ("world_size", c.c_uint32),
+        ("replace_existing", c.c_uint32),
+        ("fingerprint", c.c_char_p),
+    ]
+
+
+class WriterOptions(c.Structure):
+    """pcc_writer_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("on_busy", c.c_uint32),
+        ("busy_timeout_ms", c.c_uint32),
+        ("backend", c.c_uint32),
+        ("snapshot_worker_count", c.c_uint32),
+        ("writer_worker_count", c.c_uint32),
+        ("pool_byte_count", c.c_uint64),
+        ("codec", c.c_uint32),
+        ("zstd_level", c.c_int32),
+        ("rank", c.c_uint32),
+        ("world_size", c.c_uint32),
+        ("fingerprint", c.c_char_p),
+    ]
+
+
+class Tensor(c.Structure):
+    """pcc_tensor; the strings and the shape are kept as addresses so that rows can be reused."""
+
+    _fields_ = [
+        ("name", c.c_void_p),
+        ("dtype", c.c_void_p),
+        ("shape", c.c_void_p),
+        ("data", c.c_void_p),
+        ("byte_count", c.c_uint64),
+        ("rank", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class Metadata(c.Structure):
+    """pcc_metadata"""
+
+    _fields_ = [("key", c.c_char_p), ("value", c.c_char_p)]
+
+
+class SaveOptions(c.Structure):
+    """pcc_save_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("user_metadata", c.c_char_p),
+    ]
+
+
+class CheckpointInfo(c.Structure):
+    """pcc_checkpoint_info"""
+
+    _fields_ = [
+        ("sequence", c.c_uint64),
+        ("step", c.c_uint64),
+        ("payload_byte_count", c.c_uint64),
+        ("stored_byte_count", c.c_uint64),
+        ("completed_time", c.c_uint64),
+        ("slot", c.c_uint32),
+        ("is_anchored", c.c_uint32),
+        ("logical_digest", c.c_uint8 * 16),
+    ]
+
+
+class ReaderOptions(c.Structure):
+    """pcc_reader_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("worker_count", c.c_uint32),
+        ("fingerprint", c.c_char_p),
+    ]
+
+
+class Destination(c.Structure):
+    """pcc_destination"""
+
+    _fields_ = [
+        ("payload_offset", c.c_uint64),
+        ("byte_count", c.c_uint64),
+        ("data", c.c_void_p),
+    ]
+
+
+_P = c.c_void_p
+_ERROR = c.POINTER(Error)
+_HANDLE = c.POINTER(_P)
+_TEXT = c.POINTER(_P)
+
+# Name, result, arguments. A char * that must be freed is declared as an address.
+_FUNCTIONS: list[tuple[str, object, list[object]]] = [
+    ("pcc_status_name", c.c_char_p, [c.c_int32]),
+    ("pcc_version", c.c_char_p, []),
+    ("pcc_abi_version", c.c_uint32, []),
+    ("pcc_create", c.c_int32, [c.c_char_p, c.POINTER(CreateOptions), _ERROR]),
+    ("pcc_writer_open", c.c_int32, [c.c_char_p, c.POINTER(WriterOptions), _HANDLE, _ERROR]),
+    (
+        "pcc_writer_save",
+        c.c_int32,
+        [
+            _P, c.c_uint64, _P, c.c_size_t, c.POINTER(Metadata), c.c_size_t,
+            c.POINTER(SaveOptions), _HANDLE, _ERROR,
+        ],
+    ),
+    (
+        "pcc_payload_byte_count",
+        c.c_int32,
+        [_P, c.c_size_t, c.POINTER(Metadata), c.c_size_t, c.POINTER(c.c_uint64), _ERROR],
+    ),
+    ("pcc_writer_rewind", c.c_int32, [_P, c.c_uint64, _ERROR]),
+    ("pcc_writer_stats_json", c.c_int32, [_P, _TEXT, _ERROR]),
+    ("pcc_writer_close", c.c_int32, [_P, _ERROR]),
+    ("pcc_writer_abandon", None, [_P]),
+    ("pcc_ticket_state", c.c_int32, [_P]),
+    ("pcc_ticket_sequence", c.c_uint64, [_P]),
+    ("pcc_ticket_superseded_by", c.c_uint64, [_P]),
+    ("pcc_ticket_staged_nanoseconds", c.c_uint64, [_P]),
+    ("pcc_ticket_durable_nanoseconds", c.c_uint64, [_P]),
+    ("pcc_ticket_wait_staged", c.c_int32, [_P, c.c_int64, _ERROR]),
+    ("pcc_ticket_wait", c.c_int32, [_P, c.c_int64, _ERROR]),
+    ("pcc_ticket_free", None, [_P]),
+    ("pcc_reader_open", c.c_int32, [c.c_char_p, c.POINTER(ReaderOptions), _HANDLE, _ERROR]),
+    (
+        "pcc_reader_list",
+        c.c_int32,
+        [_P, c.POINTER(CheckpointInfo), c.c_size_t, c.POINTER(c.c_size_t), _ERROR],
+    ),
+    ("pcc_reader_report_json", c.c_int32, [_P, _TEXT, _ERROR]),
+    ("pcc_reader_select", c.c_int32, [_P, c.c_uint64, c.POINTER(CheckpointInfo), _ERROR]),
+    ("pcc_reader_manifest_json", c.c_int32, [_P, _TEXT, c.POINTER(c.c_uint64), _ERROR]),
+    ("pcc_reader_load", c.c_int32, [_P, _P, c.c_size_t, _ERROR]),
+    ("pcc_reader_verify", c.c_int32, [_P, _ERROR]),
+    ("pcc_reader_close", None, [_P]),
+    ("pcc_free", None, [_P]),
+]
+
+_library: c.CDLL | None = None
+_library_path = ""
+_library_lock = threading.Lock()
+
+
+def _candidates() -> list[str]:
+    """Where the library may be, best first."""
+    override = os.environ.get("PCCHECK_LIBRARY")
+    if override:
+        # A path that was asked for is the only one tried: falling through to another library
+        # would hide a misspelt one.
+        return [override]
+    package = Path(__file__).resolve().parent
+    places = [
+        str(package / "libpccheck.so"),
+        # Sources/Python/pccheck in a checkout: the build folder is three levels up.
+        str(package.parents[2] / "build" / "lib" / "libpccheck.so"),
+    ]
+    found = ctypes.util.find_library("pccheck")
+    return places + ([found] if found else []) + ["libpccheck.so.1", "libpccheck.so"]
+
+
+def _open_first() -> tuple[c.CDLL, str]:
+    tried = []
+    for place in _candidates():
+        if os.sep in place and not os.path.exists(place):
+            tried.append(f"{place}: no such file")
+            continue
+        try:
+            return c.CDLL(place), place
+        except OSError as error:
+            tried.append(f"{place}: {error}")
+    raise LibraryNotFound(
+        "the native library libpccheck.so was not found; build it with `make lib`, or name it "
+        "in PCCHECK_LIBRARY. Tried:\n  " + "\n  ".join(tried)
+    )
+
+
+def library() -> c.CDLL:
+    """The native library, loaded on first use."""
+    global _library, _library_path
+    with _library_lock:
+        if _library is not None:
+            return _library
+        if sys.byteorder != "little":
+            raise LibraryNotFound("pccheck runs on little-endian machines only")
+        loaded, path = _open_first()
+        try:
+            for name, result, arguments in _FUNCTIONS:
+                function = getattr(loaded, name)
+                function.restype = result
+                function.argtypes = arguments
+        except AttributeError as error:
+            raise LibraryNotFound(f"{path} is not a libpccheck.so of this version: {error}")
+        version = loaded.pcc_abi_version()
+        if version != ABI_VERSION:
+            raise LibraryNotFound(
+                f"{path} has ABI version {version}; this package needs {ABI_VERSION}: install "
+                "the package and the library of one release"
+            )
+        _library, _library_path = loaded, path
+        return loaded
+
+
+def library_path() -> str:
+    """Path of the native library in use."""
+    library()
+    return _library_path
+
+
+def exception_from(status: int, error: Error) -> CheckpointError:
+    """The exception for a failed call."""
+    code = error.code or status
+    message = error.message.decode("utf-8", "replace")
+    if not message:
+        name = library().pcc_status_name(code)
+        message = name.decode() if name else f"status {code}"
+    return error_for(
+        code,
+        message,
+        slot=error.slot if error.slot >= 0 else None,
+        byte_offset=error.byte_offset if error.byte_offset >= 0 else None,
+        errno=error.os_errno or None,
+    )
+
+
+def check(status: int, error: Error) -> None:
+    """Raises when a call failed."""
+    if status != OK:
+        raise exception_from(status, error)
+
+
+def take_text(text: c.c_void_p) -> str:
+    """Copies a string that the library returned, and frees it."""
+    if not text.value:
+        return ""
+    try:
+        return c.string_at(text.value).decode("utf-8", "surrogateescape")
+    finally:
+        library().pcc_free(text)
+
+
+def encode_path(path: str | os.PathLike[str]) -> bytes:
+    """A path as the bytes that the operating system sees."""
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError("a path must not contain a NUL byte")
+    return encoded
+
+
+def encode_text(text: str | None, what: str, limit: int) -> bytes | None:
+    """A string argument as UTF-8, with its limit checked where the message can name it."""
+    if text is None:
+        return None
+    encoded = text.encode("utf-8")
+    if b"\0" in encoded:
+        raise ValueError(f"{what} must not contain a NUL character")
+    if len(encoded) > limit:
+        raise ValueError(f"{what} has {len(encoded)} bytes of UTF-8; at most {limit} fit")
+    return encoded

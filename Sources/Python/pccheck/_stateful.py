@@ -1,0 +1,151 @@
+"""Taking the state out of live objects, and putting it back where it came from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .errors import CheckpointError
+
+# Used by resume to tell "not in the checkpoint" from a stored None.
+_MISSING = object()
+
+
+def is_stateful(value: object) -> bool:
+    """True for objects that give and take their own state."""
+    kind = type(value)
+    return callable(getattr(kind, "state_dict", None)) and callable(
+        getattr(kind, "load_state_dict", None)
+    )
+
+
+def stateful_objects(value: object) -> Iterator[object]:
+    """Every object with a state of its own in a nest of containers."""
+    if is_stateful(value):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from stateful_objects(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from stateful_objects(item)
+
+
+def collect(value: Any) -> Any:
+    """A nest with the state of its stateful objects in their place."""
+    if is_stateful(value):
+        return value.state_dict()
+    if type(value) is dict:
+        return {key: collect(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(collect(item) for item in value)
+    return value
+
+
+class Restorer:
+    """Puts loaded state into live objects; what cannot be changed in place is an error."""
+
+    def restore(self, name: str, target: Any, value: Any) -> None:
+        """Gives `target` the state `value`."""
+        if is_stateful(target):
+            target.load_state_dict(value)
+        elif isinstance(target, np.ndarray):
+            self._restore_array(name, target, value)
+        elif isinstance(target, dict):
+            self._restore_dict(name, target, value)
+        elif isinstance(target, list):
+            self._restore_list(name, target, value)
+        elif isinstance(target, tuple):
+            self._expect(name, value, tuple, len(target))
+            for index, item in enumerate(target):
+                self.restore(f"{name}.{index}", item, value[index])
+        else:
+            self.restore_other(name, target, value)
+
+    def restore_other(self, name: str, target: Any, value: Any) -> None:
+        """A target that is not a container: only equal values need no change."""
+        if type(target) is type(value) and target == value:
+            return
+        raise TypeError(
+            f"'{name}' is a {type(target).__qualname__}, which cannot be changed in place; pass "
+            "a dict that holds it, or read it from load()"
+        )
+
+    def _restore_array(self, name: str, target: np.ndarray, value: Any) -> None:
+        if not isinstance(value, np.ndarray) or value.shape != target.shape:
+            raise CheckpointError(
+                f"'{name}' was saved as {_describe(value)} and cannot fill {_describe(target)}"
+            )
+        if value.dtype != target.dtype:
+            raise CheckpointError(
+                f"'{name}' was saved as {value.dtype}; the array to fill is {target.dtype}"
+            )
+        target[...] = value
+
+    def _restore_dict(self, name: str, target: dict[Any, Any], value: Any) -> None:
+        if not isinstance(value, dict):
+            raise CheckpointError(f"'{name}' was saved as {_describe(value)}, not as a dict")
+        for key in list(target):
+            saved = value.get(key, _MISSING)
+            if not self.fills_in_place(target[key]):
+                continue
+            if saved is _MISSING:
+                raise CheckpointError(f"'{name}.{key}' is not in the checkpoint")
+            self.restore(f"{name}.{key}", target[key], saved)
+        kept = {key: item for key, item in target.items() if self.fills_in_place(item)}
+        target.clear()
+        target.update({key: kept.get(key, item) for key, item in value.items()})
+
+    def _restore_list(self, name: str, target: list[Any], value: Any) -> None:
+        if any(self.fills_in_place(item) for item in target):
+            self._expect(name, value, list, len(target))
+            for index, item in enumerate(target):
+                if self.fills_in_place(item):
+                    self.restore(f"{name}.{index}", item, value[index])
+                else:
+                    target[index] = value[index]
+            return
+        self._expect(name, value, list, None)
+        target[:] = value
+
+    def fills_in_place(self, target: object) -> bool:
+        """True when a loaded value goes into this object rather than in its place."""
+        if isinstance(target, (dict, list, tuple)):
+            items = target.values() if isinstance(target, dict) else target
+            return any(self.fills_in_place(item) for item in items)
+        return isinstance(target, np.ndarray) or is_stateful(target)
+
+    def _expect(self, name: str, value: Any, kind: type, count: int | None) -> None:
+        if type(value) is not kind or count is not None and len(value) != count:
+            length = "" if count is None else f" of {count}"
+            raise CheckpointError(
+                f"'{name}' was saved as {_describe(value)}, not as a {kind.__name__}{length}"
+            )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__qualname__}"
+
+
+def python_and_numpy_random_state() -> dict[str, Any]:
+    """The state of the global generators of `random` and `numpy.random`."""
+    version, words, gauss = random.getstate()
+    return {
+        # The words are one array: as numbers in the document they would be its largest part.
+        "python": {"version": version, "words": np.array(words, "<u4"), "gauss": gauss},
+        "numpy": np.random.get_state(legacy=False),
+    }
+
+
+def set_python_and_numpy_random_state(state: dict[str, Any]) -> None:
+    """Puts the global generators back."""
+    python = state["python"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    np.random.set_state(state["numpy"])

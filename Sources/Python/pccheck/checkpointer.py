@@ -1,0 +1,417 @@
+"""The checkpointer: one file, several checkpoints in flight, the newest valid one on resume."""
+
+from __future__ import annotations
+
+import ctypes as c
+import logging
+import math
+import operator
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from . import _native
+from ._engine import Engine, SaveHandle, TensorTable, metadata_array
+from ._reader import Allocate, CheckpointInfo, Reader, allocate_array
+from .errors import (
+    Closed,
+    Corrupt,
+    FileAlreadyExists,
+    InvalidArgument,
+    NoCheckpoint,
+    StateFormatError,
+)
+from .state import DOCUMENT_KEY, Decoder, Encoder, StoredTensor, document_text
+
+log = logging.getLogger("pccheck")
+
+_Self = TypeVar("_Self", bound="BaseCheckpointer")
+
+_SIZE_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
+_FINGERPRINT_BYTE_LIMIT = 254
+_USER_METADATA_BYTE_LIMIT = 2048
+# A file made from its first state gets this much more, for text that grows such as counters.
+_ROOM_FRACTION = 10
+_ROOM_BYTE_COUNT = 1 << 20
+
+
+def parse_size(size: int | str) -> int:
+    """A byte count, given as a number or as text such as ``"512 MiB"`` or ``"2G"``."""
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?\s*", size.lower())
+        if match is None:
+            raise InvalidArgument(f"'{size}' is not a size; write for example \"512 MiB\" or \"2G\"")
+        number, unit = match.groups()
+        shift = _SIZE_UNITS[unit]
+        return math.ceil(float(number) * (1 << shift)) if unit else int(float(number))
+    return operator.index(size)
+
+
+def _choice(what: str, value: str, choices: dict[str, int]) -> int:
+    if value not in choices:
+        raise InvalidArgument(f"{what} is {value!r}; choose one of {', '.join(choices)}")
+    return choices[value]
+
+
+class BaseCheckpointer:
+    """What every kind of checkpointer has. Use one of its subclasses."""
+
+    #: Tells readers of the extracted file which framework the tensors are for.
+    _framework = "np"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        in_flight: int = 2,
+        retain: int = 1,
+        capacity: int | str | None = None,
+        chunk: int | str | None = None,
+        codec: str = "none",
+        fingerprint: str | None = None,
+        on_busy: str = "wait",
+        busy_timeout: float | None = None,
+        pool: int | str | None = None,
+        backend: str = "auto",
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        zstd_level: int = 1,
+        prealloc: str = "default",
+        snapshot_workers: int | None = None,
+        writer_workers: int | None = None,
+    ) -> None:
+        """Opens and recovers the file at ``path`` for writing, or prepares to create it.
+
+        ``in_flight``, ``retain``, ``capacity``, ``chunk``, ``prealloc`` are used when the file is
+        created; a file that exists keeps what it was created with. ``capacity`` is the largest
+        state in bytes; without it the file is created by the first ``save``, for that state and
+        10 % + 1 MiB more. ``on_busy`` says what a ``save`` does when every slot is in flight:
+        ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
+        ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
+        file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
+        ``auto``, ``direct`` (O_DIRECT or an error) or ``buffered``.
+        """
+        self._path = os.fspath(path)
+        self._native_path = _native.encode_path(path)
+        self._fingerprint = _native.encode_text(
+            fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
+        )
+        self._on_busy = on_busy
+        self._busy_timeout = busy_timeout
+        self._process = os.getpid()
+        self._is_closed = False
+        self._create_options = _native.CreateOptions(
+            struct_size=c.sizeof(_native.CreateOptions),
+            in_flight=operator.index(in_flight),
+            retain=operator.index(retain),
+            chunk_byte_count=0 if chunk is None else parse_size(chunk),
+            prealloc=_choice("prealloc", prealloc, _native.PREALLOC),
+            rank=operator.index(rank),
+            world_size=operator.index(world_size),
+            fingerprint=self._fingerprint,
+        )
+        self._writer_options = _native.WriterOptions(
+            struct_size=c.sizeof(_native.WriterOptions),
+            on_busy=_choice("on_busy", on_busy, _native.ON_BUSY),
+            # Waiting is cut into pieces so that Ctrl-C is heeded; save() repeats it.
+            busy_timeout_ms=200 if on_busy == "wait" else 0,
+            backend=_choice("backend", backend, _native.BACKEND),
+            snapshot_worker_count=snapshot_workers or 0,
+            writer_worker_count=writer_workers or 0,
+            pool_byte_count=0 if pool is None else parse_size(pool),
+            codec=_choice("codec", codec, _native.CODEC),
+            zstd_level=zstd_level,
+            rank=operator.index(rank),
+            world_size=operator.index(world_size),
+            fingerprint=self._fingerprint,
+        )
+        if in_flight < 1 or retain < 1:
+            raise InvalidArgument(
+                f"in_flight is {in_flight} and retain is {retain}; both must be at least 1"
+            )
+        self._engine: Engine | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        # Keeps the slot of a fallback from being reused before something newer is durable.
+        self._pinned: Reader | None = None
+        self._size_table = TensorTable()
+        self._loaded: CheckpointInfo | None = None
+        if os.path.exists(self._path):
+            self._open()
+        elif capacity is not None:
+            self._create(parse_size(capacity))
+
+    # -- saving
+
+    def _save_state(
+        self, step: int, encoder: Encoder, document: Any, user_metadata: str | None, room: int = 0
+    ) -> SaveHandle:
+        """Begins a checkpoint of an encoded state."""
+        step = operator.index(step)
+        if step < 0:
+            raise InvalidArgument(f"step is {step}; it must not be negative")
+        self._check_open()
+        note = _native.encode_text(user_metadata, "metadata", _USER_METADATA_BYTE_LIMIT)
+        metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
+        if self._engine is None:
+            self._create(self._capacity_for(encoder, metadata) + room)
+        engine = self._engine
+        assert engine is not None
+        until = None
+        if self._on_busy == "wait":
+            limit = self._busy_timeout
+            until = math.inf if limit is None else time.monotonic() + limit
+        return engine.save(step, encoder.entries, metadata, note, until)
+
+    def _capacity_for(self, encoder: Encoder, metadata: dict[str, str]) -> int:
+        address, count = self._size_table.fill(encoder.entries)
+        rows = metadata_array(metadata)
+        byte_count, error = c.c_uint64(), _native.Error()
+        status = _native.library().pcc_payload_byte_count(
+            address, count, rows, len(rows), c.byref(byte_count), c.byref(error)
+        )
+        _native.check(status, error)
+        return byte_count.value + byte_count.value // _ROOM_FRACTION + _ROOM_BYTE_COUNT
+
+    def _create(self, capacity: int) -> None:
+        options = self._create_options
+        options.capacity_byte_count = capacity
+        error = _native.Error()
+        status = _native.library().pcc_create(
+            self._native_path, c.byref(options), c.byref(error)
+        )
+        try:
+            _native.check(status, error)
+        except FileAlreadyExists:
+            # Somebody else was quicker; opening says whether the file is ours to write.
+            log.info("%s exists already; opening it", self._path)
+        self._open()
+
+    def _open(self) -> None:
+        engine = Engine(self._native_path, self._writer_options)
+        self._engine = engine
+        # Runs when the checkpointer is dropped, and before the interpreter exits.
+        self._finalizer = weakref.finalize(self, engine.close)
+
+    def rewind(self, step: int) -> None:
+        """Says that training goes back to ``step`` on purpose, so that it may be saved again."""
+        self._check_open()
+        if self._engine is not None:
+            self._engine.rewind(operator.index(step))
+
+    def wait_staged(self) -> None:
+        """Returns when no checkpoint reads the caller's memory any more."""
+        if self._engine is not None:
+            self._engine.wait_staged()
+
+    # -- loading
+
+    def steps(self) -> list[int]:
+        """The steps that can be loaded, newest checkpoint first."""
+        return [info.step for info in self.checkpoints()]
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """The checkpoints that can be loaded, in the order in which ``resume`` tries them."""
+        self._check_open()
+        if self._engine is None:
+            return []
+        with Reader(self._path, self._fingerprint) as reader:
+            return reader.list()
+
+    @property
+    def loaded(self) -> CheckpointInfo | None:
+        """The checkpoint that the last ``load`` or ``resume`` returned."""
+        return self._loaded
+
+    def load(self, step: int | None = None) -> Any:
+        """The state of a step, or the newest one that is whole; every byte is verified.
+
+        The writer goes back to that step: it may be saved again. Raises ``NoCheckpoint`` when
+        there is none, ``Corrupt`` when the step asked for is damaged.
+        """
+        self._check_open()
+        if self._engine is None:
+            raise NoCheckpoint(f"{self._path}: nothing has been saved yet")
+        reader = Reader(self._path, self._fingerprint)
+        try:
+            if step is None:
+                info, state = self._load_newest(reader)
+            else:
+                info = reader.select_step(operator.index(step))
+                state = reader.load(self._allocate, self._make_decoder)
+        except BaseException:
+            reader.close()
+            raise
+        self._keep_until_superseded(reader, info)
+        self._loaded = info
+        self._engine.rewind(info.step)
+        return state
+
+    def _resume_state(self) -> tuple[int, Any] | None:
+        """The next step and the newest whole state; None when nothing was ever saved."""
+        self._check_open()
+        if self._engine is None:
+            return None
+        try:
+            state = self.load()
+        except NoCheckpoint:
+            damaged = _damaged_slots(self._path, self._fingerprint)
+            if damaged:
+                raise NoCheckpoint(
+                    f"{self._path}: no checkpoint can be loaded, but the file is not empty: "
+                    + "; ".join(damaged)
+                    + ". Run pcfsck, or start over with another file"
+                ) from None
+            return None
+        assert self._loaded is not None
+        return self._loaded.step + 1, state
+
+    def _load_newest(self, reader: Reader) -> tuple[CheckpointInfo, Any]:
+        return load_newest(self._path, reader, self._allocate, self._make_decoder)
+
+    def _keep_until_superseded(self, reader: Reader, info: CheckpointInfo) -> None:
+        """Pins the slot that was loaded when the file's newest checkpoint is another one.
+
+        The writer prefers the newest and would overwrite this one, the only one known good. The
+        pin ends when a new checkpoint is durable. With two slots it would stop all saving, so
+        there it is not held.
+        """
+        engine = self._engine
+        newest = reader.list()[:1]
+        slot_count = self._create_options.in_flight + self._create_options.retain
+        if engine is None or (newest and newest[0].sequence == info.sequence) or slot_count < 3:
+            reader.close()
+            return
+        if self._pinned is not None:
+            self._pinned.close()
+        self._pinned = reader
+        engine.on_first_durable = reader.close
+
+    def _allocate(self, byte_count: int) -> tuple[Any, int]:
+        return allocate_array(byte_count)
+
+    def _make_decoder(self, tensors: dict[str, StoredTensor]) -> Decoder:
+        return Decoder(tensors)
+
+    # -- the rest
+
+    def stats(self) -> dict[str, Any]:
+        """What the writer counted: bytes, stalls, device time, flushes, a line per checkpoint."""
+        self._check_open()
+        return {} if self._engine is None else self._engine.stats()
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is durable and closes the file."""
+        self._is_closed = True
+        engine, finalizer = self._engine, self._finalizer
+        try:
+            if engine is not None:
+                engine.close()
+        finally:
+            if self._pinned is not None:
+                self._pinned.close()
+                self._pinned = None
+        if finalizer is not None:
+            finalizer.detach()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Closed(f"{self._path}: the checkpointer was closed; open the file again")
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open" if self._engine else "not created yet"
+        return f"<{type(self).__module__}.{type(self).__name__} {self._path!r} {state}>"
+
+
+class Checkpointer(BaseCheckpointer):
+    """Checkpoints of plain state: nests of dict, list, tuple, scalars, and NumPy arrays.
+
+    Arrays are read in place until the save is *staged*: call ``wait_staged()`` on the handle (or
+    on the checkpointer) before changing them.
+    """
+
+    def save(self, step: int, state: Any, *, metadata: str | None = None) -> SaveHandle:
+        """Begins a checkpoint of ``state`` and returns at once.
+
+        ``metadata`` is a short note kept in the slot header. Raises ``TypeError`` with the key of
+        what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
+        """
+        self._check_open()
+        encoder = Encoder()
+        return self._save_state(step, encoder, encoder.encode_state(state), metadata)
+
+    def resume(self) -> tuple[int, Any]:
+        """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""
+        return self._resume_state() or (0, None)
+
+
+def load_newest(
+    path: str,
+    reader: Reader,
+    allocate: Allocate,
+    make_decoder: Callable[[dict[str, StoredTensor]], Decoder],
+) -> tuple[CheckpointInfo, Any]:
+    """The newest checkpoint that is whole; says in the log why a newer one was passed over."""
+    infos = reader.list()
+    if not infos:
+        raise NoCheckpoint(f"{path}: the file holds no checkpoint")
+    failure: Exception | None = None
+    for index, info in enumerate(infos):
+        try:
+            reader.select(info.sequence)
+            return info, reader.load(allocate, make_decoder)
+        except (Corrupt, NoCheckpoint, StateFormatError) as error:
+            failure = error
+            older = infos[index + 1 :]
+            log.warning(
+                "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
+                path, info.step, info.sequence, error,
+                f"trying step {older[0].step} (sequence {older[0].sequence})"
+                if older
+                else "no older one is left",
+            )  # fmt: skip
+    assert failure is not None
+    raise failure
+
+
+def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
+    with Reader(path, fingerprint) as reader:
+        return describe_damage(reader.report())
+
+
+def describe_damage(report: dict[str, Any]) -> list[str]:
+    """The slots of a recovery report that held a checkpoint once and are damaged now."""
+    return [
+        f"slot {slot.get('slot')}: {slot.get('reason')}"
+        for slot in report.get("slots", [])
+        if slot.get("reason") not in ("empty", "writing", "torn", None)
+    ]
+
+
+def load(path: str | os.PathLike[str], step: int | None = None) -> Any:
+    """The state in a file that may be open elsewhere for writing; takes no writer lock."""
+    with Reader(path) as reader:
+        if step is None:
+            return load_newest(os.fspath(path), reader, allocate_array, Decoder)[1]
+        reader.select_step(operator.index(step))
+        return reader.load(allocate_array, Decoder)
+
+
+def checkpoints(path: str | os.PathLike[str]) -> list[CheckpointInfo]:
+    """The checkpoints in a file that may be open elsewhere for writing."""
+    with Reader(path) as reader:
+        return reader.list()

@@ -1,0 +1,219 @@
+"""The exceptions of pccheck: one class per status that a program acts on."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "InvalidArgument",
+    "FileMissing",
+    "FileAlreadyExists",
+    "Locked",
+    "Busy",
+    "TooLarge",
+    "NoCheckpoint",
+    "Corrupt",
+    "NotACheckpointFile",
+    "Unsupported",
+    "ReadOnly",
+    "NoSpace",
+    "DeviceError",
+    "FailStop",
+    "Closed",
+    "StepBackwards",
+    "FingerprintMismatch",
+    "RankMismatch",
+    "Timeout",
+    "Forked",
+    "SlotsExhausted",
+    "OutOfMemory",
+    "StateFormatError",
+    "LibraryNotFound",
+]
+
+
+class CheckpointError(Exception):
+    """Base of everything that this package raises about a checkpoint file.
+
+    The message says what was found, what was expected, where, and what to do next.
+    """
+
+    #: The pcc_status of pccheck.h; 0 where the error arose in Python.
+    default_code = 0
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int | None = None,
+        slot: int | None = None,
+        byte_offset: int | None = None,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = self.default_code if code is None else code
+        #: Index of the slot concerned, or None.
+        self.slot = slot
+        #: Offset in the file, or None.
+        self.byte_offset = byte_offset
+        #: errno of the failing system call, or None.
+        self.errno = errno
+
+
+class InvalidArgument(CheckpointError, ValueError):
+    """An argument is out of its documented range."""
+
+    default_code = 1
+
+
+class FileMissing(CheckpointError):
+    """There is no file at this path."""
+
+    default_code = 2
+
+
+class FileAlreadyExists(CheckpointError):
+    """There is a file at this path already."""
+
+    default_code = 3
+
+
+class Locked(CheckpointError):
+    """Another writer has the file open."""
+
+    default_code = 4
+
+
+class Busy(CheckpointError):
+    """Every slot is in flight, and the policy is to fail or the wait ran out of time."""
+
+    default_code = 5
+
+
+class TooLarge(CheckpointError):
+    """The state is larger than a slot; create a file with a larger ``capacity``."""
+
+    default_code = 6
+
+
+class NoCheckpoint(CheckpointError):
+    """The file holds no checkpoint that fits the request."""
+
+    default_code = 7
+
+
+class Corrupt(CheckpointError):
+    """Stored bytes do not match their digest."""
+
+    default_code = 8
+
+
+class NotACheckpointFile(CheckpointError):
+    """The file is foreign, truncated, or damaged by a text-mode transfer."""
+
+    default_code = 9
+
+
+class Unsupported(CheckpointError):
+    """The file needs a newer version of pccheck."""
+
+    default_code = 10
+
+
+class ReadOnly(CheckpointError):
+    """The file or its medium cannot be written."""
+
+    default_code = 11
+
+
+class NoSpace(CheckpointError):
+    """The file system is full."""
+
+    default_code = 12
+
+
+class DeviceError(CheckpointError):
+    """The operating system reported an input or output error."""
+
+    default_code = 13
+
+
+class FailStop(CheckpointError):
+    """A superblock could not be committed. Reopen the file: what it then holds is the truth."""
+
+    default_code = 14
+
+
+class Closed(CheckpointError):
+    """The checkpointer was closed."""
+
+    default_code = 15
+
+
+class StepBackwards(CheckpointError):
+    """The step is below the last one saved; call ``rewind(step)`` when that is meant."""
+
+    default_code = 16
+
+
+class FingerprintMismatch(CheckpointError):
+    """The file belongs to another model or topology."""
+
+    default_code = 17
+
+
+class RankMismatch(CheckpointError):
+    """The file belongs to another rank or world size."""
+
+    default_code = 18
+
+
+class Timeout(CheckpointError, TimeoutError):
+    """The deadline passed; the checkpoint goes on in the background."""
+
+    default_code = 19
+
+
+class Forked(CheckpointError):
+    """The checkpointer belongs to the parent process; a child opens its own file."""
+
+    default_code = 20
+
+
+class SlotsExhausted(CheckpointError):
+    """Too many slots were taken out of use after failed flushes."""
+
+    default_code = 21
+
+
+class OutOfMemory(CheckpointError, MemoryError):
+    """Memory for the staging pool could not be had."""
+
+    default_code = 22
+
+
+class StateFormatError(CheckpointError):
+    """The state document of a checkpoint cannot be understood; see spec/STATE.md."""
+
+
+class LibraryNotFound(CheckpointError, ImportError):
+    """The native library could not be loaded; the message lists where it was looked for."""
+
+
+_BY_CODE: dict[int, type[CheckpointError]] = {
+    kind.default_code: kind
+    for kind in list(vars().values())
+    if isinstance(kind, type) and issubclass(kind, CheckpointError) and kind.default_code
+}
+
+
+def error_for(
+    code: int,
+    message: str,
+    *,
+    slot: int | None = None,
+    byte_offset: int | None = None,
+    errno: int | None = None,
+) -> CheckpointError:
+    """The exception for a pcc_status."""
+    kind = _BY_CODE.get(code, CheckpointError)
+    return kind(message, code=code, slot=slot, byte_offset=byte_offset, errno=errno)

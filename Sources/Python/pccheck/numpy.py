@@ -1,0 +1,75 @@
+"""Checkpoints of NumPy arrays, filled in place on resume.
+
+    ckpt = pccheck.numpy.Checkpointer("run.pcc")
+    start = ckpt.resume(params=params, moments=moments, counters=counters)
+    for step in range(start, steps):
+        ...
+        handle = ckpt.save(step, params=params, moments=moments, counters=counters)
+        handle.wait_staged()     # before the arrays change
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._engine import SaveHandle
+from ._stateful import (
+    Restorer,
+    collect,
+    python_and_numpy_random_state,
+    set_python_and_numpy_random_state,
+)
+from .checkpointer import BaseCheckpointer, load
+from .errors import CheckpointError
+from .state import Encoder
+
+__all__ = ["Checkpointer", "load"]
+
+
+class Checkpointer(BaseCheckpointer):
+    """Saves named parts of a training state, and puts them back where they were.
+
+    Arrays are read in place until the save is *staged*: call ``wait_staged()`` before changing
+    them.
+    """
+
+    def save(
+        self, step: int, *, rng: bool = True, metadata: str | None = None, **state: Any
+    ) -> SaveHandle:
+        """Begins a checkpoint of the parts given by name and returns at once.
+
+        A part is an array, a nest of containers and scalars, or an object with ``state_dict()``
+        and ``load_state_dict()``. With ``rng`` the global generators of ``random`` and
+        ``numpy.random`` are saved too.
+        """
+        self._check_open()
+        parts = {name: collect(value) for name, value in state.items()}
+        if rng:
+            parts["rng"] = python_and_numpy_random_state()
+        encoder = Encoder()
+        return self._save_state(step, encoder, encoder.encode_state(parts), metadata)
+
+    def resume(self, *, rng: bool = True, **state: Any) -> int:
+        """Fills the parts from the newest whole checkpoint; returns the step to go on with.
+
+        Returns 0 for a new file, and leaves the parts alone. Arrays are filled in place; the
+        other contents of a dict or list are replaced.
+        """
+        found = self._resume_state()
+        if found is None:
+            return 0
+        next_step, loaded = found
+        restorer = Restorer()
+        for name, target in state.items():
+            restorer.restore(name, target, part_of(loaded, name))
+        if rng and "rng" in loaded:
+            set_python_and_numpy_random_state(loaded["rng"])
+        return next_step
+
+
+def part_of(loaded: dict[str, Any], name: str) -> Any:
+    """A named part of a loaded state."""
+    if not isinstance(loaded, dict) or name not in loaded:
+        held = ", ".join(loaded) if isinstance(loaded, dict) else type(loaded).__qualname__
+        raise CheckpointError(f"'{name}' is not in the checkpoint, which holds: {held}")
+    return loaded[name]
