@@ -34,7 +34,7 @@ struct PayloadReader: Sendable {
     var entries: [ChunkEntry] { candidate.table.entries }
 
     /// Reads, verifies and restores chunk `index` in `buffers`.
-    func load(_ index: Int, into buffers: ChunkBuffers) throws(CheckpointError) -> LoadedChunk {
+    func load(_ index: Int, into buffers: ChunkBuffers) throws(ChunkDamage) -> LoadedChunk {
         let entry = entries[index]
         let offset = candidate.dataOffset + entry.storedOffset
         let block = Limits.blockByteCount
@@ -44,12 +44,13 @@ struct PayloadReader: Sendable {
         do throws(StorageError) {
             try storage.read(into: buffers.stored, 0..<padded, at: offset)
         } catch {
-            throw CheckpointError(error, slot: candidate.slot)
+            throw ChunkDamage(index: index, byteOffset: offset, cause: .unreadable(error))
         }
         let found = buffers.stored.withBytes(0..<entry.storedByteCount) { Digest(of: $0) }
         guard found == entry.digest else {
-            throw damage(
-                index, "chunk \(index) has digest \(found), expected \(entry.digest)")
+            throw ChunkDamage(
+                index: index, byteOffset: offset,
+                cause: .digest(found: found, expected: entry.digest))
         }
         guard entry.codec != .none, let raw = buffers.raw else {
             return loaded(index, buffers.stored)
@@ -63,7 +64,7 @@ struct PayloadReader: Sendable {
                 into: UnsafeMutableRawBufferPointer(
                     start: raw.baseAddress, count: entry.rawByteCount))
         } catch {
-            throw damage(index, "chunk \(index) cannot be restored: \(error)")
+            throw ChunkDamage(index: index, byteOffset: offset, cause: .codec(error))
         }
         return loaded(index, raw)
     }
@@ -75,13 +76,16 @@ struct PayloadReader: Sendable {
             buffer: buffer, byteCount: entries[index].rawByteCount)
     }
 
-    private func damage(_ index: Int, _ what: String) -> CheckpointError {
-        let offset = candidate.dataOffset + entries[index].storedOffset
+    /// The public form of a chunk's damage.
+    func error(_ damage: ChunkDamage) -> CheckpointError {
+        if case .unreadable(let cause) = damage.cause {
+            return CheckpointError(cause, slot: candidate.slot)
+        }
         return CheckpointError(
             .corrupt,
-            "\(storage.path): slot \(candidate.slot) at byte \(offset): \(what); run pcfsck "
-                + "--verify full to see what else is damaged",
-            slot: candidate.slot, byteOffset: offset)
+            "\(storage.path): slot \(candidate.slot) at byte \(damage.byteOffset): \(damage); run "
+                + "pcfsck --verify full to see what else is damaged",
+            slot: candidate.slot, byteOffset: damage.byteOffset)
     }
 
     /// Loads `indices`, in any order and by several threads, and hands each to `body`.
@@ -90,6 +94,21 @@ struct PayloadReader: Sendable {
     func loadAll(
         _ indices: [Int],
         _ body: @escaping @Sendable (LoadedChunk) throws(CheckpointError) -> Void
+    ) throws(CheckpointError) {
+        try tryAll(indices) { _, result throws(CheckpointError) in
+            switch result {
+            case .success(let chunk): try body(chunk)
+            case .failure(let damage): throw error(damage)
+            }
+        }
+    }
+
+    /// The same, but hands damage to `body` too, which decides whether to go on.
+    func tryAll(
+        _ indices: [Int],
+        _ body:
+            @escaping @Sendable (Int, Result<LoadedChunk, ChunkDamage>) throws(CheckpointError)
+            -> Void
     ) throws(CheckpointError) {
         struct Progress {
             var next = 0
@@ -108,7 +127,10 @@ struct PayloadReader: Sendable {
                 }
                 guard let claimed else { return }
                 do throws(CheckpointError) {
-                    try body(try load(indices[claimed], into: buffers))
+                    let index = indices[claimed]
+                    try body(
+                        index,
+                        Result { () throws(ChunkDamage) in try load(index, into: buffers) })
                 } catch {
                     progress.withLock {
                         if claimed < $0.failure?.position ?? .max {
@@ -127,6 +149,15 @@ struct PayloadReader: Sendable {
         if let failure = progress.withLock({ $0.failure }) { throw failure.error }
     }
 
+    /// `load` with the public error.
+    func load(_ index: Int, _ buffers: ChunkBuffers) throws(CheckpointError) -> LoadedChunk {
+        do throws(ChunkDamage) {
+            return try load(index, into: buffers)
+        } catch {
+            throw self.error(error)
+        }
+    }
+
     /// Loads all chunks, several at once, and hands them to `body` on this thread in order.
     func loadInOrder(
         _ body: (LoadedChunk) throws(CheckpointError) -> Void
@@ -134,7 +165,7 @@ struct PayloadReader: Sendable {
         let count = entries.count
         guard workerCount > 1, count > 1 else {
             let buffers = ChunkBuffers(for: candidate.table)
-            for index in 0..<count { try body(try load(index, into: buffers)) }
+            for index in 0..<count { try body(try load(index, buffers)) }
             return
         }
         let queue = OrderedQueue(count: count, depth: min(workerCount + 1, count), candidate)
@@ -142,7 +173,7 @@ struct PayloadReader: Sendable {
             try? WorkerThread(name: "pcc-read-\(number)") {
                 while let (index, buffers) = queue.claim() {
                     let result = Result { () throws(CheckpointError) in
-                        try load(index, into: buffers)
+                        try load(index, buffers)
                     }
                     queue.deliver(index, result, buffers)
                 }
