@@ -13,7 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-int pcc_open(const char *path, int flags)
+int pccp_open(const char *path, int flags)
 {
     int native = O_CLOEXEC | ((flags & PCC_OPEN_WRITE) ? O_RDWR : O_RDONLY);
     if (flags & PCC_OPEN_DIRECT)
@@ -35,9 +35,9 @@ int pcc_open(const char *path, int flags)
     return safe < 0 ? -saved : safe;
 }
 
-int pcc_close(int fd) { return close(fd) == 0 ? 0 : -errno; }
+int pccp_close(int fd) { return close(fd) == 0 ? 0 : -errno; }
 
-int64_t pcc_pread_all(int fd, void *buffer, size_t count, uint64_t offset)
+int64_t pccp_pread_all(int fd, void *buffer, size_t count, uint64_t offset)
 {
     size_t done = 0;
     while (done < count) {
@@ -57,7 +57,7 @@ int64_t pcc_pread_all(int fd, void *buffer, size_t count, uint64_t offset)
     return (int64_t)done;
 }
 
-int64_t pcc_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offset)
+int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offset)
 {
     size_t done = 0;
     while (done < count) {
@@ -77,10 +77,10 @@ int64_t pcc_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offset
     return (int64_t)done;
 }
 
-int pcc_fdatasync(int fd) { return fdatasync(fd) == 0 ? 0 : -errno; }
-int pcc_fsync(int fd) { return fsync(fd) == 0 ? 0 : -errno; }
+int pccp_fdatasync(int fd) { return fdatasync(fd) == 0 ? 0 : -errno; }
+int pccp_fsync(int fd) { return fsync(fd) == 0 ? 0 : -errno; }
 
-int pcc_fsync_parent(const char *path)
+int pccp_fsync_parent(const char *path)
 {
     char *copy = strdup(path);
     if (!copy)
@@ -90,12 +90,12 @@ int pcc_fsync_parent(const char *path)
     free(copy);
     if (fd < 0)
         return result;
-    result = pcc_fsync(fd);
+    result = pccp_fsync(fd);
     close(fd);
     return result;
 }
 
-int pcc_read_file_facts(int fd, struct pcc_file_facts *facts)
+int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
 {
     memset(facts, 0, sizeof *facts);
     struct stat st;
@@ -119,7 +119,7 @@ int pcc_read_file_facts(int fd, struct pcc_file_facts *facts)
     return 0;
 }
 
-int pcc_fallocate(int fd, uint64_t byte_count)
+int pccp_fallocate(int fd, uint64_t byte_count)
 {
     int result;
     do
@@ -128,7 +128,7 @@ int pcc_fallocate(int fd, uint64_t byte_count)
     return result == 0 ? 0 : -errno;
 }
 
-int pcc_rename(const char *from, const char *to, bool replace)
+int pccp_rename(const char *from, const char *to, bool replace)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, replace ? 0 : RENAME_NOREPLACE) == 0)
         return 0;
@@ -140,7 +140,7 @@ int pcc_rename(const char *from, const char *to, bool replace)
     return unlink(from) == 0 ? 0 : -errno;
 }
 
-int pcc_unlink(const char *path) { return unlink(path) == 0 ? 0 : -errno; }
+int pccp_unlink(const char *path) { return unlink(path) == 0 ? 0 : -errno; }
 
 static int set_lock(int fd, short type, uint64_t start, uint64_t count)
 {
@@ -151,12 +151,12 @@ static int set_lock(int fd, short type, uint64_t start, uint64_t count)
     return errno == EACCES ? -EAGAIN : -errno;
 }
 
-int pcc_lock(int fd, uint64_t start, uint64_t count, bool exclusive)
+int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive)
 {
     return set_lock(fd, exclusive ? F_WRLCK : F_RDLCK, start, count);
 }
 
-int pcc_unlock(int fd, uint64_t start, uint64_t count)
+int pccp_unlock(int fd, uint64_t start, uint64_t count)
 {
     return set_lock(fd, F_UNLCK, start, count);
 }

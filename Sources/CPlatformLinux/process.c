@@ -16,7 +16,7 @@ static const size_t huge_page = 2u << 20;
 
 static size_t round_up(size_t byte_count) { return (byte_count + huge_page - 1) & ~(huge_page - 1); }
 
-void *pcc_pool_allocate(size_t byte_count)
+void *pccp_pool_allocate(size_t byte_count)
 {
     /* Map one huge page more than needed, then give the unaligned ends back. */
     size_t size = round_up(byte_count);
@@ -38,7 +38,7 @@ void *pcc_pool_allocate(size_t byte_count)
     return start;
 }
 
-void pcc_pool_free(void *pool, size_t byte_count)
+void pccp_pool_free(void *pool, size_t byte_count)
 {
     if (pool)
         munmap(pool, round_up(byte_count));
@@ -56,11 +56,11 @@ static uint64_t clock_nanoseconds(clockid_t clock)
     return nanoseconds(now);
 }
 
-uint64_t pcc_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
-uint64_t pcc_monotonic_time(void) { return clock_nanoseconds(CLOCK_MONOTONIC); }
-uint64_t pcc_cpu_time(void) { return clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID); }
+uint64_t pccp_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
+uint64_t pccp_monotonic_time(void) { return clock_nanoseconds(CLOCK_MONOTONIC); }
+uint64_t pccp_cpu_time(void) { return clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID); }
 
-uint64_t pcc_resident_byte_count(void)
+uint64_t pccp_resident_byte_count(void)
 {
     unsigned long total = 0, resident = 0;
     FILE *file = fopen("/proc/self/statm", "re");
@@ -72,14 +72,14 @@ uint64_t pcc_resident_byte_count(void)
     return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-uint64_t pcc_peak_resident_byte_count(void)
+uint64_t pccp_peak_resident_byte_count(void)
 {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return (uint64_t)usage.ru_maxrss * 1024;
 }
 
-void pcc_boot_id(uint8_t id[16])
+void pccp_boot_id(uint8_t id[16])
 {
     memset(id, 0, 16);
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -99,14 +99,14 @@ void pcc_boot_id(uint8_t id[16])
     }
 }
 
-struct pcc_monitor {
+struct pccp_monitor {
     pthread_mutex_t mutex;
     pthread_cond_t condition;
 };
 
-struct pcc_monitor *pcc_monitor_create(void)
+struct pccp_monitor *pccp_monitor_create(void)
 {
-    struct pcc_monitor *monitor = malloc(sizeof *monitor);
+    struct pccp_monitor *monitor = malloc(sizeof *monitor);
     if (!monitor)
         abort();
     pthread_mutex_init(&monitor->mutex, NULL);
@@ -118,18 +118,18 @@ struct pcc_monitor *pcc_monitor_create(void)
     return monitor;
 }
 
-void pcc_monitor_destroy(struct pcc_monitor *monitor)
+void pccp_monitor_destroy(struct pccp_monitor *monitor)
 {
     pthread_cond_destroy(&monitor->condition);
     pthread_mutex_destroy(&monitor->mutex);
     free(monitor);
 }
 
-void pcc_monitor_lock(struct pcc_monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
-void pcc_monitor_unlock(struct pcc_monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
-void pcc_monitor_wake_all(struct pcc_monitor *monitor) { pthread_cond_broadcast(&monitor->condition); }
+void pccp_monitor_lock(struct pccp_monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
+void pccp_monitor_unlock(struct pccp_monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
+void pccp_monitor_wake_all(struct pccp_monitor *monitor) { pthread_cond_broadcast(&monitor->condition); }
 
-bool pcc_monitor_wait(struct pcc_monitor *monitor, uint64_t deadline)
+bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline)
 {
     if (deadline == 0)
         return pthread_cond_wait(&monitor->condition, &monitor->mutex) == 0;
@@ -151,7 +151,7 @@ static void *run(void *argument)
     return NULL;
 }
 
-int pcc_thread_start(const char *name, void (*body)(void *), void *context, uint64_t *thread)
+int pccp_thread_start(const char *name, void (*body)(void *), void *context, uint64_t *thread)
 {
     struct start *start = malloc(sizeof *start);
     if (!start)
@@ -173,4 +173,4 @@ int pcc_thread_start(const char *name, void (*body)(void *), void *context, uint
     return 0;
 }
 
-void pcc_thread_join(uint64_t thread) { pthread_join((pthread_t)thread, NULL); }
+void pccp_thread_join(uint64_t thread) { pthread_join((pthread_t)thread, NULL); }

@@ -119,8 +119,9 @@ public struct IdentityBlock: Hashable, Sendable {
 
     /// Decodes a block of 4096 bytes.
     ///
-    /// The order of the checks is part of the format: magic, then version, then checksum, then
-    /// features, so that a newer file is called newer and not damaged.
+    /// The order of the checks is part of the format: magic, checksum, version, features, values.
+    /// Magic, version and checksum keep their places in every future version, so that a newer
+    /// file is called newer and a damaged one damaged.
     public init(decoding bytes: [UInt8]) throws(FormatError) {
         guard bytes.count >= Limits.blockByteCount else {
             throw .truncated(
@@ -156,14 +157,14 @@ public struct IdentityBlock: Hashable, Sendable {
         createdTime = decoder.integer(Layout.createdTime)
         rank = decoder.integer(Layout.rank)
         worldSize = decoder.integer(Layout.worldSize)
-        creator = decoder.paddedText(Layout.creator)
+        creator = try decoder.paddedText(Layout.creator)
         let count: UInt16 = decoder.integer(Layout.fingerprintByteCount)
         guard Int(count) <= Limits.fingerprintByteCount else {
             throw .invalidField(
                 "fingerprint_byte_count", found: UInt64(count),
                 expected: "0 to \(Limits.fingerprintByteCount)")
         }
-        fingerprint = decoder.text(Layout.fingerprint, count: Int(count))
+        fingerprint = try decoder.text(Layout.fingerprint, count: Int(count))
         try checkRanges()
         try decoder.checkReserved(Layout.all)
     }

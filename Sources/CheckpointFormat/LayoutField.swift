@@ -76,13 +76,20 @@ struct BlockDecoder {
         Array(bytes[field.offset..<field.offset + (count ?? field.byteCount)])
     }
 
-    func text(_ field: LayoutField, count: Int? = nil) -> String {
-        String(decoding: content(field, count: count), as: UTF8.self)
+    /// The first `count` bytes of a text field; UTF-8, and zeros behind it.
+    func text(_ field: LayoutField, count: Int) throws(FormatError) -> String {
+        guard let text = String(validating: content(field, count: count), as: UTF8.self) else {
+            throw .invalidField(field.name, found: UInt64(count), expected: "bytes of UTF-8")
+        }
+        guard isZero(field.offset + count..<field.range.upperBound) else {
+            throw .reservedBytesNotZero(offset: field.offset + count)
+        }
+        return text
     }
 
     /// Content of a zero-padded text field.
-    func paddedText(_ field: LayoutField) -> String {
-        String(decoding: content(field).prefix { $0 != 0 }, as: UTF8.self)
+    func paddedText(_ field: LayoutField) throws(FormatError) -> String {
+        try text(field, count: content(field).prefix { $0 != 0 }.count)
     }
 
     func isZero(_ range: Range<Int>) -> Bool { bytes[range].allSatisfy { $0 == 0 } }

@@ -176,7 +176,7 @@ public struct SlotHeader: Hashable, Sendable {
                 "user_metadata_byte_count", found: UInt64(metadataByteCount),
                 expected: "0 to \(Limits.userMetadataByteCount)")
         }
-        userMetadata = decoder.text(Layout.userMetadata, count: Int(metadataByteCount))
+        userMetadata = try decoder.text(Layout.userMetadata, count: Int(metadataByteCount))
         try checkSizes(geometry)
         try decoder.checkReserved(Layout.all)
     }

@@ -205,7 +205,13 @@ public struct Superblock: Hashable, Sendable {
                 throw .invalidField(
                     "slot_index", found: UInt64(slot.rawValue), expected: "none, as sequence is 0")
             }
+            guard step == 0 else {
+                throw .invalidField("step", found: step, expected: "0, as sequence is 0")
+            }
             return nil
+        }
+        guard step <= Limits.stepMaximum else {
+            throw .invalidField("step", found: step, expected: "at most \(Limits.stepMaximum)")
         }
         guard slot.rawValue < UInt32(slotCount) else {
             throw .invalidField(
@@ -242,8 +248,16 @@ public struct Superblock: Hashable, Sendable {
                     "retained_slots[\(index)].sequence", found: sequence.rawValue,
                     expected: "1 or more and below \(newer)")
             }
+            let reserved = Self.entryField(RetainedLayout.reserved4, index)
+            guard decoder.isZero(reserved.range) else {
+                throw .reservedBytesNotZero(offset: reserved.offset)
+            }
             newer = sequence
             retained.append(RetainedSlot(slot: slot, sequence: sequence))
+        }
+        let end = Layout.retainedSlots.offset + retained.count * RetainedLayout.byteCount
+        guard decoder.isZero(end..<Layout.retainedSlots.range.upperBound) else {
+            throw .reservedBytesNotZero(offset: end)
         }
         return retained
     }

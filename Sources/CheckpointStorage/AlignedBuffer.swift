@@ -92,14 +92,14 @@ internal import CheckpointFormat
     /// nil when the system has no such amount of memory.
     public init?(byteCount: Int) {
         // Safe: returns nil or a region of at least `byteCount` bytes.
-        guard let memory = unsafe pcc_pool_allocate(byteCount) else { return nil }
+        guard let memory = unsafe pccp_pool_allocate(byteCount) else { return nil }
         self.byteCount = byteCount
         unsafe baseAddress = memory
     }
 
     deinit {
         // Safe: allocated in init with this size, freed once.
-        unsafe pcc_pool_free(baseAddress, byteCount)
+        unsafe pccp_pool_free(baseAddress, byteCount)
     }
 
     /// Cuts the memory into buffers of `bufferByteCount`, a multiple of 4096.

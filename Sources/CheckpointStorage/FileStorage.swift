@@ -40,7 +40,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
             self.byteCount = facts.byte_count
             self.isBlockDevice = facts.is_block_device
         } catch {
-            pcc_close(opened.descriptor)
+            pccp_close(opened.descriptor)
             throw error
         }
         self.path = path
@@ -48,7 +48,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
         self.descriptor = opened.descriptor
     }
 
-    deinit { pcc_close(descriptor) }
+    deinit { pccp_close(descriptor) }
 
     private static func open(
         path: String, access: Access, mode: Mode
@@ -56,10 +56,10 @@ public final class FileStorage: Storage, @unchecked Sendable {
         let flags = Int32(access == .write ? PCC_OPEN_WRITE : PCC_OPEN_READ)
         if mode != .buffered {
             // Safe: the path is passed as a C string for the call.
-            let direct = unsafe pcc_open(path, flags | Int32(PCC_OPEN_DIRECT))
+            let direct = unsafe pccp_open(path, flags | Int32(PCC_OPEN_DIRECT))
             if direct >= 0 {
                 if supportsDirect(direct) { return (direct, .direct) }
-                pcc_close(direct)
+                pccp_close(direct)
             }
             // EINVAL: the file system has no O_DIRECT (some FUSE and older tmpfs).
             let error = direct >= 0 ? EINVAL : -direct
@@ -72,7 +72,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
             }
         }
         // Safe: the path is passed as a C string for the call.
-        let buffered = unsafe pcc_open(path, flags)
+        let buffered = unsafe pccp_open(path, flags)
         guard buffered >= 0 else {
             throw StorageError(operation: "open", path: path, osErrorNumber: -buffered)
         }
@@ -81,19 +81,19 @@ public final class FileStorage: Storage, @unchecked Sendable {
 
     /// False only when the kernel says that it needs more than our 4 KiB grid.
     private static func supportsDirect(_ descriptor: Int32) -> Bool {
-        var facts = pcc_file_facts()
+        var facts = pccp_file_facts()
         // Safe: fills the struct that it is given.
-        guard unsafe pcc_read_file_facts(descriptor, &facts) == 0 else { return false }
+        guard unsafe pccp_read_file_facts(descriptor, &facts) == 0 else { return false }
         return facts.direct_alignment <= UInt32(Limits.blockByteCount)
             && facts.direct_memory_alignment <= UInt32(Limits.blockByteCount)
     }
 
     private static func facts(
         _ descriptor: Int32, path: String
-    ) throws(StorageError) -> pcc_file_facts {
-        var facts = pcc_file_facts()
+    ) throws(StorageError) -> pccp_file_facts {
+        var facts = pccp_file_facts()
         // Safe: fills the struct that it is given.
-        let result = unsafe pcc_read_file_facts(descriptor, &facts)
+        let result = unsafe pccp_read_file_facts(descriptor, &facts)
         guard result == 0 else {
             throw StorageError(operation: "fstat", path: path, osErrorNumber: -result)
         }
@@ -101,7 +101,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     private static func check(
-        _ facts: pcc_file_facts, path: String, access: Access, allowsNetwork: Bool
+        _ facts: pccp_file_facts, path: String, access: Access, allowsNetwork: Bool
     ) throws(StorageError) {
         guard facts.is_regular || facts.is_block_device else {
             throw StorageError(
@@ -128,7 +128,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     ) throws(StorageError) {
         precondition(range.upperBound <= buffer.byteCount, "inside the buffer")
         // Safe: the range lies in the buffer, which the caller owns during the call.
-        let result = unsafe pcc_pread_all(
+        let result = unsafe pccp_pread_all(
             descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
         guard result == range.count else {
             throw StorageError(
@@ -143,7 +143,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     ) throws(StorageError) {
         precondition(range.upperBound <= buffer.byteCount, "inside the buffer")
         // Safe: the range lies in the buffer, which nobody changes during the call.
-        let result = unsafe pcc_pwrite_all(
+        let result = unsafe pccp_pwrite_all(
             descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
         guard result == range.count else {
             throw StorageError(
@@ -153,14 +153,14 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     public func flush() throws(StorageError) {
-        let result = pcc_fdatasync(descriptor)
+        let result = pccp_fdatasync(descriptor)
         guard result == 0 else {
             throw StorageError(operation: "fdatasync", path: path, osErrorNumber: -result)
         }
     }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
-        let result = pcc_lock(descriptor, byte.byteOffset, 1, exclusive)
+        let result = pccp_lock(descriptor, byte.byteOffset, 1, exclusive)
         if result == -EAGAIN { return false }
         guard result == 0 else {
             throw StorageError(
@@ -171,7 +171,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     public func unlock(_ byte: LockByte) throws(StorageError) {
-        let result = pcc_unlock(descriptor, byte.byteOffset, 1)
+        let result = pccp_unlock(descriptor, byte.byteOffset, 1)
         guard result == 0 else {
             throw StorageError(
                 operation: "unlock", path: path, byteOffset: byte.byteOffset, byteCount: 1,

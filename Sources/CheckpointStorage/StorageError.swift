@@ -70,3 +70,14 @@ extension CheckpointError {
             osErrorNumber: error.osErrorNumber)
     }
 }
+
+/// Runs `body`, and turns its storage errors into the public form.
+public func withCheckpointErrors<Result>(
+    slot: SlotIndex? = nil, _ body: () throws(StorageError) -> Result
+) throws(CheckpointError) -> Result {
+    do throws(StorageError) {
+        return try body()
+    } catch {
+        throw CheckpointError(error, slot: slot)
+    }
+}

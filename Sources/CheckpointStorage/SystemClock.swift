@@ -1,22 +1,28 @@
 internal import CPlatformLinux
 public import CheckpointFormat
 
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
 /// Times and facts of this process and machine, for headers and statistics.
 public enum SystemClock {
     /// Nanoseconds since 1970-01-01 UTC.
-    public static var wallTime: UInt64 { pcc_wall_time() }
+    public static var wallTime: UInt64 { pccp_wall_time() }
     /// Nanoseconds since an arbitrary start; never goes back.
-    public static var monotonicTime: UInt64 { pcc_monotonic_time() }
+    public static var monotonicTime: UInt64 { pccp_monotonic_time() }
     /// User and system CPU time of this process in nanoseconds.
-    public static var processCPUTime: UInt64 { pcc_cpu_time() }
-    public static var residentByteCount: UInt64 { pcc_resident_byte_count() }
-    public static var peakResidentByteCount: UInt64 { pcc_peak_resident_byte_count() }
+    public static var processCPUTime: UInt64 { pccp_cpu_time() }
+    public static var residentByteCount: UInt64 { pccp_resident_byte_count() }
+    public static var peakResidentByteCount: UInt64 { pccp_peak_resident_byte_count() }
+
+    public static var processID: UInt32 { UInt32(bitPattern: getpid()) }
 
     /// Identifies this boot of the machine; zero where the kernel does not say.
     public static let bootID: Identifier128 = {
         var bytes = [UInt8](repeating: 0, count: Identifier128.byteCount)
         // Safe: fills exactly 16 bytes.
-        unsafe bytes.withUnsafeMutableBufferPointer { unsafe pcc_boot_id($0.baseAddress) }
+        unsafe bytes.withUnsafeMutableBufferPointer { unsafe pccp_boot_id($0.baseAddress) }
         return Identifier128(bytes: bytes)
     }()
 }

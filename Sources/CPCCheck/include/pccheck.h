@@ -91,6 +91,8 @@ typedef struct pcc_create_options {
     uint32_t world_size;          /* default 1 */
     uint32_t replace_existing;    /* 1: replace a file at this path */
     const char *fingerprint;      /* identity of model and topology, at most 254 bytes; or NULL */
+    uint32_t allow_network;       /* 1: accept a network file system */
+    uint32_t reserved;
 } pcc_create_options;
 
 /* Creates a file under a temporary name, fsyncs it, and renames it into place. */
@@ -127,6 +129,8 @@ typedef struct pcc_writer_options {
     uint32_t rank;                  /* must match the file */
     uint32_t world_size;            /* must match the file; default 1 */
     const char *fingerprint;        /* must match the file when not NULL */
+    uint32_t allow_network;         /* 1: accept a network file system */
+    uint32_t reserved;
 } pcc_writer_options;
 
 /*

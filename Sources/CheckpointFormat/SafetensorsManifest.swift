@@ -1,0 +1,332 @@
+/// The directory of a safetensors payload: which tensors it holds, and where.
+public struct SafetensorsManifest: Hashable, Sendable {
+    public struct Tensor: Hashable, Sendable {
+        public let name: String
+        public let elementType: ElementType
+        public let shape: [UInt64]
+        /// Relative to the start of the data, `dataOffset` of the manifest.
+        public let dataRange: Range<UInt64>
+    }
+
+    private struct MetadataEntry: Hashable, Sendable {
+        let key: String
+        let value: String
+    }
+
+    /// In the order of their data.
+    public let tensors: [Tensor]
+    private let metadataEntries: [MetadataEntry]
+    /// Payload bytes before the data: 8 plus the size of the JSON. A multiple of 4096 in what
+    /// `encode` makes.
+    public let dataOffset: UInt64
+
+    /// `__metadata__`, in file order.
+    public var metadata: [(key: String, value: String)] {
+        metadataEntries.map { ($0.key, $0.value) }
+    }
+
+    private static let metadataName = Array("__metadata__".utf8)
+    private static let lengthByteCount = 8
+
+    // MARK: Encoding
+
+    /// Lays tensors out back to back, widest elements first and otherwise in the given order, so
+    /// that each is aligned to its element.
+    ///
+    /// - Returns: the length and the JSON, padded with spaces to a multiple of 4 KiB; the indices
+    ///   of the tensors in the order of their data; and the bytes of all data.
+    /// - Throws: `FormatError.invalidManifest` for names that repeat or are reserved, and for what
+    ///   exceeds `Limits`.
+    public static func encode(
+        _ tensors: [TensorDescription], metadata: [(key: String, value: String)]
+    ) throws(FormatError) -> (bytes: [UInt8], order: [Int], dataByteCount: UInt64) {
+        guard tensors.count <= Limits.tensorCount else {
+            throw .invalidManifest(
+                "\(tensors.count) tensors, expected at most \(Limits.tensorCount)")
+        }
+        var bytes = [UInt8](repeating: 0, count: lengthByteCount)
+        bytes.reserveCapacity(4096 + tensors.count * 128)
+        bytes.append(UInt8(ascii: "{"))
+        try appendMetadata(metadata, to: &bytes)
+        let order = payloadOrder(tensors)
+        var names = Set<[UInt8]>(minimumCapacity: tensors.count)
+        var dataEnd: UInt64 = 0
+        for index in order {
+            let tensor = tensors[index]
+            guard names.insert(try checkedName(tensor)).inserted else {
+                throw .invalidManifest("two tensors have the name \"\(tensor.name)\"")
+            }
+            let (end, overflow) = dataEnd.addingReportingOverflow(try tensor.byteCount)
+            guard !overflow, end <= Limits.slotByteCount.upperBound else {
+                throw .invalidManifest(
+                    "the tensors have more than \(Limits.slotByteCount.upperBound) bytes")
+            }
+            append(tensor, dataEnd..<end, to: &bytes)
+            dataEnd = end
+        }
+        bytes.append(UInt8(ascii: "}"))
+        let block = Limits.blockByteCount
+        let paddedByteCount = (bytes.count + block - 1) / block * block
+        let jsonByteCount = paddedByteCount - lengthByteCount
+        guard jsonByteCount <= Limits.manifestByteCount else {
+            throw .invalidManifest(
+                "\(jsonByteCount) bytes, expected at most \(Limits.manifestByteCount)")
+        }
+        bytes.append(contentsOf: repeatElement(0x20, count: paddedByteCount - bytes.count))
+        for index in 0..<lengthByteCount {
+            bytes[index] = UInt8(truncatingIfNeeded: jsonByteCount >> (8 * index))
+        }
+        return (bytes, order, dataEnd)
+    }
+
+    /// Indices of `tensors`, widest elements first; a stable order.
+    private static func payloadOrder(_ tensors: [TensorDescription]) -> [Int] {
+        let widths = Set(tensors.map(\.elementType.bitCount)).sorted(by: >)
+        return widths.flatMap { width in
+            tensors.indices.filter { tensors[$0].elementType.bitCount == width }
+        }
+    }
+
+    private static func checkedName(_ tensor: TensorDescription) throws(FormatError) -> [UInt8] {
+        let name = Array(tensor.name.utf8)
+        guard name.count <= Limits.tensorNameByteCount else {
+            throw .invalidManifest(
+                "a tensor name has \(name.count) bytes, expected at most "
+                    + "\(Limits.tensorNameByteCount)")
+        }
+        guard name != metadataName else {
+            throw .invalidManifest("a tensor is named __metadata__, which is reserved")
+        }
+        guard tensor.shape.count <= Limits.tensorRank else {
+            throw .invalidManifest(
+                "tensor \"\(tensor.name)\" has \(tensor.shape.count) dimensions, expected at most "
+                    + "\(Limits.tensorRank)")
+        }
+        return name
+    }
+
+    private static func appendMetadata(
+        _ metadata: [(key: String, value: String)], to bytes: inout [UInt8]
+    ) throws(FormatError) {
+        if metadata.isEmpty { return }
+        JSONWriter.append("\"__metadata__\":{", to: &bytes)
+        var keys = Set<[UInt8]>()
+        for (index, entry) in metadata.enumerated() {
+            guard keys.insert(Array(entry.key.utf8)).inserted else {
+                throw .invalidManifest("__metadata__ has the key \"\(entry.key)\" twice")
+            }
+            if index > 0 { bytes.append(UInt8(ascii: ",")) }
+            JSONWriter.appendString(entry.key, to: &bytes)
+            bytes.append(UInt8(ascii: ":"))
+            JSONWriter.appendString(entry.value, to: &bytes)
+            guard bytes.count <= Limits.manifestByteCount else {
+                throw .invalidManifest(
+                    "__metadata__ exceeds the limit of \(Limits.manifestByteCount) bytes")
+            }
+        }
+        bytes.append(UInt8(ascii: "}"))
+    }
+
+    private static func append(
+        _ tensor: TensorDescription, _ range: Range<UInt64>, to bytes: inout [UInt8]
+    ) {
+        if bytes.count > lengthByteCount + 1 { bytes.append(UInt8(ascii: ",")) }
+        JSONWriter.appendString(tensor.name, to: &bytes)
+        JSONWriter.append(":{\"dtype\":\"", to: &bytes)
+        JSONWriter.append(tensor.elementType.name, to: &bytes)
+        JSONWriter.append("\",\"shape\":[", to: &bytes)
+        for (index, extent) in tensor.shape.enumerated() {
+            if index > 0 { bytes.append(UInt8(ascii: ",")) }
+            JSONWriter.append(extent, to: &bytes)
+        }
+        JSONWriter.append("],\"data_offsets\":[", to: &bytes)
+        JSONWriter.append(range.lowerBound, to: &bytes)
+        bytes.append(UInt8(ascii: ","))
+        JSONWriter.append(range.upperBound, to: &bytes)
+        JSONWriter.append("]}", to: &bytes)
+    }
+
+    // MARK: Decoding
+
+    /// `dataOffset` from the first 8 bytes of a payload: how many bytes `init(decoding:)` needs.
+    public static func dataOffset(
+        decoding bytes: [UInt8], payloadByteCount: UInt64
+    ) throws(FormatError) -> UInt64 {
+        guard bytes.count >= lengthByteCount else {
+            throw .truncated(found: UInt64(bytes.count), expected: UInt64(lengthByteCount))
+        }
+        var length: UInt64 = 0
+        for index in (0..<lengthByteCount).reversed() {
+            length = length << 8 | UInt64(bytes[index])
+        }
+        guard length <= UInt64(Limits.manifestByteCount) else {
+            throw .invalidManifest(
+                "it claims \(length) bytes of JSON, expected at most \(Limits.manifestByteCount)")
+        }
+        let offset = length + UInt64(lengthByteCount)
+        guard offset <= payloadByteCount else {
+            throw .invalidManifest(
+                "its JSON ends at byte \(offset), but the payload has \(payloadByteCount)")
+        }
+        return offset
+    }
+
+    /// Decodes and checks the manifest at the start of a payload.
+    ///
+    /// - Parameters:
+    ///   - bytes: at least the first `dataOffset` bytes of the payload.
+    ///   - payloadByteCount: bytes of the whole payload, which the tensors must fill exactly.
+    public init(decoding bytes: [UInt8], payloadByteCount: UInt64) throws(FormatError) {
+        dataOffset = try Self.dataOffset(decoding: bytes, payloadByteCount: payloadByteCount)
+        guard UInt64(bytes.count) >= dataOffset else {
+            throw .truncated(found: UInt64(bytes.count), expected: dataOffset)
+        }
+        var scanner = JSONScanner(bytes, Self.lengthByteCount..<Int(dataOffset))
+        // safetensors wants the brace to come first, without white space.
+        guard dataOffset > 8, bytes[Self.lengthByteCount] == UInt8(ascii: "{") else {
+            throw scanner.failure("'{'")
+        }
+        var tensors: [Tensor] = []
+        var metadata: [MetadataEntry]?
+        var names = Set<[UInt8]>()
+        try scanner.expect("{")
+        if !scanner.consume("}") {
+            repeat {
+                let name = try scanner.string(limit: Limits.tensorNameByteCount)
+                guard names.insert(name).inserted else {
+                    throw .invalidManifest(
+                        "the key \"\(String(decoding: name, as: UTF8.self))\" is there twice")
+                }
+                try scanner.expect(":")
+                if name == Self.metadataName {
+                    metadata = try Self.decodeMetadata(&scanner)
+                } else {
+                    guard tensors.count < Limits.tensorCount else {
+                        throw .invalidManifest("more than \(Limits.tensorCount) tensors")
+                    }
+                    tensors.append(try Self.decodeTensor(&scanner, name: name))
+                }
+            } while scanner.consume(",")
+            try scanner.expect("}")
+        }
+        try scanner.expectEnd()
+        metadataEntries = metadata ?? []
+        self.tensors = try Self.inPayloadOrder(
+            tensors, dataByteCount: payloadByteCount - dataOffset)
+    }
+
+    private static func decodeMetadata(
+        _ scanner: inout JSONScanner
+    ) throws(FormatError) -> [MetadataEntry] {
+        var entries: [MetadataEntry] = []
+        var keys = Set<[UInt8]>()
+        try scanner.expect("{")
+        if scanner.consume("}") { return [] }
+        repeat {
+            let key = try scanner.string(limit: Limits.manifestByteCount)
+            guard keys.insert(key).inserted else {
+                throw .invalidManifest("__metadata__ has one key twice")
+            }
+            try scanner.expect(":")
+            let value = try scanner.string(limit: Limits.manifestByteCount)
+            entries.append(
+                MetadataEntry(
+                    key: String(decoding: key, as: UTF8.self),
+                    value: String(decoding: value, as: UTF8.self)))
+        } while scanner.consume(",")
+        try scanner.expect("}")
+        return entries
+    }
+
+    private static func decodeTensor(
+        _ scanner: inout JSONScanner, name: [UInt8]
+    ) throws(FormatError) -> Tensor {
+        let text = String(decoding: name, as: UTF8.self)
+        var elementType: ElementType?
+        var shape: [UInt64]?
+        var offsets: [UInt64]?
+        try scanner.expect("{")
+        repeat {
+            let key = String(decoding: try scanner.string(limit: 16), as: UTF8.self)
+            try scanner.expect(":")
+            switch key {
+            case "dtype" where elementType == nil:
+                let typeName = String(decoding: try scanner.string(limit: 16), as: UTF8.self)
+                elementType = ElementType(name: typeName)
+                guard elementType != nil else {
+                    throw .invalidManifest(
+                        "tensor \"\(text)\" has the unknown dtype \"\(typeName)\"")
+                }
+            case "shape" where shape == nil:
+                shape = try decodeIntegers(&scanner, limit: Limits.tensorRank)
+            case "data_offsets" where offsets == nil:
+                offsets = try decodeIntegers(&scanner, limit: 2)
+            default:
+                throw .invalidManifest(
+                    "tensor \"\(text)\" has the key \"\(key)\", expected dtype, shape and "
+                        + "data_offsets, once each")
+            }
+        } while scanner.consume(",")
+        try scanner.expect("}")
+        guard let elementType, let shape, let offsets, offsets.count == 2 else {
+            throw .invalidManifest(
+                "tensor \"\(text)\" lacks dtype, shape or two data_offsets")
+        }
+        guard offsets[0] <= offsets[1],
+            try elementType.byteCount(shape: shape) == offsets[1] - offsets[0]
+        else {
+            throw .invalidManifest(
+                "tensor \"\(text)\" has data_offsets \(offsets), which do not fit its shape "
+                    + "\(shape) of \(elementType)")
+        }
+        return Tensor(
+            name: text, elementType: elementType, shape: shape,
+            dataRange: offsets[0]..<offsets[1])
+    }
+
+    private static func decodeIntegers(
+        _ scanner: inout JSONScanner, limit: Int
+    ) throws(FormatError) -> [UInt64] {
+        var integers: [UInt64] = []
+        try scanner.expect("[")
+        if scanner.consume("]") { return [] }
+        repeat {
+            guard integers.count < limit else {
+                throw .invalidManifest(
+                    "an array at byte \(scanner.position) has more than \(limit) elements")
+            }
+            integers.append(try scanner.unsignedInteger())
+        } while scanner.consume(",")
+        try scanner.expect("]")
+        return integers
+    }
+
+    /// The tensors sorted by offset; they must fill the data without gap or overlap.
+    private static func inPayloadOrder(
+        _ tensors: [Tensor], dataByteCount: UInt64
+    ) throws(FormatError) -> [Tensor] {
+        let isSorted = zip(tensors, tensors.dropFirst()).allSatisfy { pair in
+            precedes(pair.0, pair.1) || !precedes(pair.1, pair.0)
+        }
+        let sorted = isSorted ? tensors : tensors.sorted(by: precedes)
+        var end: UInt64 = 0
+        for tensor in sorted {
+            guard tensor.dataRange.lowerBound == end else {
+                throw .invalidManifest(
+                    "tensor \"\(tensor.name)\" begins at data byte "
+                        + "\(tensor.dataRange.lowerBound), expected \(end)")
+            }
+            end = tensor.dataRange.upperBound
+        }
+        guard end == dataByteCount else {
+            throw .invalidManifest(
+                "the tensors end at data byte \(end), but the payload has \(dataByteCount)")
+        }
+        return sorted
+    }
+
+    private static func precedes(_ left: Tensor, _ right: Tensor) -> Bool {
+        (left.dataRange.lowerBound, left.dataRange.upperBound)
+            < (right.dataRange.lowerBound, right.dataRange.upperBound)
+    }
+}

@@ -1,0 +1,196 @@
+public import CheckpointFormat
+internal import CheckpointStorage
+internal import Synchronization
+
+/// Where a range of the payload is to be copied to.
+// Unchecked: whoever asks for the read keeps the memory alive and untouched until it returns.
+@safe public struct Destination: @unchecked Sendable {
+    public let payloadOffset: UInt64
+    public let buffer: UnsafeMutableRawBufferPointer
+
+    /// Asks for `buffer.count` bytes from `payloadOffset`.
+    ///
+    /// The memory must stay valid, and must not be used otherwise, until the read returns.
+    @unsafe public init(payloadOffset: UInt64, buffer: UnsafeMutableRawBufferPointer) {
+        self.payloadOffset = payloadOffset
+        unsafe self.buffer = buffer
+    }
+
+    // Safe: a count is read, not memory.
+    var byteCount: Int { unsafe buffer.count }
+
+    var range: Range<UInt64>? {
+        let (end, overflow) = payloadOffset.addingReportingOverflow(UInt64(byteCount))
+        return overflow ? nil : payloadOffset..<end
+    }
+}
+
+/// Whether a chunk can be read.
+public enum ChunkStatus: Hashable, Sendable {
+    case intact
+    case damaged(CheckpointError)
+}
+
+/// A checkpoint whose slot is pinned: no writer reuses it until `close`.
+///
+/// Every byte handed out was verified against its chunk's digest first. Calls may come from
+/// several threads; `close` must not overlap them.
+public final class SelectedCheckpoint: Sendable {
+    public let candidate: Candidate
+    private let reader: PayloadReader
+    private let pins: PinTable
+    private let isClosed = Mutex(false)
+
+    /// Takes over a pin of the candidate's slot.
+    init(_ candidate: Candidate, reader: PayloadReader, pins: PinTable) {
+        self.candidate = candidate
+        self.reader = reader
+        self.pins = pins
+    }
+
+    deinit { close() }
+
+    /// Releases the slot. Further calls throw `closed`; closing again does nothing.
+    public func close() {
+        let wasClosed = isClosed.withLock { isClosed in
+            defer { isClosed = true }
+            return isClosed
+        }
+        if !wasClosed { pins.unpin(candidate.slot) }
+    }
+
+    private func checkOpen() throws(CheckpointError) {
+        if isClosed.withLock({ $0 }) {
+            throw CheckpointError(
+                .closed, "the checkpoint of slot \(candidate.slot) was closed; select it again",
+                slot: candidate.slot)
+        }
+    }
+
+    /// The payload's bytes before the tensor data: for safetensors, the length and the JSON.
+    public func manifest() throws(CheckpointError) -> [UInt8] {
+        let byteCount = candidate.header.manifestByteCount
+        guard byteCount <= UInt64(Limits.manifestByteCount) + 8 else {
+            throw CheckpointError(
+                .corrupt,
+                "slot \(candidate.slot): the manifest has \(byteCount) bytes, expected at most "
+                    + "\(Limits.manifestByteCount + 8)", slot: candidate.slot,
+                byteOffset: candidate.headerOffset)
+        }
+        return try readBytes(0..<byteCount)
+    }
+
+    /// A copy of `range` of the payload.
+    public func readBytes(_ range: Range<UInt64>) throws(CheckpointError) -> [UInt8] {
+        try checkBounds(range)
+        var bytes = [UInt8](repeating: 0, count: range.count)
+        // Safe: the array is not touched otherwise while it is read into.
+        let result = unsafe bytes.withUnsafeMutableBytes { buffer in
+            Result { () throws(CheckpointError) in
+                try read([
+                    unsafe Destination(payloadOffset: range.lowerBound, buffer: buffer)
+                ])
+            }
+        }
+        try result.get()
+        return bytes
+    }
+
+    /// Fills all destinations. Each chunk that they touch is read once, by several threads, and
+    /// verified before a byte of it is copied.
+    ///
+    /// - Throws: `corrupt` or `inputOutput`; some destinations may then be filled, others not.
+    ///   `invalidArgument` when one reaches beyond the payload.
+    public func read(_ destinations: [Destination]) throws(CheckpointError) {
+        try checkOpen()
+        let chunkByteCount = UInt64(candidate.header.chunkByteCount)
+        var wanted: [Int: [Destination]] = [:]
+        for destination in destinations {
+            guard let range = destination.range else {
+                throw beyondEnd(destination.payloadOffset)
+            }
+            try checkBounds(range)
+            if range.isEmpty { continue }
+            for chunk in range.lowerBound / chunkByteCount...(range.upperBound - 1)
+                / chunkByteCount
+            {
+                wanted[Int(chunk), default: []].append(destination)
+            }
+        }
+        let parts = wanted
+        try reader.loadAll(parts.keys.sorted()) { chunk throws(CheckpointError) in
+            for destination in parts[chunk.index] ?? [] { Self.copy(chunk, to: destination) }
+        }
+    }
+
+    private static func copy(_ chunk: LoadedChunk, to destination: Destination) {
+        let chunkEnd = chunk.payloadOffset + UInt64(chunk.byteCount)
+        let start = max(chunk.payloadOffset, destination.payloadOffset)
+        let end = min(chunkEnd, destination.payloadOffset + UInt64(destination.byteCount))
+        let target = Int(start - destination.payloadOffset)
+        let source = Int(start - chunk.payloadOffset)
+        let count = Int(end - start)
+        // Safe: the range lies in both, and the destination is this read's alone.
+        unsafe UnsafeMutableRawBufferPointer(
+            rebasing: destination.buffer[target..<target + count]
+        ).copyMemory(
+            from: UnsafeRawBufferPointer(
+                start: chunk.buffer.baseAddress + source, count: count))
+    }
+
+    private func checkBounds(_ range: Range<UInt64>) throws(CheckpointError) {
+        guard range.upperBound <= candidate.header.payloadByteCount else {
+            throw beyondEnd(range.upperBound)
+        }
+    }
+
+    private func beyondEnd(_ offset: UInt64) -> CheckpointError {
+        CheckpointError(
+            .invalidArgument,
+            "payload byte \(offset) was asked for, but the payload of slot \(candidate.slot) has "
+                + "\(candidate.header.payloadByteCount) bytes", slot: candidate.slot)
+    }
+
+    /// Verifies every chunk and the payload's digest; see `SlotVerifier`.
+    public func verify(
+        progress: (@Sendable (UInt64) -> Void)? = nil
+    ) throws(CheckpointError) {
+        try checkOpen()
+        try SlotVerifier.verify(
+            candidate, in: reader.storage, workerCount: reader.workerCount, progress: progress)
+    }
+
+    /// Hands every chunk's bytes, verified and restored, to `body` in payload order on this
+    /// thread, while others read ahead.
+    ///
+    /// - Parameter body: gets the chunk's index, its byte offset in the payload, and a view that
+    ///   is valid during the call. What it throws ends the walk.
+    public func forEachChunk(
+        _ body: (Int, UInt64, RawSpan) throws(CheckpointError) -> Void
+    ) throws(CheckpointError) {
+        try checkOpen()
+        try reader.loadInOrder { chunk throws(CheckpointError) in
+            try chunk.buffer.withBytes(0..<chunk.byteCount) { bytes throws(CheckpointError) in
+                try body(chunk.index, chunk.payloadOffset, bytes)
+            }
+        }
+    }
+
+    /// The verified, restored bytes of one chunk.
+    public func chunk(_ index: Int) throws(CheckpointError) -> [UInt8] {
+        try checkOpen()
+        let loaded = try reader.load(index, into: ChunkBuffers(for: candidate.table))
+        return loaded.buffer.array(0..<loaded.byteCount)
+    }
+
+    /// Reads chunk `index` and says whether it is whole.
+    public func chunkStatus(_ index: Int) throws(CheckpointError) -> ChunkStatus {
+        try checkOpen()
+        do throws(CheckpointError) {
+            _ = try reader.load(index, into: ChunkBuffers(for: candidate.table))
+            return .intact
+        } catch {
+            return .damaged(error)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+internal import CPlatformLinux
+internal import Synchronization
+
+/// A named thread of the operating system: pthread_create(3), with every signal blocked.
+///
+/// Whoever starts one joins it; a thread that is never joined keeps its stack.
+public final class WorkerThread: Sendable {
+    private let handle: UInt64
+    private let isJoined = Mutex(false)
+
+    /// Starts `body` on a new thread. The kernel shows the first 15 bytes of `name`.
+    ///
+    /// - Throws: `StorageError` with EAGAIN when the system has no room for another thread.
+    public init(
+        name: String, _ body: @escaping @Sendable () -> Void
+    ) throws(StorageError) {
+        var handle: UInt64 = 0
+        let shown = String(decoding: name.utf8.prefix(15), as: UTF8.self)
+        // Safe: the box is retained here and released by the thread that runs it.
+        let context = unsafe Unmanaged.passRetained(Body(run: body)).toOpaque()
+        // Safe: the C function copies its arguments before it returns.
+        let result = unsafe pccp_thread_start(shown, Self.enter, context, &handle)
+        guard result == 0 else {
+            // Safe: no thread runs, so the reference is still ours.
+            unsafe Unmanaged<Body>.fromOpaque(context).release()
+            throw StorageError(
+                operation: "pthread_create", path: name, osErrorNumber: -result,
+                advice: "raise the limit on processes and threads (ulimit -u)")
+        }
+        self.handle = handle
+    }
+
+    /// The same, for a reader of the call site.
+    public static func start(
+        name: String, _ body: @escaping @Sendable () -> Void
+    ) throws(StorageError) -> WorkerThread {
+        try WorkerThread(name: name, body)
+    }
+
+    /// Waits until the thread has ended. Further calls return once the first has.
+    public func join() {
+        isJoined.withLock { isJoined in
+            if isJoined { return }
+            pccp_thread_join(handle)
+            isJoined = true
+        }
+    }
+
+    private final class Body: Sendable {
+        let run: @Sendable () -> Void
+        init(run: @escaping @Sendable () -> Void) { self.run = run }
+    }
+
+    private static let enter: @convention(c) (UnsafeMutableRawPointer?) -> Void = { context in
+        guard let context = unsafe context else { return }
+        // Safe: the reference that init retained; taken once, as a thread starts once.
+        unsafe Unmanaged<Body>.fromOpaque(context).takeRetainedValue().run()
+    }
+}

@@ -1,0 +1,297 @@
+public import CheckpointFormat
+internal import CheckpointRecovery
+public import CheckpointStorage
+internal import Synchronization
+
+/// Writes checkpoints into one file, several in flight at once.
+///
+/// Every save ends in exactly one outcome, told by its ticket. A checkpoint is *staged* once it
+/// was copied out of the caller's memory, and *durable* once it was flushed and anchored by a
+/// flushed superblock; whatever is durable stays recoverable until as many newer ones are durable
+/// as the file retains. Methods may be called from any thread.
+public final class CheckpointWriter: Sendable {
+    private let engine: Engine
+    private let isClosed = Mutex(false)
+    private let ownerProcessID = SystemClock.processID
+
+    /// Opens an existing file for writing.
+    ///
+    /// A complete newer checkpoint that a crash left unanchored is verified and anchored first.
+    /// - Throws: `locked` when another writer has the file; `notFound`, `readOnly`,
+    ///   `notACheckpointFile`, `unsupported`, `fingerprintMismatch`, `rankMismatch`,
+    ///   `invalidArgument`, `outOfMemory`, `inputOutput`.
+    public convenience init(path: String, options: WriterOptions = WriterOptions())
+        throws(CheckpointError)
+    {
+        let storage = try withCheckpointErrors { () throws(StorageError) in
+            try FileStorage(
+                path: path, access: .write, mode: options.mode,
+                allowsNetwork: options.allowsNetwork)
+        }
+        try self.init(storage: storage, options: options)
+    }
+
+    /// The same over any medium.
+    public init(storage: any Storage, options: WriterOptions = WriterOptions())
+        throws(CheckpointError)
+    {
+        guard (1...64).contains(options.snapshotWorkerCount),
+            (1...64).contains(options.writerWorkerCount)
+        else {
+            throw CheckpointError(.invalidArgument, "worker counts are 1 to 64")
+        }
+        let start = try WriterOpening(storage: storage, options: options).recover()
+        let pool = try Self.makePool(start.identity.geometry, options)
+        var state = EngineState(
+            storage: storage,
+            slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
+            superblock: start.superblock, superblockDigest: .zero,
+            nextSequence: start.nextSequence, freeBuffers: pool)
+        state.statistics.storageKind = storage.kind
+        state.statistics.poolByteCount = pool.reduce(0) { $0 + UInt64($1.byteCount) }
+        state.statistics.newestDurableStep = start.superblock.anchor?.step
+        state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
+        engine = Engine(
+            storage: storage, identity: start.identity, options: options, state: state)
+        // Before any slot is written: from here on the medium names this writer, and an adopted
+        // checkpoint is anchored.
+        let digest = try engine.writeSuperblock(start.superblock)
+        engine.monitor.withLock { $0.superblockDigest = digest }
+        try engine.start()
+    }
+
+    deinit {
+        // In a forked child the threads do not exist.
+        if ownerProcessID == SystemClock.processID { engine.stop() }
+    }
+
+    private static func makePool(
+        _ geometry: Geometry, _ options: WriterOptions
+    ) throws(CheckpointError) -> [AlignedBuffer] {
+        let chunk = geometry.chunkByteCount
+        let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
+        let count = max(
+            Int(clamping: (wanted + UInt64(chunk) - 1) / UInt64(chunk)), options.writerWorkerCount)
+        let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
+        guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
+            throw CheckpointError(
+                .outOfMemory,
+                "there is no memory for a staging pool of \(wanted) bytes; ask for a smaller pool")
+        }
+        return memory.buffers(of: chunk)
+    }
+
+    public var identity: IdentityBlock { engine.identity }
+
+    /// Begins a checkpoint.
+    ///
+    /// Returns at once, unless every slot is in flight and the policy is to wait. The payload's
+    /// memory is read until the ticket is staged.
+    /// - Parameters:
+    ///   - step: at least the last step saved by this writer; see `rewind`.
+    ///   - userMetadata: at most 2048 bytes of UTF-8, kept in the slot header.
+    /// - Throws: `tooLarge`, `stepBackwards`, `busy`, `timeout`, `slotsExhausted`, `failStop`,
+    ///   `closed`, `forked`, `invalidArgument`. Nothing was changed then.
+    public func save(
+        step: UInt64, payload: CheckpointPayload, userMetadata: String = ""
+    ) throws(CheckpointError) -> CheckpointTicket {
+        try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
+        let began = SystemClock.monotonicTime
+        var deadline: UInt64 = 0
+        if case .wait(let timeout?) = engine.options.busyPolicy {
+            deadline = began &+ max(timeout, 1)
+        }
+        while true {
+            let attempt = try engine.monitor.withLock { state throws(CheckpointError) in
+                try begin(step: step, payload, userMetadata, &state)
+            }
+            switch attempt {
+            case .begun(let ticket):
+                engine.monitor.wakeAll()
+                return ticket
+            case .noSlot:
+                try waitForSlot(step: step, began: began, deadline: deadline)
+                if case .skip = engine.options.busyPolicy { return skip(step) }
+            }
+        }
+    }
+
+    private func checkArguments(
+        step: UInt64, payload: CheckpointPayload, userMetadata: String
+    ) throws(CheckpointError) {
+        let path = engine.storage.path
+        guard ownerProcessID == SystemClock.processID else {
+            throw CheckpointError(
+                .forked,
+                "\(path): this writer belongs to process \(ownerProcessID), which forked; "
+                    + "open the file after the fork, in the process that saves")
+        }
+        let capacity = engine.geometry.slotByteCount
+        guard payload.byteCount <= capacity else {
+            throw CheckpointError(
+                .tooLarge,
+                "\(path): the state takes \(payload.byteCount) bytes, but a slot holds "
+                    + "\(capacity); create a new file with a larger capacity")
+        }
+        guard userMetadata.utf8.count <= Limits.userMetadataByteCount else {
+            throw CheckpointError(
+                .invalidArgument,
+                "user metadata has \(userMetadata.utf8.count) bytes, "
+                    + "expected at most \(Limits.userMetadataByteCount)")
+        }
+        guard step <= Limits.stepMaximum else {
+            throw CheckpointError(
+                .invalidArgument, "step is \(step), expected at most \(Limits.stepMaximum)")
+        }
+    }
+
+    private enum Attempt {
+        case begun(CheckpointTicket)
+        case noSlot
+    }
+
+    private func begin(
+        step: UInt64, _ payload: CheckpointPayload, _ userMetadata: String,
+        _ state: inout EngineState
+    ) throws(CheckpointError) -> Attempt {
+        try checkOpen(state)
+        if let last = state.lastStep, step < last {
+            throw CheckpointError(
+                .stepBackwards,
+                "\(engine.storage.path): step \(step) is below step \(last), the last one saved "
+                    + "by this writer; call rewind first when training really went back")
+        }
+        guard let slot = try takeSlot(&state) else { return .noSlot }
+        let sequence = SequenceNumber(rawValue: state.nextSequence)
+        state.nextSequence += 1
+        state.lastStep = step
+        state.slots.take(slot, for: sequence)
+        let checkpoint = InFlightCheckpoint(
+            sequence: sequence, slot: slot, step: step, payload: payload,
+            userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount)
+        state.inFlight.append(checkpoint)
+        state.statistics.savedCount += 1
+        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
+        if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
+        return .begun(checkpoint.ticket)
+    }
+
+    private func checkOpen(_ state: EngineState) throws(CheckpointError) {
+        if let error = state.failStop { throw error }
+        guard !state.isClosing else {
+            throw CheckpointError(
+                .closed, "\(engine.storage.path): this writer is closed; open the file again")
+        }
+    }
+
+    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends.
+    private func takeSlot(_ state: inout EngineState) throws(CheckpointError) -> SlotIndex? {
+        if state.slots.free.isEmpty, state.inFlight.isEmpty, state.slots.quarantinedCount > 0 {
+            throw CheckpointError(
+                .slotsExhausted,
+                "\(engine.storage.path): \(state.slots.quarantinedCount) slots are out of use "
+                    + "after failed flushes, and none is left; reopen the file, and check the "
+                    + "device if that repeats")
+        }
+        guard state.inFlight.count < engine.geometry.inFlightCount else { return nil }
+        for slot in state.slots.free {
+            do throws(StorageError) {
+                if try engine.storage.tryLock(.slot(slot), exclusive: true) { return slot }
+            } catch {
+                throw CheckpointError(error, slot: slot)
+            }
+        }
+        return nil
+    }
+
+    /// Waits until a checkpoint has ended, or, as readers do not tell when they unpin, for a
+    /// short while.
+    private func waitForSlot(
+        step: UInt64, began: UInt64, deadline: UInt64
+    ) throws(CheckpointError) {
+        switch engine.options.busyPolicy {
+        case .skip: return
+        case .fail: throw busyError(.busy, step)
+        case .wait: break
+        }
+        let unpinDeadline = SystemClock.monotonicTime + 20_000_000
+        engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
+        {
+            $0.failStop != nil || $0.isClosing
+                || (!$0.slots.free.isEmpty && $0.inFlight.count < engine.geometry.inFlightCount)
+        }
+        let now = SystemClock.monotonicTime
+        engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
+        if deadline != 0, now >= deadline { throw busyError(.timeout, step) }
+    }
+
+    private func busyError(_ code: CheckpointError.Code, _ step: UInt64) -> CheckpointError {
+        CheckpointError(
+            code,
+            "\(engine.storage.path): step \(step) finds all \(engine.geometry.inFlightCount) "
+                + "slots in flight or pinned by readers; save less often, or create the file "
+                + "with more slots in flight")
+    }
+
+    private func skip(_ step: UInt64) -> CheckpointTicket {
+        engine.monitor.withLock { $0.statistics.skippedCount += 1 }
+        let ticket = CheckpointTicket(step: step, sequence: .none)
+        ticket.resolve(.skipped)
+        return ticket
+    }
+
+    /// Says that training goes back to `step` on purpose: saves may use any step from there on.
+    /// They still get higher sequences, and so they are newer.
+    public func rewind(to step: UInt64) throws(CheckpointError) {
+        try engine.monitor.withLock { state throws(CheckpointError) in
+            try checkOpen(state)
+            state.lastStep = step
+        }
+    }
+
+    public var statistics: WriterStatistics {
+        engine.monitor.withLock { state in
+            var statistics = state.statistics
+            statistics.inFlightCount = state.inFlight.count
+            return statistics
+        }
+    }
+
+    /// Waits until nothing is in flight, marks the file as cleanly closed, and unlocks it.
+    ///
+    /// Afterwards every save throws `closed`. Closing twice is allowed.
+    /// - Throws: `failStop`, or why the last superblock could not be written. The writer is
+    ///   closed all the same, and what was durable stays so.
+    public func close() throws(CheckpointError) {
+        let wasClosed = isClosed.withLock { isClosed in
+            defer { isClosed = true }
+            return isClosed
+        }
+        if wasClosed { return }
+        if ownerProcessID != SystemClock.processID { return }
+        engine.monitor.withLock { $0.isClosing = true }
+        engine.monitor.wakeAll()
+        engine.monitor.wait { $0.inFlight.isEmpty }
+        engine.stop()
+        // Nothing but this thread uses the storage now.
+        defer { try? engine.storage.unlock(.writer) }
+        let last = try engine.monitor.withLock { state throws(CheckpointError) in
+            if let error = state.failStop { throw error }
+            var next = engine.nextSuperblock(state)
+            next.isCleanClose = true
+            return next
+        }
+        _ = try engine.writeSuperblock(last)
+    }
+
+    /// Stops at once, as a crash would: what is in flight fails, and nothing more is written.
+    public func abandon() {
+        let wasClosed = isClosed.withLock { isClosed in
+            defer { isClosed = true }
+            return isClosed
+        }
+        if wasClosed || ownerProcessID != SystemClock.processID { return }
+        engine.stop()
+        try? engine.storage.unlock(.writer)
+    }
+}

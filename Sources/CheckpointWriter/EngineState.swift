@@ -1,0 +1,101 @@
+internal import CheckpointFormat
+internal import CheckpointStorage
+
+/// One piece of work for a writer worker.
+struct WriteItem {
+    let checkpoint: InFlightCheckpoint
+    /// The chunk and the buffer that holds it; nil for the "writing" header.
+    let chunk: (index: Int, buffer: AlignedBuffer)?
+
+    /// Oldest checkpoint first, its header before its chunks, chunks in order.
+    static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool {
+        (left.checkpoint.sequence.rawValue, left.chunk?.index ?? -1)
+            < (right.checkpoint.sequence.rawValue, right.chunk?.index ?? -1)
+    }
+}
+
+/// Everything the engine's threads share, behind one lock.
+struct EngineState {
+    let storage: any Storage
+    var slots: SlotTable
+    /// The newest durable superblock and its digest.
+    var superblock: Superblock
+    var superblockDigest: Digest
+    var nextSequence: UInt64
+    /// The last step that this writer was given; nil until the first.
+    var lastStep: UInt64?
+
+    /// Every checkpoint that has not ended, oldest first.
+    var inFlight: [InFlightCheckpoint] = []
+    var freeBuffers: [AlignedBuffer]
+    /// Sorted by `WriteItem.isBefore`.
+    var writeQueue: [WriteItem] = []
+    /// All chunks are written; the committer's to take.
+    var written: [InFlightCheckpoint] = []
+
+    var failStop: CheckpointError?
+    /// No new checkpoints; those in flight go on.
+    var isClosing = false
+    /// Threads end as soon as they see it.
+    var isStopped = false
+    /// Since when the pool has been the bottleneck.
+    var stallBegan: UInt64?
+    var statistics = WriterStatistics()
+
+    /// The oldest checkpoint with something left to copy.
+    var nextToCopy: InFlightCheckpoint? {
+        inFlight.first { $0.failure == nil && $0.nextChunkToCopy < $0.chunkCount }
+    }
+
+    mutating func enqueue(_ item: WriteItem) {
+        // Items arrive almost in order, so the search from the end is short.
+        var index = writeQueue.endIndex
+        while index > 0, WriteItem.isBefore(item, writeQueue[index - 1]) { index -= 1 }
+        writeQueue.insert(item, at: index)
+        statistics.writeQueueCountMaximum = max(
+            statistics.writeQueueCountMaximum, writeQueue.count)
+    }
+
+    /// Marks a checkpoint as failed, takes its work out of the queue, and ends it as soon as
+    /// nothing of it is under way.
+    mutating func fail(
+        _ checkpoint: InFlightCheckpoint, _ error: CheckpointError, isSlotDoubtful: Bool = false
+    ) {
+        if isSlotDoubtful { checkpoint.isSlotDoubtful = true }
+        if checkpoint.failure == nil {
+            checkpoint.failure = error
+            statistics.lastError = error.message
+            for item in writeQueue where item.checkpoint === checkpoint {
+                if let chunk = item.chunk { freeBuffers.append(chunk.buffer) }
+            }
+            writeQueue.removeAll { $0.checkpoint === checkpoint }
+            written.removeAll { $0 === checkpoint }
+        }
+        endIfFailed(checkpoint)
+    }
+
+    /// Ends a failed checkpoint once no thread reads its memory or writes its slot.
+    mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
+        guard let failure = checkpoint.failure, checkpoint.busyCount == 0,
+            !checkpoint.isCommitting, inFlight.contains(where: { $0 === checkpoint })
+        else { return }
+        if checkpoint.isSlotDoubtful {
+            slots.quarantine(checkpoint.slot)
+            statistics.quarantinedSlotCount = slots.quarantinedCount
+        } else {
+            slots.release(checkpoint.slot)
+        }
+        statistics.failedCount += 1
+        end(checkpoint, .failed(failure))
+    }
+
+    mutating func end(_ checkpoint: InFlightCheckpoint, _ outcome: CheckpointOutcome) {
+        inFlight.removeAll { $0 === checkpoint }
+        checkpoint.payload = nil
+        // Lets readers pin the slot again. Failing to unlock only keeps them away.
+        if slots.use(checkpoint.slot) != .quarantined {
+            try? storage.unlock(.slot(checkpoint.slot))
+        }
+        checkpoint.ticket.resolve(outcome)
+    }
+}

@@ -1,0 +1,106 @@
+internal import CheckpointFormat
+internal import CheckpointStorage
+
+/// One checkpoint between `save` and its outcome.
+// Unchecked: the constants are set in init; the variables are touched only with the engine's
+// lock held.
+final class InFlightCheckpoint: @unchecked Sendable {
+    let sequence: SequenceNumber
+    let slot: SlotIndex
+    let step: UInt64
+    let userMetadata: String
+    let chunkCount: Int
+    let chunkByteCount: Int
+    let payloadByteCount: UInt64
+    let payloadKind: PayloadKind
+    let manifestByteCount: UInt64
+    let beganTime = SystemClock.wallTime
+    let ticket: CheckpointTicket
+    /// Element width of each chunk for the byte-plane filter: 1, 2, 4 or 8.
+    let planeWidths: [Int]
+
+    /// nil once staged: the caller's memory is no longer known here.
+    var payload: CheckpointPayload?
+    var nextChunkToCopy = 0
+    var copiedCount = 0
+    /// The "writing" header and every chunk.
+    var writesLeft: Int
+    /// Copies and writes under way at this moment. Only at 0 may a failed checkpoint end.
+    var busyCount = 0
+    /// A write was handed to the medium, so a failed flush says nothing good about it.
+    var hasWritten = false
+    var isCommitting = false
+    var failure: CheckpointError?
+    /// The failure was a flush: the slot is not reused.
+    var isSlotDoubtful = false
+    var entries: [ChunkEntry?]
+    var logicalDigest: LogicalDigest
+
+    init(
+        sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
+        userMetadata: String, chunkByteCount: Int
+    ) {
+        self.sequence = sequence
+        self.slot = slot
+        self.step = step
+        self.payload = payload
+        self.userMetadata = userMetadata
+        self.chunkByteCount = chunkByteCount
+        payloadByteCount = payload.byteCount
+        payloadKind = payload.kind
+        manifestByteCount = payload.manifestByteCount
+        let size = UInt64(chunkByteCount)
+        chunkCount = Int((payload.byteCount + size - 1) / size)
+        planeWidths = (0..<chunkCount).map { index in
+            let width = payload.elementByteCount(
+                from: UInt64(index) * size, count: chunkByteCount)
+            return [2, 4, 8].contains(width) ? width : 1
+        }
+        writesLeft = chunkCount + 1
+        entries = [ChunkEntry?](repeating: nil, count: chunkCount)
+        logicalDigest = LogicalDigest(payloadByteCount: payload.byteCount)
+        ticket = CheckpointTicket(step: step, sequence: sequence)
+    }
+
+    func chunkRange(_ index: Int) -> (offset: UInt64, count: Int) {
+        let count = ChunkEntry.rawByteCount(
+            index: index, payloadByteCount: payloadByteCount, chunkByteCount: chunkByteCount)
+        return (UInt64(index) * UInt64(chunkByteCount), count)
+    }
+
+    /// The header that marks the slot as taken, before any of its chunks is complete.
+    func writingHeader(identity: IdentityBlock, codec: Codec) -> SlotHeader {
+        var header = SlotHeader(
+            emptySlot: slot, fileUUID: identity.fileUUID, geometry: identity.geometry)
+        header.state = .writing
+        header.sequence = sequence
+        header.step = step
+        header.beganTime = beganTime
+        header.payloadByteCount = payloadByteCount
+        header.chunkByteCount = chunkByteCount
+        header.chunkCount = chunkCount
+        header.codec = codec
+        header.payloadKind = payloadKind
+        header.manifestByteCount = manifestByteCount
+        header.userMetadata = userMetadata
+        return header
+    }
+
+    /// The commit record and its chunk table, once every chunk was written.
+    func commitRecord(
+        identity: IdentityBlock, codec: Codec
+    ) -> (header: SlotHeader, table: ChunkTable) {
+        let entries = self.entries.map { entry in
+            guard let entry else { preconditionFailure("every chunk was written") }
+            return entry
+        }
+        let table = ChunkTable(entries: entries)
+        var header = writingHeader(identity: identity, codec: codec)
+        header.state = .complete
+        header.completedTime = SystemClock.wallTime
+        header.storedByteCount = entries.reduce(0) { $0 + UInt64($1.storedByteCount) }
+        header.chunkTableDigest = table.encoded().digest
+        header.logicalDigest = logicalDigest.finish()
+        return (header, table)
+    }
+}

@@ -1,0 +1,134 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointStorage
+internal import Logging
+
+/// Opening for writing: lock, flush, recover, anchor.
+struct WriterOpening {
+    let storage: any Storage
+    let options: WriterOptions
+
+    /// What the engine starts from.
+    struct Result {
+        let identity: IdentityBlock
+        let superblock: Superblock
+        let kept: [SlotIndex: SequenceNumber]
+        let nextSequence: UInt64
+    }
+
+    /// The truth of the medium, and the first superblock of this writer, which is not yet written.
+    ///
+    /// - Throws: `locked`, `fingerprintMismatch`, `rankMismatch`, `unsupported`, `corrupt`, and
+    ///   what reading throws. Nothing was changed then.
+    func recover() throws(CheckpointError) -> Result {
+        try lock()
+        try withCheckpointErrors { () throws(StorageError) in
+            // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
+            try storage.flush()
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        try check(decision.identity)
+        guard !decision.isFork else {
+            throw CheckpointError(
+                .corrupt,
+                "\(storage.path): two superblocks of generation \(decision.highestGeneration) "
+                    + "differ, so two writers have used this file at once; nothing is written. "
+                    + "Extract the checkpoint you want with pcextract and start a new file")
+        }
+        let chosen = choose(decision)
+        let superblock = firstSuperblock(decision, chosen)
+        var kept: [SlotIndex: SequenceNumber] = [:]
+        if let chosen { kept[chosen.slot] = chosen.sequence }
+        for entry in superblock.retained { kept[entry.slot] = entry.sequence }
+        return Result(
+            identity: decision.identity, superblock: superblock, kept: kept,
+            nextSequence: decision.highestSequence.rawValue + 1)
+    }
+
+    private func lock() throws(CheckpointError) {
+        do throws(StorageError) {
+            if try storage.tryLock(.writer, exclusive: true) { return }
+        } catch {
+            throw CheckpointError(error)
+        }
+        throw CheckpointError(
+            .locked,
+            "\(storage.path): another writer has it open\(lockHolder()); a file has one writer: "
+                + "give each rank its own path, or close the other one")
+    }
+
+    /// Whom the newest superblock names, when it can be read.
+    private func lockHolder() -> String {
+        guard let image = try? MetadataImage.read(from: storage),
+            let decision = try? SlotSelection.decide(image), let superblock = decision.superblock
+        else { return "" }
+        return " (process \(superblock.writerPID))"
+    }
+
+    private func check(_ identity: IdentityBlock) throws(CheckpointError) {
+        let unknown = identity.features.unknownReadOnlyCompatible
+        guard unknown == 0 else {
+            throw CheckpointError(
+                .unsupported,
+                "\(storage.path): features 0x\(String(unknown, radix: 16)) allow this version "
+                    + "to read the file but not to write it; use a newer PCcheck")
+        }
+        guard identity.rank == options.rank, identity.worldSize == options.worldSize else {
+            throw CheckpointError(
+                .rankMismatch,
+                "\(storage.path): it belongs to rank \(identity.rank) of \(identity.worldSize), "
+                    + "but this is rank \(options.rank) of \(options.worldSize); "
+                    + "give each rank its own path")
+        }
+        if let wanted = options.fingerprint, wanted != identity.fingerprint {
+            throw CheckpointError(
+                .fingerprintMismatch,
+                "\(storage.path): its fingerprint is \"\(identity.fingerprint)\", but this run's "
+                    + "is \"\(wanted)\"; use another file for another model or topology")
+        }
+    }
+
+    /// The checkpoint to go on from. What no superblock names is trusted only after every chunk
+    /// of it was verified, because nothing else says that its F1 finished.
+    private func choose(_ decision: RecoveryDecision) -> Candidate? {
+        for candidate in decision.candidates {
+            if candidate.isAnchored { return candidate }
+            do throws(CheckpointError) {
+                try SlotVerifier.verify(
+                    candidate, in: storage, workerCount: options.writerWorkerCount)
+                options.logger.notice(
+                    "anchored a complete checkpoint that a crash had left unanchored",
+                    metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
+                return candidate
+            } catch {
+                options.logger.warning(
+                    "rejected a checkpoint that was not anchored",
+                    metadata: ["step": "\(candidate.step)", "error": "\(error)"])
+            }
+        }
+        return nil
+    }
+
+    /// Names the chosen checkpoint and this writer, one generation above everything seen.
+    private func firstSuperblock(
+        _ decision: RecoveryDecision, _ chosen: Candidate?
+    ) -> Superblock {
+        let older = decision.candidates
+            .filter { $0.sequence < chosen?.sequence ?? .none && $0.kind != .unanchored }
+            .sorted { $0.sequence > $1.sequence }
+            .prefix(decision.identity.geometry.retainCount - 1)
+            .map { RetainedSlot(slot: $0.slot, sequence: $0.sequence) }
+        return Superblock(
+            fileUUID: decision.identity.fileUUID,
+            generation: Generation(rawValue: decision.highestGeneration.rawValue + 1),
+            anchor: chosen.map {
+                Anchor(
+                    slot: $0.slot, sequence: $0.sequence, step: $0.step,
+                    headerDigest: $0.headerDigest)
+            },
+            parentDigest: decision.superblockDigest ?? .zero,
+            watermarkStep: decision.superblock?.watermarkStep,
+            commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
+            writerPID: SystemClock.processID, storageKind: storage.kind, retained: Array(older))
+    }
+}

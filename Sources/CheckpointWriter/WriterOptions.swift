@@ -1,0 +1,36 @@
+public import CheckpointFormat
+public import CheckpointStorage
+public import Logging
+
+/// What `save` does when every slot is in flight.
+public enum BusyPolicy: Sendable, Hashable {
+    /// Wait for a slot; after the timeout, throw `timeout`.
+    case wait(timeoutNanoseconds: UInt64?)
+    /// Save nothing, and say so through a ticket in state `skipped`.
+    case skip
+    /// Throw `busy`.
+    case fail
+}
+
+public struct WriterOptions: Sendable {
+    public var busyPolicy = BusyPolicy.wait(timeoutNanoseconds: nil)
+    public var mode = FileStorage.Mode.automatic
+    /// Threads that copy state into the staging pool.
+    public var snapshotWorkerCount = 2
+    /// Threads that digest, compress and write chunks.
+    public var writerWorkerCount = 3
+    /// Bytes of the staging pool; nil for the smaller of one slot and 2 GiB. At least one chunk
+    /// per writer worker.
+    public var poolByteCount: UInt64?
+    public var codec = Codec.none
+    public var zstdLevel: Int32 = 1
+    /// Must match the file when not nil.
+    public var fingerprint: String?
+    /// Must match the file.
+    public var rank: UInt32 = 0
+    public var worldSize: UInt32 = 1
+    public var allowsNetwork = false
+    public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
+
+    public init() {}
+}

@@ -1,0 +1,61 @@
+public import CheckpointFormat
+
+/// What a writer has done since it was opened. Times are in nanoseconds, sizes in bytes.
+public struct WriterStatistics: Sendable, Hashable {
+    /// The life of one checkpoint.
+    public struct TimeLine: Sendable, Hashable {
+        public var step: UInt64
+        public var sequence: SequenceNumber
+        public var payloadByteCount: UInt64
+        public var storedByteCount: UInt64
+        public var stagedNanoseconds: UInt64
+        public var durableNanoseconds: UInt64
+    }
+
+    public static let recentCount = 16
+
+    /// How the medium is reached.
+    public var storageKind = StorageKind.unknown
+    public var poolByteCount: UInt64 = 0
+    public var inFlightCount = 0
+    /// Checkpoints begun, and how they ended.
+    public var savedCount: UInt64 = 0
+    public var durableCount: UInt64 = 0
+    public var supersededCount: UInt64 = 0
+    public var skippedCount: UInt64 = 0
+    public var failedCount: UInt64 = 0
+    /// Payload bytes of durable and superseded checkpoints, and what was written for them.
+    public var payloadByteCount: UInt64 = 0
+    public var storedByteCount: UInt64 = 0
+    public var metadataWriteCount: UInt64 = 0
+    public var chunkWriteCount: UInt64 = 0
+    public var flushCount: UInt64 = 0
+    public var flushNanoseconds: UInt64 = 0
+    /// Summed over the writer workers.
+    public var writeNanoseconds: UInt64 = 0
+    public var digestNanoseconds: UInt64 = 0
+    public var compressNanoseconds: UInt64 = 0
+    /// Summed over the snapshot workers.
+    public var copyNanoseconds: UInt64 = 0
+    /// Time during which state was waiting to be copied and the pool was empty.
+    public var stagingStallNanoseconds: UInt64 = 0
+    /// Time that callers of `save` waited for a slot.
+    public var busyNanoseconds: UInt64 = 0
+    public var writeQueueCountMaximum = 0
+    public var quarantinedSlotCount = 0
+    public var newestDurableStep: UInt64?
+    public var newestDurableSequence = SequenceNumber.none
+    /// The last error of any checkpoint.
+    public var lastError: String?
+    /// The writer accepts no more checkpoints.
+    public var isFailStop = false
+    /// The most recent durable checkpoints, oldest first.
+    public var recent: [TimeLine] = []
+
+    public init() {}
+
+    mutating func add(_ line: TimeLine) {
+        if recent.count == Self.recentCount { recent.removeFirst() }
+        recent.append(line)
+    }
+}

@@ -1,0 +1,140 @@
+internal import CPCCheck
+internal import CheckpointFormat
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+// What every function of the C ABI needs: handles, errors, options and strings.
+
+/// Runs `body`; its error becomes the status, and fills `error` when there is one.
+func status(
+    _ error: UnsafeMutablePointer<pcc_error>?, _ body: () throws(CheckpointError) -> Void
+) -> pcc_status {
+    do throws(CheckpointError) {
+        try body()
+        return PCC_OK
+    } catch let failure {
+        // Safe: the caller gives NULL or a whole struct.
+        fill(error, failure)
+        return failure.code.rawValue
+    }
+}
+
+private func fill(_ error: UnsafeMutablePointer<pcc_error>?, _ failure: CheckpointError) {
+    // Safe: checked for NULL; the message is cut to the array's size.
+    guard let error = error else { return }
+    var value = pcc_error()
+    value.code = failure.code.rawValue
+    value.os_errno = failure.osErrorNumber
+    value.slot = failure.slot.map { Int32(bitPattern: $0.rawValue) } ?? -1
+    value.byte_offset = failure.byteOffset.map { Int64(clamping: $0) } ?? -1
+    let room = MemoryLayout.size(ofValue: value.message) - 1
+    var text = failure.message
+    while text.utf8.count > room { text.removeLast() }
+    withUnsafeMutableBytes(of: &value.message) { message in
+        message.copyBytes(from: text.utf8)
+    }
+    error.pointee = value
+}
+
+func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArgument, message) }
+
+/// A handle: an object that C holds one reference to.
+enum Handle {
+    static func make(_ object: AnyObject) -> OpaquePointer {
+        // Safe: released by `release`, which the C side calls once per handle.
+        OpaquePointer(Unmanaged.passRetained(object).toOpaque())
+    }
+
+    static func object<Object: AnyObject>(
+        _ handle: OpaquePointer?, _ type: Object.Type, _ name: String
+    ) throws(CheckpointError) -> Object {
+        guard let handle = handle else { throw invalid("\(name) is NULL") }
+        // Safe: a handle of this C type was made from an object of this class.
+        return Unmanaged<Object>.fromOpaque(UnsafeRawPointer(handle))
+            .takeUnretainedValue()
+    }
+
+    static func release<Object: AnyObject>(_ handle: OpaquePointer?, _ type: Object.Type) {
+        guard let handle = handle else { return }
+        // Safe: C gives its only reference back.
+        Unmanaged<Object>.fromOpaque(UnsafeRawPointer(handle)).release()
+    }
+}
+
+/// A copy of an option struct, of whatever version the caller was compiled with: fields behind
+/// its `struct_size` are zero, which always means the default.
+func options<Options>(
+    _ pointer: UnsafePointer<Options>?, default value: Options, name: String
+) throws(CheckpointError) -> Options {
+    guard let pointer = pointer else { return value }
+    // Safe: every option struct begins with its size as a u32.
+    let size = Int(UnsafeRawPointer(pointer).load(as: UInt32.self))
+    guard size >= 4, size % 4 == 0 else {
+        throw invalid("\(name).struct_size is \(size), expected sizeof(\(name))")
+    }
+    if size > MemoryLayout<Options>.size {
+        // Safe: the caller's struct has `size` bytes.
+        let rest = UnsafeRawBufferPointer(start: pointer, count: size)
+            .dropFirst(MemoryLayout<Options>.size)
+        guard rest.allSatisfy({ $0 == 0 }) else {
+            throw CheckpointError(
+                .unsupported,
+                "\(name) sets a field that this version of the library does not know; "
+                    + "use a newer library")
+        }
+    }
+    var copy = value
+    // Safe: copies no more than either struct holds; C structs are trivial.
+    withUnsafeMutableBytes(of: &copy) { target in
+        target.copyMemory(
+            from: UnsafeRawBufferPointer(start: pointer, count: min(size, target.count)))
+    }
+    return copy
+}
+
+func text(_ pointer: UnsafePointer<CChar>?, _ name: String) throws(CheckpointError) -> String {
+    // Safe: the caller gives NULL or a NUL-terminated string.
+    guard let pointer = pointer else { throw invalid("\(name) is NULL") }
+    guard let text = String(validatingCString: pointer) else {
+        throw invalid("\(name) is not valid UTF-8")
+    }
+    return text
+}
+
+func optionalText(
+    _ pointer: UnsafePointer<CChar>?, _ name: String
+) throws(CheckpointError) -> String? {
+    pointer == nil ? nil : try text(pointer, name)
+}
+
+/// A string that the caller frees with pcc_free.
+func copyForCaller(_ text: String) throws(CheckpointError) -> UnsafeMutablePointer<CChar> {
+    // Safe: strdup copies the string into memory that free releases.
+    guard let copy = strdup(text) else {
+        throw CheckpointError(.outOfMemory, "out of memory for a string of \(text.utf8.count) bytes")
+    }
+    return copy
+}
+
+func array<Element>(
+    _ pointer: UnsafePointer<Element>?, _ count: Int, _ name: String
+) throws(CheckpointError) -> UnsafeBufferPointer<Element> {
+    guard count >= 0, pointer != nil || count == 0 else { throw invalid("\(name) is NULL") }
+    // Safe: the caller gives `count` elements.
+    return UnsafeBufferPointer(start: pointer, count: count)
+}
+
+/// nil for a negative number: no bound.
+func nanoseconds(milliseconds: Int64) -> UInt64? {
+    guard milliseconds >= 0 else { return nil }
+    let (product, overflow) = UInt64(milliseconds).multipliedReportingOverflow(by: 1_000_000)
+    return overflow ? nil : product
+}
+
+@c @implementation
+public func pcc_free(_ text: UnsafeMutablePointer<CChar>?) {
+    // Safe: NULL or a string of this library, which strdup made.
+    free(text)
+}

@@ -1,0 +1,137 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointWriter
+
+/// The little JSON that the C ABI returns, without Foundation, which would weigh more than the
+/// rest of the library.
+indirect enum JSON: CustomStringConvertible {
+    case null
+    case bool(Bool)
+    case number(UInt64)
+    case string(String)
+    case array([JSON])
+    case object([(key: String, value: JSON)])
+
+    static func count(_ value: Int) -> JSON { .number(UInt64(clamping: value)) }
+    static func optional(_ value: UInt64?) -> JSON { value.map(JSON.number) ?? .null }
+
+    var description: String {
+        switch self {
+        case .null: "null"
+        case .bool(let value): value ? "true" : "false"
+        case .number(let value): "\(value)"
+        case .string(let value): Self.quoted(value)
+        case .array(let values): "[" + values.map(\.description).joined(separator: ",") + "]"
+        case .object(let members):
+            "{" + members.map { "\(Self.quoted($0.key)):\($0.value)" }.joined(separator: ",") + "}"
+        }
+    }
+
+    private static func quoted(_ text: String) -> String {
+        var result = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"": result += "\\\""
+            case "\\": result += "\\\\"
+            case ..<" ":
+                let digits = String(scalar.value, radix: 16)
+                result += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: result.unicodeScalars.append(scalar)
+            }
+        }
+        return result + "\""
+    }
+}
+
+extension StorageKind {
+    /// The name that tools and statistics show.
+    var name: String {
+        switch self {
+        case .unknown: "unknown"
+        case .direct: "direct"
+        case .buffered: "buffered"
+        case .ring: "io_uring"
+        case .persistentMemory: "persistent_memory"
+        case .memory: "memory"
+        }
+    }
+}
+
+extension WriterStatistics {
+    var json: JSON {
+        .object([
+            ("backend", .string(storageKind.name)),
+            ("pool_byte_count", .number(poolByteCount)),
+            ("in_flight_count", .count(inFlightCount)),
+            ("saved_count", .number(savedCount)),
+            ("durable_count", .number(durableCount)),
+            ("superseded_count", .number(supersededCount)),
+            ("skipped_count", .number(skippedCount)),
+            ("failed_count", .number(failedCount)),
+            ("payload_byte_count", .number(payloadByteCount)),
+            ("stored_byte_count", .number(storedByteCount)),
+            ("metadata_write_count", .number(metadataWriteCount)),
+            ("chunk_write_count", .number(chunkWriteCount)),
+            ("flush_count", .number(flushCount)),
+            ("flush_nanoseconds", .number(flushNanoseconds)),
+            ("write_nanoseconds", .number(writeNanoseconds)),
+            ("digest_nanoseconds", .number(digestNanoseconds)),
+            ("compress_nanoseconds", .number(compressNanoseconds)),
+            ("copy_nanoseconds", .number(copyNanoseconds)),
+            ("staging_stall_nanoseconds", .number(stagingStallNanoseconds)),
+            ("busy_nanoseconds", .number(busyNanoseconds)),
+            ("write_queue_count_maximum", .count(writeQueueCountMaximum)),
+            ("quarantined_slot_count", .count(quarantinedSlotCount)),
+            ("newest_durable_step", .optional(newestDurableStep)),
+            ("newest_durable_sequence", .number(newestDurableSequence.rawValue)),
+            ("last_error", lastError.map(JSON.string) ?? .null),
+            ("is_fail_stop", .bool(isFailStop)),
+            ("recent", .array(recent.map(\.json))),
+        ])
+    }
+}
+
+extension WriterStatistics.TimeLine {
+    var json: JSON {
+        .object([
+            ("step", .number(step)), ("sequence", .number(sequence.rawValue)),
+            ("payload_byte_count", .number(payloadByteCount)),
+            ("stored_byte_count", .number(storedByteCount)),
+            ("staged_nanoseconds", .number(stagedNanoseconds)),
+            ("durable_nanoseconds", .number(durableNanoseconds)),
+        ])
+    }
+}
+
+extension RecoveryDecision {
+    var json: JSON {
+        .object([
+            ("file_uuid", .string("\(identity.fileUUID)")),
+            ("fingerprint", .string(identity.fingerprint)),
+            ("rank", .number(UInt64(identity.rank))),
+            ("world_size", .number(UInt64(identity.worldSize))),
+            ("in_flight", .count(identity.geometry.inFlightCount)),
+            ("retain", .count(identity.geometry.retainCount)),
+            ("chunk_byte_count", .count(identity.geometry.chunkByteCount)),
+            ("slot_byte_count", .number(identity.geometry.slotByteCount)),
+            ("file_byte_count", .number(identity.geometry.fileByteCount)),
+            ("generation", .number(highestGeneration.rawValue)),
+            ("highest_sequence", .number(highestSequence.rawValue)),
+            ("is_clean_close", .bool(superblock?.isCleanClose ?? false)),
+            ("slots", .array(slots.map(\.json))),
+        ])
+    }
+}
+
+extension SlotReport {
+    var json: JSON {
+        .object([
+            ("slot", .number(UInt64(slot.rawValue))),
+            ("reason", .string(reason.rawValue)),
+            ("detail", detail.map { .string("\($0)") } ?? .null),
+            ("sequence", .optional(header?.sequence.rawValue)),
+            ("step", .optional(header?.step)),
+            ("payload_byte_count", .optional(header?.payloadByteCount)),
+        ])
+    }
+}

@@ -1,0 +1,230 @@
+public import CPCCheck
+internal import CheckpointFormat
+internal import CheckpointStorage
+internal import CheckpointWriter
+
+// pcc_create, pcc_writer_* and pcc_ticket_*: thin calls into CheckpointWriter.
+
+@c @implementation
+public func pcc_create(
+    _ path: UnsafePointer<CChar>?, _ options: UnsafePointer<pcc_create_options>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let path = try text(path, "path")
+        let given = try PCCheckC.options(
+            options, default: pcc_create_options(), name: "pcc_create_options")
+        var options = CheckpointFile.Options(capacity: given.capacity_byte_count)
+        if given.in_flight > 0 { options.inFlight = Int(given.in_flight) }
+        if given.retain > 0 { options.retain = Int(given.retain) }
+        if given.chunk_byte_count > 0 { options.chunkByteCount = Int(given.chunk_byte_count) }
+        switch Int32(bitPattern: given.prealloc) {
+        case PCC_PREALLOC_DEFAULT, PCC_PREALLOC_ZERO: options.preallocation = .zero
+        case PCC_PREALLOC_FALLOCATE: options.preallocation = .fallocate
+        default: throw invalid("prealloc is \(given.prealloc), expected PCC_PREALLOC_*")
+        }
+        options.rank = given.rank
+        options.worldSize = max(given.world_size, 1)
+        options.replacesExisting = given.replace_existing != 0
+        options.allowsNetwork = given.allow_network != 0
+        options.fingerprint = try optionalText(given.fingerprint, "fingerprint") ?? ""
+        try CheckpointFile.create(path: path, options: options)
+    }
+}
+
+private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) -> WriterOptions {
+    var options = WriterOptions()
+    switch Int32(bitPattern: given.on_busy) {
+    case PCC_ON_BUSY_WAIT:
+        let timeout = given.busy_timeout_ms
+        options.busyPolicy = .wait(
+            timeoutNanoseconds: timeout == 0 ? nil : UInt64(timeout) * 1_000_000)
+    case PCC_ON_BUSY_SKIP: options.busyPolicy = .skip
+    case PCC_ON_BUSY_FAIL: options.busyPolicy = .fail
+    default: throw invalid("on_busy is \(given.on_busy), expected PCC_ON_BUSY_*")
+    }
+    switch Int32(bitPattern: given.backend) {
+    case PCC_BACKEND_AUTO: options.mode = .automatic
+    case PCC_BACKEND_DIRECT: options.mode = .direct
+    case PCC_BACKEND_BUFFERED: options.mode = .buffered
+    default: throw invalid("backend is \(given.backend), expected PCC_BACKEND_*")
+    }
+    guard let codec = UInt8(exactly: given.codec).flatMap(Codec.init(rawValue:)) else {
+        throw invalid("codec is \(given.codec), expected PCC_CODEC_*")
+    }
+    options.codec = codec
+    if given.zstd_level != 0 { options.zstdLevel = given.zstd_level }
+    if given.snapshot_worker_count > 0 {
+        options.snapshotWorkerCount = Int(given.snapshot_worker_count)
+    }
+    if given.writer_worker_count > 0 {
+        options.writerWorkerCount = Int(given.writer_worker_count)
+    }
+    if given.pool_byte_count > 0 { options.poolByteCount = given.pool_byte_count }
+    options.rank = given.rank
+    options.worldSize = max(given.world_size, 1)
+    options.allowsNetwork = given.allow_network != 0
+    options.fingerprint = try optionalText(given.fingerprint, "fingerprint")
+    return options
+}
+
+@c @implementation
+public func pcc_writer_open(
+    _ path: UnsafePointer<CChar>?, _ options: UnsafePointer<pcc_writer_options>?,
+    _ writer: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        guard let writer = writer else { throw invalid("writer is NULL") }
+        let given = try PCCheckC.options(
+            options, default: pcc_writer_options(), name: "pcc_writer_options")
+        let opened = try CheckpointWriter(
+            path: text(path, "path"), options: writerOptions(given))
+        writer.pointee = Handle.make(opened)
+    }
+}
+
+private typealias TensorMemory = (
+    description: TensorDescription, memory: CheckpointPayload.Region
+)
+
+private func tensor(_ given: pcc_tensor) throws(CheckpointError) -> TensorMemory {
+    let name = try text(given.name, "a tensor's name")
+    let dtype = try text(given.dtype, "the dtype of tensor \(name)")
+    guard let elementType = ElementType(name: dtype) else {
+        throw invalid("the dtype of tensor \(name) is \(dtype), expected a safetensors dtype")
+    }
+    guard Int(given.rank) <= Limits.tensorRank else {
+        throw invalid("tensor \(name) has rank \(given.rank), expected at most \(Limits.tensorRank)")
+    }
+    let shape = try array(given.shape, Int(given.rank), "the shape of tensor \(name)")
+    guard given.data != nil || given.byte_count == 0 else {
+        throw invalid("the data of tensor \(name) is NULL, expected \(given.byte_count) bytes")
+    }
+    let description = TensorDescription(
+        name: name, elementType: elementType, shape: Array(shape))
+    // Safe: the caller keeps the memory alive and unchanged until the ticket is staged.
+    let memory = CheckpointPayload.Region(
+        UnsafeRawBufferPointer(start: given.data, count: Int(given.byte_count)),
+        elementByteCount: elementType.planeWidth)
+    return (description, memory)
+}
+
+private func payload(
+    _ tensors: UnsafePointer<pcc_tensor>?, _ tensorCount: Int,
+    _ metadata: UnsafePointer<pcc_metadata>?, _ metadataCount: Int
+) throws(CheckpointError) -> CheckpointPayload {
+    let givenTensors = try array(tensors, tensorCount, "tensors")
+    var described: [TensorMemory] = []
+    described.reserveCapacity(tensorCount)
+    for index in 0..<tensorCount { described.append(try tensor(givenTensors[index])) }
+    let givenMetadata = try array(metadata, metadataCount, "metadata")
+    var pairs: [(key: String, value: String)] = []
+    for index in 0..<metadataCount {
+        let key = try text(givenMetadata[index].key, "a metadata key")
+        pairs.append((key, try text(givenMetadata[index].value, "metadata \(key)")))
+    }
+    return try CheckpointPayload(tensors: described, metadata: pairs)
+}
+
+private func begin(
+    _ writer: OpaquePointer?, _ step: UInt64, _ payload: CheckpointPayload,
+    _ options: UnsafePointer<pcc_save_options>?,
+    _ ticket: UnsafeMutablePointer<OpaquePointer?>?
+) throws(CheckpointError) {
+    let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+    guard let ticket = ticket else { throw invalid("ticket is NULL") }
+    let given = try PCCheckC.options(
+        options, default: pcc_save_options(), name: "pcc_save_options")
+    let metadata = try optionalText(given.user_metadata, "user_metadata") ?? ""
+    let begun = try writer.save(step: step, payload: payload, userMetadata: metadata)
+    ticket.pointee = Handle.make(begun)
+}
+
+@c @implementation
+public func pcc_writer_save(
+    _ writer: OpaquePointer?, _ step: UInt64, _ tensors: UnsafePointer<pcc_tensor>?,
+    _ tensor_count: Int, _ metadata: UnsafePointer<pcc_metadata>?, _ metadata_count: Int,
+    _ options: UnsafePointer<pcc_save_options>?, _ ticket: UnsafeMutablePointer<OpaquePointer?>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let payload = try payload(tensors, tensor_count, metadata, metadata_count)
+        try begin(writer, step, payload, options, ticket)
+    }
+}
+
+@c @implementation
+public func pcc_writer_save_opaque(
+    _ writer: OpaquePointer?, _ step: UInt64, _ regions: UnsafePointer<pcc_region>?,
+    _ region_count: Int, _ options: UnsafePointer<pcc_save_options>?,
+    _ ticket: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        var memory: [CheckpointPayload.Region] = []
+        for region in try array(regions, region_count, "regions") {
+            guard region.data != nil || region.byte_count == 0 else {
+                throw invalid("a region's data is NULL, expected \(region.byte_count) bytes")
+            }
+            // Safe: as for a tensor.
+            memory.append(
+                CheckpointPayload.Region(
+                    UnsafeRawBufferPointer(start: region.data, count: Int(region.byte_count))))
+        }
+        try begin(writer, step, CheckpointPayload(opaque: memory), options, ticket)
+    }
+}
+
+@c @implementation
+public func pcc_payload_byte_count(
+    _ tensors: UnsafePointer<pcc_tensor>?, _ tensor_count: Int,
+    _ metadata: UnsafePointer<pcc_metadata>?, _ metadata_count: Int,
+    _ byte_count: UnsafeMutablePointer<UInt64>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        guard let byte_count = byte_count else { throw invalid("byte_count is NULL") }
+        byte_count.pointee =
+            try payload(tensors, tensor_count, metadata, metadata_count).byteCount
+    }
+}
+
+@c @implementation
+public func pcc_writer_rewind(
+    _ writer: OpaquePointer?, _ step: UInt64, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        try Handle.object(writer, CheckpointWriter.self, "writer").rewind(to: step)
+    }
+}
+
+@c @implementation
+public func pcc_writer_stats_json(
+    _ writer: OpaquePointer?, _ json: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        guard let json = json else { throw invalid("json is NULL") }
+        json.pointee = try copyForCaller(writer.statistics.json.description)
+    }
+}
+
+@c @implementation
+public func pcc_writer_close(
+    _ writer: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        // Freed whatever close says, as the header promises.
+        defer { Handle.release(writer, CheckpointWriter.self) }
+        try object.close()
+    }
+}
+
+@c @implementation
+public func pcc_writer_abandon(_ writer: OpaquePointer?) {
+    guard let object = try? Handle.object(writer, CheckpointWriter.self, "writer") else {
+        return
+    }
+    object.abandon()
+    Handle.release(writer, CheckpointWriter.self)
+}

@@ -1,0 +1,148 @@
+public import CheckpointFormat
+public import CheckpointStorage
+
+/// A storage in memory, for tests: a medium's bytes and its lock table, shared by its openers.
+public final class MemoryStorage: Storage {
+    /// One call to the medium, as a fault hook sees it before it takes effect.
+    public enum Call: Hashable, Sendable {
+        case read(offset: UInt64, byteCount: Int)
+        case write(offset: UInt64, byteCount: Int)
+        case flush
+        case lock(LockByte, exclusive: Bool)
+    }
+
+    /// Called before each call, without any lock held; a returned number is the errno it fails
+    /// with.
+    public typealias FaultHook = @Sendable (Call) -> Int32?
+
+    private struct Medium {
+        var bytes: [UInt8]
+        /// Who holds each byte: the opener's identity, and whether it holds it alone.
+        var locks: [LockByte: [ObjectIdentifier: Bool]] = [:]
+        var flushCount = 0
+    }
+
+    public let path: String
+    public let kind = StorageKind.memory
+    public let byteCount: UInt64
+    private let medium: Monitor<Medium>
+    private let hook: Monitor<FaultHook?>
+
+    /// A medium of its own that holds `contents`.
+    public init(contents: [UInt8], path: String = "memory") {
+        self.path = path
+        byteCount = UInt64(contents.count)
+        medium = Monitor(Medium(bytes: contents))
+        hook = Monitor(nil)
+    }
+
+    /// A medium of its own, all zero.
+    public convenience init(byteCount: UInt64, path: String = "memory") {
+        self.init(contents: [UInt8](repeating: 0, count: Int(byteCount)), path: path)
+    }
+
+    /// Another opener of the medium of `other`: the same bytes, locks of its own.
+    public init(openerOf other: MemoryStorage) {
+        path = other.path
+        byteCount = other.byteCount
+        medium = other.medium
+        hook = Monitor(nil)
+    }
+
+    deinit {
+        // As with open file descriptions: closing releases the locks.
+        let identity = ObjectIdentifier(self)
+        medium.withLock { medium in
+            for byte in medium.locks.keys { medium.locks[byte]?[identity] = nil }
+        }
+    }
+
+    /// All bytes of the medium as they are now.
+    public var contents: [UInt8] { medium.withLock { $0.bytes } }
+
+    /// How many flushes succeeded.
+    public var flushCount: Int { medium.withLock { $0.flushCount } }
+
+    /// Changes bytes of the medium behind the back of every opener, any offset and count.
+    public func overwrite(_ bytes: [UInt8], at offset: UInt64) {
+        medium.withLock {
+            $0.bytes.replaceSubrange(Int(offset)..<Int(offset) + bytes.count, with: bytes)
+        }
+    }
+
+    /// Flips the bits of `mask` in the byte at `offset`.
+    public func flip(_ mask: UInt8, at offset: UInt64) {
+        medium.withLock { $0.bytes[Int(offset)] ^= mask }
+    }
+
+    /// Installs or removes the hook of this opener.
+    public func setFaultHook(_ newHook: FaultHook?) { hook.withLock { $0 = newHook } }
+
+    private func fail(_ call: Call, _ operation: String) throws(StorageError) {
+        guard let hook = hook.withLock({ $0 }), let error = hook(call) else { return }
+        var failure = StorageError(operation: operation, path: path, osErrorNumber: error)
+        switch call {
+        case .read(let offset, let byteCount), .write(let offset, let byteCount):
+            failure.byteOffset = offset
+            failure.byteCount = byteCount
+        case .flush, .lock: break
+        }
+        throw failure
+    }
+
+    private func check(_ range: Range<Int>, _ offset: UInt64) {
+        precondition(
+            range.lowerBound % Limits.blockByteCount == 0
+                && range.count % Limits.blockByteCount == 0
+                && offset % UInt64(Limits.blockByteCount) == 0,
+            "offsets and counts are multiples of 4096, as O_DIRECT needs them")
+    }
+
+    public func read(
+        into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError) {
+        check(range, offset)
+        try fail(.read(offset: offset, byteCount: range.count), "pread")
+        guard offset <= byteCount, UInt64(range.count) <= byteCount - offset else {
+            throw StorageError(
+                operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
+                osErrorNumber: 0)
+        }
+        let part = medium.withLock { Array($0.bytes[Int(offset)..<Int(offset) + range.count]) }
+        buffer.copy(part, to: range.lowerBound)
+    }
+
+    public func write(
+        _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
+    ) throws(StorageError) {
+        check(range, offset)
+        try fail(.write(offset: offset, byteCount: range.count), "pwrite")
+        guard offset <= byteCount, UInt64(range.count) <= byteCount - offset else {
+            throw StorageError(
+                operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
+                osErrorNumber: 28, advice: "a storage in memory does not grow")
+        }
+        overwrite(buffer.array(range), at: offset)
+    }
+
+    public func flush() throws(StorageError) {
+        try fail(.flush, "fdatasync")
+        medium.withLock { $0.flushCount += 1 }
+    }
+
+    public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
+        try fail(.lock(byte, exclusive: exclusive), "lock")
+        let identity = ObjectIdentifier(self)
+        return medium.withLock { medium in
+            let others = medium.locks[byte, default: [:]].filter { $0.key != identity }
+            let isFree = exclusive ? others.isEmpty : !others.values.contains(true)
+            if isFree { medium.locks[byte, default: [:]][identity] = exclusive }
+            return isFree
+        }
+    }
+
+    public func unlock(_ byte: LockByte) throws(StorageError) {
+        let identity = ObjectIdentifier(self)
+        medium.withLock { $0.locks[byte]?[identity] = nil }
+    }
+}

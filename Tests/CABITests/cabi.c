@@ -1,0 +1,248 @@
+/*
+ * A C program that uses nothing but pccheck.h and libpccheck.so.
+ *
+ *   cabi DIRECTORY            runs all cases, prints one line each, exits 1 on the first failure
+ *   cabi --crash FILE         (used by the first form) saves with three in flight, then dies
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pccheck.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { ELEMENTS = 300000 };
+
+static pcc_error error;
+static int case_count;
+
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) {                                                                    \
+            fprintf(stderr, "%s:%d: %s is false; last message: %s\n", __FILE__, __LINE__,     \
+                    #condition, error.message);                                                \
+            exit(1);                                                                           \
+        }                                                                                      \
+    } while (0)
+
+#define OK(call) CHECK((call) == PCC_OK)
+
+static void passed(const char *what)
+{
+    case_count++;
+    printf("ok %d - %s\n", case_count, what);
+}
+
+static void fill(float *values, uint64_t step)
+{
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        values[i] = (float)(step * 1000 + i % 997);
+}
+
+static pcc_status save(pcc_writer *writer, uint64_t step, const float *values, pcc_ticket **ticket)
+{
+    const uint64_t shape[2] = {ELEMENTS / 3, 3};
+    const uint8_t flag = 1;
+    pcc_tensor tensors[2] = {
+        {.name = "flag", .dtype = "BOOL", .data = &flag, .byte_count = 1},
+        {.name = "weight", .dtype = "F32", .shape = shape, .rank = 2, .data = values,
+         .byte_count = ELEMENTS * sizeof(float)},
+    };
+    pcc_metadata metadata = {"made_by", "cabi.c"};
+    pcc_save_options options = {.struct_size = sizeof options, .user_metadata = "from C"};
+    pcc_status status =
+        pcc_writer_save(writer, step, tensors, 2, &metadata, 1, &options, ticket, &error);
+    /* `flag` lives on this stack, so the copy must be done before it goes. */
+    if (status == PCC_OK)
+        OK(pcc_ticket_wait_staged(*ticket, -1, &error));
+    return status;
+}
+
+static void create(const char *path, uint32_t in_flight)
+{
+    pcc_create_options options = {
+        .struct_size = sizeof options,
+        .in_flight = in_flight,
+        .retain = 2,
+        .chunk_byte_count = 65536,
+        .capacity_byte_count = 2 << 20,
+        .prealloc = PCC_PREALLOC_FALLOCATE,
+        .fingerprint = "cabi",
+    };
+    OK(pcc_create(path, &options, &error));
+    CHECK(pcc_create(path, &options, &error) == PCC_EXISTS);
+}
+
+/* Three durable, then three in flight, then a death that no handler sees. */
+static int crash(const char *path)
+{
+    pcc_writer *writer;
+    OK(pcc_writer_open(path, NULL, &writer, &error));
+    float *values = malloc(ELEMENTS * sizeof *values);
+    pcc_ticket *tickets[6];
+    for (uint64_t step = 1; step <= 3; step++) {
+        fill(values, step);
+        OK(save(writer, step, values, &tickets[step - 1]));
+        OK(pcc_ticket_wait(tickets[step - 1], 30000, &error));
+    }
+    for (uint64_t step = 4; step <= 6; step++) {
+        fill(values, step);
+        OK(save(writer, step, values, &tickets[step - 1]));
+    }
+    kill(getpid(), SIGKILL);
+    return 1;
+}
+
+static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
+{
+    pcc_checkpoint_info selected;
+    OK(pcc_reader_select(reader, info->sequence, &selected, &error));
+    CHECK(selected.step == info->step);
+    char *json;
+    uint64_t data_offset;
+    OK(pcc_reader_manifest_json(reader, &json, &data_offset, &error));
+    CHECK(strstr(json, "\"weight\"") && strstr(json, "\"made_by\""));
+    CHECK(data_offset % 4096 == 0);
+    pcc_free(json);
+    float *expected = malloc(ELEMENTS * sizeof *expected);
+    float *found = malloc(ELEMENTS * sizeof *found);
+    fill(expected, info->step);
+    /* The widest element comes first, so "weight" begins the data. */
+    pcc_destination whole = {data_offset, ELEMENTS * sizeof *found, found};
+    OK(pcc_reader_load(reader, &whole, 1, &error));
+    CHECK(memcmp(expected, found, ELEMENTS * sizeof *found) == 0);
+    OK(pcc_reader_verify(reader, &error));
+    free(expected);
+    free(found);
+}
+
+static void crash_and_recover(const char *program, const char *path)
+{
+    create(path, 3);
+    pid_t child = fork();
+    if (child == 0) {
+        execl(program, program, "--crash", path, (char *)NULL);
+        _exit(127);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    passed("died with three checkpoints in flight");
+
+    pcc_reader *reader;
+    pcc_checkpoint_info infos[8];
+    size_t count;
+    OK(pcc_reader_open(path, NULL, &reader, &error));
+    OK(pcc_reader_list(reader, infos, 8, &count, &error));
+    CHECK(count >= 1 && infos[0].step >= 3);
+    expect_step(reader, &infos[0]);
+    char *json;
+    OK(pcc_reader_report_json(reader, &json, &error));
+    CHECK(strstr(json, "\"slots\""));
+    pcc_free(json);
+    uint64_t newest = infos[0].step, sequence = infos[0].sequence;
+    pcc_reader_close(reader);
+    passed("what was durable reads back after the crash");
+
+    pcc_writer *writer, *second;
+    OK(pcc_writer_open(path, NULL, &writer, &error));
+    CHECK(pcc_writer_open(path, NULL, &second, &error) == PCC_LOCKED);
+    passed("a second writer is refused");
+    float *values = malloc(ELEMENTS * sizeof *values);
+    pcc_ticket *ticket;
+    fill(values, newest + 1);
+    OK(save(writer, newest + 1, values, &ticket));
+    CHECK(pcc_ticket_sequence(ticket) > sequence);
+    OK(pcc_ticket_wait(ticket, 30000, &error));
+    CHECK(pcc_ticket_state(ticket) == PCC_TICKET_DURABLE);
+    CHECK(pcc_ticket_durable_nanoseconds(ticket) > 0);
+    pcc_ticket_free(ticket);
+    CHECK(save(writer, newest, values, &ticket) == PCC_STEP_BACKWARDS);
+    CHECK(strlen(error.message) > 20 && error.code == PCC_STEP_BACKWARDS);
+    OK(pcc_writer_rewind(writer, newest, &error));
+    fill(values, newest);
+    OK(save(writer, newest, values, &ticket));
+    pcc_ticket_free(ticket);
+    OK(pcc_writer_stats_json(writer, &json, &error));
+    CHECK(strstr(json, "\"saved_count\":2"));
+    pcc_free(json);
+    OK(pcc_writer_close(writer, &error));
+    passed("reopened, saved, went back a step, closed");
+
+    OK(pcc_reader_open(path, NULL, &reader, &error));
+    OK(pcc_reader_list(reader, infos, 8, &count, &error));
+    CHECK(infos[0].step == newest && infos[1].step == newest + 1 && infos[1].is_anchored);
+    expect_step(reader, &infos[0]);
+    expect_step(reader, &infos[1]);
+    pcc_reader_close(reader);
+    free(values);
+    passed("newest is the highest sequence, not the highest step; the retained one reads back");
+}
+
+static void refusals(const char *directory)
+{
+    char path[4096];
+    pcc_writer *writer;
+    snprintf(path, sizeof path, "%s/missing.pcc", directory);
+    CHECK(pcc_writer_open(path, NULL, &writer, &error) == PCC_NOT_FOUND);
+    CHECK(error.os_errno == ENOENT && strstr(error.message, "missing.pcc"));
+    CHECK(pcc_writer_open(NULL, NULL, &writer, NULL) == PCC_INVALID_ARGUMENT);
+    CHECK(pcc_writer_open(directory, NULL, &writer, &error) != PCC_OK);
+    passed("missing file, NULL path and a directory");
+
+    snprintf(path, sizeof path, "%s/refusals.pcc", directory);
+    create(path, 1);
+    pcc_writer_options options = {.struct_size = sizeof options, .fingerprint = "another"};
+    CHECK(pcc_writer_open(path, &options, &writer, &error) == PCC_FINGERPRINT_MISMATCH);
+    options = (pcc_writer_options){.struct_size = sizeof options, .rank = 1, .world_size = 2};
+    CHECK(pcc_writer_open(path, &options, &writer, &error) == PCC_RANK_MISMATCH);
+    struct {
+        pcc_writer_options known;
+        uint64_t from_the_future;
+    } newer = {{.struct_size = sizeof newer}, 1};
+    CHECK(pcc_writer_open(path, &newer.known, &writer, &error) == PCC_UNSUPPORTED);
+    newer.from_the_future = 0;
+    OK(pcc_writer_open(path, &newer.known, &writer, &error));
+    passed("foreign fingerprint, foreign rank, and option structs of another version");
+
+    pcc_ticket *ticket;
+    char *large = calloc(1, 3 << 20);
+    pcc_region region = {large, 3 << 20};
+    CHECK(pcc_writer_save_opaque(writer, 1, &region, 1, NULL, &ticket, &error) == PCC_TOO_LARGE);
+    pcc_tensor tensor = {.name = "t", .dtype = "F99", .data = large, .byte_count = 4};
+    CHECK(pcc_writer_save(writer, 1, &tensor, 1, NULL, 0, NULL, &ticket, &error) ==
+          PCC_INVALID_ARGUMENT);
+    tensor.dtype = "F32";
+    tensor.byte_count = 5;
+    CHECK(pcc_writer_save(writer, 1, &tensor, 1, NULL, 0, NULL, &ticket, &error) ==
+          PCC_INVALID_ARGUMENT);
+    region.byte_count = 100;
+    OK(pcc_writer_save_opaque(writer, 1, &region, 1, NULL, &ticket, &error));
+    pcc_status status = pcc_ticket_wait(ticket, -1, &error);
+    CHECK(status == PCC_OK);
+    pcc_ticket_free(ticket);
+    free(large);
+    OK(pcc_writer_close(writer, &error));
+    passed("too large, unknown dtype, size that contradicts the shape; opaque bytes");
+}
+
+int main(int count, char **arguments)
+{
+    if (count == 3 && strcmp(arguments[1], "--crash") == 0)
+        return crash(arguments[2]);
+    if (count != 2) {
+        fprintf(stderr, "usage: %s DIRECTORY\n", arguments[0]);
+        return 2;
+    }
+    CHECK(pcc_abi_version() == PCC_ABI_VERSION);
+    CHECK(strcmp(pcc_status_name(PCC_LOCKED), "PCC_LOCKED") == 0);
+    char path[4096];
+    snprintf(path, sizeof path, "%s/crash.pcc", arguments[1]);
+    crash_and_recover(arguments[0], path);
+    refusals(arguments[1]);
+    printf("%d passed, 0 failed\n", case_count);
+    return 0;
+}

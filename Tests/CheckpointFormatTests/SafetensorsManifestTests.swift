@@ -1,0 +1,262 @@
+import Testing
+
+@testable import CheckpointFormat
+
+@Suite struct SafetensorsManifestTests {
+    static func payloadHead(_ json: String) -> [UInt8] { payloadHead(Array(json.utf8)) }
+
+    static func payloadHead(_ json: [UInt8]) -> [UInt8] {
+        (0..<8).map { UInt8(truncatingIfNeeded: json.count >> (8 * $0)) } + json
+    }
+
+    static func decode(
+        _ json: String, dataByteCount: Int
+    ) throws(FormatError) -> SafetensorsManifest {
+        let head = payloadHead(json)
+        return try SafetensorsManifest(
+            decoding: head, payloadByteCount: UInt64(head.count + dataByteCount))
+    }
+
+    static func tensor(_ name: String, _ type: String, _ shape: [UInt64]) throws
+        -> TensorDescription
+    {
+        TensorDescription(
+            name: name, elementType: try #require(ElementType(name: type)), shape: shape)
+    }
+
+    @Test func roundTrip() throws {
+        let names = ["a", "", "weird \"\\\u{1}\n\u{7F}", "größe/層.0", "𝄞", "e\u{301}", "é"]
+        var tensors: [TensorDescription] = []
+        for (index, type) in ElementType.all.enumerated() {
+            let name = names.indices.contains(index) ? names[index] : "t\(index)"
+            tensors.append(
+                TensorDescription(name: name, elementType: type, shape: [UInt64(index), 4]))
+        }
+        tensors.append(try Self.tensor("scalar", "F32", []))
+        tensors.append(try Self.tensor("nothing", "I64", [3, 0, 5]))
+        let metadata = [(key: "step", value: "12"), (key: "é\"", value: "{\"a\": [1, \"\\n\"]}\t")]
+        let encoded = try SafetensorsManifest.encode(tensors, metadata: metadata)
+        #expect(encoded.bytes.count % 4096 == 0)
+        #expect(encoded.order.sorted() == Array(tensors.indices))
+
+        let total = UInt64(encoded.bytes.count) + encoded.dataByteCount
+        let manifest = try SafetensorsManifest(
+            decoding: encoded.bytes, payloadByteCount: total)
+        #expect(manifest.dataOffset == UInt64(encoded.bytes.count))
+        #expect(manifest.metadata.map(\.key) == metadata.map(\.key))
+        #expect(manifest.metadata.map(\.value) == metadata.map(\.value))
+        #expect(manifest.tensors.count == tensors.count)
+        for found in manifest.tensors {
+            let expected = try #require(
+                tensors.first { Array($0.name.utf8) == Array(found.name.utf8) })
+            #expect(found.elementType == expected.elementType)
+            #expect(found.shape == expected.shape)
+            #expect(UInt64(found.dataRange.count) == (try expected.byteCount))
+            #expect(
+                found.dataRange.isEmpty || found.elementType.bitCount < 8
+                    || found.dataRange.lowerBound % UInt64(found.elementType.bitCount / 8) == 0,
+                "\(found.name) is aligned to its element")
+        }
+    }
+
+    @Test func orderIsWidestFirstAndStable() throws {
+        let tensors = [
+            try Self.tensor("a", "U8", [3]), try Self.tensor("b", "F32", [1]),
+            try Self.tensor("c", "F64", [1]), try Self.tensor("d", "I32", [1]),
+            try Self.tensor("e", "I8", [1]),
+        ]
+        let encoded = try SafetensorsManifest.encode(tensors, metadata: [])
+        #expect(encoded.order == [2, 1, 3, 0, 4])
+        #expect(encoded.dataByteCount == 8 + 4 + 4 + 3 + 1)
+    }
+
+    @Test func anEmptyManifestIsOneBlock() throws {
+        let encoded = try SafetensorsManifest.encode([], metadata: [])
+        #expect(encoded.bytes.count == 4096)
+        let manifest = try SafetensorsManifest(decoding: encoded.bytes, payloadByteCount: 4096)
+        #expect(manifest.tensors.isEmpty && manifest.metadata.isEmpty)
+    }
+
+    @Test func encodingRefusesWhatDecodingWould() throws {
+        let overflow = try Self.tensor("a", "F32", [1 << 40, 1 << 40])
+        let packed = try Self.tensor("a", "F4", [3])
+        let deep = try Self.tensor("a", "U8", [UInt64](repeating: 1, count: 65))
+        let long = try Self.tensor(String(repeating: "n", count: 4097), "U8", [1])
+        let reserved = try Self.tensor("__metadata__", "U8", [1])
+        let huge = try Self.tensor("a", "U8", [1 << 47])
+        let plain = try Self.tensor("a", "U8", [1])
+        for tensors in [
+            [overflow], [packed], [deep], [long], [reserved], [huge], [plain, plain],
+        ] {
+            #expect(throws: FormatError.self) {
+                try SafetensorsManifest.encode(tensors, metadata: [])
+            }
+        }
+        #expect(throws: FormatError.self) {
+            try SafetensorsManifest.encode([plain], metadata: [("k", "1"), ("k", "2")])
+        }
+    }
+
+    /// Each is a header of 4 data bytes unless the first element says otherwise.
+    static let hostile: [(String, String)] = [
+        ("empty", ""),
+        ("not an object", "[]"),
+        ("white space first", " {}"),
+        ("unclosed", "{"),
+        ("text after the end", "{}x"),
+        ("NUL after the end", "{}\u{0}"),
+        ("trailing comma", #"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},}"#),
+        ("missing dtype", #"{"a":{"shape":[1],"data_offsets":[0,4]}}"#),
+        ("missing shape", #"{"a":{"dtype":"F32","data_offsets":[0,4]}}"#),
+        ("missing offsets", #"{"a":{"dtype":"F32","shape":[1]}}"#),
+        ("one offset", #"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}}"#),
+        ("three offsets", #"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}"#),
+        ("unknown dtype", #"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}}"#),
+        ("lower-case dtype", #"{"a":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}"#),
+        ("unknown key", #"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}"#),
+        ("key twice", #"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#),
+        (
+            "tensor twice",
+            #"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"#
+                + #""a":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}"#
+        ),
+        (
+            "tensor twice, one escaped",
+            #"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"#
+                + #""\u0061":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}"#
+        ),
+        ("metadata twice", #"{"__metadata__":{},"__metadata__":{}}"#),
+        ("metadata key twice", #"{"__metadata__":{"a":"1","a":"2"}}"#),
+        ("metadata with a number", #"{"__metadata__":{"a":1}}"#),
+        ("nested metadata", #"{"__metadata__":{"a":{"b":"c"}}}"#),
+        ("gap at the start", #"{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}"#),
+        ("gap at the end", #"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#),
+        ("past the payload", #"{"a":{"dtype":"U8","shape":[5],"data_offsets":[0,5]}}"#),
+        (
+            "gap between",
+            #"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"#
+                + #""b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}"#
+        ),
+        (
+            "overlap",
+            #"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"#
+                + #""b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}"#
+        ),
+        ("backwards", #"{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}"#),
+        ("shape too small", #"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,3]}}"#),
+        ("shape too large", #"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#),
+        (
+            "shape overflow",
+            #"{"a":{"dtype":"U8","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#
+        ),
+        (
+            "bit overflow",
+            #"{"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,4]}}"#
+        ),
+        ("packed bits", #"{"a":{"dtype":"F4","shape":[7],"data_offsets":[0,4]}}"#),
+        ("negative", #"{"a":{"dtype":"U8","shape":[4],"data_offsets":[-0,4]}}"#),
+        ("fraction", #"{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}"#),
+        ("exponent", #"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4e0]}}"#),
+        ("leading zero", #"{"a":{"dtype":"U8","shape":[04],"data_offsets":[0,4]}}"#),
+        (
+            "integer of 2^64",
+            #"{"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,4]}}"#
+        ),
+        (
+            "65 dimensions",
+            #"{"a":{"dtype":"U8","shape":[4"# + String(repeating: ",1", count: 64)
+                + #"],"data_offsets":[0,4]}}"#
+        ),
+        ("deep nesting", #"{"a":"# + String(repeating: "[", count: 100_000)),
+        ("deep objects", String(repeating: #"{"a":"#, count: 100_000)),
+        ("high surrogate alone", #"{"__metadata__":{"\ud834":""}}"#),
+        ("high surrogate at the end", #"{"__metadata__":{"\ud834"#),
+        ("high surrogate twice", #"{"__metadata__":{"\ud834\ud834":""}}"#),
+        ("low surrogate alone", #"{"__metadata__":{"\udd1e":""}}"#),
+        ("bad escape", #"{"__metadata__":{"\x41":""}}"#),
+        ("short escape", #"{"__metadata__":{"\u00"#),
+        ("bad hexadecimal", #"{"__metadata__":{"\u00g0":""}}"#),
+        ("raw control character", "{\"__metadata__\":{\"a\nb\":\"\"}}"),
+        ("name of 4097 bytes", "{\"" + String(repeating: "n", count: 4097)),
+        ("single quotes", "{'a':1}"),
+        ("comment", "{/**/}"),
+        ("literal", "{\"a\":null}"),
+    ]
+
+    @Test(arguments: hostile) func hostileHeadersAreRefused(name: String, json: String) {
+        #expect(throws: FormatError.self, "\(name)") {
+            try Self.decode(json, dataByteCount: 4)
+        }
+    }
+
+    @Test(
+        arguments: [
+            [0x80], [0xC0, 0x80], [0xC3], [0xE2, 0x82], [0xED, 0xA0, 0x80],
+            [0xF4, 0x90, 0x80, 0x80],
+            [0xF8, 0x88, 0x80, 0x80, 0x80], [0xFF],
+        ] as [[UInt8]])
+    func invalidUTF8IsRefused(bytes: [UInt8]) {
+        let json = Array("{\"__metadata__\":{\"a".utf8) + bytes + Array("\":\"\"}}".utf8)
+        let head = Self.payloadHead(json)
+        #expect(throws: FormatError.self) {
+            try SafetensorsManifest(decoding: head, payloadByteCount: UInt64(head.count))
+        }
+    }
+
+    @Test func harmlessOddityIsAccepted() throws {
+        let json =
+            "{ \"b\" :\t{\"data_offsets\": [2 , 4],\r\n\"shape\":[2],\"dtype\":\"U8\"}, "
+            + #""\ud834\udd1e\/\b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}  "#
+        let manifest = try Self.decode(json, dataByteCount: 4)
+        #expect(manifest.tensors.map(\.name) == ["𝄞/\u{8}", "b"])
+    }
+
+    @Test func lengthIsCheckedBeforeAnythingIsAllocated() {
+        for length in [100_000_001, UInt64(Int64.max), UInt64.max - 7, UInt64.max] {
+            let head = (0..<8).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) }
+            #expect(throws: FormatError.self) {
+                try SafetensorsManifest(decoding: head + [0x7B], payloadByteCount: .max)
+            }
+        }
+        #expect(throws: FormatError.truncated(found: 3, expected: 8)) {
+            try SafetensorsManifest(decoding: [1, 2, 3], payloadByteCount: 4096)
+        }
+        let head = Self.payloadHead("{}")
+        #expect(throws: FormatError.self) {
+            try SafetensorsManifest(decoding: head, payloadByteCount: 9)
+        }
+        #expect(throws: FormatError.truncated(found: 9, expected: 10)) {
+            try SafetensorsManifest(decoding: Array(head.dropLast()), payloadByteCount: 10)
+        }
+    }
+
+    @Test func everyPrefixIsRefusedWithoutATrap() throws {
+        let tensors = [try Self.tensor("wéight", "F32", [2, 2]), try Self.tensor("b", "U8", [])]
+        let whole = try SafetensorsManifest.encode(tensors, metadata: [("k", "v\u{1}")])
+        let json = Array(whole.bytes[8...]).prefix { $0 != 0x20 }
+        for count in 0..<json.count {
+            let head = Self.payloadHead(Array(json.prefix(count)))
+            #expect(throws: FormatError.self) {
+                try SafetensorsManifest(
+                    decoding: head, payloadByteCount: UInt64(head.count) + whole.dataByteCount)
+            }
+        }
+    }
+
+    @Test func everyByteMutationIsAnErrorOrAValidManifest() throws {
+        let tensors = [try Self.tensor("w", "F32", [2, 2]), try Self.tensor("b", "U8", [3])]
+        let whole = try SafetensorsManifest.encode(tensors, metadata: [("k", "v")])
+        let payloadByteCount = UInt64(whole.bytes.count) + whole.dataByteCount
+        for index in 0..<200 {
+            for value in [0, 0x20, 0x22, 0x2C, 0x30, 0x39, 0x5C, 0x7B, 0x7D, 0x80, 0xFF] as [UInt8]
+            {
+                var bytes = whole.bytes
+                bytes[index] = value
+                let manifest = try? SafetensorsManifest(
+                    decoding: bytes, payloadByteCount: payloadByteCount)
+                guard let manifest else { continue }
+                #expect(manifest.tensors.reduce(0) { $0 + $1.dataRange.count } == 19)
+            }
+        }
+    }
+}

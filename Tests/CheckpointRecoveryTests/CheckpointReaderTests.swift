@@ -1,0 +1,273 @@
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointStorage
+import StorageFaults
+import Testing
+
+@Suite struct CheckpointReaderTests {
+    /// Sequence 5 anchored in slot 0, sequence 4 older in slot 1.
+    private func builder(
+        codec: Codec = .none, content: ImageBuilder.Content? = nil
+    ) throws -> (ImageBuilder, ImageBuilder.Content) {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        let content = content ?? .opaque(byteCount: 300_001, seed: 7)
+        builder.complete(slot: 1, sequence: 4)
+        let anchor = builder.complete(slot: 0, sequence: 5, content: content, codec: codec)
+        builder.commit(builder.superblock(generation: 3, anchor: anchor))
+        return (builder, content)
+    }
+
+    @Test(arguments: Codec.allCases, [1, 3])
+    func everyRangeReadsBackWhatWasStored(_ codec: Codec, _ workerCount: Int) throws {
+        let content = try ImageBuilder.Content.tensors(
+            [30_000, 1, 40_000], metadata: [("step", "50")], seed: 3)
+        let (builder, _) = try builder(codec: codec, content: content)
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
+        let candidate = try #require(reader.decision.candidates.first)
+        if codec != .none { #expect(candidate.table.entries.contains { $0.codec == codec }) }
+        let selected = try reader.select(candidate)
+        defer { selected.close() }
+        let size = UInt64(content.bytes.count)
+        #expect(try selected.readBytes(0..<size) == content.bytes)
+        #expect(
+            try selected.manifest() == Array(content.bytes[..<Int(content.manifestByteCount)]))
+        var random = SplitMix64(seed: 11)
+        for _ in 0..<20 {
+            let start = random.next() % size
+            let end = start + random.next() % (size - start + 1)
+            let part = try selected.readBytes(start..<end)
+            #expect(part == Array(content.bytes[Int(start)..<Int(end)]), "\(start)..<\(end)")
+        }
+        var whole: [UInt8] = []
+        try selected.forEachChunk { index, offset, bytes throws(CheckpointError) in
+            #expect(offset == UInt64(whole.count) && index == Int(offset) / (64 << 10))
+            for byte in 0..<bytes.byteCount {
+                // Safe: below the span's count.
+                whole.append(unsafe bytes.unsafeLoad(fromByteOffset: byte, as: UInt8.self))
+            }
+        }
+        #expect(whole == content.bytes)
+        try selected.verify()
+        #expect(try selected.chunk(1) == Array(content.bytes[65536..<131_072]))
+    }
+
+    @Test func scatteredDestinationsReadEachChunkOnce() throws {
+        let (builder, content) = try builder()
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage, workerCount: 2)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let reads = Monitor(0)
+        storage.setFaultHook { _ in
+            reads.withLock { $0 += 1 }
+            return nil
+        }
+        let ranges = [(250_000, 50_001), (0, 10), (65_530, 20), (100, 0), (70_000, 60_000)]
+        let total = ranges.reduce(0) { $0 + $1.1 }
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: total, alignment: 16)
+        defer { unsafe memory.deallocate() }
+        var destinations: [Destination] = []
+        var expected: [UInt8] = []
+        for (offset, count) in ranges {
+            let start = expected.count
+            // Safe: disjoint parts of memory that lives until the end of the test.
+            let part = unsafe UnsafeMutableRawBufferPointer(
+                rebasing: memory[start..<start + count])
+            destinations.append(unsafe Destination(payloadOffset: UInt64(offset), buffer: part))
+            expected += content.bytes[offset..<offset + count]
+        }
+        try selected.read(destinations)
+        #expect(unsafe Array(memory) == expected)
+        // Chunks 0, 1, 3 and 4 of five.
+        #expect(reads.withLock { $0 } == 4)
+    }
+
+    @Test func progressGrowsToThePayloadSize() throws {
+        let (builder, _) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: 3)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let seen = Monitor([UInt64]())
+        try selected.verify { count in seen.withLock { $0.append(count) } }
+        let counts = seen.withLock { $0 }
+        #expect(counts.count == 5 && counts == counts.sorted() && counts.last == 300_001)
+    }
+
+    @Test(arguments: Codec.allCases) func damagedChunkIsNamed(_ codec: Codec) throws {
+        let content = try ImageBuilder.Content.tensors([60_000], metadata: [], seed: 3)
+        var (builder, _) = try builder(codec: codec, content: content)
+        let bad = builder.geometry.slotDataOffset(SlotIndex(0)) + 2 * 65536
+        builder.flip(bad + 17, bit: 5)
+        let reader = try CheckpointReader(storage: builder.storage())
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let error = #expect(throws: CheckpointError.self) { try selected.verify() }
+        #expect(error?.code == .corrupt)
+        #expect(error?.slot == SlotIndex(0) && error?.byteOffset == bad)
+        #expect(error?.message.contains("chunk 2 has digest") == true)
+        #expect(throws: CheckpointError.self) { try selected.readBytes(0..<200_000) }
+        #expect(throws: CheckpointError.self) {
+            try selected.forEachChunk { _, _, _ throws(CheckpointError) in }
+        }
+        #expect(try selected.readBytes(0..<131_072).count == 131_072)
+        #expect(try selected.chunkStatus(1) == .intact)
+        guard case .damaged = try selected.chunkStatus(2) else {
+            Issue.record("chunk 2 must be damaged")
+            return
+        }
+    }
+
+    @Test func wrongLogicalDigestIsFoundThoughChunksMatch() throws {
+        var (builder, _) = try builder()
+        let offset = builder.geometry.headerOffset(SlotIndex(0))
+        let block = Array(builder.bytes[Int(offset)..<Int(offset) + 4096])
+        var header = try SlotHeader(
+            decoding: block, slot: SlotIndex(0), identity: builder.identity)
+        header.logicalDigest.low ^= 1
+        builder.put(header.encoded().bytes, at: SlotIndex(0))
+        let reader = try CheckpointReader(storage: builder.storage())
+        let candidate = try #require(reader.decision.candidates.first)
+        #expect(candidate.kind == .older)
+        let error = #expect(throws: CheckpointError.self) {
+            try SlotVerifier.verify(candidate, in: builder.storage())
+        }
+        #expect(error?.message.contains("faulty program") == true)
+    }
+
+    @Test func loadFallsBackAndSaysSo() throws {
+        var (builder, _) = try builder()
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)) + 1)
+        let reader = try CheckpointReader(storage: builder.storage())
+        let loaded = try reader.loadNewest { selected throws(CheckpointError) in
+            try selected.readBytes(0..<selected.candidate.header.payloadByteCount)
+        }
+        #expect(loaded.candidate.sequence.rawValue == 4)
+        #expect(loaded.value == ImageBuilder.bytes(100_000, seed: 4))
+        #expect(loaded.rejected.map(\.candidate.sequence.rawValue) == [5])
+        #expect(loaded.rejected.first?.error.code == .corrupt)
+    }
+
+    @Test func unanchoredIsVerifiedBeforeUse() throws {
+        var (builder, _) = try builder()
+        builder.complete(slot: 2, sequence: 6)
+        // Behind what the loader asks for, so that only full verification can find it.
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(2)) + 90_000)
+        let reader = try CheckpointReader(storage: builder.storage())
+        let loaded = try reader.loadNewest { selected throws(CheckpointError) in
+            try selected.readBytes(0..<10)
+        }
+        #expect(loaded.candidate.sequence.rawValue == 5)
+        #expect(loaded.rejected.map(\.candidate.kind) == [.unanchored])
+    }
+
+    @Test func nothingUsableNamesEverySlot() throws {
+        var builder = try ImageBuilder()
+        builder.writing(slot: 1, sequence: 3)
+        let reader = try CheckpointReader(storage: builder.storage())
+        let none = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(none?.code == .noCheckpoint)
+        #expect(none?.message.contains("slot 1: writing, sequence 3") == true)
+        builder.complete(slot: 0, sequence: 1)
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)))
+        let damaged = try CheckpointReader(storage: builder.storage())
+        let all = #expect(throws: CheckpointError.self) {
+            try damaged.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(all?.code == .corrupt)
+        #expect(all?.message.contains("chunk 0 has digest") == true)
+    }
+
+    @Test func otherErrorsEndTheSearch() throws {
+        let (builder, _) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage())
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { selected throws(CheckpointError) in
+                try selected.readBytes(0..<1 << 40)
+            }
+        }
+        #expect(error?.code == .invalidArgument)
+    }
+
+    @Test func aPinnedSlotIsNotReused() throws {
+        let (builder, _) = try builder()
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        let reader = try CheckpointReader(storage: storage)
+        let candidate = try #require(reader.decision.candidates.first)
+        let first = try reader.select(candidate)
+        let second = try reader.select(candidate)
+        let slot = LockByte.slot(candidate.slot)
+        #expect(try !writer.tryLock(slot, exclusive: true))
+        first.close()
+        first.close()
+        #expect(try !writer.tryLock(slot, exclusive: true))
+        second.close()
+        #expect(try writer.tryLock(slot, exclusive: true))
+        let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
+        #expect(error?.code == .busy)
+        #expect(throws: CheckpointError.self) { try first.readBytes(0..<1) }
+    }
+
+    @Test func aReusedSlotIsNoticedAndTheNewerCheckpointIsLoaded() throws {
+        var (builder, _) = try builder()
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage)
+        let candidate = try #require(reader.decision.candidates.first)
+        let anchor = builder.complete(slot: 0, sequence: 6)
+        builder.commit(builder.superblock(generation: 4, anchor: anchor))
+        storage.overwrite(builder.bytes, at: 0)
+        let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
+        #expect(error?.code == .busy)
+        let loaded = try reader.loadNewest { _ throws(CheckpointError) in }
+        #expect(loaded.candidate.sequence.rawValue == 6 && loaded.candidate.isAnchored)
+    }
+
+    /// A writer commits between the two reads of the superblock: the reader starts over.
+    @Test func refreshFollowsAWriterThatMoves() throws {
+        var (builder, _) = try builder()
+        let storage = builder.storage()
+        let anchor = builder.complete(slot: 2, sequence: 6)
+        builder.commit(builder.superblock(generation: 4, anchor: anchor))
+        let newer = builder.bytes
+        let reads = Monitor(0)
+        storage.setFaultHook { [storage] call in
+            guard case .read = call else { return nil }
+            if reads.withLock({
+                $0 += 1; return $0
+            }) == 4 {
+                storage.overwrite(newer, at: 0)
+            }
+            return nil
+        }
+        let reader = try CheckpointReader(storage: storage)
+        storage.setFaultHook(nil)
+        #expect(reader.decision.superblock?.generation.rawValue == 4)
+        #expect(reader.decision.candidates.first?.sequence.rawValue == 6)
+        #expect(reader.decision.candidates.first?.isAnchored == true)
+    }
+
+    @Test func fingerprintIsCompared() throws {
+        let builder = try ImageBuilder(fingerprint: "gpt-small")
+        _ = try CheckpointReader(storage: builder.storage(), fingerprint: "gpt-small")
+        let error = #expect(throws: CheckpointError.self) {
+            try CheckpointReader(storage: builder.storage(), fingerprint: "gpt-large")
+        }
+        #expect(error?.code == .fingerprintMismatch)
+    }
+
+    @Test func emptyPayloadIsWhole() throws {
+        var builder = try ImageBuilder()
+        builder.complete(slot: 0, sequence: 1, content: .opaque(byteCount: 0, seed: 1))
+        let reader = try CheckpointReader(storage: builder.storage())
+        let loaded = try reader.loadNewest { selected throws(CheckpointError) in
+            try selected.readBytes(0..<0)
+        }
+        #expect(loaded.value.isEmpty)
+    }
+
+    @Test func missingFileIsNotFound() {
+        let error = #expect(throws: CheckpointError.self) {
+            try CheckpointReader(path: "/nonexistent/run.pcc")
+        }
+        #expect(error?.code == .notFound)
+    }
+}
