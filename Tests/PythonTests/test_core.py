@@ -219,20 +219,22 @@ def test_waits_heed_signals(path: Path) -> None:
 
 
 def test_on_busy_skip(path: Path) -> None:
+    state = big_state(256)
     with pccheck.Checkpointer(path, in_flight=1, on_busy="skip") as checkpointer:
-        first = checkpointer.save(1, big_state())
-        second = checkpointer.save(2, big_state())
+        first = checkpointer.save(1, state)
+        second = checkpointer.save(2, state)
         assert second.wait().kind == "skipped" and second.done() and not second.wait().durable
         assert first.wait().durable
-        assert checkpointer.save(3, big_state()).wait().durable
+        assert checkpointer.save(3, state).wait().durable
         assert checkpointer.steps()[0] == 3
 
 
 def test_on_busy_fail(path: Path) -> None:
+    state = big_state(256)
     with pccheck.Checkpointer(path, in_flight=1, on_busy="fail") as checkpointer:
-        first = checkpointer.save(1, big_state())
+        first = checkpointer.save(1, state)
         with pytest.raises(pccheck.Busy):
-            checkpointer.save(2, big_state())
+            checkpointer.save(2, state)
         assert first.wait().durable
 
 
