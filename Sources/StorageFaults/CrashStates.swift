@@ -138,9 +138,9 @@ public struct CrashStates: Sendable {
     ) -> [UInt8] {
         switch sector {
         case .garbage:
-            ImageBuilder.bytes(64, seed: seed &+ UInt64(range.lowerBound)).flatMap {
-                [UInt8](repeating: $0, count: range.count / 64)
-            }
+            [UInt8](
+                repeating: UInt8(truncatingIfNeeded: seed &+ UInt64(range.lowerBound) / 512 | 1),
+                count: range.count)
         case .old, .new: Array(old[range])
         case .zero: [UInt8](repeating: 0, count: range.count)
         }
