@@ -46,37 +46,3 @@ enum Hexadecimal {
         return String(repeating: "0", count: 16 - digits.count) + digits
     }
 }
-
-/// XXH3-128 over bytes that arrive in pieces.
-@safe public struct StreamingDigest: ~Copyable {
-    // Owned by this value alone; freed in deinit.
-    private let state: OpaquePointer
-
-    public init() {
-        // Safe: XXH3_createState returns nil only when memory is exhausted.
-        guard let state = unsafe XXH3_createState() else {
-            preconditionFailure("out of memory for a hash state of 576 bytes")
-        }
-        unsafe self.state = state
-        // Safe: `state` was just created.
-        unsafe XXH3_128bits_reset(state)
-    }
-
-    deinit {
-        // Safe: `state` is owned and freed once.
-        unsafe XXH3_freeState(state)
-    }
-
-    public mutating func update(_ bytes: RawSpan) {
-        // Safe: as in `Digest.init(of:)`.
-        unsafe bytes.withUnsafeBytes { buffer in
-            _ = unsafe XXH3_128bits_update(state, buffer.baseAddress, buffer.count)
-        }
-    }
-
-    public consuming func finish() -> Digest {
-        // Safe: `state` is initialised since init.
-        let hash = unsafe XXH3_128bits_digest(state)
-        return Digest(low: hash.low64, high: hash.high64)
-    }
-}
