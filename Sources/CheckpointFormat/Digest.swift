@@ -1,4 +1,4 @@
-internal import CXXHash
+internal import CDigest
 
 /// A 128-bit XXH3 digest.
 ///
@@ -20,9 +20,9 @@ public struct Digest: Hashable, Sendable {
     public init(of bytes: RawSpan) {
         // Safe: the call reads exactly `count` bytes of a buffer that the span keeps alive.
         let hash = unsafe bytes.withUnsafeBytes { buffer in
-            unsafe XXH3_128bits(buffer.baseAddress, buffer.count)
+            unsafe pccp_xxh3_128(buffer.baseAddress, buffer.count)
         }
-        self.init(low: hash.low64, high: hash.high64)
+        self.init(low: hash.low, high: hash.high)
     }
 
     /// XXH3-128 of the part `range` of `bytes`, or of all of it.
