@@ -173,7 +173,7 @@ public struct ImageBuilder: Sendable {
         header.storedByteCount = table.entries.reduce(0) { $0 + UInt64($1.storedByteCount) }
         let encodedTable = table.encoded()
         header.chunkTableDigest = encodedTable.digest
-        header.logicalDigest = Self.logicalDigest(content.bytes)
+        header.logicalDigest = Self.treeDigest(content.bytes)
         put(encodedTable.bytes, at: geometry.tableOffset(slot))
         let encoded = header.encoded()
         put(encoded.bytes, at: slot)
@@ -205,18 +205,16 @@ public struct ImageBuilder: Sendable {
                 ChunkEntry(
                     storedOffset: UInt64(start), storedByteCount: stored.count,
                     rawByteCount: raw.count, codec: isEncoded ? codec : .none,
-                    planeWidth: isEncoded ? width : 1, digest: Digest(of: stored)))
+                    planeWidth: isEncoded ? width : 1, digest: Self.treeDigest(stored)))
         }
         return ChunkTable(entries: entries)
     }
 
-    static func logicalDigest(_ bytes: [UInt8]) -> Digest {
-        var digest = LogicalDigest(payloadByteCount: UInt64(bytes.count))
-        for start in stride(from: 0, to: bytes.count, by: Limits.leafByteCount) {
-            let end = min(start + Limits.leafByteCount, bytes.count)
-            digest.setLeaves([Digest(of: bytes, start..<end)], at: UInt64(start))
+    static func treeDigest(_ bytes: [UInt8]) -> Digest {
+        let leaves = stride(from: 0, to: bytes.count, by: Limits.leafByteCount).map { start in
+            Digest(of: bytes, start..<min(start + Limits.leafByteCount, bytes.count))
         }
-        return digest.finish()
+        return TreeDigest.combine(leaves, byteCount: UInt64(bytes.count))
     }
 
     public func superblock(
