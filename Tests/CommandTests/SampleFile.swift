@@ -34,10 +34,11 @@ final class SampleFile {
         writerOptions.codec = codec
         let writer = try CheckpointWriter(path: path, options: writerOptions)
         for step in steps {
-            let memory = Self.memory(step: step, opaqueByteCount: opaqueByteCount)
+            let memory = unsafe Self.memory(step: step, opaqueByteCount: opaqueByteCount)
             // Safe: the memory is freed only after the ticket's end.
             defer { unsafe memory.forEach { unsafe $0.deallocate() } }
-            let payload = try Self.payload(memory, isOpaque: opaqueByteCount != nil, step: step)
+            let payload = try unsafe Self.payload(
+                memory, isOpaque: opaqueByteCount != nil, step: step)
             let ticket = try writer.save(step: step, payload: payload, userMetadata: "run é")
             let outcome = try ticket.wait()
             try #require(outcome == .durable, "\(outcome)")
@@ -71,6 +72,7 @@ final class SampleFile {
     private static func payload(
         _ memory: [UnsafeMutableRawBufferPointer], isOpaque: Bool, step: UInt64
     ) throws -> CheckpointPayload {
+        // Safe: the caller keeps the memory until the ticket's end.
         let regions = unsafe memory.map {
             unsafe CheckpointPayload.Region(UnsafeRawBufferPointer($0))
         }
