@@ -58,9 +58,10 @@ let package = Package(
         .systemLibrary(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .target(name: "CDigest", dependencies: ["CXXHash"]),
         .target(name: "CPlatformLinux"),
 
-        module("CheckpointFormat", ["CXXHash", "CZstd"]),
+        module("CheckpointFormat", ["CDigest", "CZstd"]),
         module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
         module(

@@ -31,10 +31,10 @@ struct ExtractionCopy {
         _ selected: SelectedCheckpoint, _ sink: DescriptorSink?, _ progress: ProgressBar
     ) throws(CheckpointError) {
         let header = selected.candidate.header
-        var digest = LogicalDigest(payloadByteCount: header.payloadByteCount)
+        var digest = TreeDigest(byteCount: header.payloadByteCount)
         try selected.forEachChunk { _, offset, bytes throws(CheckpointError) in
             try Interruption.check()
-            digest.setLeaves(LogicalDigest.leaves(of: bytes), at: offset)
+            digest.setLeaves(TreeDigest.leaves(of: bytes), at: offset)
             try sink?.write(bytes)
             progress.update(offset + UInt64(bytes.byteCount))
         }

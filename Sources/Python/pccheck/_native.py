@@ -60,6 +60,8 @@ class CreateOptions(c.Structure):
         ("world_size", c.c_uint32),
         ("replace_existing", c.c_uint32),
         ("fingerprint", c.c_char_p),
+        ("allow_network", c.c_uint32),
+        ("reserved", c.c_uint32),
     ]
 
 
@@ -79,6 +81,8 @@ class WriterOptions(c.Structure):
         ("rank", c.c_uint32),
         ("world_size", c.c_uint32),
         ("fingerprint", c.c_char_p),
+        ("allow_network", c.c_uint32),
+        ("reserved", c.c_uint32),
     ]
 
 

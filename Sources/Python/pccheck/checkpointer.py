@@ -83,6 +83,7 @@ class BaseCheckpointer:
         prealloc: str = "default",
         snapshot_workers: int | None = None,
         writer_workers: int | None = None,
+        allow_network: bool = False,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -93,7 +94,8 @@ class BaseCheckpointer:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
-        ``auto``, ``direct`` (O_DIRECT or an error) or ``buffered``.
+        ``auto``, ``direct`` (O_DIRECT or an error) or ``buffered``. Network file systems are
+        refused unless ``allow_network`` is set.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
@@ -113,6 +115,7 @@ class BaseCheckpointer:
             rank=operator.index(rank),
             world_size=operator.index(world_size),
             fingerprint=self._fingerprint,
+            allow_network=bool(allow_network),
         )
         self._writer_options = _native.WriterOptions(
             struct_size=c.sizeof(_native.WriterOptions),
@@ -128,6 +131,7 @@ class BaseCheckpointer:
             rank=operator.index(rank),
             world_size=operator.index(world_size),
             fingerprint=self._fingerprint,
+            allow_network=bool(allow_network),
         )
         if in_flight < 1 or retain < 1:
             raise InvalidArgument(
@@ -281,7 +285,7 @@ class BaseCheckpointer:
         """
         engine = self._engine
         newest = reader.list()[:1]
-        slot_count = self._create_options.in_flight + self._create_options.retain
+        slot_count = len(reader.report()["slots"])
         if engine is None or (newest and newest[0].sequence == info.sequence) or slot_count < 3:
             reader.close()
             return
@@ -367,6 +371,8 @@ def load_newest(
 ) -> tuple[CheckpointInfo, Any]:
     """The newest checkpoint that is whole; says in the log why a newer one was passed over."""
     infos = reader.list()
+    for damage in describe_damage(reader.report()):
+        log.warning("%s: %s; run pcfsck to see more", path, damage)
     if not infos:
         raise NoCheckpoint(f"{path}: the file holds no checkpoint")
     failure: Exception | None = None
@@ -393,12 +399,19 @@ def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
         return describe_damage(reader.report())
 
 
+# Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.
+_DAMAGE_REASONS = {
+    "header-damaged", "table-damaged", "payload-damaged", "foreign", "misdirected", "unreadable",
+}  # fmt: skip
+
+
 def describe_damage(report: dict[str, Any]) -> list[str]:
-    """The slots of a recovery report that held a checkpoint once and are damaged now."""
+    """The slots of a recovery report that cannot be used because they are damaged."""
     return [
-        f"slot {slot.get('slot')}: {slot.get('reason')}"
-        for slot in report.get("slots", [])
-        if slot.get("reason") not in ("empty", "writing", "torn", None)
+        f"slot {slot['slot']} is {slot['reason']}"
+        + (f" ({slot['detail']})" if slot.get("detail") else "")
+        for slot in report["slots"]
+        if slot["reason"] in _DAMAGE_REASONS
     ]
 
 

@@ -210,8 +210,9 @@ class Encoder:
 
     def _encode_numpy_scalar(self, value: np.generic, path: str) -> Any:
         dtype = value.dtype
-        if dtype.kind not in "biufcmM":
-            raise self.refusal(value, path, "this NumPy type has no exact stored form")
+        # The layout of a long double is the machine's own.
+        if dtype.kind not in "biufcmM" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+            raise self.refusal(value, path, "this NumPy type has no portable stored form")
         content = base64.b64encode(value.tobytes()).decode("ascii")
         return {"$scalar": dtype.str, "bytes": content}
 

@@ -1,0 +1,146 @@
+# `make demo` and `make test` install what is missing and build what is out of date.
+# `make help` lists everything.
+
+SWIFT ?= swift
+PYTHON3 ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SCRATCH := .build-c
+BUILD := build
+# The same for library and tools: modules are compiled anew when these differ.
+SWIFT_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
+LIBRARY := $(BUILD)/lib/libpccheck.so
+TOOLS := pccheck pcfsck pcinspect pcextract
+TOOL_FILES := $(TOOLS:%=$(BUILD)/bin/%)
+SOURCES := Package.swift $(shell find Sources -name '*.swift' -o -name '*.[ch]' -o -name '*.map')
+PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*') \
+	Sources/Python/pyproject.toml
+
+# One build at a time: SwiftPM locks its folder and uses every core by itself.
+.NOTPARALLEL:
+.PHONY: help setup build lib tools python test test-swift test-c test-python demo install \
+	clean distclean format lint
+
+help:
+	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
+	@echo 'make test         all tests: Swift, C, Python'
+	@echo 'make build        the library, the tools and the Python package'
+	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
+	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
+	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
+	@echo 'make install      library and tools into PREFIX ($(PREFIX))'
+	@echo 'make format lint  apply and check the code style'
+	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
+
+# ---------------------------------------------------------------- setting up
+
+setup: $(VENV)/ready
+
+$(BUILD)/packages-ready: scripts/install-packages
+	SWIFT="$(SWIFT)" scripts/install-packages
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/ready: requirements.txt $(BUILD)/packages-ready
+	$(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# ---------------------------------------------------------------- building
+
+build: lib tools python
+
+lib: $(LIBRARY) $(BUILD)/include/pccheck.h $(BUILD)/lib/pkgconfig/pccheck.pc
+
+# The Swift run time is linked in, so that the library needs nothing but libc and the two
+# compression and digest libraries; only the functions of pccheck.h are visible (other linkers
+# let Swift metadata through the version script).
+$(LIBRARY): $(SOURCES) $(BUILD)/packages-ready
+	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product pccheck-c \
+		$(SWIFT_FLAGS) \
+		-Xlinker -soname=libpccheck.so.1 \
+		-Xlinker --version-script=$(CURDIR)/Sources/PCCheckC/pccheck.map
+	@mkdir -p $(@D)
+	install -m 755 $(SCRATCH)/release/libpccheck-c.so $(BUILD)/lib/libpccheck.so.1
+	strip --strip-unneeded $(BUILD)/lib/libpccheck.so.1
+	ln -sf libpccheck.so.1 $@
+	@touch $(BUILD)/lib/libpccheck.so.1
+
+$(BUILD)/include/pccheck.h: Sources/CPCCheck/include/pccheck.h
+	@mkdir -p $(@D)
+	install -m 644 $< $@
+
+$(BUILD)/lib/pkgconfig/pccheck.pc: Makefile
+	@mkdir -p $(@D)
+	@$(call pkgconfig,$(abspath $(BUILD))) > $@
+
+define pkgconfig
+printf '%s\n' 'prefix=$(1)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
+	'Name: pccheck' 'Description: Concurrent durable checkpoints in one slotted file' \
+	'Version: $(VERSION)' 'Libs: -L$${libdir} -lpccheck' 'Cflags: -I$${includedir}'
+endef
+
+tools: $(TOOL_FILES)
+
+$(TOOL_FILES): $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
+	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS)
+	@mkdir -p $(@D)
+	install -m 755 $(SCRATCH)/release/$* $@
+
+python: $(VENV)/pccheck-ready
+
+# Not editable: what is tested and shown is what a user installs.
+$(VENV)/pccheck-ready: $(PYTHON_SOURCES) $(LIBRARY) $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--no-deps --force-reinstall ./Sources/Python
+	@rm -rf Sources/Python/build Sources/Python/pccheck.egg-info
+	@touch $@
+
+install: lib tools
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BUILD)/lib/libpccheck.so.1 $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libpccheck.so.1 $(DESTDIR)$(PREFIX)/lib/libpccheck.so
+	install -m 644 $(BUILD)/include/pccheck.h $(DESTDIR)$(PREFIX)/include/
+	$(call pkgconfig,$(PREFIX)) > $(DESTDIR)$(PREFIX)/lib/pkgconfig/pccheck.pc
+	install -m 755 $(TOOL_FILES) $(DESTDIR)$(PREFIX)/bin/
+
+# ---------------------------------------------------------------- testing
+
+test: test-swift test-c test-python
+
+test-swift: $(BUILD)/packages-ready
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build
+
+test-c: lib
+	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
+		$$(PKG_CONFIG_PATH=$(BUILD)/lib/pkgconfig pkg-config --cflags --libs pccheck) \
+		-Wl,-rpath,$(abspath $(BUILD)/lib)
+	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
+	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
+		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
+
+test-python: python tools
+	$(PYTHON) -m pytest -q Tests/PythonTests
+
+demo: python tools
+	$(PYTHON) Sources/Python/examples/demo.py
+
+# ---------------------------------------------------------------- care
+
+format:
+	$(SWIFT) format --in-place --recursive Package.swift Sources Tests
+
+lint:
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
+
+clean:
+	rm -rf $(BUILD) $(SCRATCH) .build demo-output $(VENV)/pccheck-ready
+
+distclean: clean
+	rm -rf $(VENV)
