@@ -108,7 +108,8 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
         return -errno;
 #ifdef STATX_DIOALIGN
     struct statx stx;
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+    int answered = statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx);
+    if (answered == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
         facts->direct_alignment = stx.stx_dio_offset_align;
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }
