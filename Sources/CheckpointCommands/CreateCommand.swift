@@ -6,6 +6,11 @@ struct CreateCommand: ToolCommand {
     static let configuration = CommandConfiguration(
         commandName: "create",
         abstract: "Create a checkpoint file with room for in-flight + retain checkpoints.",
+        usage: """
+            pccheck create FILE --capacity SIZE [--in-flight N] [--retain R]
+                           [--chunk SIZE] [--prealloc zero|fallocate] [--replace]
+                           [--fingerprint TEXT] [--rank N --world-size N]
+            """,
         discussion: """
             The file appears under its name only when it is complete and durable. All of its \
             blocks are reserved, so that the disk cannot become full in the middle of a run.

@@ -10,6 +10,11 @@ struct ExtractCommand: ToolCommand {
     static let configuration = CommandConfiguration(
         commandName: "pcextract",
         abstract: "Copy a checkpoint out of a file, verifying every byte on the way.",
+        usage: """
+            pcextract FILE -o OUT [--slot I | --step S] [--format safetensors|raw]
+                      [--tensor GLOB]... [--quiet]
+            pcextract FILE --list [--slot I | --step S] [--tensor GLOB]...
+            """,
         discussion: """
             OUT appears under its name only when it is complete, verified and durable. "-" is \
             standard output; what is written there was verified in full before.

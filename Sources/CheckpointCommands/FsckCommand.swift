@@ -15,6 +15,10 @@ struct FsckCommand: ToolCommand {
     static let configuration = CommandConfiguration(
         commandName: "pcfsck",
         abstract: "Check checkpoint files, and say what a resume would load.",
+        usage: """
+            pcfsck [-n | -p | -y] [--verify metadata|full] [--json] FILE...
+            pcfsck --explain ID
+            """,
         discussion: """
             Reads only, unless -p or -y is given. -p makes repairs that are proven to lose \
             nothing: it rewrites a damaged copy of a block from its whole twin. -y makes all \

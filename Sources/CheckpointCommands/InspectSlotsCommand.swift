@@ -32,7 +32,9 @@ struct InspectSlotsCommand: ToolCommand {
     private func lines(_ report: SlotReport, _ inspection: Inspection) -> [StyledText] {
         let label = report.reason.label(isWriterAtWork: inspection.isWriterAtWork)
         var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) { table.add([StyledText(name, .dim), value]) }
+        func add(_ name: String, _ value: StyledText) {
+            table.add([StyledText(name, .dim), value])
+        }
         let geometry = inspection.geometry
         add(
             "at byte",

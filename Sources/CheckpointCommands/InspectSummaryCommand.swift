@@ -59,7 +59,9 @@ struct SummaryScreen {
     private var facts: [StyledText] {
         let identity = decision.identity
         var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) { table.add([StyledText(name, .dim), value]) }
+        func add(_ name: String, _ value: StyledText) {
+            table.add([StyledText(name, .dim), value])
+        }
         add("newest", newest)
         if let next = decision.candidates.first, next.kind == .unanchored {
             add(

@@ -39,7 +39,9 @@ struct InspectSuperCommand: ToolCommand {
         let identity = inspection.decision.identity
         let geometry = identity.geometry
         var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) { table.add([StyledText(name, .dim), value]) }
+        func add(_ name: String, _ value: StyledText) {
+            table.add([StyledText(name, .dim), value])
+        }
         for copy in inspection.decision.identityFindings {
             let state: StyledText =
                 SummaryScreen.failure(copy.result).map { StyledText($0, .red) }
@@ -117,7 +119,9 @@ struct InspectSuperCommand: ToolCommand {
         _ superblock: Superblock, _ inspection: Inspection
     ) -> [StyledText] {
         var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) { table.add([StyledText(name, .dim), value]) }
+        func add(_ name: String, _ value: StyledText) {
+            table.add([StyledText(name, .dim), value])
+        }
         let age = Quantity.age(of: superblock.commitTime, now: inspection.now)
         add("generation", "\(superblock.generation)")
         add("written", "\(Quantity.date(superblock.commitTime)), \(age)")
@@ -126,7 +130,7 @@ struct InspectSuperCommand: ToolCommand {
             "writer",
             """
             process \(superblock.writerPID) on boot \(superblock.writerBootID), \
-            \("\(superblock.storageKind)") storage
+            \(superblock.storageKind.name) storage
             """)
         if let anchor = superblock.anchor {
             add(

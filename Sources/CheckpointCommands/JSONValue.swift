@@ -3,6 +3,8 @@ indirect enum JSONValue: Equatable, Sendable {
     case null
     case bool(Bool)
     case integer(UInt64)
+    /// A measured figure; null when it is not finite.
+    case decimal(Double)
     case string(String)
     case array([JSONValue])
     case object([Member])
@@ -17,11 +19,12 @@ indirect enum JSONValue: Equatable, Sendable {
 
     /// A tool's document: who made it, and what it says.
     static func document(tool: String, _ members: KeyValuePairs<String, JSONValue>) -> JSONValue {
-        object([
-            Member(key: "schema_version", value: .integer(schemaVersion)),
-            Member(key: "tool", value: .string(tool)),
-            Member(key: "tool_version", value: .string(Tool.version)),
-        ] + members.map { Member(key: $0, value: $1) })
+        object(
+            [
+                Member(key: "schema_version", value: .integer(schemaVersion)),
+                Member(key: "tool", value: .string(tool)),
+                Member(key: "tool_version", value: .string(Tool.version)),
+            ] + members.map { Member(key: $0, value: $1) })
     }
 
     static func dictionary(_ members: KeyValuePairs<String, JSONValue>) -> JSONValue {
@@ -47,6 +50,8 @@ indirect enum JSONValue: Equatable, Sendable {
         case .null: output += Array("null".utf8)
         case .bool(let value): output += Array((value ? "true" : "false").utf8)
         case .integer(let value): output += Array("\(value)".utf8)
+        case .decimal(let value):
+            output += Array((value.isFinite ? "\(value)" : "null").utf8)
         case .string(let value): Self.appendString(value, to: &output)
         case .array(let values):
             // Numbers, such as a shape, stay on one line.

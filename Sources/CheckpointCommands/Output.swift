@@ -32,9 +32,10 @@ final class Output: Sendable {
         isColored = isTerminal && !hasNoColor && Environment.value("TERM") != "dumb"
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].lazy.compactMap(Environment.value)
             .first { !$0.isEmpty }
-        isUnicode = locale.map {
-            $0.uppercased().contains("UTF-8") || $0.uppercased().contains("UTF8")
-        } ?? false
+        isUnicode =
+            locale.map {
+                $0.uppercased().contains("UTF-8") || $0.uppercased().contains("UTF8")
+            } ?? false
     }
 
     /// Columns to lay out for; nil when the output is not a terminal and nothing is to be cut.
