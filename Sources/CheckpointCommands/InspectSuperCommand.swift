@@ -130,7 +130,7 @@ struct InspectSuperCommand: ToolCommand {
             "writer",
             """
             process \(superblock.writerPID) on boot \(superblock.writerBootID), \
-            \("\(superblock.storageKind)") storage
+            \(superblock.storageKind.name) storage
             """)
         if let anchor = superblock.anchor {
             add(

@@ -73,7 +73,7 @@ enum InspectionJSON {
             "commit_time_nanoseconds": .integer(superblock.commitTime),
             "writer_boot_id": .text(superblock.writerBootID),
             "writer_pid": .count(Int(superblock.writerPID)),
-            "storage_kind": .string("\(superblock.storageKind)"),
+            "storage_kind": .string(superblock.storageKind.name),
             "unsafe_shutdown_count": .integer(superblock.unsafeShutdownCount),
             "retained": .array(
                 superblock.retained.map {

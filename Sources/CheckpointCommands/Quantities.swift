@@ -3,8 +3,17 @@ internal import ArgumentParser
 /// A size on the command line: `4096`, `512M`, `1.5GiB`, `2GB`.
 ///
 /// `K M G T` and `KiB MiB GiB TiB` are powers of 1024, `KB MB GB TB` powers of 1000.
-struct ByteSize: ExpressibleByArgument, Hashable, Sendable {
+struct ByteSize: ExpressibleByArgument, ExpressibleByStringLiteral, Hashable, Sendable {
     let byteCount: UInt64
+
+    /// A size that the source code gives, as the default of an option.
+    init(stringLiteral text: String) {
+        guard let size = ByteSize(argument: text) else { preconditionFailure("no size: \(text)") }
+        self = size
+    }
+
+    /// As `--help` shows a default.
+    var defaultValueDescription: String { Quantity.bytes(byteCount) }
 
     private static let suffixes: [String: UInt64] = [
         "": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20,

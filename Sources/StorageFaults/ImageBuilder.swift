@@ -210,7 +210,7 @@ public struct ImageBuilder: Sendable {
         return ChunkTable(entries: entries)
     }
 
-    static func treeDigest(_ bytes: [UInt8]) -> Digest {
+    public static func treeDigest(_ bytes: [UInt8]) -> Digest {
         let leaves = stride(from: 0, to: bytes.count, by: Limits.leafByteCount).map { start in
             Digest(of: bytes, start..<min(start + Limits.leafByteCount, bytes.count))
         }

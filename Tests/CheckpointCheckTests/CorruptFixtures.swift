@@ -378,7 +378,7 @@ struct CorruptFixture: Sendable {
             let offset = editor.dataOffset(.older) + table.entries[1].storedOffset
             let junk = ImageBuilder.bytes(table.entries[1].storedByteCount, seed: 1)
             editor.builder.put(junk, at: offset)
-            table.entries[1].digest = Digest(of: junk)
+            table.entries[1].digest = ImageBuilder.treeDigest(junk)
             try editor.replaceTable(.older, table)
         },
         .init(
