@@ -95,6 +95,7 @@ struct FsckScreen {
         if !run.repairs.isEmpty {
             text.append("; \(Quantity.plural(run.repairs.count, "repair")) made", nil)
         }
+        if run.isWriterAtWork { text.append("; a writer is at work", .cyan) }
         if fixable > 0, run.refusal == nil {
             text.append("; pcfsck -p repairs \(fixable) of them", nil)
         }

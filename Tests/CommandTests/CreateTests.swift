@@ -78,3 +78,50 @@ import Testing
         #expect(completion.status == 0 && completion.text.contains(tool))
     }
 }
+
+/// The manual pages and the programs must say the same.
+@Suite struct ManualTests {
+    static let folder = URL(filePath: #filePath).deletingLastPathComponent()
+        .appending(path: "../../Sources/CheckpointCommands/man").standardizedFileURL
+
+    static let commands: [(Tool, [String])] = [
+        (.pcfsck, []), (.pcinspect, ["summary"]), (.pcinspect, ["super"]), (.pcinspect, ["slots"]),
+        (.pcinspect, ["chunks"]), (.pcinspect, ["tensors"]), (.pcextract, []),
+        (.pccheck, ["create"]),
+    ]
+
+    @Test(arguments: commands) func everyOptionHasItsEntry(
+        tool: Tool, subcommand: [String]
+    ) throws {
+        let page = try String(
+            contentsOf: Self.folder.appending(path: "\(tool.rawValue).1"), encoding: .utf8
+        ).replacing("\\-", with: "-")
+        let help = try ToolRun(tool, subcommand + ["--help"]).text
+        let options = help.matches(of: /\n  (?:-\w, )?(--?[a-z][a-z-]*)/).map {
+            String($0.output.1)
+        }
+        #expect(options.count >= 3)
+        for option in options {
+            #expect(page.contains(option), "\(option) is missing in \(tool.rawValue).1")
+        }
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH EXIT STATUS", ".SH EXAMPLES"] {
+            #expect(page.contains(section), "\(tool.rawValue).1 lacks \(section)")
+        }
+        let version = try ToolRun(tool, ["--version"]).text.trimmingCharacters(in: .newlines)
+        #expect(page.contains("PCcheck \(version)"), "\(tool.rawValue).1 names another version")
+    }
+
+    @Test func everyOptionOfThePagesExists() throws {
+        for tool in Tool.allCases {
+            let page = try String(
+                contentsOf: Self.folder.appending(path: "\(tool.rawValue).1"), encoding: .utf8
+            ).replacing("\\-", with: "-")
+            let helps = try Self.commands.filter { $0.0 == tool }.map {
+                try ToolRun(tool, $0.1 + ["--help"]).text
+            }.joined()
+            for match in page.matches(of: /--[a-z][a-z-]+/) {
+                #expect(helps.contains(match.output), "\(tool.rawValue).1 has \(match.output)")
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 import CheckpointCommands
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointWriter
 import Foundation
 import Testing
 
@@ -43,6 +44,18 @@ import Testing
         #expect(repaired.text.contains("2 repairs made"))
         #expect(try ToolRun(.pcfsck, [option, file.path]).status == 0)
         #expect(try Data(contentsOf: URL(filePath: file.path)) == before)
+    }
+
+    @Test func aWriterAtWorkIsNotRepairedUnder() throws {
+        let file = try SampleFile()
+        let writer = try CheckpointWriter(path: file.path)
+        try file.damage(100)
+        let run = try ToolRun(.pcfsck, ["-p", file.path])
+        #expect(run.status == 4 | 8, "\(run.text)")
+        #expect(run.text.contains("a writer is at work"))
+        #expect(run.text.contains("nothing is repaired") && run.text.contains("PCK-I001"))
+        try writer.close()
+        #expect(try ToolRun(.pcfsck, ["-p", file.path]).status == 1)
     }
 
     @Test func damageThatCannotBeRepairedStays() throws {
