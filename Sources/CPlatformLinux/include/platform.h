@@ -27,6 +27,8 @@ int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offse
 /* fdatasync(2); never retried, not even after EINTR. */
 int pccp_fdatasync(int fd);
 int pccp_fsync(int fd);
+/* Drops clean pages of the file from the page cache, as far as the kernel likes. */
+void pccp_discard_cache(int fd);
 /* fsync of the directory that holds `path`. */
 int pccp_fsync_parent(const char *path);
 
