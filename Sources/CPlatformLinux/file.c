@@ -160,3 +160,12 @@ int pccp_unlock(int fd, uint64_t start, uint64_t count)
 {
     return set_lock(fd, F_UNLCK, start, count);
 }
+
+int pccp_lock_is_held(int fd, uint64_t start, uint64_t count)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)count};
+    if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
+        return -errno;
+    return lock.l_type != F_UNLCK;
+}

@@ -11,7 +11,7 @@ public final class CheckpointReader: Sendable {
         public let error: CheckpointError
     }
 
-    /// How often a reader starts over when a writer moves on under it.
+    /// How often a search starts over when a writer takes a slot under it.
     private static let attemptCount = 16
 
     public let storage: any Storage
@@ -40,7 +40,7 @@ public final class CheckpointReader: Sendable {
     }
 
     /// Reads the metadata of an open medium.
-    public init(
+    public convenience init(
         storage: any Storage, workerCount: Int = 2, fingerprint: String? = nil
     ) throws(CheckpointError) {
         let decision = try Self.readDecision(storage)
@@ -50,6 +50,11 @@ public final class CheckpointReader: Sendable {
                 "\(storage.path) belongs to run \"\(decision.identity.fingerprint)\", expected "
                     + "\"\(fingerprint)\"; give the path of this run's file")
         }
+        self.init(storage: storage, decision: decision, workerCount: workerCount)
+    }
+
+    /// Reads what `decision` found on the medium: for tools that look at wrecks.
+    public init(storage: any Storage, decision: RecoveryDecision, workerCount: Int = 2) {
         self.storage = storage
         self.workerCount = max(1, workerCount)
         pins = PinTable(storage: storage)
@@ -67,20 +72,10 @@ public final class CheckpointReader: Sendable {
         return decision
     }
 
-    /// Reads superblock, slots, and superblock again; a writer that moved meanwhile means another
-    /// try. A writer that is always faster costs accuracy, not safety: a slot is checked again
-    /// once it is pinned.
     private static func readDecision(
         _ storage: any Storage
     ) throws(CheckpointError) -> RecoveryDecision {
-        var image = try MetadataImage.read(from: storage)
-        for _ in 1..<attemptCount {
-            guard let geometry = image.decodableIdentity?.geometry else { break }
-            let again = MetadataImage.superblockBytes(geometry, from: storage)
-            if again == image.superblocks.map(\.bytes) { break }
-            image = try MetadataImage.read(from: storage)
-        }
-        return try SlotSelection.decide(image)
+        try SlotSelection.decide(MetadataImage.readSettled(from: storage))
     }
 
     /// Pins the slot of `candidate`, so that no writer reuses it, and checks that it still holds

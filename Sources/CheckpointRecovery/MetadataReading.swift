@@ -52,6 +52,25 @@ extension MetadataImage {
         return image
     }
 
+    /// How often reading starts over when a writer moves on under it.
+    static let attemptCount = 16
+
+    /// Reads superblock, slots, and superblock again; a writer that moved meanwhile means another
+    /// try. A writer that is always faster costs accuracy, not safety: a slot is checked again
+    /// once it is pinned.
+    public static func readSettled(
+        from storage: any Storage
+    ) throws(CheckpointError) -> MetadataImage {
+        var image = try read(from: storage)
+        for _ in 1..<attemptCount {
+            guard let geometry = image.decodableIdentity?.geometry else { break }
+            let again = superblockBytes(geometry, from: storage)
+            if again == image.superblocks.map(\.bytes) { break }
+            image = try read(from: storage)
+        }
+        return image
+    }
+
     /// Reads the superblock copies anew, to see whether a writer moved on.
     static func superblockBytes(
         _ geometry: Geometry, from storage: any Storage

@@ -23,6 +23,13 @@ struct LoadedChunk: Sendable {
     let payloadOffset: UInt64
     let buffer: AlignedBuffer
     let byteCount: Int
+    /// Known already when the chunk was stored as it is.
+    fileprivate let storedLeaves: [Digest]?
+
+    /// The leaf digests of the restored bytes.
+    var leaves: [Digest] {
+        storedLeaves ?? buffer.withBytes(0..<byteCount) { TreeDigest.leaves(of: $0) }
+    }
 }
 
 /// Reads chunks of one candidate; every byte that leaves it was verified.
@@ -34,7 +41,7 @@ struct PayloadReader: Sendable {
     var entries: [ChunkEntry] { candidate.table.entries }
 
     /// Reads, verifies and restores chunk `index` in `buffers`.
-    func load(_ index: Int, into buffers: ChunkBuffers) throws(CheckpointError) -> LoadedChunk {
+    func load(_ index: Int, into buffers: ChunkBuffers) throws(ChunkDamage) -> LoadedChunk {
         let entry = entries[index]
         let offset = candidate.dataOffset + entry.storedOffset
         let block = Limits.blockByteCount
@@ -44,15 +51,19 @@ struct PayloadReader: Sendable {
         do throws(StorageError) {
             try storage.read(into: buffers.stored, 0..<padded, at: offset)
         } catch {
-            throw CheckpointError(error, slot: candidate.slot)
+            throw ChunkDamage(index: index, byteOffset: offset, cause: .unreadable(error))
         }
-        let found = buffers.stored.withBytes(0..<entry.storedByteCount) { Digest(of: $0) }
+        let leaves = buffers.stored.withBytes(0..<entry.storedByteCount) {
+            TreeDigest.leaves(of: $0)
+        }
+        let found = TreeDigest.combine(leaves, byteCount: UInt64(entry.storedByteCount))
         guard found == entry.digest else {
-            throw damage(
-                index, "chunk \(index) has digest \(found), expected \(entry.digest)")
+            throw ChunkDamage(
+                index: index, byteOffset: offset,
+                cause: .digest(found: found, expected: entry.digest))
         }
         guard entry.codec != .none, let raw = buffers.raw else {
-            return loaded(index, buffers.stored)
+            return loaded(index, buffers.stored, leaves)
         }
         do throws(FormatError) {
             // Safe: both views lie inside buffers that this worker alone uses.
@@ -63,25 +74,30 @@ struct PayloadReader: Sendable {
                 into: UnsafeMutableRawBufferPointer(
                     start: raw.baseAddress, count: entry.rawByteCount))
         } catch {
-            throw damage(index, "chunk \(index) cannot be restored: \(error)")
+            throw ChunkDamage(index: index, byteOffset: offset, cause: .codec(error))
         }
-        return loaded(index, raw)
+        return loaded(index, raw, nil)
     }
 
-    private func loaded(_ index: Int, _ buffer: AlignedBuffer) -> LoadedChunk {
+    private func loaded(
+        _ index: Int, _ buffer: AlignedBuffer, _ leaves: [Digest]?
+    ) -> LoadedChunk {
         LoadedChunk(
             index: index,
             payloadOffset: UInt64(index) * UInt64(candidate.header.chunkByteCount),
-            buffer: buffer, byteCount: entries[index].rawByteCount)
+            buffer: buffer, byteCount: entries[index].rawByteCount, storedLeaves: leaves)
     }
 
-    private func damage(_ index: Int, _ what: String) -> CheckpointError {
-        let offset = candidate.dataOffset + entries[index].storedOffset
+    /// The public form of a chunk's damage.
+    func error(_ damage: ChunkDamage) -> CheckpointError {
+        if case .unreadable(let cause) = damage.cause {
+            return CheckpointError(cause, slot: candidate.slot)
+        }
         return CheckpointError(
             .corrupt,
-            "\(storage.path): slot \(candidate.slot) at byte \(offset): \(what); run pcfsck "
-                + "--verify full to see what else is damaged",
-            slot: candidate.slot, byteOffset: offset)
+            "\(storage.path): slot \(candidate.slot) at byte \(damage.byteOffset): \(damage); run "
+                + "pcfsck --verify full to see what else is damaged",
+            slot: candidate.slot, byteOffset: damage.byteOffset)
     }
 
     /// Loads `indices`, in any order and by several threads, and hands each to `body`.
@@ -90,6 +106,21 @@ struct PayloadReader: Sendable {
     func loadAll(
         _ indices: [Int],
         _ body: @escaping @Sendable (LoadedChunk) throws(CheckpointError) -> Void
+    ) throws(CheckpointError) {
+        try tryAll(indices) { _, result throws(CheckpointError) in
+            switch result {
+            case .success(let chunk): try body(chunk)
+            case .failure(let damage): throw error(damage)
+            }
+        }
+    }
+
+    /// The same, but hands damage to `body` too, which decides whether to go on.
+    func tryAll(
+        _ indices: [Int],
+        _ body:
+            @escaping @Sendable (Int, Result<LoadedChunk, ChunkDamage>) throws(CheckpointError)
+            -> Void
     ) throws(CheckpointError) {
         struct Progress {
             var next = 0
@@ -108,7 +139,10 @@ struct PayloadReader: Sendable {
                 }
                 guard let claimed else { return }
                 do throws(CheckpointError) {
-                    try body(try load(indices[claimed], into: buffers))
+                    let index = indices[claimed]
+                    try body(
+                        index,
+                        Result { () throws(ChunkDamage) in try load(index, into: buffers) })
                 } catch {
                     progress.withLock {
                         if claimed < $0.failure?.position ?? .max {
@@ -127,6 +161,15 @@ struct PayloadReader: Sendable {
         if let failure = progress.withLock({ $0.failure }) { throw failure.error }
     }
 
+    /// `load` with the public error.
+    func load(_ index: Int, _ buffers: ChunkBuffers) throws(CheckpointError) -> LoadedChunk {
+        do throws(ChunkDamage) {
+            return try load(index, into: buffers)
+        } catch {
+            throw self.error(error)
+        }
+    }
+
     /// Loads all chunks, several at once, and hands them to `body` on this thread in order.
     func loadInOrder(
         _ body: (LoadedChunk) throws(CheckpointError) -> Void
@@ -134,7 +177,7 @@ struct PayloadReader: Sendable {
         let count = entries.count
         guard workerCount > 1, count > 1 else {
             let buffers = ChunkBuffers(for: candidate.table)
-            for index in 0..<count { try body(try load(index, into: buffers)) }
+            for index in 0..<count { try body(try load(index, buffers)) }
             return
         }
         let queue = OrderedQueue(count: count, depth: min(workerCount + 1, count), candidate)
@@ -142,7 +185,7 @@ struct PayloadReader: Sendable {
             try? WorkerThread(name: "pcc-read-\(number)") {
                 while let (index, buffers) = queue.claim() {
                     let result = Result { () throws(CheckpointError) in
-                        try load(index, into: buffers)
+                        try load(index, buffers)
                     }
                     queue.deliver(index, result, buffers)
                 }

@@ -160,6 +160,14 @@ public final class SelectedCheckpoint: Sendable {
             candidate, in: reader.storage, workerCount: reader.workerCount, progress: progress)
     }
 
+    /// Reads every chunk and reports all damage, instead of stopping at the first.
+    public func check(
+        progress: (@Sendable (UInt64) -> Void)? = nil
+    ) throws(CheckpointError) -> PayloadReport {
+        try checkOpen()
+        return try reader.check(progress: progress, stopsAtDamage: false)
+    }
+
     /// Hands every chunk's bytes, verified and restored, to `body` in payload order on this
     /// thread, while others read ahead.
     ///
@@ -179,7 +187,7 @@ public final class SelectedCheckpoint: Sendable {
     /// The verified, restored bytes of one chunk.
     public func chunk(_ index: Int) throws(CheckpointError) -> [UInt8] {
         try checkOpen()
-        let loaded = try reader.load(index, into: ChunkBuffers(for: candidate.table))
+        let loaded = try reader.load(index, ChunkBuffers(for: candidate.table))
         return loaded.buffer.array(0..<loaded.byteCount)
     }
 
@@ -187,7 +195,7 @@ public final class SelectedCheckpoint: Sendable {
     public func chunkStatus(_ index: Int) throws(CheckpointError) -> ChunkStatus {
         try checkOpen()
         do throws(CheckpointError) {
-            _ = try reader.load(index, into: ChunkBuffers(for: candidate.table))
+            _ = try reader.load(index, ChunkBuffers(for: candidate.table))
             return .intact
         } catch {
             return .damaged(error)

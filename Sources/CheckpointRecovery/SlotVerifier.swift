@@ -14,26 +14,11 @@ public enum SlotVerifier {
         _ candidate: Candidate, in storage: any Storage, workerCount: Int = 2,
         progress: (@Sendable (UInt64) -> Void)? = nil
     ) throws(CheckpointError) {
-        struct State {
-            var digest: LogicalDigest
-            var byteCount: UInt64 = 0
-        }
-        let header = candidate.header
-        let state = Monitor(
-            State(digest: LogicalDigest(payloadByteCount: header.payloadByteCount)))
         let reader = PayloadReader(
             storage: storage, candidate: candidate, workerCount: workerCount)
-        try reader.loadAll(Array(reader.entries.indices)) { chunk throws(CheckpointError) in
-            let leaves = chunk.buffer.withBytes(0..<chunk.byteCount) {
-                LogicalDigest.leaves(of: $0)
-            }
-            state.withLock {
-                $0.digest.setLeaves(leaves, at: chunk.payloadOffset)
-                $0.byteCount += UInt64(chunk.byteCount)
-                progress?($0.byteCount)
-            }
-        }
-        let found = state.withLock { $0.digest.finish() }
+        let report = try reader.check(progress: progress, stopsAtDamage: true)
+        let header = candidate.header
+        guard let found = report.logicalDigest else { return }
         guard found == header.logicalDigest else {
             throw CheckpointError(
                 .corrupt,
@@ -41,6 +26,44 @@ public enum SlotVerifier {
                     + "payload has digest \(found), expected \(header.logicalDigest); the file "
                     + "was made by a faulty program",
                 slot: candidate.slot, byteOffset: candidate.headerOffset)
+        }
+    }
+}
+
+extension PayloadReader {
+    /// Reads every chunk.
+    ///
+    /// - Parameter stopsAtDamage: throw the first damage instead of collecting all of it.
+    func check(
+        progress: (@Sendable (UInt64) -> Void)?, stopsAtDamage: Bool
+    ) throws(CheckpointError) -> PayloadReport {
+        struct State {
+            var digest: TreeDigest
+            var byteCount: UInt64 = 0
+            var damage: [ChunkDamage] = []
+        }
+        let state = Monitor(
+            State(digest: TreeDigest(byteCount: candidate.header.payloadByteCount)))
+        try tryAll(Array(entries.indices)) { index, result throws(CheckpointError) in
+            var leaves: [Digest] = []
+            switch result {
+            case .success(let chunk):
+                leaves = chunk.leaves
+            case .failure(let damage):
+                if stopsAtDamage { throw error(damage) }
+                state.withLock { $0.damage.append(damage) }
+            }
+            let offset = UInt64(index) * UInt64(candidate.header.chunkByteCount)
+            state.withLock {
+                $0.digest.setLeaves(leaves, at: offset)
+                $0.byteCount += UInt64(entries[index].rawByteCount)
+                progress?($0.byteCount)
+            }
+        }
+        return state.withLock {
+            PayloadReport(
+                damage: $0.damage.sorted { $0.index < $1.index },
+                logicalDigest: $0.damage.isEmpty ? $0.digest.finish() : nil)
         }
     }
 }

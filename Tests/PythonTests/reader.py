@@ -45,6 +45,12 @@ def digest(data):
     return xxhash.xxh3_128_intdigest(data).to_bytes(16, "little")
 
 
+def tree_digest(data):
+    """The digest of large data, leaf by leaf (section 1)."""
+    leaves = b"".join(digest(data[start:start + LEAF]) for start in range(0, len(data), LEAF))
+    return digest(leaves + struct.pack("<Q", len(data)))
+
+
 def digest_text(disk_bytes):
     return f"{int.from_bytes(disk_bytes, 'little'):032x}"
 
@@ -452,15 +458,16 @@ class Reader:
 
     def _choose_anchor(self):
         """Section 9, step 3."""
-        for superblock in self.superblocks:
-            if superblock.sequence == 0:
-                return superblock
-            slot = self.slots[superblock.slot]
-            if (not slot.problem and slot.state == "complete"
+        if not self.superblocks:
+            return None
+        superblock = self.superblocks[0]
+        if superblock.sequence == 0:
+            return superblock
+        slot = self.slots[superblock.slot]
+        is_there = (not slot.problem and slot.state == "complete"
                     and slot.sequence == superblock.sequence
-                    and slot.checksum == superblock.header_digest):
-                return superblock
-        return None
+                    and slot.checksum == superblock.header_digest)
+        return superblock if is_there else None
 
     def candidates(self):
         """Section 9, step 4: newest first."""
@@ -473,12 +480,9 @@ class Reader:
         payload = bytearray()
         for index, chunk in enumerate(slot.chunks):
             stored = read_at(self._file, start + chunk.stored_offset, chunk.stored_byte_count)
-            check(digest(stored) == chunk.digest, f"chunk {index} is damaged")
+            check(tree_digest(stored) == chunk.digest, f"chunk {index} is damaged")
             payload += decode_chunk(stored, chunk)
-        leaves = b"".join(digest(payload[offset:offset + LEAF])
-                          for offset in range(0, len(payload), LEAF))
-        logical = digest(leaves + struct.pack("<Q", len(payload)))
-        check(logical == slot.logical_digest, "the logical digest does not match")
+        check(tree_digest(payload) == slot.logical_digest, "the logical digest does not match")
         return bytes(payload)
 
     def load(self, slot=None):

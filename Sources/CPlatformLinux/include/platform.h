@@ -49,6 +49,8 @@ int pccp_unlink(const char *path);
 /* Open-file-description locks on [start, start + count). Returns 0, or -EAGAIN when held by another. */
 int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive);
 int pccp_unlock(int fd, uint64_t start, uint64_t count);
+/* 1 when another open file description has any lock on the range, 0 when none has; takes none. */
+int pccp_lock_is_held(int fd, uint64_t start, uint64_t count);
 
 /* Anonymous memory on a 2 MiB boundary, touched, in huge pages where the kernel has them. */
 void *pccp_pool_allocate(size_t byte_count);
@@ -62,6 +64,8 @@ uint64_t pccp_cpu_time(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);
+/* Columns of the terminal at `fd`; 0 when it is none or does not say. */
+int pccp_terminal_columns(int fd);
 /* 16 bytes that identify this boot of the machine; zero when the kernel does not say. */
 void pccp_boot_id(uint8_t id[16]);
 
