@@ -27,8 +27,7 @@ func module(
 
 func tool(_ name: String) -> Target {
     .executableTarget(
-        name: name, dependencies: ["CheckpointCommands", argumentParser],
-        swiftSettings: swiftSettings)
+        name: name, dependencies: ["CheckpointCommands"], swiftSettings: swiftSettings)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -59,9 +58,10 @@ let package = Package(
         .systemLibrary(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .target(name: "CDigest", dependencies: ["CXXHash"]),
         .target(name: "CPlatformLinux"),
 
-        module("CheckpointFormat", ["CXXHash", "CZstd"]),
+        module("CheckpointFormat", ["CDigest", "CZstd"]),
         module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
         module(
@@ -74,7 +74,8 @@ let package = Package(
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
                 "CheckpointWriter", argumentParser,
-            ]),
+            ],
+            exclude: ["man"]),
         tool("pcfsck"),
         tool("pcinspect"),
         tool("pcextract"),
@@ -116,7 +117,13 @@ let package = Package(
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
             ]),
-        tests("CommandTests", ["CheckpointFormat", "CheckpointStorage"]),
+        tests(
+            "CommandTests",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCommands", "pcfsck", "pcinspect", "pcextract",
+                "pccheck",
+            ]),
         tests("TidyTests", ["CheckpointFormat", "CheckpointCheck"]),
     ]
 )

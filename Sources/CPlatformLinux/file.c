@@ -114,7 +114,8 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
         return -errno;
 #ifdef STATX_DIOALIGN
     struct statx stx;
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+    int answered = statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx);
+    if (answered == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
         facts->direct_alignment = stx.stx_dio_offset_align;
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }
@@ -165,4 +166,13 @@ int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive)
 int pccp_unlock(int fd, uint64_t start, uint64_t count)
 {
     return set_lock(fd, F_UNLCK, start, count);
+}
+
+int pccp_lock_is_held(int fd, uint64_t start, uint64_t count)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)count};
+    if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
+        return -errno;
+    return lock.l_type != F_UNLCK;
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -14,7 +15,10 @@
 
 static const size_t huge_page = 2u << 20;
 
-static size_t round_up(size_t byte_count) { return (byte_count + huge_page - 1) & ~(huge_page - 1); }
+static size_t round_up(size_t byte_count)
+{
+    return (byte_count + huge_page - 1) & ~(huge_page - 1);
+}
 
 void *pccp_pool_allocate(size_t byte_count)
 {
@@ -54,6 +58,12 @@ static uint64_t clock_nanoseconds(clockid_t clock)
     struct timespec now;
     clock_gettime(clock, &now);
     return nanoseconds(now);
+}
+
+int pccp_terminal_columns(int fd)
+{
+    struct winsize size;
+    return ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 uint64_t pccp_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
@@ -127,7 +137,10 @@ void pccp_monitor_destroy(struct pccp_monitor *monitor)
 
 void pccp_monitor_lock(struct pccp_monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
 void pccp_monitor_unlock(struct pccp_monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
-void pccp_monitor_wake_all(struct pccp_monitor *monitor) { pthread_cond_broadcast(&monitor->condition); }
+void pccp_monitor_wake_all(struct pccp_monitor *monitor)
+{
+    pthread_cond_broadcast(&monitor->condition);
+}
 
 bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline)
 {

@@ -77,8 +77,11 @@ enum Pass4Tables {
                     ProblemCatalogue.slotInUse, slot: candidate.slot, at: candidate.headerOffset,
                     found: "a writer at work", expected: "sequence \(candidate.sequence)"))
         }
-        // A medium that fails is pass 5's finding, too, but that pass may not run.
-        if error.code == .inputOutput { context.hasMediumFailure = true }
+        // A medium that fails is pass 5's finding, too, but that pass may not run. Beyond the end
+        // of a truncated file, the medium is not to blame.
+        if error.code == .inputOutput, context.decision?.isTruncated != true {
+            context.hasMediumFailure = true
+        }
         context.unloadable[candidate.slot] = "its manifest cannot be read: \(error.message)"
         context.report(
             Finding(

@@ -34,7 +34,7 @@ public struct ChunkEntry: Hashable, Sendable {
     public var codec: Codec
     /// Bytes per element of the byte-plane filter: 2, 4 or 8; 1 without the filter.
     public var planeWidth: Int
-    /// XXH3-128 of the stored bytes.
+    /// Tree digest of the stored bytes; see `TreeDigest`.
     public var digest: Digest
 
     public init(

@@ -1,4 +1,4 @@
-internal import CXXHash
+internal import CDigest
 
 /// A 128-bit XXH3 digest.
 ///
@@ -20,9 +20,9 @@ public struct Digest: Hashable, Sendable {
     public init(of bytes: RawSpan) {
         // Safe: the call reads exactly `count` bytes of a buffer that the span keeps alive.
         let hash = unsafe bytes.withUnsafeBytes { buffer in
-            unsafe XXH3_128bits(buffer.baseAddress, buffer.count)
+            unsafe pccp_xxh3_128(buffer.baseAddress, buffer.count)
         }
-        self.init(low: hash.low64, high: hash.high64)
+        self.init(low: hash.low, high: hash.high)
     }
 
     /// XXH3-128 of the part `range` of `bytes`, or of all of it.
@@ -44,39 +44,5 @@ enum Hexadecimal {
     static func string(_ value: UInt64) -> String {
         let digits = String(value, radix: 16)
         return String(repeating: "0", count: 16 - digits.count) + digits
-    }
-}
-
-/// XXH3-128 over bytes that arrive in pieces.
-@safe public struct StreamingDigest: ~Copyable {
-    // Owned by this value alone; freed in deinit.
-    private let state: OpaquePointer
-
-    public init() {
-        // Safe: XXH3_createState returns nil only when memory is exhausted.
-        guard let state = unsafe XXH3_createState() else {
-            preconditionFailure("out of memory for a hash state of 576 bytes")
-        }
-        unsafe self.state = state
-        // Safe: `state` was just created.
-        unsafe XXH3_128bits_reset(state)
-    }
-
-    deinit {
-        // Safe: `state` is owned and freed once.
-        unsafe XXH3_freeState(state)
-    }
-
-    public mutating func update(_ bytes: RawSpan) {
-        // Safe: as in `Digest.init(of:)`.
-        unsafe bytes.withUnsafeBytes { buffer in
-            _ = unsafe XXH3_128bits_update(state, buffer.baseAddress, buffer.count)
-        }
-    }
-
-    public consuming func finish() -> Digest {
-        // Safe: `state` is initialised since init.
-        let hash = unsafe XXH3_128bits_digest(state)
-        return Digest(low: hash.low64, high: hash.high64)
     }
 }

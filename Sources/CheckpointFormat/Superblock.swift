@@ -16,6 +16,18 @@ public enum StorageKind: UInt32, Sendable, CaseIterable {
     case ring = 3
     case persistentMemory = 4
     case memory = 5
+
+    /// The name that tools and statistics show.
+    public var name: String {
+        switch self {
+        case .unknown: "unknown"
+        case .direct: "direct"
+        case .buffered: "buffered"
+        case .ring: "io_uring"
+        case .persistentMemory: "persistent_memory"
+        case .memory: "memory"
+        }
+    }
 }
 
 /// The checkpoint that a superblock names.

@@ -23,6 +23,13 @@ struct LoadedChunk: Sendable {
     let payloadOffset: UInt64
     let buffer: AlignedBuffer
     let byteCount: Int
+    /// Known already when the chunk was stored as it is.
+    fileprivate let storedLeaves: [Digest]?
+
+    /// The leaf digests of the restored bytes.
+    var leaves: [Digest] {
+        storedLeaves ?? buffer.withBytes(0..<byteCount) { TreeDigest.leaves(of: $0) }
+    }
 }
 
 /// Reads chunks of one candidate; every byte that leaves it was verified.
@@ -46,14 +53,17 @@ struct PayloadReader: Sendable {
         } catch {
             throw ChunkDamage(index: index, byteOffset: offset, cause: .unreadable(error))
         }
-        let found = buffers.stored.withBytes(0..<entry.storedByteCount) { Digest(of: $0) }
+        let leaves = buffers.stored.withBytes(0..<entry.storedByteCount) {
+            TreeDigest.leaves(of: $0)
+        }
+        let found = TreeDigest.combine(leaves, byteCount: UInt64(entry.storedByteCount))
         guard found == entry.digest else {
             throw ChunkDamage(
                 index: index, byteOffset: offset,
                 cause: .digest(found: found, expected: entry.digest))
         }
         guard entry.codec != .none, let raw = buffers.raw else {
-            return loaded(index, buffers.stored)
+            return loaded(index, buffers.stored, leaves)
         }
         do throws(FormatError) {
             // Safe: both views lie inside buffers that this worker alone uses.
@@ -66,14 +76,16 @@ struct PayloadReader: Sendable {
         } catch {
             throw ChunkDamage(index: index, byteOffset: offset, cause: .codec(error))
         }
-        return loaded(index, raw)
+        return loaded(index, raw, nil)
     }
 
-    private func loaded(_ index: Int, _ buffer: AlignedBuffer) -> LoadedChunk {
+    private func loaded(
+        _ index: Int, _ buffer: AlignedBuffer, _ leaves: [Digest]?
+    ) -> LoadedChunk {
         LoadedChunk(
             index: index,
             payloadOffset: UInt64(index) * UInt64(candidate.header.chunkByteCount),
-            buffer: buffer, byteCount: entries[index].rawByteCount)
+            buffer: buffer, byteCount: entries[index].rawByteCount, storedLeaves: leaves)
     }
 
     /// The public form of a chunk's damage.

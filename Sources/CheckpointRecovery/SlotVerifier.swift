@@ -38,19 +38,17 @@ extension PayloadReader {
         progress: (@Sendable (UInt64) -> Void)?, stopsAtDamage: Bool
     ) throws(CheckpointError) -> PayloadReport {
         struct State {
-            var digest: LogicalDigest
+            var digest: TreeDigest
             var byteCount: UInt64 = 0
             var damage: [ChunkDamage] = []
         }
         let state = Monitor(
-            State(digest: LogicalDigest(payloadByteCount: candidate.header.payloadByteCount)))
+            State(digest: TreeDigest(byteCount: candidate.header.payloadByteCount)))
         try tryAll(Array(entries.indices)) { index, result throws(CheckpointError) in
             var leaves: [Digest] = []
             switch result {
             case .success(let chunk):
-                leaves = chunk.buffer.withBytes(0..<chunk.byteCount) {
-                    LogicalDigest.leaves(of: $0)
-                }
+                leaves = chunk.leaves
             case .failure(let damage):
                 if stopsAtDamage { throw error(damage) }
                 state.withLock { $0.damage.append(damage) }

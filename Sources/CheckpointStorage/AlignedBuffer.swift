@@ -67,12 +67,16 @@ internal import CheckpointFormat
     }
 
     public func copy(_ bytes: [UInt8], to offset: Int) {
-        precondition(offset >= 0 && offset + bytes.count <= byteCount, "inside the buffer")
+        // Safe: the array outlives the closure.
+        unsafe bytes.withUnsafeBytes { unsafe copy($0, to: offset) }
+    }
+
+    /// memcpy(3) from memory that lives through the call and does not overlap the buffer.
+    @unsafe public func copy(_ source: UnsafeRawBufferPointer, to offset: Int) {
+        precondition(offset >= 0 && offset + source.count <= byteCount, "inside the buffer")
+        guard let start = source.baseAddress else { return }
         // Safe: the range was checked.
-        unsafe bytes.withUnsafeBytes { source in
-            guard let start = source.baseAddress else { return }
-            unsafe memcpy(baseAddress + offset, start, source.count)
-        }
+        unsafe memcpy(baseAddress + offset, start, source.count)
     }
 
     public func fillWithZeros(_ range: Range<Int>) {

@@ -174,6 +174,18 @@ public final class FileStorage: Storage, @unchecked Sendable {
         return true
     }
 
+    /// fcntl(2) with F_OFD_GETLK: whether another opener holds `byte`. Takes no lock itself, so
+    /// that looking never keeps a writer out.
+    public func isLockedByAnother(_ byte: LockByte) throws(StorageError) -> Bool {
+        let result = pccp_lock_is_held(descriptor, byte.byteOffset, 1)
+        guard result >= 0 else {
+            throw StorageError(
+                operation: "lock query", path: path, byteOffset: byte.byteOffset, byteCount: 1,
+                osErrorNumber: -result)
+        }
+        return result == 1
+    }
+
     public func unlock(_ byte: LockByte) throws(StorageError) {
         let result = pccp_unlock(descriptor, byte.byteOffset, 1)
         guard result == 0 else {

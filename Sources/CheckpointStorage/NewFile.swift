@@ -14,7 +14,11 @@ public struct NewFile: ~Copyable {
     private var isPublished = false
 
     /// open(2) with O_EXCL, then fallocate(2), so that ENOSPC comes now and not mid-run.
-    public init(beside finalPath: String, byteCount: UInt64) throws(StorageError) {
+    ///
+    /// - Parameter requiresReservation: refuse a file system that cannot reserve blocks.
+    public init(
+        beside finalPath: String, byteCount: UInt64, requiresReservation: Bool = true
+    ) throws(StorageError) {
         self.finalPath = finalPath
         temporaryPath = "\(finalPath).creating-\(UInt32.random(in: .min ... .max))"
         let flags = Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE)
@@ -26,8 +30,8 @@ public struct NewFile: ~Copyable {
                 advice: descriptor == -ENOENT ? "the directory does not exist" : nil)
         }
         defer { pccp_close(descriptor) }
-        let result = pccp_fallocate(descriptor, byteCount)
-        guard result == 0 else {
+        let result = byteCount == 0 ? 0 : pccp_fallocate(descriptor, byteCount)
+        guard result == 0 || (result == -EOPNOTSUPP && !requiresReservation) else {
             // Safe: as above.
             unsafe pccp_unlink(temporaryPath)
             throw StorageError(

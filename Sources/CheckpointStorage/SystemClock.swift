@@ -18,6 +18,12 @@ public enum SystemClock {
 
     public static var processID: UInt32 { UInt32(bitPattern: getpid()) }
 
+    /// Columns of the terminal at `descriptor`; nil when it is none or does not say.
+    public static func terminalColumnCount(_ descriptor: Int32) -> Int? {
+        let count = pccp_terminal_columns(descriptor)
+        return count > 0 ? Int(count) : nil
+    }
+
     /// Identifies this boot of the machine; zero where the kernel does not say.
     public static let bootID: Identifier128 = {
         var bytes = [UInt8](repeating: 0, count: Identifier128.byteCount)

@@ -79,7 +79,8 @@ public enum CheckpointFile {
         }
         guard options.replacesExisting else {
             throw CheckpointError(
-                .exists, "\(path): it exists already; choose another path, or replace it explicitly")
+                .exists, "\(path): it exists already; choose another path, or replace it explicitly"
+            )
         }
         let isLocked = try withCheckpointErrors { () throws(StorageError) in
             try storage.tryLock(.writer, exclusive: true)
@@ -125,7 +126,8 @@ public enum CheckpointFile {
     static func write(_ identity: IdentityBlock, to storage: any Storage) throws(StorageError) {
         let geometry = identity.geometry
         for slot in geometry.slots {
-            let header = SlotHeader(emptySlot: slot, fileUUID: identity.fileUUID, geometry: geometry)
+            let header = SlotHeader(
+                emptySlot: slot, fileUUID: identity.fileUUID, geometry: geometry)
             try storage.writeBlocks(header.encoded().bytes, at: geometry.headerOffset(slot))
         }
         var parent = Digest.zero

@@ -1,10 +1,6 @@
 public import CheckpointFormat
 internal import CheckpointStorage
 
-#if canImport(Glibc)
-    internal import Glibc
-#endif
-
 /// The bytes of one checkpoint: a manifest that the payload owns, then the caller's memory.
 ///
 /// The payload is one stream of bytes; the snapshot workers copy ranges of it.
@@ -37,6 +33,7 @@ internal import CheckpointStorage
         self.head = head
         self.manifestByteCount = UInt64(manifestByteCount)
         // Empty regions would make the search ambiguous, and hold nothing.
+        // Safe, here and below: only the sizes of the regions are read.
         self.regions = regions.filter { unsafe !$0.memory.isEmpty }
         var offset = UInt64(head.count)
         var starts: [UInt64] = []
@@ -93,9 +90,10 @@ internal import CheckpointStorage
         if offset < UInt64(head.count) {
             let start = Int(offset)
             done = min(count, head.count - start)
-            // Safe: both ranges were checked.
+            // Safe: the buffer outlives the closure.
             unsafe head.withUnsafeBytes { source in
-                unsafe _ = memcpy(buffer.baseAddress, source.baseAddress! + start, done)
+                let part = unsafe UnsafeRawBufferPointer(rebasing: source[start..<start + done])
+                unsafe buffer.copy(part, to: 0)
             }
         }
         guard done < count else { return }
@@ -104,8 +102,9 @@ internal import CheckpointStorage
             let within = Int(offset + UInt64(done) - starts[index])
             let memory = unsafe regions[index].memory
             let step = min(count - done, memory.count - within)
-            // Safe: `within + step` lies in the region, `done + step` in the buffer.
-            unsafe _ = memcpy(buffer.baseAddress + done, memory.baseAddress! + within, step)
+            // Safe: `within + step` lies in the region.
+            let part = unsafe UnsafeRawBufferPointer(rebasing: memory[within..<within + step])
+            unsafe buffer.copy(part, to: done)
             done += step
             index += 1
         }

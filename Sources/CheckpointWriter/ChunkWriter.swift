@@ -38,19 +38,17 @@ final class ChunkWriter {
             planeWidth: 1, digest: .zero)
         var compressNanoseconds: UInt64 = 0
         var source = buffer
-        let leaves: [Digest]
+        // One pass serves both digests of a chunk that is stored as it is.
+        let leaves = buffer.withBytes(0..<count) { TreeDigest.leaves(of: $0) }
         if let compressed = compress(checkpoint, index: index, buffer: buffer, count: count) {
-            leaves = buffer.withBytes(0..<count) { LogicalDigest.leaves(of: $0) }
             source = compressed.output
             entry.storedByteCount = compressed.byteCount
             entry.codec = compressed.codec
             entry.planeWidth = compressed.planeWidth
-            entry.digest = source.withBytes(0..<compressed.byteCount) { Digest(of: $0) }
+            entry.digest = source.withBytes(0..<compressed.byteCount) { TreeDigest.of($0) }
             compressNanoseconds = compressed.nanoseconds
         } else {
-            (leaves, entry.digest) = buffer.withBytes(0..<count) {
-                LogicalDigest.leavesAndDigest(of: $0)
-            }
+            entry.digest = TreeDigest.combine(leaves, byteCount: UInt64(count))
         }
         let hashed = SystemClock.monotonicTime
         try withCheckpointErrors(slot: checkpoint.slot) { () throws(StorageError) in

@@ -34,7 +34,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
     /// The failure was a flush: the slot is not reused.
     var isSlotDoubtful = false
     var entries: [ChunkEntry?]
-    var logicalDigest: LogicalDigest
+    var logicalDigest: TreeDigest
 
     init(
         sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
@@ -58,7 +58,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         }
         writesLeft = chunkCount + 1
         entries = [ChunkEntry?](repeating: nil, count: chunkCount)
-        logicalDigest = LogicalDigest(payloadByteCount: payload.byteCount)
+        logicalDigest = TreeDigest(byteCount: payload.byteCount)
         ticket = CheckpointTicket(step: step, sequence: sequence)
     }
 

@@ -113,7 +113,8 @@ func optionalText(
 func copyForCaller(_ text: String) throws(CheckpointError) -> UnsafeMutablePointer<CChar> {
     // Safe: strdup copies the string into memory that free releases.
     guard let copy = strdup(text) else {
-        throw CheckpointError(.outOfMemory, "out of memory for a string of \(text.utf8.count) bytes")
+        throw CheckpointError(
+            .outOfMemory, "out of memory for a string of \(text.utf8.count) bytes")
     }
     return copy
 }

@@ -43,20 +43,6 @@ indirect enum JSON: CustomStringConvertible {
     }
 }
 
-extension StorageKind {
-    /// The name that tools and statistics show.
-    var name: String {
-        switch self {
-        case .unknown: "unknown"
-        case .direct: "direct"
-        case .buffered: "buffered"
-        case .ring: "io_uring"
-        case .persistentMemory: "persistent_memory"
-        case .memory: "memory"
-        }
-    }
-}
-
 extension WriterStatistics {
     var json: JSON {
         .object([

@@ -132,7 +132,8 @@ public func pcc_reader_manifest_json(
         guard header.payloadKind == .safetensors else {
             throw CheckpointError(
                 .invalidArgument,
-                "the payload of slot \(header.slot) is opaque; it has no manifest", slot: header.slot)
+                "the payload of slot \(header.slot) is opaque; it has no manifest",
+                slot: header.slot)
         }
         let bytes = try selected.manifest()
         // Checked here, so that no caller has to trust the JSON.

@@ -94,7 +94,8 @@ private func tensor(_ given: pcc_tensor) throws(CheckpointError) -> TensorMemory
         throw invalid("the dtype of tensor \(name) is \(dtype), expected a safetensors dtype")
     }
     guard Int(given.rank) <= Limits.tensorRank else {
-        throw invalid("tensor \(name) has rank \(given.rank), expected at most \(Limits.tensorRank)")
+        throw invalid(
+            "tensor \(name) has rank \(given.rank), expected at most \(Limits.tensorRank)")
     }
     let shape = try array(given.shape, Int(given.rank), "the shape of tensor \(name)")
     guard given.data != nil || given.byte_count == 0 else {

@@ -11,6 +11,12 @@ public struct ImageBuilder: Sendable {
         public var bytes: [UInt8]
         public var manifestByteCount: UInt64
 
+        public init(kind: PayloadKind, bytes: [UInt8], manifestByteCount: UInt64) {
+            self.kind = kind
+            self.bytes = bytes
+            self.manifestByteCount = manifestByteCount
+        }
+
         /// `byteCount` bytes that follow from `seed`.
         public static func opaque(byteCount: Int, seed: UInt64) -> Content {
             Content(
@@ -34,7 +40,7 @@ public struct ImageBuilder: Sendable {
             var bytes = encoded.bytes
             var random = SplitMix64(seed: seed)
             for _ in 0..<elementCounts.reduce(0, +) {
-                let value = Float(random.next() % 1000).bitPattern
+                let value = Float(random.next() % 8).bitPattern
                 for shift in stride(from: 0, to: 32, by: 8) {
                     bytes.append(UInt8(truncatingIfNeeded: value >> UInt32(shift)))
                 }
@@ -67,6 +73,45 @@ public struct ImageBuilder: Sendable {
         bytes = [UInt8](repeating: 0, count: Int(geometry.fileByteCount))
         for offset in geometry.identityOffsets { put(identity.encoded(), at: offset) }
         for slot in geometry.slots { put(emptyHeader(slot).encoded().bytes, at: slot) }
+    }
+
+    /// Goes on from an existing file, whose head identity must be whole.
+    public init(editing bytes: [UInt8]) throws(FormatError) {
+        identity = try IdentityBlock(decoding: Array(bytes.prefix(Limits.blockByteCount)))
+        self.bytes = bytes
+    }
+
+    public func block(at offset: UInt64) -> [UInt8] {
+        Array(bytes[Int(offset)..<Int(offset) + Limits.blockByteCount])
+    }
+
+    /// The header in `slot`, which must be whole.
+    public func header(_ slot: SlotIndex) throws(FormatError) -> SlotHeader {
+        try SlotHeader(
+            decoding: block(at: geometry.headerOffset(slot)), slot: slot, identity: identity)
+    }
+
+    public func table(_ slot: SlotIndex) throws(FormatError) -> ChunkTable {
+        let start = Int(geometry.tableOffset(slot))
+        return try ChunkTable(
+            decoding: Array(bytes[start..<start + geometry.tableCapacityByteCount]),
+            header: header(slot), geometry: geometry)
+    }
+
+    /// The superblock copy at `offset`, which must be whole.
+    public func superblock(at offset: UInt64) throws(FormatError) -> Superblock {
+        try Superblock(
+            decoding: block(at: offset), fileUUID: identity.fileUUID,
+            slotCount: geometry.slotCount)
+    }
+
+    /// Changes the header in `slot` and seals it again.
+    public mutating func edit(
+        _ slot: SlotIndex, _ change: (inout SlotHeader) -> Void
+    ) throws(FormatError) {
+        var header = try header(slot)
+        change(&header)
+        put(header.encoded().bytes, at: slot)
     }
 
     public mutating func put(_ content: [UInt8], at offset: UInt64) {
@@ -128,7 +173,7 @@ public struct ImageBuilder: Sendable {
         header.storedByteCount = table.entries.reduce(0) { $0 + UInt64($1.storedByteCount) }
         let encodedTable = table.encoded()
         header.chunkTableDigest = encodedTable.digest
-        header.logicalDigest = Self.logicalDigest(content.bytes)
+        header.logicalDigest = Self.treeDigest(content.bytes)
         put(encodedTable.bytes, at: geometry.tableOffset(slot))
         let encoded = header.encoded()
         put(encoded.bytes, at: slot)
@@ -160,18 +205,16 @@ public struct ImageBuilder: Sendable {
                 ChunkEntry(
                     storedOffset: UInt64(start), storedByteCount: stored.count,
                     rawByteCount: raw.count, codec: isEncoded ? codec : .none,
-                    planeWidth: isEncoded ? width : 1, digest: Digest(of: stored)))
+                    planeWidth: isEncoded ? width : 1, digest: Self.treeDigest(stored)))
         }
         return ChunkTable(entries: entries)
     }
 
-    static func logicalDigest(_ bytes: [UInt8]) -> Digest {
-        var digest = LogicalDigest(payloadByteCount: UInt64(bytes.count))
-        for start in stride(from: 0, to: bytes.count, by: Limits.leafByteCount) {
-            let end = min(start + Limits.leafByteCount, bytes.count)
-            digest.setLeaves([Digest(of: bytes, start..<end)], at: UInt64(start))
+    public static func treeDigest(_ bytes: [UInt8]) -> Digest {
+        let leaves = stride(from: 0, to: bytes.count, by: Limits.leafByteCount).map { start in
+            Digest(of: bytes, start..<min(start + Limits.leafByteCount, bytes.count))
         }
-        return digest.finish()
+        return TreeDigest.combine(leaves, byteCount: UInt64(bytes.count))
     }
 
     public func superblock(

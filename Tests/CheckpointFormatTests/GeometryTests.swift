@@ -93,19 +93,8 @@ import Testing
         #expect(Digest(of: Array(text.utf8)).description == expected)
     }
 
-    @Test func piecesGiveTheDigestOfTheWhole() {
-        let bytes = (0..<300_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
-        var streaming = StreamingDigest()
-        for start in stride(from: 0, to: bytes.count, by: 77_777) {
-            let piece = Array(bytes[start..<min(start + 77_777, bytes.count)])
-            // Safe: the buffer outlives the closure.
-            unsafe piece.withUnsafeBytes { streaming.update(unsafe RawSpan(_unsafeBytes: $0)) }
-        }
-        #expect(streaming.finish() == Digest(of: bytes))
-    }
-
     @Test(arguments: [0, 1, 65_535, 65_536, 65_537, 200_000])
-    func logicalDigestFollowsItsDefinition(byteCount: Int) {
+    func treeDigestFollowsItsDefinition(byteCount: Int) {
         let payload = (0..<byteCount).map { UInt8(truncatingIfNeeded: $0 &* 7) }
         var concatenation: [UInt8] = []
         for start in stride(from: 0, to: byteCount, by: 65_536) {
@@ -117,13 +106,13 @@ import Testing
         concatenation += (0..<8).map { UInt8(truncatingIfNeeded: byteCount >> (8 * $0)) }
         let expected = Digest(of: concatenation)
         for chunkByteCount in [65_536, 131_072] {
-            var logical = LogicalDigest(payloadByteCount: UInt64(byteCount))
+            var logical = TreeDigest(byteCount: UInt64(byteCount))
             let starts = stride(from: 0, to: byteCount, by: chunkByteCount).reversed()
             for start in starts {
                 let chunk = Array(payload[start..<min(start + chunkByteCount, byteCount)])
                 // Safe: the buffer outlives the closure.
                 let leaves = unsafe chunk.withUnsafeBytes {
-                    LogicalDigest.leaves(of: unsafe RawSpan(_unsafeBytes: $0))
+                    TreeDigest.leaves(of: unsafe RawSpan(_unsafeBytes: $0))
                 }
                 logical.setLeaves(leaves, at: UInt64(start))
             }

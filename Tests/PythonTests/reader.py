@@ -45,6 +45,12 @@ def digest(data):
     return xxhash.xxh3_128_intdigest(data).to_bytes(16, "little")
 
 
+def tree_digest(data):
+    """The digest of large data, leaf by leaf (section 1)."""
+    leaves = b"".join(digest(data[start:start + LEAF]) for start in range(0, len(data), LEAF))
+    return digest(leaves + struct.pack("<Q", len(data)))
+
+
 def digest_text(disk_bytes):
     return f"{int.from_bytes(disk_bytes, 'little'):032x}"
 
@@ -339,6 +345,14 @@ def strict_object(pairs):
     return result
 
 
+def utf8(text):
+    """Refuses half a surrogate pair, which Python's JSON lets pass."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{text!r} has half a surrogate pair") from error
+
+
 def is_count(value):
     return type(value) is int and 0 <= value < 1 << 64
 
@@ -358,7 +372,9 @@ def decode_manifest(payload, manifest_byte_count):
     data = memoryview(payload)[8 + json_count:]
     metadata = content.pop("__metadata__", {})
     check(isinstance(metadata, dict), "__metadata__")
-    check(all(isinstance(value, str) for value in metadata.values()), "__metadata__")
+    for key, value in metadata.items():
+        check(isinstance(value, str), f"the value of {key!r}")
+        utf8(key + value)
     tensors = {}
     end = 0
 
@@ -372,7 +388,7 @@ def decode_manifest(payload, manifest_byte_count):
     for name, info in sorted(content.items(), key=begin_of):
         check(set(info) == {"dtype", "shape", "data_offsets"}, f"keys of {name!r}")
         dtype, shape = info["dtype"], info["shape"]
-        check(len(name.encode("utf-8", "surrogatepass")) <= 4096, "a long name")
+        check(len(utf8(name)) <= 4096, "a long name")
         check(isinstance(shape, list) and len(shape) <= 64, f"shape of {name!r}")
         check(all(is_count(extent) for extent in shape), f"shape of {name!r}")
         check(dtype in DTYPE_BITS, f"dtype {dtype!r}")
@@ -407,6 +423,7 @@ class Reader:
         self.real_byte_count = self._file.tell()
         self.problems = []
         self.identity = self._find_identity()
+        check(self.real_byte_count >= self.identity.file_byte_count, "the file is truncated")
         self.superblocks = self._read_superblocks()
         self.slots = [read_slot(self._file, self.identity, index)
                       for index in range(self.identity.slot_count)]
@@ -452,15 +469,16 @@ class Reader:
 
     def _choose_anchor(self):
         """Section 9, step 3."""
-        for superblock in self.superblocks:
-            if superblock.sequence == 0:
-                return superblock
-            slot = self.slots[superblock.slot]
-            if (not slot.problem and slot.state == "complete"
+        if not self.superblocks:
+            return None
+        superblock = self.superblocks[0]
+        if superblock.sequence == 0:
+            return superblock
+        slot = self.slots[superblock.slot]
+        is_there = (not slot.problem and slot.state == "complete"
                     and slot.sequence == superblock.sequence
-                    and slot.checksum == superblock.header_digest):
-                return superblock
-        return None
+                    and slot.checksum == superblock.header_digest)
+        return superblock if is_there else None
 
     def candidates(self):
         """Section 9, step 4: newest first."""
@@ -473,12 +491,9 @@ class Reader:
         payload = bytearray()
         for index, chunk in enumerate(slot.chunks):
             stored = read_at(self._file, start + chunk.stored_offset, chunk.stored_byte_count)
-            check(digest(stored) == chunk.digest, f"chunk {index} is damaged")
+            check(tree_digest(stored) == chunk.digest, f"chunk {index} is damaged")
             payload += decode_chunk(stored, chunk)
-        leaves = b"".join(digest(payload[offset:offset + LEAF])
-                          for offset in range(0, len(payload), LEAF))
-        logical = digest(leaves + struct.pack("<Q", len(payload)))
-        check(logical == slot.logical_digest, "the logical digest does not match")
+        check(tree_digest(payload) == slot.logical_digest, "the logical digest does not match")
         return bytes(payload)
 
     def load(self, slot=None):

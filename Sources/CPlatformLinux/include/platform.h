@@ -36,7 +36,7 @@ struct pccp_file_facts {
     uint64_t byte_count;        /* of the file, or of the block device */
     bool is_regular;
     bool is_block_device;
-    uint32_t direct_alignment;  /* offset and size alignment for O_DIRECT; 0 when not supported or unknown */
+    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
 };
@@ -48,9 +48,11 @@ int pccp_fallocate(int fd, uint64_t byte_count);
 int pccp_rename(const char *from, const char *to, bool replace);
 int pccp_unlink(const char *path);
 
-/* Open-file-description locks on [start, start + count). Returns 0, or -EAGAIN when held by another. */
+/* Open-file-description locks on [start, start + count). -EAGAIN when another holds one. */
 int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive);
 int pccp_unlock(int fd, uint64_t start, uint64_t count);
+/* 1 when another open file description has any lock on the range, 0 when none has; takes none. */
+int pccp_lock_is_held(int fd, uint64_t start, uint64_t count);
 
 /* Anonymous memory on a 2 MiB boundary, touched, in huge pages where the kernel has them. */
 void *pccp_pool_allocate(size_t byte_count);
@@ -64,6 +66,8 @@ uint64_t pccp_cpu_time(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);
+/* Columns of the terminal at `fd`; 0 when it is none or does not say. */
+int pccp_terminal_columns(int fd);
 /* 16 bytes that identify this boot of the machine; zero when the kernel does not say. */
 void pccp_boot_id(uint8_t id[16]);
 
@@ -74,7 +78,7 @@ void pccp_monitor_destroy(struct pccp_monitor *monitor);
 void pccp_monitor_lock(struct pccp_monitor *monitor);
 void pccp_monitor_unlock(struct pccp_monitor *monitor);
 void pccp_monitor_wake_all(struct pccp_monitor *monitor);
-/* Waits with the lock held; deadline in pccp_monotonic_time, 0 for none. False after the deadline. */
+/* Waits with the lock held. The deadline is on pccp_monotonic_time, 0 for none; false after it. */
 bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline);
 
 /* Starts a named joinable thread. All signals are blocked in it: they belong to the application. */

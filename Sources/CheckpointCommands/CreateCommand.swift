@@ -1,0 +1,98 @@
+internal import ArgumentParser
+internal import CheckpointFormat
+internal import CheckpointWriter
+
+struct CreateCommand: ToolCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create",
+        abstract: "Create a checkpoint file with room for in-flight + retain checkpoints.",
+        usage: """
+            pccheck create FILE --capacity SIZE [--in-flight N] [--retain R]
+                           [--chunk SIZE] [--prealloc zero|fallocate] [--replace]
+                           [--fingerprint TEXT] [--rank N --world-size N]
+            """,
+        discussion: """
+            The file appears under its name only when it is complete and durable. All of its \
+            blocks are reserved, so that the disk cannot become full in the middle of a run.
+
+            SIZE is a number of bytes with an optional suffix: K M G T and KiB MiB GiB TiB are \
+            powers of 1024, KB MB GB TB powers of 1000.
+
+            Exit status: 0 created, 8 it failed, 16 usage, 32 cancelled.
+            """)
+
+    @Argument(help: "The file to create, or a block device to fill.", completion: .file())
+    var file: String
+
+    @Option(help: ArgumentHelp("The largest checkpoint that fits.", valueName: "size"))
+    var capacity: ByteSize
+
+    @Option(help: ArgumentHelp("Checkpoints in flight at once, 1 to 64.", valueName: "n"))
+    var inFlight = 2
+
+    @Option(help: ArgumentHelp("Durable checkpoints to keep, 1 to 16.", valueName: "n"))
+    var retain = 1
+
+    @Option(
+        help: ArgumentHelp(
+            "Unit of I/O and checksums: a multiple of 64K up to 256M (default: 4M).",
+            valueName: "size"))
+    var chunk: ByteSize?
+
+    enum Preallocation: String, ExpressibleByArgument, CaseIterable {
+        case zero, fallocate
+    }
+
+    @Option(
+        help: ArgumentHelp(
+            "zero: write every block, so that every save runs at full speed. fallocate: reserve "
+                + "only, which is quick.",
+            valueName: "zero|fallocate"))
+    var prealloc = Preallocation.zero
+
+    @Option(
+        help: ArgumentHelp(
+            "Name of model and topology; a resume with another one is refused.",
+            valueName: "text"))
+    var fingerprint = ""
+
+    @Option(help: ArgumentHelp("This process's rank in a distributed job.", valueName: "n"))
+    var rank: UInt32 = 0
+
+    @Option(help: ArgumentHelp("Processes of the job.", valueName: "n"))
+    var worldSize: UInt32 = 1
+
+    @Flag(help: "Replace an existing file. Its checkpoints are lost.")
+    var replace = false
+
+    func execute() throws -> ExitStatus {
+        var options = CheckpointFile.Options(capacity: capacity.byteCount)
+        options.inFlight = inFlight
+        options.retain = retain
+        options.chunkByteCount = chunk.map { Int(clamping: $0.byteCount) } ?? 4 << 20
+        options.preallocation = prealloc == .zero ? .zero : .fallocate
+        options.fingerprint = fingerprint
+        options.rank = rank
+        options.worldSize = worldSize
+        options.replacesExisting = replace
+        let progress = ProgressBar("writing zeros", total: 0)
+        defer { progress.finish() }
+        try CheckpointFile.create(path: file, options: options) { done, total in
+            progress.update(done, of: total)
+        }
+        progress.finish()
+        try report()
+        return .clean
+    }
+
+    private func report() throws(CheckpointError) {
+        let inspection = try Inspection(path: file)
+        let geometry = inspection.geometry
+        let line: StyledText = """
+            created \(file, .bold): \(Quantity.plural(geometry.slotCount, "slot")) of \
+            \(Quantity.bytes(geometry.slotByteCount)), \
+            \(Quantity.bytes(geometry.fileByteCount)) in all
+            """
+        Output.standard.line(line)
+    }
+}

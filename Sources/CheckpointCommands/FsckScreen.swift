@@ -1,0 +1,115 @@
+internal import CheckpointCheck
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointStorage
+
+/// What pcfsck prints for people about one file.
+struct FsckScreen {
+    private static let textIndent = 11
+
+    private let run: FsckRun
+    private let width: Int?
+    private var report: CheckReport { run.report }
+
+    init(_ run: FsckRun, width: Int?) {
+        self.run = run
+        self.width = width
+    }
+
+    var lines: [StyledText] {
+        var lines = [verdict]
+        for repair in run.repairs {
+            lines += ["  \("✔", .green) \(repair)"]
+        }
+        if let refusal = run.refusal {
+            lines += ["  \("✘", .red) nothing is repaired: \(refusal)"]
+        }
+        for finding in report.findings { lines += self.lines(finding) }
+        return lines + resume
+    }
+
+    private func lines(_ finding: Finding) -> [StyledText] {
+        let style: StyledText.Style =
+            switch finding.severity {
+            case .error: .red
+            case .warning: .yellow
+            case .info: .cyan
+            }
+        var place: [String] = []
+        if let slot = finding.slot { place.append("slot \(slot)") }
+        if let chunk = finding.chunk { place.append("chunk \(chunk)") }
+        if let offset = finding.byteOffset { place.append("byte \(offset)") }
+        let severity = StyledText(finding.severity.rawValue, style).padded(to: 9, isRight: false)
+        var text = "found \(finding.found), expected \(finding.expected)"
+        if finding.isFixable { text += "; pcfsck -p repairs it" }
+        var head: StyledText = "  \(severity)\(finding.id)  \(finding.problem.title, .bold)"
+        if !place.isEmpty { head.append("  " + place.joined(separator: ", "), .dim) }
+        return [head] + TextWrap.lines(text, indent: Self.textIndent, width: width)
+    }
+
+    private var resume: [StyledText] {
+        let resume = report.resume
+        var lines: [StyledText] = []
+        let label = StyledText("resume", .bold).padded(to: 9, isRight: false)
+        if let choice = resume.choice {
+            let proof =
+                resume.isProven
+                ? "every byte verified"
+                : report.depth == .full ? "not verified" : "payload not read; --verify full does"
+            lines.append(
+                """
+                  \(label)loads \("step \(choice.step)", .green) from slot \(choice.slot) \
+                (sequence \(choice.sequence), \(choice.kind.rawValue)); \(proof)
+                """)
+        } else if report.decision != nil, report.decision?.highestSequence == SequenceNumber.none {
+            lines.append("  \(label)starts from the beginning: nothing was saved yet")
+        } else {
+            lines.append("  \(label)\("loads nothing from this file", .red)")
+        }
+        for rejection in resume.rejected {
+            let step = rejection.step.map { "step \($0)" } ?? "the newer checkpoint"
+            lines += TextWrap.lines(
+                "not \(step) in slot \(rejection.slot): \(rejection.explanation)",
+                indent: Self.textIndent, width: width)
+        }
+        return lines
+    }
+
+    private var verdict: StyledText {
+        let counts = [
+            (Severity.error, "error"), (.warning, "warning"), (.info, "note"),
+        ].compactMap { severity, noun -> String? in
+            let count = report.count(severity)
+            return count == 0 ? nil : Quantity.plural(count, noun)
+        }
+        let fixable = report.findings.count(where: \.isFixable)
+        var text: StyledText = "\(report.path, .bold): "
+        if report.isClean {
+            text.append("clean", .green)
+        } else if report.decision == nil {
+            text.append("cannot be used", .red)
+        } else {
+            text.append("damaged", .red)
+        }
+        if !counts.isEmpty { text.append(", \(counts.joined(separator: ", "))", nil) }
+        if !run.repairs.isEmpty {
+            text.append("; \(Quantity.plural(run.repairs.count, "repair")) made", nil)
+        }
+        if run.isWriterAtWork { text.append("; a writer is at work", .cyan) }
+        if fixable > 0, run.refusal == nil {
+            text.append("; pcfsck -p repairs \(fixable) of them", nil)
+        }
+        return text
+    }
+
+    /// `--explain`.
+    static func explain(_ problem: Problem, width: Int?) -> [StyledText] {
+        let head: StyledText = """
+            \(problem.id, .bold)  \(problem.title)  \("(\(problem.severity.rawValue))", .dim)
+            """
+        let fix = problem.safeFix.map { "pcfsck -p can repair it: \($0.rawValue)." }
+        return [head] + TextWrap.lines(problem.explanation, indent: 2, width: width)
+            + TextWrap.lines(problem.advice, indent: 2, width: width)
+            + (fix.map { TextWrap.lines($0, indent: 2, width: width) } ?? [])
+    }
+}

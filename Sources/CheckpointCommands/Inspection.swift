@@ -1,0 +1,92 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointStorage
+
+/// A file as pcinspect and pcextract see it: its metadata and what recovery makes of it.
+struct Inspection {
+    let path: String
+    let storage: FileStorage
+    let image: MetadataImage
+    let decision: RecoveryDecision
+    /// A writer has the file open now.
+    let isWriterAtWork: Bool
+    /// The time that ages are relative to, in nanoseconds since 1970.
+    let now: UInt64
+
+    /// How often the metadata is read again because a writer changed it meanwhile.
+    private static let attemptCount = 16
+
+    /// Reads the metadata of `path` without a lock, until two reads give the same.
+    init(path: String) throws(CheckpointError) {
+        do throws(StorageError) {
+            storage = try FileStorage(path: path, access: .read)
+            isWriterAtWork = try storage.isLockedByAnother(.writer)
+        } catch {
+            throw CheckpointError(error)
+        }
+        var image = try MetadataImage.read(from: storage)
+        for _ in 1..<Self.attemptCount {
+            let again = try MetadataImage.read(from: storage)
+            if again == image { break }
+            image = again
+        }
+        self.path = path
+        self.image = image
+        do throws(CheckpointError) {
+            decision = try SlotSelection.decide(image, allowsTruncation: true)
+        } catch {
+            var located = error
+            located.message = "\(path): \(error.message)"
+            throw located
+        }
+        now = SystemClock.wallTime
+    }
+
+    var geometry: Geometry { decision.identity.geometry }
+
+    /// Whether anything is damaged: what pcinspect's exit status tells.
+    var isDamaged: Bool {
+        decision.isTruncated || decision.isFork || !image.readFailures.isEmpty
+            || decision.identityFindings.contains { !$0.agreesWithChosen }
+            || decision.superblockFindings.contains { $0.superblock == nil }
+            || decision.slots.contains { $0.reason.isDamage }
+    }
+
+    var status: ExitStatus { isDamaged ? .uncorrected : .clean }
+}
+
+extension SlotReason {
+    /// The slot is not in a state that a crash alone can leave.
+    var isDamage: Bool {
+        switch self {
+        case .anchored, .retained, .unanchored, .older, .empty, .writing: false
+        default: true
+        }
+    }
+
+    /// One word or two for people.
+    func label(isWriterAtWork: Bool) -> StyledText {
+        switch self {
+        case .anchored: StyledText("newest", .green)
+        case .retained: StyledText("retained", .green)
+        case .unanchored: StyledText(isWriterAtWork ? "complete" : "unanchored", .yellow)
+        case .older: StyledText("older", .dim)
+        case .empty: StyledText("empty", .dim)
+        case .writing:
+            isWriterAtWork ? StyledText("being written", .cyan) : StyledText("torn", .yellow)
+        case .stale: StyledText("stale", .red)
+        case .blank: StyledText("blank", .red)
+        case .headerDamaged: StyledText("bad header", .red)
+        case .tableDamaged: StyledText("bad table", .red)
+        case .foreign: StyledText("foreign", .red)
+        case .misdirected: StyledText("misdirected", .red)
+        case .unreadable: StyledText("unreadable", .red)
+        default: StyledText(rawValue, .red)
+        }
+    }
+}
+
+extension SlotReport {
+    /// The header of a checkpoint, complete or not; nil in an empty slot.
+    var usedHeader: SlotHeader? { header.flatMap { $0.state == .empty ? nil : $0 } }
+}

@@ -1,0 +1,79 @@
+/// Makes text from a file or a path safe to show: whatever could move the cursor, colour the
+/// terminal, or change the reading direction becomes a visible escape.
+enum PrintableText {
+    static func escaped(_ text: String) -> String {
+        guard text.unicodeScalars.contains(where: isUnsafe) else { return text }
+        var result = ""
+        for scalar in text.unicodeScalars {
+            if isUnsafe(scalar) {
+                result += escape(scalar)
+            } else {
+                result.unicodeScalars.append(scalar)
+            }
+        }
+        return result
+    }
+
+    static func escape(_ scalar: Unicode.Scalar) -> String {
+        switch scalar {
+        case "\n": "\\n"
+        case "\r": "\\r"
+        case "\t": "\\t"
+        default: "\\u{\(String(scalar.value, radix: 16))}"
+        }
+    }
+
+    static func isUnsafe(_ scalar: Unicode.Scalar) -> Bool {
+        if scalar.isASCII { return scalar.value < 0x20 || scalar.value == 0x7F }
+        switch scalar.properties.generalCategory {
+        case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse,
+            .unassigned:
+            return true
+        default:
+            return false
+        }
+    }
+
+    /// Terminal columns that `text` takes, with East Asian wide characters as two.
+    static func columnCount(_ text: String) -> Int {
+        text.reduce(0) { count, character in
+            count + (character.unicodeScalars.first.map(isWide) ?? false ? 2 : 1)
+        }
+    }
+
+    private static func isWide(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.value {
+        case 0x1100...0x115F, 0x2E80...0xA4CF, 0xAC00...0xD7A3, 0xF900...0xFAFF, 0xFE30...0xFE6F,
+            0xFF00...0xFF60, 0xFFE0...0xFFE6, 0x1F300...0x1F64F, 0x1F900...0x1F9FF,
+            0x20000...0x3FFFD:
+            true
+        default:
+            false
+        }
+    }
+
+    /// `text` cut to `limit` columns, with an ellipsis in the middle: both ends of a tensor's name
+    /// tell something.
+    static func shortened(_ text: String, to limit: Int) -> String {
+        guard columnCount(text) > limit, limit >= 3 else { return text }
+        var (head, tail) = ("", "")
+        var room = limit - 1
+        var start = text.startIndex
+        var end = text.endIndex
+        while start < end {
+            let isHeadNext = columnCount(head) <= columnCount(tail)
+            let character = isHeadNext ? text[start] : text[text.index(before: end)]
+            let width = columnCount(String(character))
+            guard width <= room else { break }
+            room -= width
+            if isHeadNext {
+                head.append(character)
+                start = text.index(after: start)
+            } else {
+                end = text.index(before: end)
+                tail = String(character) + tail
+            }
+        }
+        return head + "…" + tail
+    }
+}

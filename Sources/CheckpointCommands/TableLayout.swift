@@ -1,0 +1,58 @@
+/// Lays out rows in columns.
+struct TableLayout {
+    struct Column {
+        var title: String
+        var isRight = false
+        /// Cut this column when the table is wider than the terminal.
+        var isFlexible = false
+
+        static func left(_ title: String) -> Column { Column(title: title) }
+        static func right(_ title: String) -> Column { Column(title: title, isRight: true) }
+        static func flexible(_ title: String) -> Column {
+            Column(title: title, isFlexible: true)
+        }
+    }
+
+    private static let gap = 2
+    private static let flexibleMinimum = 16
+
+    var columns: [Column]
+    var rows: [[StyledText]] = []
+    var indent = 2
+
+    init(_ columns: [Column]) { self.columns = columns }
+
+    mutating func add(_ cells: [StyledText]) {
+        precondition(cells.count == columns.count, "one cell per column")
+        rows.append(cells)
+    }
+
+    /// The header line and one line per row; no wider than `width` when that is given.
+    func lines(width limit: Int?) -> [StyledText] {
+        var widths = columns.indices.map { column in
+            max(
+                PrintableText.columnCount(columns[column].title),
+                rows.map { $0[column].columnCount }.max() ?? 0)
+        }
+        let total = indent + widths.reduce(0, +) + Self.gap * (columns.count - 1)
+        if let limit, total > limit, let flexible = columns.firstIndex(where: \.isFlexible) {
+            widths[flexible] = max(Self.flexibleMinimum, widths[flexible] - (total - limit))
+        }
+        let header = columns.map { StyledText($0.title, .dim) }
+        let content = columns.allSatisfy(\.title.isEmpty) ? rows : [header] + rows
+        return content.map { line($0, widths) }
+    }
+
+    private func line(_ cells: [StyledText], _ widths: [Int]) -> StyledText {
+        var line = StyledText(String(repeating: " ", count: indent))
+        for (index, cell) in cells.enumerated() {
+            let fitted = columns[index].isFlexible ? cell.shortened(to: widths[index]) : cell
+            let isLast = index == cells.count - 1
+            line.append(
+                isLast && !columns[index].isRight
+                    ? fitted : fitted.padded(to: widths[index], isRight: columns[index].isRight))
+            if !isLast { line.append(String(repeating: " ", count: Self.gap), nil) }
+        }
+        return line
+    }
+}

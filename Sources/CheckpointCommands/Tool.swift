@@ -1,0 +1,99 @@
+internal import ArgumentParser
+internal import CheckpointFormat
+internal import CheckpointWriter
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+/// The command-line tools.
+public enum Tool: String, CaseIterable, Sendable {
+    case pcfsck, pcinspect, pcextract, pccheck
+
+    static let version = PCcheck.version
+
+    private var command: any ParsableCommand.Type {
+        switch self {
+        case .pcfsck: FsckCommand.self
+        case .pcinspect: InspectCommand.self
+        case .pcextract: ExtractCommand.self
+        case .pccheck: PCcheckCommand.self
+        }
+    }
+
+    /// Runs the tool with the process's arguments and exits with its status.
+    public func run() -> Never {
+        // A reader that closes a pipe shows as EPIPE, which `Output` takes for the end.
+        _ = signal(SIGPIPE, SIG_IGN)
+        Interruption.install()
+        var status = execute(Array(CommandLine.arguments.dropFirst()))
+        Output.standard.flush()
+        if Output.standard.errorNumber != 0 {
+            let error = CheckpointError(
+                .inputOutput,
+                "standard output: \(SystemMessage.text(Output.standard.errorNumber))")
+            status.insert(report(error))
+        }
+        Output.diagnostics.flush()
+        exit(status.rawValue)
+    }
+
+    private func execute(_ arguments: [String]) -> ExitStatus {
+        func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
+            do {
+                var command = try root.parseAsRoot(arguments)
+                if let command = command as? any ToolCommand { return try command.execute() }
+                try command.run()
+                return .clean
+            } catch let error as CheckpointError {
+                return report(error)
+            } catch {
+                let isHelp = root.exitCode(for: error) == .success
+                let message = root.fullMessage(for: error)
+                (isHelp ? Output.standard : Output.diagnostics).write(Array((message + "\n").utf8))
+                return isHelp ? .clean : .usage
+            }
+        }
+        return execute(command)
+    }
+
+    /// Says what went wrong on standard error.
+    private func report(_ error: CheckpointError) -> ExitStatus {
+        if error.code == .cancelled {
+            Output.diagnostics.line("\(rawValue): \(error.message)")
+        } else {
+            Output.diagnostics.line("\("\(rawValue):", .red) \(error.message)")
+        }
+        return ExitStatus(error.code)
+    }
+}
+
+/// A command that ends with a status of fsck(8).
+protocol ToolCommand: ParsableCommand {
+    /// - Throws: `CheckpointError`, which is reported; others are usage errors.
+    func execute() throws -> ExitStatus
+}
+
+extension ExitStatus {
+    init(_ code: CheckpointError.Code) {
+        switch code {
+        case .cancelled: self = .cancelled
+        case .corrupt: self = .uncorrected
+        case .invalidArgument: self = .usage
+        default: self = .operational
+        }
+    }
+}
+
+extension CheckpointError.Code {
+    /// SIGINT or SIGTERM came. Never leaves the tools.
+    static let cancelled = CheckpointError.Code(rawValue: -1)
+}
+
+/// What the system says of an errno.
+enum SystemMessage {
+    static func text(_ errorNumber: Int32) -> String {
+        // Safe: strerror returns a C string, which is copied before another call.
+        unsafe String(cString: strerror(errorNumber))
+    }
+}

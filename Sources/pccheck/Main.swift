@@ -1,0 +1,5 @@
+import CheckpointCommands
+
+@main enum Main {
+    static func main() { Tool.pccheck.run() }
+}

@@ -1,0 +1,182 @@
+import CheckpointCommands
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointStorage
+import CheckpointWriter
+import Foundation
+import Testing
+
+@Suite struct InspectTests {
+    @Test func theSummaryShowsEverySlot() throws {
+        let file = try SampleFile(fingerprint: "gpt/8")
+        let run = try ToolRun(.pcinspect, [file.path])
+        #expect(run.status == 0, "\(run.text)\(run.diagnostics)")
+        #expect(run.text.contains("step 30 in slot 2"))
+        #expect(run.text.contains("gpt/8"))
+        for (slot, state) in [(0, "retained"), (1, "retained"), (2, "newest"), (3, "empty")] {
+            #expect(
+                run.lines.contains { $0.hasPrefix("     \(slot)  ") && $0.contains(state) },
+                "slot \(slot): \(run.text)")
+        }
+        #expect(run.lines.allSatisfy { $0.count <= 80 || $0.contains(file.path) }, "\(run.text)")
+        #expect(!run.output.contains(0x1B))
+    }
+
+    @Test(arguments: [[], ["super"], ["slots"], ["chunks"], ["tensors"], ["chunks", "--verify"]])
+    func everyViewHasJSON(view: [String]) throws {
+        let file = try SampleFile(codec: .planesZstd)
+        let object = try ToolRun(.pcinspect, view + [file.path, "--json"]).json()
+        #expect(object["schema_version"] as? Int == 1)
+        #expect(object["tool"] as? String == "pcinspect")
+        let facts = try #require(object["file"] as? [String: Any])
+        #expect(facts["path"] as? String == file.path)
+        #expect(facts["is_damaged"] as? Bool == false)
+        #expect(facts["is_writer_at_work"] as? Bool == false)
+    }
+
+    @Test func tensorsAreListedAndFiltered() throws {
+        let file = try SampleFile()
+        let object = try ToolRun(
+            .pcinspect, ["tensors", file.path, "--json", "--tensor", "model.*", "--step", "20"]
+        ).json()
+        let tensors = try #require(object["tensors"] as? [[String: Any]])
+        #expect(tensors.map { $0["name"] as? String } == ["model.weight", "model.bias"])
+        #expect(tensors[0]["shape"] as? [Int] == [64, 300])
+        #expect(tensors[0]["dtype"] as? String == "F32")
+        #expect(object["step"] as? Int == 20)
+        let text = try ToolRun(.pcinspect, ["tensors", file.path])
+        #expect(text.status == 0)
+        #expect(!text.output.contains(0x1B), "a name's escape sequence is shown, not sent")
+        #expect(text.text.contains("optimizer/\\u{1b}[31mred\\n"))
+        #expect(text.text.contains("a\\u{1b}[2Jb"))
+    }
+
+    @Test func damageIsShownAndToldByTheStatus() throws {
+        let file = try SampleFile()
+        try file.damage(file.decision().identity.geometry.headerOffset(SlotIndex(1)) + 60)
+        let run = try ToolRun(.pcinspect, [file.path])
+        #expect(run.status == 4)
+        #expect(run.text.contains("bad header") && run.text.contains("pcfsck"))
+        for view in ["super", "slots", "chunks", "tensors"] {
+            #expect(try ToolRun(.pcinspect, [view, file.path]).status == 4, "\(view)")
+        }
+    }
+
+    @Test func aDamagedChunkIsFoundByReadingIt() throws {
+        let file = try SampleFile()
+        try file.damageChunk(1, step: 30)
+        #expect(try ToolRun(.pcinspect, ["chunks", file.path]).status == 0)
+        let run = try ToolRun(.pcinspect, ["chunks", "--verify", "--json", file.path])
+        #expect(run.status == 4)
+        let chunks = try #require(try run.json()["chunks"] as? [[String: Any]])
+        #expect(chunks.map { $0["state"] as? String } == ["intact", "damaged"])
+    }
+
+    @Test func aTruncatedFileIsDecodedAsFarAsItGoes() throws {
+        let file = try SampleFile()
+        let geometry = try file.decision().identity.geometry
+        try file.truncate(to: geometry.slotDataOffset(SlotIndex(2)))
+        let run = try ToolRun(.pcinspect, [file.path])
+        #expect(run.status == 4)
+        #expect(run.text.contains("truncated"))
+        let tensors = try ToolRun(.pcinspect, ["tensors", file.path, "--step", "10"])
+        #expect(tensors.text.contains("model.weight"), "\(tensors.diagnostics)")
+    }
+
+    @Test func aWriterAtWorkIsSeenAndNotDisturbed() throws {
+        let file = try SampleFile()
+        let writer = try CheckpointWriter(path: file.path)
+        let object = try ToolRun(.pcinspect, [file.path, "--json"]).json()
+        let facts = try #require(object["file"] as? [String: Any])
+        #expect(facts["is_writer_at_work"] as? Bool == true)
+        try writer.close()
+    }
+
+    @Test func opaquePayloadsHaveNoTensors() throws {
+        let file = try SampleFile(steps: [1], opaqueByteCount: 1000)
+        let run = try ToolRun(.pcinspect, ["tensors", file.path])
+        #expect(run.status == 16)
+        #expect(run.diagnostics.contains("--format raw"))
+    }
+
+    @Test func anEmptyFileHasNothingToShowButItself() throws {
+        let file = try SampleFile(steps: [])
+        #expect(try ToolRun(.pcinspect, [file.path]).text.contains("nothing was saved yet"))
+        let run = try ToolRun(.pcinspect, ["tensors", file.path])
+        #expect(run.status == 8 && run.diagnostics.contains("holds none"))
+    }
+
+    // MARK: What is no checkpoint file
+
+    /// Each script makes `$1`.
+    static let strangers: [(name: String, script: String)] = [
+        ("missing", "true"), ("directory", "mkdir \"$f\""), ("FIFO", "mkfifo \"$f\""),
+        ("0 bytes", ": > \"$f\""), ("text", "cat /etc/passwd > \"$f\""),
+        ("zeros", "head -c 100000 /dev/zero > \"$f\""),
+        ("noise", "head -c 100000 /dev/urandom > \"$f\""),
+    ]
+
+    @Test(.timeLimit(.minutes(1)), arguments: strangers)
+    func strangersAreRefusedWithAReason(name: String, script: String) throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file("x.pcc")
+        for (tool, arguments) in [
+            ("pcinspect", "\"$f\""), ("pcinspect", "tensors \"$f\" --json"), ("pcfsck", "\"$f\""),
+            ("pcextract", "\"$f\" -o \"$f.out\""), ("pcextract", "--list \"$f\""),
+        ] {
+            let run = try ToolRun(
+                shell: "f='\(path)'; rm -rf \"$f\"; \(script); $\(tool) \(arguments)")
+            // pcfsck reports on whatever can be read; two blank identity blocks are damage to all.
+            let isFound = tool == "pcfsck" && !["missing", "directory", "FIFO"].contains(name)
+            #expect(
+                run.status == (isFound || name == "zeros" ? 4 : 8),
+                "\(tool) \(arguments): \(run.diagnostics)")
+            let said = run.diagnostics + (isFound ? run.text : "")
+            #expect(said.contains("x.pcc"), "\(tool): \(said)")
+            #expect(!said.contains("Fatal error"))
+        }
+        #expect(directory.names.allSatisfy { $0 == "x.pcc" })
+    }
+
+    // MARK: Terminals and pipes
+
+    @Test func aClosedPipeIsNoError() throws {
+        let file = try SampleFile()
+        for command in ["$pcinspect slots", "$pcinspect --json", "$pcfsck", "$pcextract -o -"] {
+            let run = try ToolRun(
+                shell: "\(command) '\(file.path)' | true; echo ${PIPESTATUS[0]}")
+            #expect(run.text == "0\n", "\(command): \(run.text)")
+            #expect(run.diagnostics.isEmpty, "\(command): \(run.diagnostics)")
+        }
+    }
+
+    @Test func aFullDiskBehindStandardOutputIsAnError() throws {
+        let file = try SampleFile()
+        for command in ["$pcinspect", "$pcfsck --json", "$pcextract -o -"] {
+            let run = try ToolRun(shell: "\(command) '\(file.path)' > /dev/full")
+            #expect(run.status == 8, "\(command)")
+            #expect(run.diagnostics.contains("No space left on device"))
+        }
+    }
+
+    /// `script` runs a command on a terminal of its own.
+    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/script")))
+    func colourIsForTerminalsThatWantIt() throws {
+        let file = try SampleFile()
+        func onTerminal(_ environment: [String: String]) throws -> ToolRun {
+            try ToolRun(
+                shell: "script -qec \"$pcinspect '\(file.path)'\" /dev/null",
+                environment: environment)
+        }
+        let colored = try onTerminal(["LANG": "C.UTF-8", "TERM": "xterm"])
+        #expect(colored.text.contains("\u{1B}[32m"))
+        #expect(colored.text.contains("█"))
+        let plain = try onTerminal(["LANG": "C.UTF-8", "TERM": "xterm", "NO_COLOR": "1"])
+        #expect(!plain.output.contains(0x1B))
+        let dumb = try onTerminal(["LANG": "C.UTF-8", "TERM": "dumb"])
+        #expect(!dumb.output.contains(0x1B))
+        let ascii = try onTerminal(["LANG": "C", "TERM": "dumb"])
+        #expect(ascii.output.allSatisfy { $0 < 0x80 }, "\(ascii.text)")
+        #expect(ascii.text.contains("#."))
+    }
+}
