@@ -40,8 +40,20 @@ public final class CheckpointWriter: Sendable {
         else {
             throw CheckpointError(.invalidArgument, "worker counts are 1 to 64")
         }
+        do throws(CheckpointError) {
+            engine = try Self.openEngine(storage, options)
+        } catch {
+            // The storage may live on: only a writer that is open may hold the lock.
+            if error.code != .locked { try? storage.unlock(.writer) }
+            throw error
+        }
+    }
+
+    private static func openEngine(
+        _ storage: any Storage, _ options: WriterOptions
+    ) throws(CheckpointError) -> Engine {
         let start = try WriterOpening(storage: storage, options: options).recover()
-        let pool = try Self.makePool(start.identity.geometry, options)
+        let pool = try makePool(start.identity.geometry, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
@@ -51,13 +63,14 @@ public final class CheckpointWriter: Sendable {
         state.statistics.poolByteCount = pool.reduce(0) { $0 + UInt64($1.byteCount) }
         state.statistics.newestDurableStep = start.superblock.anchor?.step
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
-        engine = Engine(
+        let engine = Engine(
             storage: storage, identity: start.identity, options: options, state: state)
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)
         engine.monitor.withLock { $0.superblockDigest = digest }
         try engine.start()
+        return engine
     }
 
     deinit {
