@@ -237,7 +237,8 @@ public final class CheckpointWriter: Sendable {
         engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
         {
             $0.failStop != nil || $0.isClosing
-                || ($0.slots.free.count > pinnedCount && $0.inFlight.count < engine.geometry.inFlightCount)
+                || ($0.slots.free.count > pinnedCount
+                    && $0.inFlight.count < engine.geometry.inFlightCount)
         }
         let now = SystemClock.monotonicTime
         engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
