@@ -128,6 +128,17 @@ public struct CrashStates: Sendable {
                     bytes.replaceSubrange(range, with: content(sector, range, old))
                 }
             }
+            // A write that failed long ago may still be pending: what was written over it since,
+            // and flushed, is newer.
+            for newer in point.durable where newer > index {
+                let other = recording.writes[newer]
+                guard other.range.overlaps(write.range) else { continue }
+                let common = other.range.clamped(to: write.range)
+                bytes.replaceSubrange(
+                    common.lowerBound - write.offset..<common.upperBound - write.offset,
+                    with: other.bytes[
+                        common.lowerBound - other.offset..<common.upperBound - other.offset])
+            }
             image.overwrite(bytes, at: UInt64(write.offset))
         }
         return undo
