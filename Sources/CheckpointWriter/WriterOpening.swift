@@ -26,6 +26,9 @@ struct WriterOpening {
             // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
             try storage.flush()
         }
+        // What an earlier writer's failed flush left in the page cache looks whole but is not on
+        // the medium, and this flush does not bring it there: it must not be adopted.
+        storage.discardCache()
         let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
         try check(decision.identity)
         guard !decision.isFork else {
