@@ -102,7 +102,7 @@ struct BlockDecoder {
         guard first == 0 else { return false }
         // Safe: the subscript above checked the range.
         return unsafe bytes.withUnsafeBytes { buffer in
-            guard let start = unsafe buffer.baseAddress else { return false }
+            guard let start = buffer.baseAddress else { return false }
             return unsafe memcmp(
                 start + range.lowerBound, start + range.lowerBound + 1, range.count - 1) == 0
         }
