@@ -180,6 +180,13 @@ public final class CheckpointWriter: Sendable {
             let isFull = state.inFlight.count >= engine.geometry.inFlightCount
             return .noSlot(pinnedCount: isFull ? 0 : state.slots.free.count)
         }
+        // Beyond the limit a crash could forget that the number was given.
+        guard state.nextSequence < state.superblock.sequenceLimit else {
+            throw CheckpointError(
+                .slotsExhausted,
+                "\(engine.storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
+                    + "become durable; check the device, then reopen the file")
+        }
         let sequence = SequenceNumber(rawValue: state.nextSequence)
         state.nextSequence += 1
         state.lastStep = step
@@ -237,7 +244,8 @@ public final class CheckpointWriter: Sendable {
         engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
         {
             $0.failStop != nil || $0.isClosing
-                || ($0.slots.free.count > pinnedCount && $0.inFlight.count < engine.geometry.inFlightCount)
+                || ($0.slots.free.count > pinnedCount
+                    && $0.inFlight.count < engine.geometry.inFlightCount)
         }
         let now = SystemClock.monotonicTime
         engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
@@ -298,6 +306,7 @@ public final class CheckpointWriter: Sendable {
             if let error = state.failStop { throw error }
             var next = engine.nextSuperblock(state)
             next.isCleanClose = true
+            next.sequenceLimit = state.nextSequence
             return next
         }
         _ = try engine.writeSuperblock(last)

@@ -186,7 +186,7 @@ class Superblock:
             newest = entry_sequence
             seen.add(entry_slot)
             retained.append((entry_slot, entry_sequence))
-        check(not any(data[140:144]) and not any(data[400:496]), "reserved superblock bytes")
+        check(not any(data[140:144]) and not any(data[408:496]), "reserved superblock bytes")
         return cls(generation, sequence, step, slot, flags == 1, data[56:72], data[72:88],
                    None if watermark == NO_STEP else watermark, commit_time, retained,
                    data[496:512])
