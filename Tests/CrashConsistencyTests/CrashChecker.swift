@@ -37,6 +37,9 @@ struct CrashChecker {
         }
     }
 
+    /// Only the power cut after everything.
+    mutating func checkEnd() throws { _ = try check(recording.end) }
+
     private mutating func check(_ point: Recording.CrashPoint) throws -> Bool {
         let states = CrashStates(recording, at: point, seed: seed)
         let image = MemoryStorage(contents: states.durableImage())

@@ -86,8 +86,8 @@ import Testing
         let recording = result.storage.recording
         let payloads = result.promises.payloads
         var checker = CrashChecker(recording, payloads, name: name, seed: crashSeed)
-        checker.limit = 6
-        try checker.checkAll()
+        checker.limit = 12 * crashScale
+        try checker.checkEnd()
         // No power cut: the page cache is what it is, and the next writer opens the file.
         let storage = RecordingStorage(openerOf: result.storage)
         let writer = try CheckpointWriter(storage: storage, options: Toy.options())
