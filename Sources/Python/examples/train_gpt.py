@@ -33,10 +33,10 @@ from torch.nn import functional
 import pccheck.torch
 
 CONTEXT = 64
-BATCH = 2
-WIDTH = 384
+BATCH = 6
+WIDTH = 320
 LAYERS = 4
-HEADS = 6
+HEADS = 5
 DROPOUT = 0.1
 TEXT_BYTE_LIMIT = 8 << 20
 
@@ -135,8 +135,8 @@ def make_run(steps: int) -> tuple[GPT, torch.optim.Optimizer, Any, Loader]:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     model = GPT()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps + 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, amsgrad=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
     return model, optimizer, schedule, Loader(python_text(), seed=7)
 
 
