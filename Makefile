@@ -32,7 +32,7 @@ help:
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
 	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
-	@echo 'make install      library and tools into PREFIX ($(PREFIX))'
+	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX))'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -107,6 +107,19 @@ install: lib tools
 	install -m 644 $(BUILD)/include/pccheck.h $(DESTDIR)$(PREFIX)/include/
 	$(call pkgconfig,$(PREFIX)) > $(DESTDIR)$(PREFIX)/lib/pkgconfig/pccheck.pc
 	install -m 755 $(TOOL_FILES) $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -m 644 $(TOOLS:%=Sources/CheckpointCommands/man/%.1) $(DESTDIR)$(PREFIX)/share/man/man1/
+	for tool in $(TOOLS); do \
+		$(BUILD)/bin/$$tool --generate-completion-script bash \
+			> $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$tool && \
+		$(BUILD)/bin/$$tool --generate-completion-script zsh \
+			> $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$tool && \
+		$(BUILD)/bin/$$tool --generate-completion-script fish \
+			> $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$tool.fish || exit 1; \
+	done
 
 # ---------------------------------------------------------------- testing
 

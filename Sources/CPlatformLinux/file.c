@@ -69,16 +69,22 @@ int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offse
         }
         if (put == 0)
             return -EIO;
+        size_t before = done;
         done += (size_t)put;
         /* A short O_DIRECT write may stop inside a block; go on from the block's start. */
         if (done < count)
             done -= done % 4096;
+        /* A medium that takes less than a block at a time would keep us here for ever. */
+        if (done == before)
+            return -EIO;
     }
     return (int64_t)done;
 }
 
 int pccp_fdatasync(int fd) { return fdatasync(fd) == 0 ? 0 : -errno; }
 int pccp_fsync(int fd) { return fsync(fd) == 0 ? 0 : -errno; }
+
+void pccp_discard_cache(int fd) { (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
 
 int pccp_fsync_parent(const char *path)
 {
@@ -108,7 +114,8 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
         return -errno;
 #ifdef STATX_DIOALIGN
     struct statx stx;
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+    int answered = statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx);
+    if (answered == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
         facts->direct_alignment = stx.stx_dio_offset_align;
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }

@@ -15,7 +15,10 @@
 
 static const size_t huge_page = 2u << 20;
 
-static size_t round_up(size_t byte_count) { return (byte_count + huge_page - 1) & ~(huge_page - 1); }
+static size_t round_up(size_t byte_count)
+{
+    return (byte_count + huge_page - 1) & ~(huge_page - 1);
+}
 
 void *pccp_pool_allocate(size_t byte_count)
 {
@@ -134,7 +137,10 @@ void pccp_monitor_destroy(struct pccp_monitor *monitor)
 
 void pccp_monitor_lock(struct pccp_monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
 void pccp_monitor_unlock(struct pccp_monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
-void pccp_monitor_wake_all(struct pccp_monitor *monitor) { pthread_cond_broadcast(&monitor->condition); }
+void pccp_monitor_wake_all(struct pccp_monitor *monitor)
+{
+    pthread_cond_broadcast(&monitor->condition);
+}
 
 bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline)
 {

@@ -97,6 +97,7 @@ final class DescriptorSink {
     }
 
     func write(_ bytes: [UInt8]) throws(CheckpointError) {
+        // Safe: the array outlives the closure.
         let result = unsafe bytes.withUnsafeBytes { buffer in
             Result { () throws(CheckpointError) in
                 // Safe: the buffer outlives the closure.

@@ -107,17 +107,28 @@ struct FsckCommand: ToolCommand {
     /// Checks one file, repairs it when asked to, and then checks it again.
     private func check(_ path: String) throws(CheckpointError) -> FsckRun {
         let isRepairing = safeRepair || allRepairs
-        let before = report(on: try open(path, .read))
-        guard isRepairing, !before.plan.isEmpty || before.plan.refusal != nil else {
-            return FsckRun(report: before, repairs: [], refusal: nil)
-        }
-        if let refusal = before.plan.refusal {
-            return FsckRun(report: before, repairs: [], refusal: refusal)
-        }
+        let reader = try open(path, .read)
+        let before = report(on: reader)
+        var run = FsckRun(report: before, isWriterAtWork: isWriterAtWork(reader))
+        guard isRepairing else { return run }
+        run.refusal = before.plan.refusal
+        if before.plan.isEmpty { return run }
         try Interruption.check()
-        let storage = try open(path, .write)
-        let repairs = try before.plan.apply(to: storage)
-        return FsckRun(report: report(on: storage), repairs: repairs, refusal: nil)
+        do throws(CheckpointError) {
+            let storage = try open(path, .write)
+            run.repairs = try before.plan.apply(to: storage)
+            run.report = report(on: storage)
+        } catch {
+            // What was found is worth showing though nothing could be done about it.
+            run.refusal = error.message
+            run.failure = ExitStatus(error.code)
+        }
+        return run
+    }
+
+    private func isWriterAtWork(_ storage: FileStorage) -> Bool {
+        // A file system without such locks has no writer that holds one.
+        (try? storage.isLockedByAnother(.writer)) ?? false
     }
 
     private func open(
@@ -152,13 +163,22 @@ struct FsckCommand: ToolCommand {
 /// What pcfsck found in one file, and did to it.
 struct FsckRun {
     /// After the repairs.
-    let report: CheckReport
-    let repairs: [Repair]
+    var report: CheckReport
+    var repairs: [Repair] = []
     /// Why nothing was repaired though something could be.
-    let refusal: String?
+    var refusal: String?
+    /// How a repair failed.
+    var failure = ExitStatus.clean
+    /// A writer had the file open during the check.
+    let isWriterAtWork: Bool
+
+    init(report: CheckReport, isWriterAtWork: Bool) {
+        self.report = report
+        self.isWriterAtWork = isWriterAtWork
+    }
 
     var status: ExitStatus {
-        let found = ExitStatus(rawValue: report.exitCode)
+        let found = ExitStatus(rawValue: report.exitCode).union(failure)
         return repairs.isEmpty ? found : found.union(.corrected)
     }
 }

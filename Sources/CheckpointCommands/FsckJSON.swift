@@ -13,6 +13,7 @@ enum FsckJSON {
             "file_byte_count": .integer(report.fileByteCount),
             "depth": .string(report.depth.rawValue),
             "is_clean": .bool(report.isClean),
+            "is_writer_at_work": .bool(run.isWriterAtWork),
             "file_uuid": .text(report.identity?.fileUUID),
             "findings": .array(report.findings.map(finding)),
             "slots": .array(report.slots.map(slot)),

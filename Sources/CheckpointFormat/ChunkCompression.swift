@@ -39,6 +39,7 @@ internal import CZstd
         precondition(output.count >= raw.count, "the output has room for the raw chunk")
         if codec == .planesZstd {
             precondition(BytePlanes.widths.contains(planeWidth), "planes of 2, 4 or 8 bytes")
+            // Safe: the scratch memory belongs to self; only its size and start are read here.
             precondition(unsafe raw.count <= scratch.count, "a chunk of the announced size")
             guard let planes = unsafe scratch.baseAddress else { return nil }
             // Safe: both have at least raw.count bytes.

@@ -1,3 +1,7 @@
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
 /// One named field of an on-disk block.
 ///
 /// The layout enums list every byte of their block, and a test compares them with the offset
@@ -92,7 +96,17 @@ struct BlockDecoder {
         try text(field, count: content(field).prefix { $0 != 0 }.count)
     }
 
-    func isZero(_ range: Range<Int>) -> Bool { bytes[range].allSatisfy { $0 == 0 } }
+    /// Every byte equals the next, and the first is 0: quick also in a build without optimiser.
+    func isZero(_ range: Range<Int>) -> Bool {
+        guard let first = bytes[range].first else { return true }
+        guard first == 0 else { return false }
+        // Safe: the subscript above checked the range.
+        return unsafe bytes.withUnsafeBytes { buffer in
+            guard let start = buffer.baseAddress else { return false }
+            return unsafe memcmp(
+                start + range.lowerBound, start + range.lowerBound + 1, range.count - 1) == 0
+        }
+    }
 
     /// The digest that the bytes before `field` have, whatever `field` holds.
     func computedDigest(before field: LayoutField) -> Digest {

@@ -159,6 +159,10 @@ public final class FileStorage: Storage, @unchecked Sendable {
         }
     }
 
+    public func discardCache() {
+        if kind == .buffered { pccp_discard_cache(descriptor) }
+    }
+
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
         let result = pccp_lock(descriptor, byte.byteOffset, 1, exclusive)
         if result == -EAGAIN { return false }

@@ -28,6 +28,10 @@ public protocol Storage: AnyObject, Sendable {
     /// nothing: the kernel forgets a failed write-back once it has reported it. Never retry it.
     func flush() throws(StorageError)
 
+    /// posix_fadvise(2) with POSIX_FADV_DONTNEED: reads after this call see the medium, not what a
+    /// failed flush left in the page cache, which the kernel then calls clean. Best effort.
+    func discardCache()
+
     /// Tries to lock a byte without waiting; false when another opener holds it.
     func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool
     func unlock(_ byte: LockByte) throws(StorageError)
@@ -52,6 +56,9 @@ public enum LockByte: Hashable, Sendable {
 }
 
 extension Storage {
+    /// For a medium without a cache.
+    public func discardCache() {}
+
     /// Reads `count` bytes (a multiple of 4096) at `offset` into a new array: for metadata.
     public func readBlocks(at offset: UInt64, count: Int) throws(StorageError) -> [UInt8] {
         let buffer = AlignedBuffer(byteCount: count)

@@ -33,6 +33,7 @@ internal import CheckpointStorage
         self.head = head
         self.manifestByteCount = UInt64(manifestByteCount)
         // Empty regions would make the search ambiguous, and hold nothing.
+        // Safe, here and below: only the sizes of the regions are read.
         self.regions = regions.filter { unsafe !$0.memory.isEmpty }
         var offset = UInt64(head.count)
         var starts: [UInt64] = []

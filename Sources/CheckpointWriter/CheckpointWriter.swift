@@ -40,8 +40,20 @@ public final class CheckpointWriter: Sendable {
         else {
             throw CheckpointError(.invalidArgument, "worker counts are 1 to 64")
         }
+        do throws(CheckpointError) {
+            engine = try Self.openEngine(storage, options)
+        } catch {
+            // The storage may live on: only a writer that is open may hold the lock.
+            if error.code != .locked { try? storage.unlock(.writer) }
+            throw error
+        }
+    }
+
+    private static func openEngine(
+        _ storage: any Storage, _ options: WriterOptions
+    ) throws(CheckpointError) -> Engine {
         let start = try WriterOpening(storage: storage, options: options).recover()
-        let pool = try Self.makePool(start.identity.geometry, options)
+        let pool = try makePool(start.identity.geometry, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
@@ -51,13 +63,14 @@ public final class CheckpointWriter: Sendable {
         state.statistics.poolByteCount = pool.reduce(0) { $0 + UInt64($1.byteCount) }
         state.statistics.newestDurableStep = start.superblock.anchor?.step
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
-        engine = Engine(
+        let engine = Engine(
             storage: storage, identity: start.identity, options: options, state: state)
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)
         engine.monitor.withLock { $0.superblockDigest = digest }
         try engine.start()
+        return engine
     }
 
     deinit {
@@ -71,7 +84,8 @@ public final class CheckpointWriter: Sendable {
         let chunk = geometry.chunkByteCount
         let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
         let count = max(
-            Int(clamping: (wanted + UInt64(chunk) - 1) / UInt64(chunk)), options.writerWorkerCount)
+            Int(clamping: wanted / UInt64(chunk)) + (wanted % UInt64(chunk) == 0 ? 0 : 1),
+            options.writerWorkerCount)
         let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(
@@ -109,8 +123,8 @@ public final class CheckpointWriter: Sendable {
             case .begun(let ticket):
                 engine.monitor.wakeAll()
                 return ticket
-            case .noSlot:
-                try waitForSlot(step: step, began: began, deadline: deadline)
+            case .noSlot(let pinnedCount):
+                try waitForSlot(step: step, pinnedCount: pinnedCount, deadline: deadline)
                 if case .skip = engine.options.busyPolicy { return skip(step) }
             }
         }
@@ -147,7 +161,8 @@ public final class CheckpointWriter: Sendable {
 
     private enum Attempt {
         case begun(CheckpointTicket)
-        case noSlot
+        /// Nothing can be taken; so many slots are free, but pinned by readers.
+        case noSlot(pinnedCount: Int)
     }
 
     private func begin(
@@ -161,7 +176,10 @@ public final class CheckpointWriter: Sendable {
                 "\(engine.storage.path): step \(step) is below step \(last), the last one saved "
                     + "by this writer; call rewind first when training really went back")
         }
-        guard let slot = try takeSlot(&state) else { return .noSlot }
+        guard let slot = try takeSlot(&state) else {
+            let isFull = state.inFlight.count >= engine.geometry.inFlightCount
+            return .noSlot(pinnedCount: isFull ? 0 : state.slots.free.count)
+        }
         let sequence = SequenceNumber(rawValue: state.nextSequence)
         state.nextSequence += 1
         state.lastStep = step
@@ -207,18 +225,19 @@ public final class CheckpointWriter: Sendable {
     /// Waits until a checkpoint has ended, or, as readers do not tell when they unpin, for a
     /// short while.
     private func waitForSlot(
-        step: UInt64, began: UInt64, deadline: UInt64
+        step: UInt64, pinnedCount: Int, deadline: UInt64
     ) throws(CheckpointError) {
         switch engine.options.busyPolicy {
         case .skip: return
         case .fail: throw busyError(.busy, step)
         case .wait: break
         }
-        let unpinDeadline = SystemClock.monotonicTime + 20_000_000
+        let began = SystemClock.monotonicTime
+        let unpinDeadline = began + 20_000_000
         engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
         {
             $0.failStop != nil || $0.isClosing
-                || (!$0.slots.free.isEmpty && $0.inFlight.count < engine.geometry.inFlightCount)
+                || ($0.slots.free.count > pinnedCount && $0.inFlight.count < engine.geometry.inFlightCount)
         }
         let now = SystemClock.monotonicTime
         engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
@@ -274,7 +293,7 @@ public final class CheckpointWriter: Sendable {
         engine.monitor.wait { $0.inFlight.isEmpty }
         engine.stop()
         // Nothing but this thread uses the storage now.
-        defer { try? engine.storage.unlock(.writer) }
+        defer { unlockAll() }
         let last = try engine.monitor.withLock { state throws(CheckpointError) in
             if let error = state.failStop { throw error }
             var next = engine.nextSuperblock(state)
@@ -292,6 +311,12 @@ public final class CheckpointWriter: Sendable {
         }
         if wasClosed || ownerProcessID != SystemClock.processID { return }
         engine.stop()
+        unlockAll()
+    }
+
+    /// The storage may outlive the writer, and readers may then pin quarantined slots too.
+    private func unlockAll() {
+        for slot in engine.geometry.slots { try? engine.storage.unlock(.slot(slot)) }
         try? engine.storage.unlock(.writer)
     }
 }

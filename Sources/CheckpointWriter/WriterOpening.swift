@@ -26,8 +26,14 @@ struct WriterOpening {
             // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
             try storage.flush()
         }
-        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        // What an earlier writer's failed flush left in the page cache looks whole but is not on
+        // the medium, and this flush does not bring it there: it must not be adopted.
+        storage.discardCache()
+        let image = try MetadataImage.read(from: storage)
+        let decision = try SlotSelection.decide(image)
         try check(decision.identity)
+        try checkNumbers(decision)
+        try checkReadable(image, decision.identity.geometry)
         guard !decision.isFork else {
             throw CheckpointError(
                 .corrupt,
@@ -35,7 +41,7 @@ struct WriterOpening {
                     + "differ, so two writers have used this file at once; nothing is written. "
                     + "Extract the checkpoint you want with pcextract and start a new file")
         }
-        let chosen = choose(decision)
+        let chosen = try choose(decision, image)
         let superblock = firstSuperblock(decision, chosen)
         var kept: [SlotIndex: SequenceNumber] = [:]
         if let chosen { kept[chosen.slot] = chosen.sequence }
@@ -88,9 +94,46 @@ struct WriterOpening {
         }
     }
 
+    /// Numbers that only a hostile or rotten file reaches must not overflow here.
+    private func checkNumbers(_ decision: RecoveryDecision) throws(CheckpointError) {
+        let limit = UInt64.max / 2
+        let sequence = decision.highestSequence.rawValue
+        let generation = decision.highestGeneration.rawValue
+        guard sequence < limit, generation < limit else {
+            throw CheckpointError(
+                .corrupt,
+                "\(storage.path): the highest sequence is \(sequence) and the highest generation "
+                    + "\(generation), expected less than \(limit); extract the checkpoint you want "
+                    + "with pcextract and start a new file")
+        }
+    }
+
+    /// A slot whose metadata cannot be read may hold the newest checkpoint: taking it for free
+    /// would lose it to an error that may be gone tomorrow.
+    private func checkReadable(
+        _ image: MetadataImage, _ geometry: Geometry
+    ) throws(CheckpointError) {
+        for slot in geometry.slots {
+            let start = geometry.headerOffset(slot)
+            let area = start..<start + geometry.metadataStride
+            guard
+                let failure = image.readFailures.first(where: {
+                    area.contains($0.byteOffset ?? .max)
+                })
+            else { continue }
+            var error = CheckpointError(failure, slot: slot)
+            error.message +=
+                "; slot \(slot) may hold the newest checkpoint, so nothing is written: open the "
+                + "file again, or extract what is readable with pcextract and start a new file"
+            throw error
+        }
+    }
+
     /// The checkpoint to go on from. What no superblock names is trusted only after every chunk
     /// of it was verified, because nothing else says that its F1 finished.
-    private func choose(_ decision: RecoveryDecision) -> Candidate? {
+    private func choose(
+        _ decision: RecoveryDecision, _ image: MetadataImage
+    ) throws(CheckpointError) -> Candidate? {
         for candidate in decision.candidates {
             if candidate.isAnchored { return candidate }
             do throws(CheckpointError) {
@@ -101,6 +144,8 @@ struct WriterOpening {
                     metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
                 return candidate
             } catch {
+                // With a superblock unread as well, this may be what it anchors.
+                if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
                 options.logger.warning(
                     "rejected a checkpoint that was not anchored",
                     metadata: ["step": "\(candidate.step)", "error": "\(error)"])
@@ -114,8 +159,8 @@ struct WriterOpening {
         _ decision: RecoveryDecision, _ chosen: Candidate?
     ) -> Superblock {
         let older = decision.candidates
-            .filter { $0.sequence < chosen?.sequence ?? .none && $0.kind != .unanchored }
-            .sorted { $0.sequence > $1.sequence }
+            .filter { $0.sequence < chosen?.sequence ?? .none }
+            .lazy.filter { isWhole($0) }
             .prefix(decision.identity.geometry.retainCount - 1)
             .map { RetainedSlot(slot: $0.slot, sequence: $0.sequence) }
         return Superblock(
@@ -130,5 +175,16 @@ struct WriterOpening {
             watermarkStep: decision.superblock?.watermarkStep,
             commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
             writerPID: SystemClock.processID, storageKind: storage.kind, retained: Array(older))
+    }
+
+    /// Whether a superblock may name the checkpoint as retained: one that was released, or was
+    /// never anchored, may be half overwritten without its header telling.
+    private func isWhole(_ candidate: Candidate) -> Bool {
+        switch candidate.kind {
+        case .anchored, .retained: true
+        case .unanchored, .older:
+            (try? SlotVerifier.verify(
+                candidate, in: storage, workerCount: options.writerWorkerCount)) != nil
+        }
     }
 }

@@ -60,6 +60,11 @@ public final class MemoryStorage: Storage {
     /// All bytes of the medium as they are now.
     public var contents: [UInt8] { medium.withLock { $0.bytes } }
 
+    /// The bytes of one range as they are now.
+    public func bytes(in range: Range<Int>) -> [UInt8] {
+        medium.withLock { Array($0.bytes[range]) }
+    }
+
     /// How many flushes succeeded.
     public var flushCount: Int { medium.withLock { $0.flushCount } }
 

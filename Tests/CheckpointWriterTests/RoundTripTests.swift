@@ -53,7 +53,7 @@ import Testing
             switch ticket.outcome {
             case .durable: break
             case .superseded(let by): #expect(by > ticket.sequence)
-            default: Issue.record("step \(ticket.step) ended as \(String(describing: ticket.outcome))")
+            case let other: Issue.record("step \(ticket.step): \(String(describing: other))")
             }
         }
         #expect(tickets.last?.outcome == .durable)

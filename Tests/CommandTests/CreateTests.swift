@@ -67,6 +67,18 @@ import Testing
         #expect(directory.status == 8, "\(directory.diagnostics)")
     }
 
+    @Test(.timeLimit(.minutes(1))) func anInterruptLeavesNothingBehind() throws {
+        let run = try ToolRun(
+            shell: """
+                cd '\(directory.path)'
+                $pccheck create x.pcc --capacity 2G --in-flight 1 & p=$!
+                until ls | grep -q creating; do sleep 0.01; done
+                sleep 0.1; kill -INT $p; wait $p; echo $?; ls
+                """)
+        #expect(run.text == "32\n", "\(run.text)\(run.diagnostics)")
+        #expect(run.diagnostics.contains("cancelled"))
+    }
+
     @Test(arguments: ["pcfsck", "pcinspect", "pcextract", "pccheck"])
     func helpAndVersion(tool: String) throws {
         for option in ["--help", "--version"] {
@@ -76,5 +88,52 @@ import Testing
         }
         let completion = try ToolRun(shell: "$\(tool) --generate-completion-script bash")
         #expect(completion.status == 0 && completion.text.contains(tool))
+    }
+}
+
+/// The manual pages and the programs must say the same.
+@Suite struct ManualTests {
+    static let folder = URL(filePath: #filePath).deletingLastPathComponent()
+        .appending(path: "../../Sources/CheckpointCommands/man").standardizedFileURL
+
+    static let commands: [(Tool, [String])] = [
+        (.pcfsck, []), (.pcinspect, ["summary"]), (.pcinspect, ["super"]), (.pcinspect, ["slots"]),
+        (.pcinspect, ["chunks"]), (.pcinspect, ["tensors"]), (.pcextract, []),
+        (.pccheck, ["create"]),
+    ]
+
+    @Test(arguments: commands) func everyOptionHasItsEntry(
+        tool: Tool, subcommand: [String]
+    ) throws {
+        let page = try String(
+            contentsOf: Self.folder.appending(path: "\(tool.rawValue).1"), encoding: .utf8
+        ).replacing("\\-", with: "-")
+        let help = try ToolRun(tool, subcommand + ["--help"]).text
+        let options = help.matches(of: /\n  (?:-\w, )?(--?[a-z][a-z-]*)/).map {
+            String($0.output.1)
+        }
+        #expect(options.count >= 3)
+        for option in options {
+            #expect(page.contains(option), "\(option) is missing in \(tool.rawValue).1")
+        }
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH EXIT STATUS", ".SH EXAMPLES"] {
+            #expect(page.contains(section), "\(tool.rawValue).1 lacks \(section)")
+        }
+        let version = try ToolRun(tool, ["--version"]).text.trimmingCharacters(in: .newlines)
+        #expect(page.contains("PCcheck \(version)"), "\(tool.rawValue).1 names another version")
+    }
+
+    @Test func everyOptionOfThePagesExists() throws {
+        for tool in Tool.allCases {
+            let page = try String(
+                contentsOf: Self.folder.appending(path: "\(tool.rawValue).1"), encoding: .utf8
+            ).replacing("\\-", with: "-")
+            let helps = try Self.commands.filter { $0.0 == tool }.map {
+                try ToolRun(tool, $0.1 + ["--help"]).text
+            }.joined()
+            for match in page.matches(of: /--[a-z][a-z-]+/) {
+                #expect(helps.contains(match.output), "\(tool.rawValue).1 has \(match.output)")
+            }
+        }
     }
 }

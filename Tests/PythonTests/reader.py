@@ -345,6 +345,14 @@ def strict_object(pairs):
     return result
 
 
+def utf8(text):
+    """Refuses half a surrogate pair, which Python's JSON lets pass."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{text!r} has half a surrogate pair") from error
+
+
 def is_count(value):
     return type(value) is int and 0 <= value < 1 << 64
 
@@ -364,7 +372,9 @@ def decode_manifest(payload, manifest_byte_count):
     data = memoryview(payload)[8 + json_count:]
     metadata = content.pop("__metadata__", {})
     check(isinstance(metadata, dict), "__metadata__")
-    check(all(isinstance(value, str) for value in metadata.values()), "__metadata__")
+    for key, value in metadata.items():
+        check(isinstance(value, str), f"the value of {key!r}")
+        utf8(key + value)
     tensors = {}
     end = 0
 
@@ -378,7 +388,7 @@ def decode_manifest(payload, manifest_byte_count):
     for name, info in sorted(content.items(), key=begin_of):
         check(set(info) == {"dtype", "shape", "data_offsets"}, f"keys of {name!r}")
         dtype, shape = info["dtype"], info["shape"]
-        check(len(name.encode("utf-8", "surrogatepass")) <= 4096, "a long name")
+        check(len(utf8(name)) <= 4096, "a long name")
         check(isinstance(shape, list) and len(shape) <= 64, f"shape of {name!r}")
         check(all(is_count(extent) for extent in shape), f"shape of {name!r}")
         check(dtype in DTYPE_BITS, f"dtype {dtype!r}")
@@ -413,6 +423,7 @@ class Reader:
         self.real_byte_count = self._file.tell()
         self.problems = []
         self.identity = self._find_identity()
+        check(self.real_byte_count >= self.identity.file_byte_count, "the file is truncated")
         self.superblocks = self._read_superblocks()
         self.slots = [read_slot(self._file, self.identity, index)
                       for index in range(self.identity.slot_count)]

@@ -27,6 +27,8 @@ int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offse
 /* fdatasync(2); never retried, not even after EINTR. */
 int pccp_fdatasync(int fd);
 int pccp_fsync(int fd);
+/* Drops clean pages of the file from the page cache, as far as the kernel likes. */
+void pccp_discard_cache(int fd);
 /* fsync of the directory that holds `path`. */
 int pccp_fsync_parent(const char *path);
 
@@ -34,7 +36,7 @@ struct pccp_file_facts {
     uint64_t byte_count;        /* of the file, or of the block device */
     bool is_regular;
     bool is_block_device;
-    uint32_t direct_alignment;  /* offset and size alignment for O_DIRECT; 0 when not supported or unknown */
+    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
 };
@@ -46,7 +48,7 @@ int pccp_fallocate(int fd, uint64_t byte_count);
 int pccp_rename(const char *from, const char *to, bool replace);
 int pccp_unlink(const char *path);
 
-/* Open-file-description locks on [start, start + count). Returns 0, or -EAGAIN when held by another. */
+/* Open-file-description locks on [start, start + count). -EAGAIN when another holds one. */
 int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive);
 int pccp_unlock(int fd, uint64_t start, uint64_t count);
 /* 1 when another open file description has any lock on the range, 0 when none has; takes none. */
@@ -76,7 +78,7 @@ void pccp_monitor_destroy(struct pccp_monitor *monitor);
 void pccp_monitor_lock(struct pccp_monitor *monitor);
 void pccp_monitor_unlock(struct pccp_monitor *monitor);
 void pccp_monitor_wake_all(struct pccp_monitor *monitor);
-/* Waits with the lock held; deadline in pccp_monotonic_time, 0 for none. False after the deadline. */
+/* Waits with the lock held. The deadline is on pccp_monotonic_time, 0 for none; false after it. */
 bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline);
 
 /* Starts a named joinable thread. All signals are blocked in it: they belong to the application. */

@@ -52,6 +52,7 @@ public final class WorkerThread: Sendable {
     }
 
     private static let enter: @convention(c) (UnsafeMutableRawPointer?) -> Void = { context in
+        // Safe: only compared with NULL.
         guard let context = unsafe context else { return }
         // Safe: the reference that init retained; taken once, as a thread starts once.
         unsafe Unmanaged<Body>.fromOpaque(context).takeRetainedValue().run()

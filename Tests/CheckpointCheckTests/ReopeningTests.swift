@@ -1,0 +1,75 @@
+import CheckpointCheck
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointWriter
+import StorageFaults
+import Testing
+
+/// Every fixture, opened for writing: what a resume loads does not change by it, numbers never go
+/// back, and a new checkpoint becomes the newest.
+@Suite struct ReopeningTests {
+    private func check(_ storage: MemoryStorage) -> CheckReport {
+        FileChecker(storage: storage).run(options: CheckOptions(depth: .full))
+    }
+
+    private func open(_ storage: MemoryStorage) throws(CheckpointError) -> CheckpointWriter {
+        var options = WriterOptions()
+        if let identity = check(storage).identity {
+            options.rank = identity.rank
+            options.worldSize = identity.worldSize
+        }
+        return try CheckpointWriter(storage: MemoryStorage(openerOf: storage), options: options)
+    }
+
+    /// Refused, with nothing changed: what cannot be read, and what must not be written.
+    private static let refused: Set = [
+        "corrupt/wrong-magic", "corrupt/text-mode", "corrupt/newer-major",
+        "corrupt/unknown-incompat", "corrupt/unknown-ro-compat", "corrupt/truncated-tail",
+        "corrupt/truncated-data", "corrupt/identity-lost", "corrupt/zeroed", "corrupt/fork",
+    ]
+
+    @Test(arguments: Fixture.allNames) func openingKeepsTheVerdict(_ name: String) throws {
+        let image = try Fixture.image(name)
+        let storage = MemoryStorage(contents: image)
+        let before = check(storage)
+        do throws(CheckpointError) {
+            let writer = try open(storage)
+            #expect(!Self.refused.contains(name))
+            writer.abandon()
+        } catch {
+            #expect(Self.refused.contains(name), "\(error)")
+            #expect(storage.contents == image)
+            return
+        }
+        let after = check(storage)
+        #expect(after.resume.choice?.sequence == before.resume.choice?.sequence)
+        #expect(after.resume.choice?.slot == before.resume.choice?.slot)
+        let old = try #require(before.decision)
+        let new = try #require(after.decision)
+        #expect(new.highestGeneration > old.highestGeneration)
+        #expect(new.highestSequence >= old.highestSequence)
+        #expect(!new.isFork)
+    }
+
+    @Test(arguments: Fixture.allNames) func aNewCheckpointIsTheNewest(_ name: String) throws {
+        if Self.refused.contains(name) { return }
+        let storage = MemoryStorage(contents: try Fixture.image(name))
+        let before = try #require(check(storage).decision)
+        let writer = try open(storage)
+        let content = ImageBuilder.bytes(70_000, seed: 99)
+        let ticket = try writer.save(step: 1000, payload: CheckpointPayload(opaque: content))
+        #expect(try ticket.wait() == .durable)
+        try writer.close()
+        let report = check(storage)
+        let choice = try #require(report.resume.choice)
+        #expect(choice.step == 1000 && choice.kind == .anchored)
+        #expect(choice.sequence > before.highestSequence)
+        #expect(report.resume.isProven)
+        #expect(report.decision?.superblock?.isCleanClose == true)
+        let loaded = try CheckpointReader(storage: storage).loadNewest {
+            selected throws(CheckpointError) in
+            try selected.readBytes(0..<selected.candidate.header.payloadByteCount)
+        }
+        #expect(loaded.value == content)
+    }
+}

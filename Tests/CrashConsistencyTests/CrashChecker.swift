@@ -1,0 +1,154 @@
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointStorage
+import CheckpointWriter
+import Foundation
+import StorageFaults
+import Synchronization
+import Testing
+
+/// Checks the invariants in the crash states of a recording.
+struct CrashChecker {
+    let recording: Recording
+    let payloads: [UInt64: [UInt8]]
+    /// For failure reports.
+    let name: String
+    let seed: UInt64
+    /// Every n-th state is also reopened by a real writer; 0 for none.
+    var reopenInterval = 0
+    /// Crash states per point at most.
+    var limit = 48
+    private(set) var stateCount = 0
+    private let digests: [UInt64: Digest]
+    private let memo = RecoveryMemo()
+
+    init(_ recording: Recording, _ payloads: [UInt64: [UInt8]], name: String, seed: UInt64) {
+        self.recording = recording
+        self.payloads = payloads
+        digests = payloads.mapValues { Digest(of: $0) }
+        self.name = name
+        self.seed = seed
+    }
+
+    /// Stops at the first state that breaks an invariant.
+    mutating func checkAll() throws {
+        for point in recording.crashPoints {
+            guard try check(point) else { return }
+        }
+    }
+
+    private mutating func check(_ point: Recording.CrashPoint) throws -> Bool {
+        let states = CrashStates(recording, at: point, seed: seed)
+        let image = MemoryStorage(contents: states.durableImage())
+        let promised = SequenceNumber(rawValue: point.notes.max() ?? 0)
+        let generation = try CheckpointReader(storage: image).decision.highestGeneration
+        let promise = Promise(sequence: promised, generation: generation)
+        for fates in states.fates(limit: limit) {
+            let undo = states.apply(fates, to: image)
+            defer { CrashStates.revert(undo, in: image) }
+            stateCount += 1
+            let isReopened = reopenInterval > 0 && stateCount % reopenInterval == 0
+        // Some states go the reader's own way; all go its parts, with results kept by content.
+            let problem =
+                stateCount % 61 == 0
+                ? Self.problem(image, promised: promised, generation: generation, payloads)
+                : memo.problem(image, promise, digests)
+            if let problem {
+                report(problem, states, fates, image)
+                return false
+            }
+            if isReopened { try reopen(image.contents, promised, states, fates) }
+        }
+        return true
+    }
+
+    /// Why the image breaks an invariant; nil when it keeps them all.
+    static func problem(
+        _ image: any Storage, promised: SequenceNumber, generation: Generation,
+        _ payloads: [UInt64: [UInt8]]
+    ) -> String? {
+        do throws(CheckpointError) {
+            let reader = try CheckpointReader(storage: image, workerCount: 1)
+            let newest = try reader.loadNewest { selected throws(CheckpointError) in
+                let count = selected.candidate.header.payloadByteCount
+                let bytes = try selected.readBytes(0..<count)
+                return Recovered(
+                    sequence: selected.candidate.sequence, digest: Digest(of: bytes))
+            }.value
+            return Promise(sequence: promised, generation: generation).problem(
+                reader.decision, newest, payloads[newest.sequence.rawValue].map { Digest(of: $0) })
+        } catch {
+            let isEmpty = error.code == .noCheckpoint || error.code == .corrupt
+            return isEmpty && promised == .none
+                ? nil : "I1: nothing was recovered, but \(promised) was durable: \(error)"
+        }
+    }
+
+    /// A real writer opens the crashed file and goes on; the second crash is checked as well.
+    private mutating func reopen(
+        _ contents: [UInt8], _ promised: SequenceNumber, _ states: CrashStates,
+        _ fates: [WriteFate]
+    ) throws {
+        let storage = RecordingStorage(contents: contents)
+        storage.note(promised.rawValue)
+        let before = try CheckpointReader(storage: storage).decision
+        let script = Script(inFlight: 1, retain: 1, operations: [])
+        var runner = ScriptRunner(script: script, contents: [])
+        runner.storage = storage
+        runner.promises.add(payloads)
+        runner.observe()
+        let writer = try runner.open()
+        let payload = Toy.payload(step: 1_000_003)
+        let ticket = try writer.save(
+            step: 1_000_003, payload: CheckpointPayload(opaque: payload))
+        runner.promises.began(ticket, payload)
+        let outcome = try ticket.wait(timeoutNanoseconds: 20_000_000_000)
+        try writer.close()
+        let after = try CheckpointReader(storage: storage).decision
+        var problem: String?
+        if outcome != .durable { problem = "a save after reopening ended as \(outcome)" }
+        if ticket.sequence <= max(promised, before.highestSequence) {
+            problem = "I3: sequence \(ticket.sequence) follows \(before.highestSequence)"
+        }
+        if after.highestGeneration <= before.highestGeneration {
+            problem = "I3: generation \(after.highestGeneration) follows "
+                + "\(before.highestGeneration)"
+        }
+        problem =
+            problem
+            ?? Self.problem(
+                storage, promised: ticket.sequence, generation: after.highestGeneration,
+                runner.promises.payloads)
+        if let problem { report(problem, states, fates, MemoryStorage(contents: contents)) }
+        var second = CrashChecker(
+            storage.recording, runner.promises.payloads,
+            name: name + ", then a crash after reopening", seed: seed &+ 1)
+        second.limit = 12
+        try second.checkAll()
+        stateCount += second.stateCount
+    }
+
+    private func report(
+        _ problem: String, _ states: CrashStates, _ fates: [WriteFate], _ image: MemoryStorage
+    ) {
+        let path = FileManager.default.temporaryDirectory
+            .appendingPathComponent("pccheck-crash-\(UUID().uuidString).pcc").path
+        _ = FileManager.default.createFile(atPath: path, contents: Data(image.contents))
+        Issue.record(
+            """
+            \(problem)
+              script: \(name)
+              after \(states.point.eventCount) events: \(states.describe(fates))
+              the image: pcfsck --verify full \(path)
+              replay: PCCHECK_CRASH_SEED=\(seed) swift test --filter CrashConsistencyTests
+            """)
+    }
+}
+
+/// The seed of a run: fixed, unless the environment asks for another.
+let crashSeed: UInt64 =
+    ProcessInfo.processInfo.environment["PCCHECK_CRASH_SEED"].flatMap { UInt64($0) } ?? 20_260_101
+
+/// How much longer than in CI to look.
+let crashScale: Int =
+    ProcessInfo.processInfo.environment["PCCHECK_CRASH_SCALE"].flatMap { Int($0) } ?? 1

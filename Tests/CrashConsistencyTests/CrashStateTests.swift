@@ -1,0 +1,46 @@
+import CheckpointFormat
+import StorageFaults
+import Testing
+
+/// Bounded crash states over real writer runs: after every write and flush, any subset of what no
+/// flush had covered, each write absent, whole or torn.
+@Suite struct CrashStateTests {
+    struct Shape: Sendable, CustomTestStringConvertible {
+        let inFlight: Int
+        let retain: Int
+        var testDescription: String { "N=\(inFlight) retain=\(retain)" }
+    }
+
+    static let shapes = (1...3).flatMap { inFlight in
+        (1...2).map { Shape(inFlight: inFlight, retain: $0) }
+    }
+
+    @Test(arguments: shapes)
+    func everyCrashStateRecovers(shape: Shape) throws {
+        var random = SplitMix64(seed: crashSeed &+ UInt64(shape.inFlight * 10 + shape.retain))
+        var sequences = Script.sequences(1) + Script.sequences(2)
+        let longer = Script.sequences(3) + Script.sequences(4)
+        for _ in 0..<(12 * crashScale) {
+            if let sequence = longer.randomElement(using: &random) { sequences.append(sequence) }
+        }
+        var stateCount = 0
+        let clock = ContinuousClock()
+        let began = clock.now
+        for (index, operations) in sequences.enumerated() {
+            var script = Script(
+                inFlight: shape.inFlight, retain: shape.retain, operations: operations)
+            script.codec = index % 8 == 7 ? .zstd : .none
+            let run = try ScriptRun(script)
+            var checker = CrashChecker(
+                run.recording, run.payloads, name: "\(script)",
+                seed: crashSeed &+ UInt64(index))
+            checker.reopenInterval = 311
+            checker.limit = 48 * crashScale
+            try checker.checkAll()
+            stateCount += checker.stateCount
+        }
+        print("\(shape.testDescription): \(stateCount) crash states of \(sequences.count) runs,",
+            "\(clock.now - began)")
+        #expect(stateCount > 10_000, "so few states prove little")
+    }
+}

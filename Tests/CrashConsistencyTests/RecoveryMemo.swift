@@ -1,0 +1,110 @@
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointStorage
+import StorageFaults
+
+/// What recovery found.
+struct Recovered: Hashable {
+    let sequence: SequenceNumber
+    let digest: Digest
+}
+
+/// What the file owes its user.
+struct Promise {
+    /// The newest sequence that a caller was told is durable.
+    let sequence: SequenceNumber
+    /// The newest generation that a completed flush covers.
+    let generation: Generation
+
+    func problem(
+        _ decision: RecoveryDecision, _ found: Recovered?, _ saved: Digest?
+    ) -> String? {
+        if decision.highestGeneration < generation {
+            return "I3: generation \(decision.highestGeneration), expected at least \(generation)"
+        }
+        if decision.highestSequence < sequence {
+            return "I3: highest sequence \(decision.highestSequence), but \(sequence) was durable"
+        }
+        guard let found else {
+            return sequence == .none ? nil : "I1: nothing recovered, but \(sequence) was durable"
+        }
+        if found.sequence < sequence {
+            return "I1: sequence \(found.sequence) recovered, but \(sequence) was durable"
+        }
+        if found.digest != saved {
+            return "I2: the bytes of sequence \(found.sequence) are not those that were saved"
+        }
+        return nil
+    }
+}
+
+/// Recovery with its results kept by content: what it decides follows from the metadata's bytes
+/// alone, and what a slot holds from its own, so that a state costs only what it changed.
+final class RecoveryMemo {
+    private struct SlotKey: Hashable {
+        let headerDigest: Digest
+        let data: Digest
+        let slot: SlotIndex
+    }
+
+    private var decisions: [Digest: Result<RecoveryDecision, CheckpointError>] = [:]
+    private var slots: [SlotKey: Recovered?] = [:]
+    private var geometry: Geometry?
+
+    func problem(
+        _ image: MemoryStorage, _ promise: Promise, _ saved: [UInt64: Digest]
+    ) -> String? {
+        do throws(CheckpointError) {
+            let decision = try decide(image)
+            geometry = decision.identity.geometry
+            for candidate in decision.candidates {
+                guard let found = load(candidate, image, decision.identity.geometry) else {
+                    continue
+                }
+                return promise.problem(decision, found, saved[found.sequence.rawValue])
+            }
+            return promise.problem(decision, nil, nil)
+        } catch {
+            return "recovery threw: \(error)"
+        }
+    }
+
+    private func decide(_ image: MemoryStorage) throws(CheckpointError) -> RecoveryDecision {
+        guard let geometry else {
+            return try SlotSelection.decide(MetadataImage.read(from: image))
+        }
+        var bytes = image.bytes(in: 0..<Int(geometry.dataOffset))
+        bytes += image.bytes(in: Int(geometry.tailOffset)..<Int(geometry.fileByteCount))
+        let key = Digest(of: bytes)
+        if let known = decisions[key] { return try known.get() }
+        let result = Result { () throws(CheckpointError) in
+            try SlotSelection.decide(MetadataImage.read(from: image))
+        }
+        decisions[key] = result
+        return try result.get()
+    }
+
+    private func load(
+        _ candidate: Candidate, _ image: MemoryStorage, _ geometry: Geometry
+    ) -> Recovered? {
+        let start = Int(candidate.dataOffset)
+        let data = image.bytes(in: start..<start + Int(geometry.slotByteCount))
+        let key = SlotKey(
+            headerDigest: candidate.headerDigest, data: Digest(of: data), slot: candidate.slot)
+        if let known = slots[key] { return known }
+        let found = try? read(candidate, image)
+        slots[key] = .some(found)
+        return found
+    }
+
+    private func read(
+        _ candidate: Candidate, _ image: MemoryStorage
+    ) throws(CheckpointError) -> Recovered {
+        try SlotVerifier.verify(candidate, in: image, workerCount: 1)
+        let reader = try CheckpointReader(storage: image, workerCount: 1)
+        let selected = try reader.select(candidate)
+        defer { selected.close() }
+        let bytes = try selected.readBytes(0..<candidate.header.payloadByteCount)
+        return Recovered(sequence: candidate.sequence, digest: Digest(of: bytes))
+    }
+}

@@ -1,0 +1,206 @@
+import CheckpointFormat
+import CheckpointRecovery
+import CheckpointStorage
+import CheckpointWriter
+import StorageFaults
+import Synchronization
+
+/// What a run does, in one word per step.
+enum Operation: String, CaseIterable, Sendable {
+    /// Begins a checkpoint of one to three chunks and goes on.
+    case save
+    /// Begins one and waits until it has ended.
+    case saveAndWait
+    /// Closes the writer and opens the file again.
+    case reopen
+    /// Stops the writer as a killed process would, and opens the file again.
+    case abandon
+    /// Begins a checkpoint, one of whose writes fails.
+    case failWrite
+    /// Begins a checkpoint whose first flush fails.
+    case failFlush
+}
+
+struct Script: Sendable, CustomStringConvertible {
+    var inFlight: Int
+    var retain: Int
+    var operations: [Operation]
+    var codec = Codec.none
+
+    var description: String {
+        "N=\(inFlight) retain=\(retain) codec=\(codec) "
+            + operations.map(\.rawValue).joined(separator: ",")
+    }
+
+    /// Every sequence of operations of this length.
+    static func sequences(_ count: Int) -> [[Operation]] {
+        guard count > 0 else { return [[]] }
+        return sequences(count - 1).flatMap { head in Operation.allCases.map { head + [$0] } }
+    }
+}
+
+/// What a run promised and to whom.
+final class Promises: Sendable {
+    private struct State {
+        var payloads: [UInt64: [UInt8]] = [:]
+        var open: [CheckpointTicket] = []
+    }
+
+    private let state = Mutex(State())
+
+    func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) {
+        state.withLock { state in
+            state.payloads[ticket.sequence.rawValue] = payload
+            state.open.append(ticket)
+        }
+    }
+
+    /// The sequences that were found durable since the last call.
+    func newlyDurable() -> [UInt64] {
+        state.withLock { state in
+            let ended = state.open.filter { $0.outcome != nil }
+            state.open.removeAll { $0.outcome != nil }
+            return ended.filter { $0.outcome == .durable }.map(\.sequence.rawValue)
+        }
+    }
+
+    func payload(_ sequence: SequenceNumber) -> [UInt8]? {
+        state.withLock { $0.payloads[sequence.rawValue] }
+    }
+
+    func add(_ payloads: [UInt64: [UInt8]]) {
+        state.withLock { $0.payloads.merge(payloads) { _, new in new } }
+    }
+
+    var payloads: [UInt64: [UInt8]] { state.withLock { $0.payloads } }
+}
+
+/// Toy geometry: chunks of 64 KiB, slots of three.
+enum Toy {
+    static let chunkByteCount = 64 << 10
+
+    /// A new file.
+    static func file(inFlight: Int, retain: Int) throws -> [UInt8] {
+        var builder = try ImageBuilder(
+            inFlight: inFlight, retain: retain, capacity: UInt64(3 * chunkByteCount),
+            chunkByteCount: chunkByteCount)
+        let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
+        builder.commit(builder.superblock(generation: 2, anchor: nil, parent: parent))
+        return builder.bytes
+    }
+
+    static func payload(step: UInt64) -> [UInt8] {
+        let counts = [1, 65_536, 70_001, 131_072, 196_608, 4096, 140_003]
+        let count = counts[Int(step % UInt64(counts.count))]
+        // Noise that repeats at no multiple of a block; doubling is quick also in debug builds.
+        var bytes = ImageBuilder.bytes(509, seed: step)
+        while bytes.count < count { bytes += bytes }
+        bytes.removeSubrange(count...)
+        return bytes
+    }
+
+    static func options(_ codec: Codec = .none) -> WriterOptions {
+        var options = WriterOptions()
+        options.snapshotWorkerCount = 1
+        options.writerWorkerCount = 2
+        options.poolByteCount = UInt64(4 * chunkByteCount)
+        options.codec = codec
+        return options
+    }
+}
+
+/// A script, run once by a real writer over a recording medium.
+struct ScriptRun {
+    let script: Script
+    let recording: Recording
+    let payloads: [UInt64: [UInt8]]
+
+    init(_ script: Script) throws {
+        let file = try Toy.file(inFlight: script.inFlight, retain: script.retain)
+        var runner = ScriptRunner(script: script, contents: file)
+        try runner.run()
+        self.script = script
+        recording = runner.storage.recording
+        payloads = runner.promises.payloads
+    }
+}
+
+struct ScriptRunner {
+    let script: Script
+    var storage: RecordingStorage
+    let promises = Promises()
+    private var step: UInt64 = 0
+    private var tickets: [CheckpointTicket] = []
+
+    init(script: Script, contents: [UInt8]) {
+        self.script = script
+        storage = RecordingStorage(contents: contents)
+    }
+
+    mutating func run() throws {
+        observe()
+        var writer = try open()
+        for operation in script.operations {
+            switch operation {
+            case .save: try save(writer)
+            case .saveAndWait:
+                try save(writer)
+                try settle()
+            case .failWrite: try fail(writer, .init(.write, number: 1, .error(5)))
+            case .failFlush: try fail(writer, .init(.flush, number: 0, .error(5)))
+            case .reopen:
+                try settle()
+                try writer.close()
+                writer = try open()
+            case .abandon:
+                writer.abandon()
+                writer = try open()
+            }
+        }
+        try settle()
+        try writer.close()
+    }
+
+    /// From here on the recording says what the caller knew before each write and flush.
+    func observe() {
+        let (storage, promises) = (storage, promises)
+        storage.setObserver { [weak storage] in
+            for sequence in promises.newlyDurable() { storage?.note(sequence) }
+        }
+    }
+
+    mutating func open() throws -> CheckpointWriter {
+        storage = RecordingStorage(openerOf: storage)
+        storage.setPlan(FaultPlan())
+        let writer = try CheckpointWriter(storage: storage, options: Toy.options(script.codec))
+        // What an open writer calls its newest durable checkpoint is a promise too.
+        storage.note(writer.statistics.newestDurableSequence.rawValue)
+        return writer
+    }
+
+    mutating func save(_ writer: CheckpointWriter) throws {
+        step += 1
+        let payload = Toy.payload(step: step)
+        do throws(CheckpointError) {
+            let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
+            promises.began(ticket, payload)
+            tickets.append(ticket)
+        } catch {
+            // After failed flushes a file of few slots has none left until it is reopened.
+            guard error.code == .slotsExhausted else { throw error }
+        }
+    }
+
+    private mutating func fail(_ writer: CheckpointWriter, _ rule: FaultPlan.Rule) throws {
+        try settle()
+        storage.setPlan(FaultPlan([rule]))
+        try save(writer)
+        try settle()
+        storage.setPlan(FaultPlan())
+    }
+
+    private mutating func settle() throws {
+        for ticket in tickets { _ = try ticket.wait(timeoutNanoseconds: 20_000_000_000) }
+        tickets = []
+    }
+}
