@@ -428,3 +428,9 @@ def checkpoints(path: str | os.PathLike[str]) -> list[CheckpointInfo]:
     """The checkpoints in a file that may be open elsewhere for writing."""
     with Reader(path) as reader:
         return reader.list()
+
+
+def report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What recovery says of a file: its geometry, and for every slot why it is usable or not."""
+    with Reader(path) as reader:
+        return reader.report()
