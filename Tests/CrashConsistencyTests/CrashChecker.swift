@@ -10,7 +10,7 @@ import Testing
 /// Checks the invariants in the crash states of a recording.
 struct CrashChecker {
     let recording: Recording
-    let payloads: [UInt64: [UInt8]]
+    let payloads: [UInt64: Set<Digest>]
     /// For failure reports.
     let name: String
     let seed: UInt64
@@ -19,13 +19,11 @@ struct CrashChecker {
     /// Crash states per point at most.
     var limit = 48
     private(set) var stateCount = 0
-    private let digests: [UInt64: Digest]
     private let memo = RecoveryMemo()
 
-    init(_ recording: Recording, _ payloads: [UInt64: [UInt8]], name: String, seed: UInt64) {
+    init(_ recording: Recording, _ payloads: [UInt64: Set<Digest>], name: String, seed: UInt64) {
         self.recording = recording
         self.payloads = payloads
-        digests = payloads.mapValues { Digest(of: $0) }
         self.name = name
         self.seed = seed
     }
@@ -55,7 +53,7 @@ struct CrashChecker {
             let problem =
                 stateCount % 61 == 0
                 ? Self.problem(image, promised: promised, generation: generation, payloads)
-                : memo.problem(image, promise, digests)
+                : memo.problem(image, promise, payloads)
             if let problem {
                 report(problem, states, fates, image)
                 return false
@@ -68,7 +66,7 @@ struct CrashChecker {
     /// Why the image breaks an invariant; nil when it keeps them all.
     static func problem(
         _ image: any Storage, promised: SequenceNumber, generation: Generation,
-        _ payloads: [UInt64: [UInt8]]
+        _ payloads: [UInt64: Set<Digest>]
     ) -> String? {
         do throws(CheckpointError) {
             let reader = try CheckpointReader(storage: image, workerCount: 1)
@@ -79,7 +77,7 @@ struct CrashChecker {
                     sequence: selected.candidate.sequence, digest: Digest(of: bytes))
             }.value
             return Promise(sequence: promised, generation: generation).problem(
-                reader.decision, newest, payloads[newest.sequence.rawValue].map { Digest(of: $0) })
+                reader.decision, newest, payloads[newest.sequence.rawValue, default: []])
         } catch {
             let isEmpty = error.code == .noCheckpoint || error.code == .corrupt
             return isEmpty && promised == .none

@@ -35,7 +35,7 @@ import Testing
                 run.recording, run.payloads, name: "\(script)",
                 seed: crashSeed &+ UInt64(index))
             checker.reopenInterval = 311
-            checker.limit = 48 * crashScale
+            checker.limit = 30 * crashScale
             try checker.checkAll()
             stateCount += checker.stateCount
         }

@@ -20,7 +20,7 @@ import Testing
 
     /// Two checkpoints are on the file, one of them unanchored, so that opening verifies, adopts
     /// and reads payload; then three more are saved, and the file is closed.
-    private static func startImage(retain: Int) throws -> ([UInt8], [UInt64: [UInt8]]) {
+    private static func startImage(retain: Int) throws -> ([UInt8], [UInt64: Set<Digest>]) {
         var builder = try ImageBuilder(
             inFlight: 2, retain: retain, capacity: UInt64(3 * Toy.chunkByteCount),
             chunkByteCount: Toy.chunkByteCount)
@@ -28,10 +28,10 @@ import Testing
         let anchor = builder.complete(slot: 0, sequence: 1)
         builder.commit(builder.superblock(generation: 2, anchor: anchor, parent: parent))
         builder.complete(slot: 1, sequence: 2)
-        let payloads = Dictionary(
-            uniqueKeysWithValues: [UInt64(1), 2].map {
-                ($0, ImageBuilder.Content.opaque(byteCount: 100_000, seed: $0).bytes)
-            })
+        var payloads: [UInt64: Set<Digest>] = [:]
+        for sequence in [UInt64(1), 2] {
+            payloads[sequence] = [Digest(of: ImageBuilder.bytes(100_000, seed: sequence))]
+        }
         return (builder.bytes, payloads)
     }
 

@@ -17,7 +17,7 @@ struct Promise {
     let generation: Generation
 
     func problem(
-        _ decision: RecoveryDecision, _ found: Recovered?, _ saved: Digest?
+        _ decision: RecoveryDecision, _ found: Recovered?, _ saved: Set<Digest>
     ) -> String? {
         if decision.highestGeneration < generation {
             return "I3: generation \(decision.highestGeneration), expected at least \(generation)"
@@ -31,7 +31,7 @@ struct Promise {
         if found.sequence < sequence {
             return "I1: sequence \(found.sequence) recovered, but \(sequence) was durable"
         }
-        if found.digest != saved {
+        if !saved.contains(found.digest) {
             return "I2: the bytes of sequence \(found.sequence) are not those that were saved"
         }
         return nil
@@ -52,7 +52,7 @@ final class RecoveryMemo {
     private var geometry: Geometry?
 
     func problem(
-        _ image: MemoryStorage, _ promise: Promise, _ saved: [UInt64: Digest]
+        _ image: MemoryStorage, _ promise: Promise, _ saved: [UInt64: Set<Digest>]
     ) -> String? {
         do throws(CheckpointError) {
             let decision = try decide(image)
@@ -61,9 +61,9 @@ final class RecoveryMemo {
                 guard let found = load(candidate, image, decision.identity.geometry) else {
                     continue
                 }
-                return promise.problem(decision, found, saved[found.sequence.rawValue])
+                return promise.problem(decision, found, saved[found.sequence.rawValue, default: []])
             }
-            return promise.problem(decision, nil, nil)
+            return promise.problem(decision, nil, [])
         } catch {
             return "recovery threw: \(error)"
         }

@@ -42,7 +42,9 @@ struct Script: Sendable, CustomStringConvertible {
 /// What a run promised and to whom.
 final class Promises: Sendable {
     private struct State {
-        var payloads: [UInt64: [UInt8]] = [:]
+        /// What was saved under a sequence. A number whose checkpoint vanished with an unflushed write
+        /// is given again, so there may be several.
+        var payloads: [UInt64: Set<Digest>] = [:]
         var open: [CheckpointTicket] = []
     }
 
@@ -50,7 +52,7 @@ final class Promises: Sendable {
 
     func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) {
         state.withLock { state in
-            state.payloads[ticket.sequence.rawValue] = payload
+            state.payloads[ticket.sequence.rawValue, default: []].insert(Digest(of: payload))
             state.open.append(ticket)
         }
     }
@@ -64,15 +66,11 @@ final class Promises: Sendable {
         }
     }
 
-    func payload(_ sequence: SequenceNumber) -> [UInt8]? {
-        state.withLock { $0.payloads[sequence.rawValue] }
+    func add(_ payloads: [UInt64: Set<Digest>]) {
+        state.withLock { $0.payloads.merge(payloads) { $0.union($1) } }
     }
 
-    func add(_ payloads: [UInt64: [UInt8]]) {
-        state.withLock { $0.payloads.merge(payloads) { _, new in new } }
-    }
-
-    var payloads: [UInt64: [UInt8]] { state.withLock { $0.payloads } }
+    var payloads: [UInt64: Set<Digest>] { state.withLock { $0.payloads } }
 }
 
 /// Toy geometry: chunks of 64 KiB, slots of three.
@@ -113,7 +111,7 @@ enum Toy {
 struct ScriptRun {
     let script: Script
     let recording: Recording
-    let payloads: [UInt64: [UInt8]]
+    let payloads: [UInt64: Set<Digest>]
 
     init(_ script: Script) throws {
         let file = try Toy.file(inFlight: script.inFlight, retain: script.retain)
