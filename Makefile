@@ -40,13 +40,13 @@ help:
 
 setup: $(VENV)/ready
 
-$(BUILD)/packages-ready: scripts/install-packages
-	SWIFT="$(SWIFT)" scripts/install-packages
+$(BUILD)/packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages
 	@mkdir -p $(@D) && touch $@
 
-$(VENV)/ready: requirements.txt $(BUILD)/packages-ready
+$(VENV)/ready: Sources/Python/requirements-dev.txt $(BUILD)/packages-ready
 	$(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r Sources/Python/requirements-dev.txt
 	@touch $@
 
 # ---------------------------------------------------------------- building
