@@ -78,3 +78,49 @@ import Testing
         #expect(try loadedStep(storage).0 == 3)
     }
 }
+
+/// Sequences are never given twice, not even when a crash leaves no trace of them.
+@Suite struct SequenceLimitTests {
+    @Test func aSequenceWithoutATraceIsNotGivenAgain() throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file()
+        try createFile(path)
+        let file = try FileStorage(path: path, access: .read)
+        let image = try file.readBlocks(at: 0, count: Int(file.byteCount))
+        let storage = MemoryStorage(contents: image)
+        let first = try CheckpointWriter(storage: storage)
+        let afterOpening = storage.contents
+        let payload = CheckpointPayload(opaque: pattern(1, count: 100))
+        let lost = try first.save(step: 1, payload: payload)
+        #expect(try lost.wait() == .durable)
+        first.abandon()
+        // Nothing that was written after opening has reached the medium.
+        let second = try CheckpointWriter(storage: MemoryStorage(contents: afterOpening))
+        let next = try second.save(step: 1, payload: payload)
+        #expect(next.sequence > lost.sequence)
+    }
+
+    @Test func failuresInARowEndAtTheLimit() throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file()
+        try createFile(path, inFlight: 1)
+        let file = try FileStorage(path: path, access: .read)
+        let image = try file.readBlocks(at: 0, count: Int(file.byteCount))
+        let storage = MemoryStorage(contents: image)
+        let writer = try CheckpointWriter(storage: storage)
+        storage.setFaultHook { call in if case .write = call { 5 } else { nil } }
+        let payload = CheckpointPayload(opaque: pattern(1, count: 100))
+        for step in 1...Limits.sequenceReserve {
+            guard case .failed = try writer.save(step: step, payload: payload).wait() else {
+                Issue.record("step \(step) was saved though every write fails")
+                return
+            }
+        }
+        let error = #expect(throws: CheckpointError.self) {
+            try writer.save(step: Limits.sequenceReserve + 1, payload: payload)
+        }
+        #expect(error?.code == .slotsExhausted)
+        // The slot that was not taken is not locked either.
+        #expect(try MemoryStorage(openerOf: storage).tryLock(.slot(SlotIndex(0)), exclusive: false))
+    }
+}
