@@ -186,6 +186,8 @@ class Superblock:
             newest = entry_sequence
             seen.add(entry_slot)
             retained.append((entry_slot, entry_sequence))
+        (sequence_limit,) = struct.unpack_from("<Q", data, 400)
+        check(sequence_limit == 0 or sequence_limit > sequence, f"sequence_limit {sequence_limit}")
         check(not any(data[140:144]) and not any(data[408:496]), "reserved superblock bytes")
         return cls(generation, sequence, step, slot, flags == 1, data[56:72], data[72:88],
                    None if watermark == NO_STEP else watermark, commit_time, retained,
