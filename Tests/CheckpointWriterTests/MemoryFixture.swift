@@ -39,7 +39,9 @@ extension Storage {
     func newest() throws -> (step: UInt64, sequence: SequenceNumber, bytes: [UInt8]) {
         try CheckpointReader(storage: self).loadNewest { selected throws(CheckpointError) in
             let header = selected.candidate.header
-            return (header.step, header.sequence, try selected.readBytes(0..<header.payloadByteCount))
+            return (
+                header.step, header.sequence, try selected.readBytes(0..<header.payloadByteCount)
+            )
         }.value
     }
 }

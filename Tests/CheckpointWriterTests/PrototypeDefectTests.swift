@@ -154,6 +154,39 @@ import Testing
         }
     }
 
+    /// The same where only the slot that is about to be released could be taken: the others are
+    /// pinned, and the superblock's flush is held back.
+    @Test func defect6ASlotIsNotReusedWhileTheFlushIsUnderWay() throws {
+        let storage = try memoryFile(inFlight: 2)
+        let geometry = try storage.geometry
+        let writer = try CheckpointWriter(storage: storage)
+        #expect(try writer.outcome(1, pattern(1, count: 10)) == .durable)
+        let reader = RecordingStorage(openerOf: storage)
+        #expect(try reader.tryLock(.slot(SlotIndex(2)), exclusive: false))
+        let flushCount = Mutex(0)
+        let gate = Gate { call in
+            call == .flush
+                && flushCount.withLock { count in
+                    count += 1
+                    return count == 2
+                }
+        }
+        storage.setFaultHook(gate.hook)
+        let second = try writer.save(2, pattern(2, count: 10))
+        #expect(gate.waitUntilHolding())
+        let kept = Int(geometry.slotDataOffset(SlotIndex(0)))
+        let before = storage.recording.writes.count
+        let saver = try WorkerThread(name: "saver") { _ = try? writer.save(3, [3]) }
+        // Long enough for a save that does not wait.
+        Thread.sleep(forTimeInterval: 0.2)
+        #expect(!storage.recording.writes[before...].contains { $0.offset == kept })
+        gate.open()
+        saver.join()
+        #expect(try second.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        try writer.close()
+        #expect(try storage.newest().step == 3)
+    }
+
     /// Before any write into a slot, the newest superblock that is certain to be on the medium
     /// does not name the slot.
     private static func checkReuse(_ recording: Recording, _ geometry: Geometry) throws {
@@ -257,10 +290,11 @@ import Testing
             }
         }
         var tickets: [CheckpointTicket] = []
+        let bytes = pattern(1, count: 150_000)
         for step in UInt64(1)...300 {
             // Now and then let the queue drain, so that not everything is skipped.
             if step % 3 == 0 { _ = try tickets.last?.wait(timeoutNanoseconds: deadlineNanoseconds) }
-            tickets.append(try writer.save(step, pattern(step, count: 150_000)))
+            tickets.append(try writer.save(step, bytes))
         }
         for ticket in tickets { _ = try ticket.wait(timeoutNanoseconds: deadlineNanoseconds) }
         storage.setFaultHook(nil)

@@ -18,6 +18,8 @@ struct CrashChecker {
     var reopenInterval = 0
     /// Crash states per point at most.
     var limit = 48
+    /// Reopened files are not crashed again.
+    var isNested = false
     private(set) var stateCount = 0
     private let memo = RecoveryMemo()
 
@@ -85,6 +87,32 @@ struct CrashChecker {
         }
     }
 
+    /// The process is killed at `point` and the page cache survives: a real writer opens the file,
+    /// and the power is cut at any moment of that.
+    mutating func checkKilled(at point: Recording.CrashPoint) throws {
+        let states = CrashStates(recording, at: point, seed: seed)
+        let storage = RecordingStorage(contents: states.durableImage())
+        let promised = point.notes.max() ?? 0
+        storage.note(promised)
+        for index in point.pending {
+            let write = recording.writes[index]
+            guard !write.bytes.isEmpty else { continue }
+            try storage.writeBlocks(write.bytes, at: UInt64(write.offset))
+        }
+        let writer = try CheckpointWriter(storage: storage, options: Toy.options())
+        storage.note(writer.statistics.newestDurableSequence.rawValue)
+        writer.abandon()
+        var second = CrashChecker(
+            storage.recording, payloads,
+            name: "\(name), killed after \(point.eventCount) events and reopened",
+            seed: seed &+ 2)
+        second.limit = 24
+        second.reopenInterval = 4
+        second.isNested = true
+        try second.checkAll()
+        stateCount += second.stateCount
+    }
+
     /// A real writer opens the crashed file and goes on; the second crash is checked as well.
     private mutating func reopen(
         _ contents: [UInt8], _ promised: SequenceNumber, _ states: CrashStates,
@@ -99,6 +127,10 @@ struct CrashChecker {
         runner.promises.add(payloads)
         runner.observe()
         let writer = try runner.open()
+        // What the writer goes on from must load, whatever else is on the file.
+        let adopted = Self.problem(
+            storage, promised: max(promised, writer.statistics.newestDurableSequence),
+            generation: before.highestGeneration, payloads)
         let payload = Toy.payload(step: 1_000_003)
         let ticket = try writer.save(
             step: 1_000_003, payload: CheckpointPayload(opaque: payload))
@@ -106,13 +138,14 @@ struct CrashChecker {
         let outcome = try ticket.wait(timeoutNanoseconds: 20_000_000_000)
         try writer.close()
         let after = try CheckpointReader(storage: storage).decision
-        var problem: String?
+        var problem = adopted
         if outcome != .durable { problem = "a save after reopening ended as \(outcome)" }
         if ticket.sequence <= max(promised, before.highestSequence) {
             problem = "I3: sequence \(ticket.sequence) follows \(before.highestSequence)"
         }
         if after.highestGeneration <= before.highestGeneration {
-            problem = "I3: generation \(after.highestGeneration) follows "
+            problem =
+                "I3: generation \(after.highestGeneration) follows "
                 + "\(before.highestGeneration)"
         }
         problem =
@@ -121,6 +154,7 @@ struct CrashChecker {
                 storage, promised: ticket.sequence, generation: after.highestGeneration,
                 runner.promises.payloads)
         if let problem { report(problem, states, fates, MemoryStorage(contents: contents)) }
+        if isNested { return }
         var second = CrashChecker(
             storage.recording, runner.promises.payloads,
             name: name + ", then a crash after reopening", seed: seed &+ 1)

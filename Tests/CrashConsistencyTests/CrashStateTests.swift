@@ -39,8 +39,22 @@ import Testing
             try checker.checkAll()
             stateCount += checker.stateCount
         }
-        print("\(shape.testDescription): \(stateCount) crash states of \(sequences.count) runs,",
+        print(
+            "\(shape.testDescription): \(stateCount) crash states of \(sequences.count) runs,",
             "\(clock.now - began)")
         #expect(stateCount > 10_000, "so few states prove little")
+    }
+
+    /// Killed, not cut: the next writer finds in the page cache what is not on the medium yet.
+    @Test(arguments: shapes)
+    func aKilledProcessLosesNothingEither(shape: Shape) throws {
+        let script = Script(
+            inFlight: shape.inFlight, retain: shape.retain,
+            operations: [.saveAndWait, .save, .saveAndWait])
+        let run = try ScriptRun(script)
+        var checker = CrashChecker(
+            run.recording, run.payloads, name: "\(script)", seed: crashSeed)
+        for point in run.recording.crashPoints { try checker.checkKilled(at: point) }
+        #expect(checker.stateCount > 500)
     }
 }

@@ -119,7 +119,8 @@ import Testing
                 for effect in effects {
                     let rule = FaultPlan.Rule(
                         kind, number: number, isPermanent: isPermanent, effect)
-                    let name = "retain=\(retain) \(kind) \(number) \(effect)"
+                    let name =
+                        "retain=\(retain) \(kind) \(number) \(effect)"
                         + (isPermanent ? " for ever" : " once")
                     try Self.check(Self.run(FaultPlan([rule]), retain: retain), name)
                 }
