@@ -80,7 +80,7 @@ def _draw_losses(
     axes.set_xlabel("training step")
     axes.set_ylabel("loss (nats per byte)")
     axes.set_xlim(left=0)
-    axes.legend(loc="upper right", frameon=False, title=verdict)
+    axes.legend(loc="upper right", edgecolor="white", framealpha=1, title=verdict)
 
 
 def _draw_progress(axes: plt.Axes, attempts: list[Attempt]) -> None:
@@ -101,10 +101,12 @@ def _draw_progress(axes: plt.Axes, attempts: list[Attempt]) -> None:
                 ":", color=FAINT, linewidth=1.2,
             )  # fmt: skip
             lost = steps[-1] + 1 - following.start
+            is_near_left_edge = attempt.ended < attempts[-1].ended / 6
             axes.annotate(
                 f"{attempt.in_flight} in flight\n{lost} step{'s' * (lost != 1)} repeated",
-                (attempt.ended, steps[-1]), xytext=(-9, 7), textcoords="offset points",
-                fontsize=8, color=INK, ha="right",
+                (attempt.ended, steps[-1]), xytext=(0 if is_near_left_edge else -9, 7),
+                textcoords="offset points", fontsize=8, color=INK,
+                ha="center" if is_near_left_edge else "right",
             )  # fmt: skip
     axes.set_xlabel("seconds since the run began")
     axes.set_ylabel("training step")
