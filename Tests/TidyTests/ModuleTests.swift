@@ -56,9 +56,10 @@ import Testing
     @Test func formatDoesNoInputOutput() throws {
         for path in Repository.files("Sources/CheckpointFormat", [".swift"]) {
             let text = try Repository.text(path)
-            for name in ["import Foundation", "import SystemPackage", "import Dispatch", "pread(",
-                "pwrite(", " open(", "clock_gettime(", "pthread_"]
-            {
+            for name in [
+                "import Foundation", "import SystemPackage", "import Dispatch", "pread(",
+                "pwrite(", " open(", "clock_gettime(", "pthread_",
+            ] {
                 #expect(!text.contains(name), "\(path) has \(name)")
             }
         }
