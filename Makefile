@@ -32,7 +32,7 @@ help:
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
 	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
-	@echo 'make install      library and tools into PREFIX ($(PREFIX))'
+	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX))'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -40,13 +40,13 @@ help:
 
 setup: $(VENV)/ready
 
-$(BUILD)/packages-ready: scripts/install-packages
-	SWIFT="$(SWIFT)" scripts/install-packages
+$(BUILD)/packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages
 	@mkdir -p $(@D) && touch $@
 
-$(VENV)/ready: requirements.txt $(BUILD)/packages-ready
+$(VENV)/ready: Sources/Python/requirements-dev.txt $(BUILD)/packages-ready
 	$(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r Sources/Python/requirements-dev.txt
 	@touch $@
 
 # ---------------------------------------------------------------- building
@@ -107,6 +107,19 @@ install: lib tools
 	install -m 644 $(BUILD)/include/pccheck.h $(DESTDIR)$(PREFIX)/include/
 	$(call pkgconfig,$(PREFIX)) > $(DESTDIR)$(PREFIX)/lib/pkgconfig/pccheck.pc
 	install -m 755 $(TOOL_FILES) $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -m 644 $(TOOLS:%=Sources/CheckpointCommands/man/%.1) $(DESTDIR)$(PREFIX)/share/man/man1/
+	for tool in $(TOOLS); do \
+		$(BUILD)/bin/$$tool --generate-completion-script bash \
+			> $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$tool && \
+		$(BUILD)/bin/$$tool --generate-completion-script zsh \
+			> $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$tool && \
+		$(BUILD)/bin/$$tool --generate-completion-script fish \
+			> $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$tool.fish || exit 1; \
+	done
 
 # ---------------------------------------------------------------- testing
 

@@ -54,7 +54,7 @@ public enum ProblemCatalogue {
     static let truncated = Problem(
         "PCK-I008", .error, "file truncated",
         "The file is shorter than its identity block says, so its end is missing.",
-        "Copy the file again; pcinspect and pcextract --salvage show what is left.")
+        "Copy the file again; pcinspect shows what is left.")
     static let unknownReadOnly = Problem(
         "PCK-I009", .warning, "unknown read-only feature",
         "The file uses a feature that this program may read past but not write to.",
@@ -195,8 +195,8 @@ public enum ProblemCatalogue {
     static let manifestDamaged = Problem(
         "PCK-T003", .error, "manifest damaged",
         "A chunk that holds the directory of tensors does not match its digest.",
-        "The checkpoint cannot be loaded; recovery uses the next one. pcextract --salvage --format "
-            + "raw saves the rest.")
+        "The checkpoint cannot be loaded; recovery uses the next one. The tensors' "
+            + "names and places are lost with the manifest.")
     static let manifestInvalid = Problem(
         "PCK-T004", .error, "manifest invalid",
         "The directory of tensors matches its digest, but breaks the rules of safetensors.",
@@ -210,8 +210,8 @@ public enum ProblemCatalogue {
         "PCK-C001", .error, "chunk damaged",
         "The stored bytes of a chunk do not match their digest. In a slot that no superblock "
             + "keeps, a crash explains it.",
-        "The checkpoint cannot be loaded; recovery uses the next one. pcextract --salvage saves "
-            + "the other tensors.")
+        "The checkpoint cannot be loaded; recovery uses the next one. pcextract --slot with "
+            + "--tensor gets the tensors that lie in whole chunks.")
     static let chunkUndecodable = Problem(
         "PCK-C002", .error, "chunk cannot be decompressed",
         "The stored bytes match their digest, but are not the compressed form they should be.",
@@ -234,7 +234,7 @@ public enum ProblemCatalogue {
     static let nothingLoads = Problem(
         "PCK-X001", .error, "no checkpoint left",
         "The file held a durable checkpoint, and none can be loaded now.",
-        "Restore the file from a copy; pcextract --salvage saves what is left of this one.")
+        "Restore the file from a copy, or get single tensors with pcextract --slot and --tensor.")
     static let retainedLost = Problem(
         "PCK-X002", .error, "retained checkpoint lost",
         "The newest superblock keeps a checkpoint that is not in its slot.",

@@ -77,7 +77,9 @@ struct CreateCommand: ToolCommand {
         options.replacesExisting = replace
         let progress = ProgressBar("writing zeros", total: 0)
         defer { progress.finish() }
-        try CheckpointFile.create(path: file, options: options) { done, total in
+        try CheckpointFile.create(path: file, options: options) {
+            done, total throws(CheckpointError) in
+            try Interruption.check()
             progress.update(done, of: total)
         }
         progress.finish()

@@ -6,6 +6,8 @@ internal import CheckpointStorage
 /// What pcfsck prints for people about one file.
 struct FsckScreen {
     private static let textIndent = 11
+    /// Findings of a kind that are shown for one slot.
+    private static let groupCount = 4
 
     private let run: FsckRun
     private let width: Int?
@@ -24,8 +26,26 @@ struct FsckScreen {
         if let refusal = run.refusal {
             lines += ["  \("✘", .red) nothing is repaired: \(refusal)"]
         }
-        for finding in report.findings { lines += self.lines(finding) }
+        lines += findings
         return lines + resume
+    }
+
+    /// All findings; of many alike in one slot, such as damaged chunks, only the first ones.
+    private var findings: [StyledText] {
+        var lines: [StyledText] = []
+        var rest = report.findings[...]
+        while let first = rest.first {
+            let group = rest.prefix { $0.id == first.id && $0.slot == first.slot }
+            rest = rest.dropFirst(group.count)
+            for finding in group.prefix(Self.groupCount) { lines += self.lines(finding) }
+            if group.count > Self.groupCount {
+                let more = Quantity.count(UInt64(group.count - Self.groupCount))
+                lines += TextWrap.lines(
+                    "… and \(more) more of these in the slot; --json lists all",
+                    indent: Self.textIndent, width: width)
+            }
+        }
+        return lines
     }
 
     private func lines(_ finding: Finding) -> [StyledText] {
@@ -54,13 +74,15 @@ struct FsckScreen {
         if let choice = resume.choice {
             let proof =
                 resume.isProven
-                ? "every byte verified"
-                : report.depth == .full ? "not verified" : "payload not read; --verify full does"
+                ? "every byte of it was verified"
+                : report.depth == .full
+                    ? "it was not verified" : "its tensors were not read; --verify full reads them"
             lines.append(
                 """
                   \(label)loads \("step \(choice.step)", .green) from slot \(choice.slot) \
-                (sequence \(choice.sequence), \(choice.kind.rawValue)); \(proof)
+                (sequence \(choice.sequence), \(choice.kind.rawValue))
                 """)
+            lines += TextWrap.lines(proof, indent: Self.textIndent, width: width)
         } else if report.decision != nil, report.decision?.highestSequence == SequenceNumber.none {
             lines.append("  \(label)starts from the beginning: nothing was saved yet")
         } else {

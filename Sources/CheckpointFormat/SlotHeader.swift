@@ -215,10 +215,12 @@ public struct SlotHeader: Hashable, Sendable {
                 "chunk_count", found: UInt64(chunkCount),
                 expected: "\(expectedCount), and at most \(geometry.chunkCapacity)")
         }
-        guard manifestByteCount <= payloadByteCount else {
+        let manifestLimit = payloadKind == .opaque ? 0 : payloadByteCount
+        guard manifestByteCount <= manifestLimit else {
             throw .invalidField(
                 "manifest_byte_count", found: manifestByteCount,
-                expected: "at most the payload's \(payloadByteCount)")
+                expected: payloadKind == .opaque
+                    ? "0, as the payload is opaque" : "at most the payload's \(payloadByteCount)")
         }
         guard step <= Limits.stepMaximum else {
             throw .invalidField("step", found: step, expected: "at most \(Limits.stepMaximum)")

@@ -73,13 +73,15 @@ public struct Superblock: Hashable, Sendable {
         public static let retainedCount = LayoutField("retained_count", 136, 4)
         public static let reserved140 = LayoutField("reserved_140", 140, 4)
         public static let retainedSlots = LayoutField("retained_slots", 144, 256)
-        public static let reserved400 = LayoutField("reserved_400", 400, 96)
+        public static let sequenceLimit = LayoutField("sequence_limit", 400, 8)
+        public static let reserved408 = LayoutField("reserved_408", 408, 88)
         public static let checksum = LayoutField("checksum", 496, 16)
 
         public static let all = [
             magic, fileUUID, generation, sequence, step, slotIndex, flags, slotHeaderDigest,
             parentDigest, watermarkStep, commitTime, writerBootID, writerPID, storageKind,
-            unsafeShutdownCount, retainedCount, reserved140, retainedSlots, reserved400, checksum,
+            unsafeShutdownCount, retainedCount, reserved140, retainedSlots, sequenceLimit,
+            reserved408, checksum,
         ]
     }
 
@@ -115,13 +117,16 @@ public struct Superblock: Hashable, Sendable {
     public var unsafeShutdownCount: UInt64
     /// Older checkpoints whose slots are kept, newest first.
     public var retained: [RetainedSlot]
+    /// Every sequence that was given lies below it, also those that left no trace on the medium;
+    /// 0 when the writer did not say.
+    public var sequenceLimit: UInt64
 
     public init(
         fileUUID: Identifier128, generation: Generation, anchor: Anchor?,
         isCleanClose: Bool = false, parentDigest: Digest = .zero, watermarkStep: UInt64? = nil,
         commitTime: UInt64 = 0, writerBootID: Identifier128 = .zero, writerPID: UInt32 = 0,
         storageKind: StorageKind = .unknown, unsafeShutdownCount: UInt64 = 0,
-        retained: [RetainedSlot] = []
+        retained: [RetainedSlot] = [], sequenceLimit: UInt64 = 0
     ) {
         precondition(retained.count <= Self.retainedCapacity, "too many retained slots")
         self.fileUUID = fileUUID
@@ -136,6 +141,7 @@ public struct Superblock: Hashable, Sendable {
         self.storageKind = storageKind
         self.unsafeShutdownCount = unsafeShutdownCount
         self.retained = retained
+        self.sequenceLimit = sequenceLimit
     }
 
     /// The 4096 bytes of the block, and the checksum, which is the superblock's digest.
@@ -161,6 +167,7 @@ public struct Superblock: Hashable, Sendable {
             encoder.put(entry.slot.rawValue, Self.entryField(RetainedLayout.slotIndex, index))
             encoder.put(entry.sequence.rawValue, Self.entryField(RetainedLayout.sequence, index))
         }
+        encoder.put(sequenceLimit, Layout.sequenceLimit)
         let digest = encoder.seal(Layout.checksum)
         return (encoder.bytes, digest)
     }
@@ -203,6 +210,12 @@ public struct Superblock: Hashable, Sendable {
         storageKind = StorageKind(rawValue: decoder.integer(Layout.storageKind)) ?? .unknown
         unsafeShutdownCount = decoder.integer(Layout.unsafeShutdownCount)
         retained = try Self.decodeRetained(decoder, slotCount: slotCount, anchor: anchor)
+        sequenceLimit = decoder.integer(Layout.sequenceLimit)
+        let newest = anchor?.sequence.rawValue ?? 0
+        guard sequenceLimit == 0 || sequenceLimit > newest else {
+            throw .invalidField(
+                "sequence_limit", found: sequenceLimit, expected: "0, or above \(newest)")
+        }
         try decoder.checkReserved(Layout.all)
     }
 

@@ -30,32 +30,49 @@ public enum CheckpointFile {
         public init(capacity: UInt64) { self.capacity = capacity }
     }
 
+    public typealias Progress =
+        @Sendable (_ done: UInt64, _ total: UInt64) throws(CheckpointError) -> Void
+
     /// Creates a file without checkpoints.
     ///
     /// The file appears under its name only when it is complete and durable. A block device is
     /// written in place.
     ///
-    /// - Parameter progress: called with bytes done and bytes in all while zeros are written.
+    /// - Parameter progress: called with bytes done and bytes in all while zeros are written; what
+    ///   it throws ends the creation, and nothing is left of it.
     /// - Throws: `exists`, `noSpace`, `invalidArgument`, `readOnly`, `locked`, `inputOutput`.
     public static func create(
-        path: String, options: Options,
-        progress: (@Sendable (_ done: UInt64, _ total: UInt64) -> Void)? = nil
+        path: String, options: Options, progress: Progress? = nil
     ) throws(CheckpointError) {
         let existing = try existingStorage(path, options)
         let device = existing.flatMap { $0.isBlockDevice ? $0 : nil }
         let identity = try makeIdentity(options, deviceByteCount: device?.byteCount)
-        do throws(StorageError) {
-            if let device {
+        if let device {
+            try withCheckpointErrors { () throws(StorageError) in
                 try write(identity, to: device)
                 try device.flush()
-                return
             }
-            var file = try NewFile(beside: path, byteCount: identity.geometry.fileByteCount)
-            let storage = try FileStorage(
-                path: file.temporaryPath, access: .write, allowsNetwork: options.allowsNetwork)
-            if options.preallocation == .zero {
-                try writeZeros(to: storage, progress: progress)
-            }
+            return
+        }
+        try createRegularFile(path, identity, options, progress)
+    }
+
+    private static func createRegularFile(
+        _ path: String, _ identity: IdentityBlock, _ options: Options, _ progress: Progress?
+    ) throws(CheckpointError) {
+        var file: NewFile
+        do throws(StorageError) {
+            file = try NewFile(beside: path, byteCount: identity.geometry.fileByteCount)
+        } catch {
+            throw CheckpointError(error)
+        }
+        let temporaryPath = file.temporaryPath
+        let storage = try withCheckpointErrors { () throws(StorageError) in
+            try FileStorage(
+                path: temporaryPath, access: .write, allowsNetwork: options.allowsNetwork)
+        }
+        if options.preallocation == .zero { try writeZeros(to: storage, progress: progress) }
+        do throws(StorageError) {
             try write(identity, to: storage)
             try storage.flush()
             try file.publish(replacing: options.replacesExisting)
@@ -109,15 +126,17 @@ public enum CheckpointFile {
     }
 
     private static func writeZeros(
-        to storage: FileStorage, progress: (@Sendable (UInt64, UInt64) -> Void)?
-    ) throws(StorageError) {
+        to storage: FileStorage, progress: Progress?
+    ) throws(CheckpointError) {
         let buffer = AlignedBuffer(byteCount: 8 << 20)
         var offset: UInt64 = 0
         while offset < storage.byteCount {
             let count = Int(min(UInt64(buffer.byteCount), storage.byteCount - offset))
-            try storage.write(buffer, 0..<count, at: offset)
+            try withCheckpointErrors { () throws(StorageError) in
+                try storage.write(buffer, 0..<count, at: offset)
+            }
             offset += UInt64(count)
-            progress?(offset, storage.byteCount)
+            try progress?(offset, storage.byteCount)
         }
     }
 

@@ -176,6 +176,13 @@ public final class CheckpointWriter: Sendable {
                 "\(engine.storage.path): step \(step) is below step \(last), the last one saved "
                     + "by this writer; call rewind first when training really went back")
         }
+        // Beyond the limit a crash could forget that the number was given.
+        guard state.nextSequence < state.superblock.sequenceLimit else {
+            throw CheckpointError(
+                .slotsExhausted,
+                "\(engine.storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
+                    + "become durable; check the device, then reopen the file")
+        }
         guard let slot = try takeSlot(&state) else {
             let isFull = state.inFlight.count >= engine.geometry.inFlightCount
             return .noSlot(pinnedCount: isFull ? 0 : state.slots.free.count)
@@ -299,6 +306,7 @@ public final class CheckpointWriter: Sendable {
             if let error = state.failStop { throw error }
             var next = engine.nextSuperblock(state)
             next.isCleanClose = true
+            next.sequenceLimit = state.nextSequence
             return next
         }
         _ = try engine.writeSuperblock(last)

@@ -129,6 +129,7 @@ extension Engine {
         next.generation = Generation(rawValue: next.generation.rawValue + 1)
         next.parentDigest = state.superblockDigest
         next.isCleanClose = false
+        next.sequenceLimit = state.nextSequence + Limits.sequenceReserve
         next.commitTime = SystemClock.wallTime
         next.writerBootID = SystemClock.bootID
         next.writerPID = SystemClock.processID

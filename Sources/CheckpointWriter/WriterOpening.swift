@@ -48,7 +48,12 @@ struct WriterOpening {
         for entry in superblock.retained { kept[entry.slot] = entry.sequence }
         return Result(
             identity: decision.identity, superblock: superblock, kept: kept,
-            nextSequence: decision.highestSequence.rawValue + 1)
+            nextSequence: nextSequence(decision))
+    }
+
+    /// Above everything seen, and above everything that was given and left no trace.
+    private func nextSequence(_ decision: RecoveryDecision) -> UInt64 {
+        max(decision.highestSequence.rawValue + 1, decision.superblock?.sequenceLimit ?? 0)
     }
 
     private func lock() throws(CheckpointError) {
@@ -97,7 +102,7 @@ struct WriterOpening {
     /// Numbers that only a hostile or rotten file reaches must not overflow here.
     private func checkNumbers(_ decision: RecoveryDecision) throws(CheckpointError) {
         let limit = UInt64.max / 2
-        let sequence = decision.highestSequence.rawValue
+        let sequence = nextSequence(decision)
         let generation = decision.highestGeneration.rawValue
         guard sequence < limit, generation < limit else {
             throw CheckpointError(
@@ -129,29 +134,50 @@ struct WriterOpening {
         }
     }
 
-    /// The checkpoint to go on from. What no superblock names is trusted only after every chunk
-    /// of it was verified, because nothing else says that its F1 finished.
+    /// The checkpoint to go on from: the newest of which every chunk verifies.
+    ///
+    /// What no superblock names is verified because nothing else says that its F1 finished. The
+    /// anchored one is verified because a rotten one is not worth keeping: going on from it would
+    /// free the slot of the older checkpoint that a load falls back to, the last whole one.
     private func choose(
         _ decision: RecoveryDecision, _ image: MetadataImage
     ) throws(CheckpointError) -> Candidate? {
+        var damage: CheckpointError?
         for candidate in decision.candidates {
-            if candidate.isAnchored { return candidate }
+            if candidate.isAnchored, options.trustsAnchor { return candidate }
             do throws(CheckpointError) {
                 try SlotVerifier.verify(
                     candidate, in: storage, workerCount: options.writerWorkerCount)
-                options.logger.notice(
-                    "anchored a complete checkpoint that a crash had left unanchored",
-                    metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
-                return candidate
             } catch {
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
                 options.logger.warning(
-                    "rejected a checkpoint that was not anchored",
+                    "rejected a damaged checkpoint",
                     metadata: ["step": "\(candidate.step)", "error": "\(error)"])
+                if candidate.kind != .unanchored || decision.superblock == nil {
+                    damage = damage ?? error
+                }
+                continue
             }
+            if !candidate.isAnchored {
+                options.logger.notice(
+                    "anchored another checkpoint than the last superblock",
+                    metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
+            }
+            return candidate
         }
-        return nil
+        if damage == nil, let anchor = decision.superblock?.anchor {
+            damage = CheckpointError(
+                .corrupt,
+                "\(storage.path): slot \(anchor.slot) should hold step \(anchor.step) (sequence "
+                    + "\(anchor.sequence)), but its header or chunk table is damaged",
+                slot: anchor.slot, byteOffset: decision.identity.geometry.headerOffset(anchor.slot))
+        }
+        guard var damage else { return nil }
+        damage.message +=
+            "; no checkpoint is whole, so nothing is written: look with pcfsck --verify full and "
+            + "save what is left with pcextract, then start a new file"
+        throw damage
     }
 
     /// Names the chosen checkpoint and this writer, one generation above everything seen.
@@ -174,7 +200,8 @@ struct WriterOpening {
             parentDigest: decision.superblockDigest ?? .zero,
             watermarkStep: decision.superblock?.watermarkStep,
             commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
-            writerPID: SystemClock.processID, storageKind: storage.kind, retained: Array(older))
+            writerPID: SystemClock.processID, storageKind: storage.kind, retained: Array(older),
+            sequenceLimit: nextSequence(decision) + Limits.sequenceReserve)
     }
 
     /// Whether a superblock may name the checkpoint as retained: one that was released, or was

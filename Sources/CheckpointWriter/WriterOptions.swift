@@ -30,6 +30,9 @@ public struct WriterOptions: Sendable {
     public var rank: UInt32 = 0
     public var worldSize: UInt32 = 1
     public var allowsNetwork = false
+    /// Go on from the anchored checkpoint without reading it. Quicker to open; but if it is
+    /// rotten, the older one that a load falls back to may be overwritten by the first save.
+    public var trustsAnchor = false
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 
     public init() {}

@@ -64,6 +64,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     options.rank = given.rank
     options.worldSize = max(given.world_size, 1)
     options.allowsNetwork = given.allow_network != 0
+    options.trustsAnchor = given.trust_anchor != 0
     options.fingerprint = try optionalText(given.fingerprint, "fingerprint")
     return options
 }

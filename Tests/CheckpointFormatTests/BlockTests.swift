@@ -194,6 +194,7 @@ import Testing
         (SlotHeader.Layout.chunkCount, 2), (SlotHeader.Layout.chunkCount, 0xFFFF_FFFF),
         (SlotHeader.Layout.codec, 3), (SlotHeader.Layout.codec, 256),
         (SlotHeader.Layout.payloadKind, 0), (SlotHeader.Layout.payloadKind, 3),
+        (SlotHeader.Layout.payloadKind, 2),
         (SlotHeader.Layout.manifestByteCount, 132_073),
         (SlotHeader.Layout.userMetadataByteCount, 2049),
         (SlotHeader.Layout.userMetadataByteCount, 2),

@@ -67,6 +67,18 @@ import Testing
         #expect(directory.status == 8, "\(directory.diagnostics)")
     }
 
+    @Test(.timeLimit(.minutes(1))) func anInterruptLeavesNothingBehind() throws {
+        let run = try ToolRun(
+            shell: """
+                cd '\(directory.path)'
+                $pccheck create x.pcc --capacity 2G --in-flight 1 & p=$!
+                until ls | grep -q creating; do sleep 0.01; done
+                sleep 0.1; kill -INT $p; wait $p; echo $?; ls
+                """)
+        #expect(run.text == "32\n", "\(run.text)\(run.diagnostics)")
+        #expect(run.diagnostics.contains("cancelled"))
+    }
+
     @Test(arguments: ["pcfsck", "pcinspect", "pcextract", "pccheck"])
     func helpAndVersion(tool: String) throws {
         for option in ["--help", "--version"] {

@@ -17,7 +17,7 @@ import Testing
         }
         #expect(
             try ToolRun(.pcfsck, ["--verify", "full", file.path]).text.contains(
-                "every byte verified"))
+                "every byte of it was verified"))
     }
 
     @Test func checkingChangesNothing() throws {
@@ -67,6 +67,19 @@ import Testing
         #expect(run.text.contains("PCK-C001"))
         #expect(run.text.contains("loads step 20 from slot 1"))
         #expect(run.text.contains("not step 30 in slot 2"))
+    }
+
+    @Test func manyAlikeAreCountedNotListed() throws {
+        let file = try SampleFile(steps: [1], opaqueByteCount: 900_000)
+        for index in 0..<9 { try file.damageChunk(index, step: 1) }
+        let run = try ToolRun(.pcfsck, ["--verify", "full", file.path])
+        #expect(run.status == 4)
+        #expect(run.text.matches(of: /PCK-C001/).count == 4)
+        #expect(run.text.contains("and 5 more of these"), "\(run.text)")
+        let json = try ToolRun(.pcfsck, ["--verify", "full", "--json", file.path]).json()
+        let files = try #require(json["files"] as? [[String: Any]])
+        let findings = try #require(files[0]["findings"] as? [[String: Any]])
+        #expect(findings.count { $0["id"] as? String == "PCK-C001" } == 9)
     }
 
     @Test func jsonSaysWhatTheTextSays() throws {

@@ -51,7 +51,7 @@ struct CrashChecker {
             defer { CrashStates.revert(undo, in: image) }
             stateCount += 1
             let isReopened = reopenInterval > 0 && stateCount % reopenInterval == 0
-            // The reader's own way for some states; for all, its parts with results kept by content.
+            // Some states go the reader's own way; all go its parts, with results kept by content.
             let problem =
                 stateCount % 61 == 0
                 ? Self.problem(image, promised: promised, generation: generation, payloads)

@@ -42,8 +42,8 @@ struct Script: Sendable, CustomStringConvertible {
 /// What a run promised and to whom.
 final class Promises: Sendable {
     private struct State {
-        /// What was saved under a sequence. A number whose checkpoint vanished with an unflushed write
-        /// is given again, so there may be several.
+        /// What was saved under a sequence. There may be several: one in the run that went on, and
+        /// one in the run that was cut before that number was given, and reopened.
         var payloads: [UInt64: Set<Digest>] = [:]
         var open: [CheckpointTicket] = []
     }

@@ -186,7 +186,9 @@ class Superblock:
             newest = entry_sequence
             seen.add(entry_slot)
             retained.append((entry_slot, entry_sequence))
-        check(not any(data[140:144]) and not any(data[400:496]), "reserved superblock bytes")
+        (sequence_limit,) = struct.unpack_from("<Q", data, 400)
+        check(sequence_limit == 0 or sequence_limit > sequence, f"sequence_limit {sequence_limit}")
+        check(not any(data[140:144]) and not any(data[408:496]), "reserved superblock bytes")
         return cls(generation, sequence, step, slot, flags == 1, data[56:72], data[72:88],
                    None if watermark == NO_STEP else watermark, commit_time, retained,
                    data[496:512])
@@ -262,7 +264,8 @@ def decode_header(file, identity, slot):
     check((sequence == 0) == (state == 0), f"sequence {sequence} in state {state}")
     check(step < 1 << 63, f"step {step}")
     check(payload <= identity.slot_byte_count, f"payload of {payload} bytes")
-    check(stored <= payload and manifest <= payload, "sizes above the payload's")
+    check(stored <= payload, "stored_byte_count above the payload's size")
+    check(manifest <= (payload if kind == 1 else 0), "manifest_byte_count")
     check(LEAF <= chunk_size <= 256 << 20 and chunk_size % LEAF == 0, "chunk_byte_count")
     check(chunk_count == -(-payload // chunk_size), "chunk_count")
     check(chunk_count <= identity.chunk_capacity, "chunk_count")
@@ -483,7 +486,14 @@ class Reader:
     def candidates(self):
         """Section 9, step 4: newest first."""
         usable = [s for s in self.slots if s.state == "complete" and not s.problem]
-        return sorted(usable, key=lambda slot: -slot.sequence)
+        anchored = [(self.anchor.slot, self.anchor.sequence)] if self.anchor else []
+        retained = self.superblocks[0].retained if self.superblocks else []
+
+        def order(slot):
+            place = (slot.index, slot.sequence)
+            return (-slot.sequence, place not in anchored, place not in retained, slot.index)
+
+        return sorted(usable, key=order)
 
     def read(self, slot):
         """The verified payload of `slot`."""

@@ -461,7 +461,6 @@ def test_damaged_chunk_falls_back_and_says_so(
             next_step, state = checkpointer.resume()
         assert next_step == 3 and np.array_equal(state["x"], pattern(2))
         assert "step 3" in caplog.text and "trying step 2" in caplog.text
-        # The good one stays until something newer is durable, however often we save.
         checkpointer.save(3, {"x": pattern(33)}).wait()
         assert np.array_equal(checkpointer.load()["x"], pattern(33))
         for step in range(4, 10):
@@ -469,12 +468,27 @@ def test_damaged_chunk_falls_back_and_says_so(
 
 
 def test_every_checkpoint_damaged_is_an_error(path: Path) -> None:
+    """Nothing to load must not look like a new file, which would start training over."""
     save_steps(path, [1, 2], retain=2)
     flip_byte_of(path, 1)
     flip_byte_of(path, 2)
-    with pccheck.Checkpointer(path) as checkpointer:
-        with pytest.raises(pccheck.Corrupt):
-            checkpointer.resume()
+    with pytest.raises(pccheck.Corrupt), pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.resume()
+    with pytest.raises(pccheck.Corrupt):
+        pccheck.load(path)
+
+
+def test_every_slot_header_damaged_is_an_error(path: Path) -> None:
+    save_steps(path, [1, 2], retain=2)
+    content = bytearray(path.read_bytes())
+    start = content.find(b"PCKSLOTH")
+    assert start > 0
+    while start >= 0:
+        content[start + 60] ^= 0xFF
+        start = content.find(b"PCKSLOTH", start + 1)
+    path.write_bytes(content)
+    with pytest.raises(pccheck.CheckpointError), pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.resume()
 
 
 def test_file_of_another_program(path: Path) -> None:

@@ -130,12 +130,14 @@ typedef struct pcc_writer_options {
     uint32_t world_size;            /* must match the file; default 1 */
     const char *fingerprint;        /* must match the file when not NULL */
     uint32_t allow_network;         /* 1: accept a network file system */
-    uint32_t reserved;
+    uint32_t trust_anchor;          /* 1: do not verify the newest checkpoint when opening */
 } pcc_writer_options;
 
 /*
- * Opens an existing file for writing: takes the writer lock, flushes, recovers, and anchors a
- * complete newer checkpoint that a crash left unanchored, once every chunk of it is verified.
+ * Opens an existing file for writing: takes the writer lock, flushes, and recovers. The newest
+ * checkpoint of which every chunk verifies is kept and, when a crash or damage left it unanchored,
+ * anchored; this reads that checkpoint once. PCC_CORRUPT when there are checkpoints but none is
+ * whole; nothing is written then.
  */
 PCC_API pcc_status pcc_writer_open(const char *path, const pcc_writer_options *options,
                                    pcc_writer **writer, pcc_error *error);

@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import os
+import random
 import sys
 import sysconfig
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 # by spinning, and while they spin on a core that another thread holds, everything stands still.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,10 +33,10 @@ from torch.nn import functional
 import pccheck.torch
 
 CONTEXT = 64
-BATCH = 4
-WIDTH = 384
+BATCH = 6
+WIDTH = 320
 LAYERS = 4
-HEADS = 6
+HEADS = 5
 DROPOUT = 0.1
 TEXT_BYTE_LIMIT = 8 << 20
 
@@ -126,12 +129,14 @@ class GPT(nn.Module):
 
 def make_run(steps: int) -> tuple[GPT, torch.optim.Optimizer, Any, Loader]:
     """Everything that training changes, as it is before the first step."""
+    random.seed(20)
+    np.random.seed(20)
     torch.manual_seed(20)
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     model = GPT()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps + 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, amsgrad=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
     return model, optimizer, schedule, Loader(python_text(), seed=7)
 
 
@@ -139,6 +144,16 @@ def report(event: str, **fields: object) -> None:
     """One line for whoever watches this run, in one write so that a kill cannot cut it."""
     line = json.dumps({"event": event, "time": time.time(), **fields}) + "\n"
     os.write(sys.stdout.fileno(), line.encode())
+
+
+def watch(checkpointer: pccheck.torch.Checkpointer, stop: threading.Event) -> None:
+    """Reports how many checkpoints are in flight, whenever that changes."""
+    last = 0
+    while not stop.wait(0.005):
+        count = checkpointer.stats().get("in_flight_count", 0)
+        if count != last:
+            report("in_flight", count=count)
+            last = count
 
 
 def train(path: str, steps: int, every: int, **options: Any) -> None:
@@ -153,6 +168,9 @@ def train(path: str, steps: int, every: int, **options: Any) -> None:
             parameter_count=sum(parameter.numel() for parameter in model.parameters()),
             text_byte_count=len(loader.text), loader_position=loader.batch_count,
         )  # fmt: skip
+        stop = threading.Event()
+        watcher = threading.Thread(target=watch, args=(checkpointer, stop), daemon=True)
+        watcher.start()
         for step in range(start, steps):
             began = time.perf_counter()
             inputs, targets = loader.batch()
@@ -169,8 +187,9 @@ def train(path: str, steps: int, every: int, **options: Any) -> None:
             report(
                 "step", step=step, loss=loss.item().hex(), compute_seconds=computed - began,
                 save_seconds=time.perf_counter() - computed,
-                in_flight=checkpointer.stats().get("in_flight_count", 0),
             )  # fmt: skip
+        stop.set()
+        watcher.join()
     report("end", step=steps)
 
 
@@ -178,11 +197,13 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="checkpoint file; created when missing, else resumed from")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--every", type=int, default=2, help="steps between checkpoints; 0: end")
     parser.add_argument("--in-flight", type=int, default=3)
     parser.add_argument("--retain", type=int, default=1)
     parser.add_argument("--codec", default="none")
+    parser.add_argument("--zstd-level", type=int, default=1)
+    parser.add_argument("--writer-workers", type=int, default=None)
     arguments = parser.parse_args()
     train(**vars(arguments))
 

@@ -7,7 +7,7 @@
 from ._engine import Outcome, SaveHandle
 from ._native import library_path
 from ._reader import CheckpointInfo
-from .checkpointer import Checkpointer, checkpoints, load
+from .checkpointer import Checkpointer, checkpoints, load, report
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 from ._version import VERSION
@@ -24,5 +24,6 @@ __all__ = [
     "checkpoints",
     "library_path",
     "load",
+    "report",
     *_errors,
 ]

@@ -227,8 +227,6 @@ class Engine:
         self._writer: c.c_void_p | None = c.c_void_p()
         self._table = TensorTable()
         self._outstanding: list[SaveHandle] = []
-        # Called once a checkpoint of this writer is durable.
-        self.on_first_durable: Callable[[], None] | None = None
         self.lock = threading.RLock()
         error = _native.Error()
         status = self._library.pcc_writer_open(
@@ -279,9 +277,6 @@ class Engine:
                     unfinished.append(handle)
                     continue
                 handle._report_unnoticed_failure()
-                if state == "durable" and self.on_first_durable is not None:
-                    self.on_first_durable()
-                    self.on_first_durable = None
             self._outstanding = unfinished
 
     def wait_staged(self) -> None:

@@ -139,8 +139,6 @@ class BaseCheckpointer:
             )
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
-        # Keeps the slot of a fallback from being reused before something newer is durable.
-        self._pinned: Reader | None = None
         self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
         if os.path.exists(self._path):
@@ -239,17 +237,14 @@ class BaseCheckpointer:
         self._check_open()
         if self._engine is None:
             raise NoCheckpoint(f"{self._path}: nothing has been saved yet")
-        reader = Reader(self._path, self._fingerprint)
-        try:
+        with Reader(self._path, self._fingerprint) as reader:
             if step is None:
-                info, state = self._load_newest(reader)
+                info, state = load_newest(
+                    self._path, reader, self._allocate, self._make_decoder
+                )
             else:
                 info = reader.select_step(operator.index(step))
                 state = reader.load(self._allocate, self._make_decoder)
-        except BaseException:
-            reader.close()
-            raise
-        self._keep_until_superseded(reader, info)
         self._loaded = info
         self._engine.rewind(info.step)
         return state
@@ -273,27 +268,6 @@ class BaseCheckpointer:
         assert self._loaded is not None
         return self._loaded.step + 1, state
 
-    def _load_newest(self, reader: Reader) -> tuple[CheckpointInfo, Any]:
-        return load_newest(self._path, reader, self._allocate, self._make_decoder)
-
-    def _keep_until_superseded(self, reader: Reader, info: CheckpointInfo) -> None:
-        """Pins the slot that was loaded when the file's newest checkpoint is another one.
-
-        The writer prefers the newest and would overwrite this one, the only one known good. The
-        pin ends when a new checkpoint is durable. With two slots it would stop all saving, so
-        there it is not held.
-        """
-        engine = self._engine
-        newest = reader.list()[:1]
-        slot_count = len(reader.report()["slots"])
-        if engine is None or (newest and newest[0].sequence == info.sequence) or slot_count < 3:
-            reader.close()
-            return
-        if self._pinned is not None:
-            self._pinned.close()
-        self._pinned = reader
-        engine.on_first_durable = reader.close
-
     def _allocate(self, byte_count: int) -> tuple[Any, int]:
         return allocate_array(byte_count)
 
@@ -311,13 +285,8 @@ class BaseCheckpointer:
         """Waits until the last checkpoint is durable and closes the file."""
         self._is_closed = True
         engine, finalizer = self._engine, self._finalizer
-        try:
-            if engine is not None:
-                engine.close()
-        finally:
-            if self._pinned is not None:
-                self._pinned.close()
-                self._pinned = None
+        if engine is not None:
+            engine.close()
         if finalizer is not None:
             finalizer.detach()
 
@@ -428,3 +397,9 @@ def checkpoints(path: str | os.PathLike[str]) -> list[CheckpointInfo]:
     """The checkpoints in a file that may be open elsewhere for writing."""
     with Reader(path) as reader:
         return reader.list()
+
+
+def report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What recovery says of a file: its geometry, and for every slot why it is usable or not."""
+    with Reader(path) as reader:
+        return reader.report()
