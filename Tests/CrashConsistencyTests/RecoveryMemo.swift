@@ -25,6 +25,10 @@ struct Promise {
         if decision.highestSequence < sequence {
             return "I3: highest sequence \(decision.highestSequence), but \(sequence) was durable"
         }
+        let anchor = decision.superblock?.anchor?.sequence ?? .none
+        if anchor < sequence {
+            return "durable means anchored: the anchor is \(anchor), but \(sequence) was durable"
+        }
         guard let found else {
             return sequence == .none ? nil : "I1: nothing recovered, but \(sequence) was durable"
         }

@@ -4,6 +4,7 @@ import CheckpointStorage
 import CheckpointWriter
 import StorageFaults
 import Synchronization
+import Testing
 
 /// What a run does, in one word per step.
 enum Operation: String, CaseIterable, Sendable {
@@ -50,10 +51,14 @@ final class Promises: Sendable {
 
     private let state = Mutex(State())
 
-    func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) {
+    /// False when the sequence was given before.
+    @discardableResult
+    func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) -> Bool {
         state.withLock { state in
+            let isNew = state.payloads[ticket.sequence.rawValue] == nil
             state.payloads[ticket.sequence.rawValue, default: []].insert(Digest(of: payload))
             state.open.append(ticket)
+            return isNew
         }
     }
 
@@ -181,7 +186,7 @@ struct ScriptRunner {
         let payload = Toy.payload(step: step)
         do throws(CheckpointError) {
             let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
-            promises.began(ticket, payload)
+            #expect(promises.began(ticket, payload), "I3: sequence \(ticket.sequence) is reused")
             tickets.append(ticket)
         } catch {
             // After failed flushes a file of few slots has none left until it is reopened.
