@@ -1,0 +1,137 @@
+import CheckpointFormat
+import CheckpointStorage
+import Foundation
+import Testing
+
+@Suite final class FileStorageTests {
+    private let directory: URL
+    private var path: String { directory.appendingPathComponent("file").path }
+
+    init() throws {
+        directory = FileManager.default.temporaryDirectory
+            .appendingPathComponent("pccheck-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+    }
+
+    deinit { try? FileManager.default.removeItem(at: directory) }
+
+    private var entries: [String] {
+        get throws { try FileManager.default.contentsOfDirectory(atPath: directory.path) }
+    }
+
+    private func create(blockCount: Int) throws {
+        let bytes = [UInt8](repeating: 0, count: blockCount * Limits.blockByteCount)
+        try Data(bytes).write(to: URL(fileURLWithPath: path))
+    }
+
+    @Test(arguments: [FileStorage.Mode.automatic, .buffered])
+    func whatIsWrittenIsRead(mode: FileStorage.Mode) throws {
+        try create(blockCount: 4)
+        let storage = try FileStorage(path: path, access: .write, mode: mode)
+        #expect(storage.byteCount == 4 * 4096)
+        let bytes = (0..<8192).map { UInt8(truncatingIfNeeded: $0 / 7) }
+        try storage.writeBlocks(bytes, at: 4096)
+        try storage.flush()
+        storage.discardCache()
+        #expect(try storage.readBlocks(at: 4096, count: 8192) == bytes)
+        #expect(try storage.readBlocks(at: 0, count: 4096) == [UInt8](repeating: 0, count: 4096))
+    }
+
+    @Test func readingBeyondTheEndSaysThatTheFileIsTruncated() throws {
+        try create(blockCount: 2)
+        let storage = try FileStorage(path: path, access: .read)
+        let error = #expect(throws: StorageError.self) {
+            try storage.readBlocks(at: 4096, count: 8192)
+        }
+        #expect(error?.byteOffset == 4096)
+        #expect("\(try #require(error))".contains("only 4096 bytes are there"))
+    }
+
+    @Test func writingThroughAReadOnlyDescriptorFails() throws {
+        try create(blockCount: 1)
+        let storage = try FileStorage(path: path, access: .read)
+        let error = #expect(throws: StorageError.self) {
+            try storage.writeBlocks([UInt8](repeating: 1, count: 4096), at: 0)
+        }
+        #expect(error?.operation == "pwrite")
+    }
+
+    @Test func whatIsNoFileIsRefused() throws {
+        #expect(throws: StorageError.self) {
+            try FileStorage(path: directory.path, access: .write)
+        }
+        let device = #expect(throws: StorageError.self) {
+            try FileStorage(path: "/dev/null", access: .read, mode: .buffered)
+        }
+        #expect("\(try #require(device))".contains("neither a regular file nor a block device"))
+    }
+
+    @Test func locksExcludeOtherOpenersAlsoInThisProcess() throws {
+        try create(blockCount: 1)
+        let first = try FileStorage(path: path, access: .write)
+        var second: FileStorage? = try FileStorage(path: path, access: .write)
+        let slot = LockByte.slot(SlotIndex(3))
+        #expect(try first.tryLock(.writer, exclusive: true))
+        #expect(try second?.tryLock(.writer, exclusive: true) == false)
+        #expect(try first.tryLock(slot, exclusive: false))
+        #expect(try second?.tryLock(slot, exclusive: false) == true)
+        #expect(try first.tryLock(slot, exclusive: true) == false)
+        // Closing releases what the opener held, and nothing else.
+        second = nil
+        #expect(try first.tryLock(slot, exclusive: true))
+        try first.unlock(.writer)
+        let third = try FileStorage(path: path, access: .write)
+        #expect(try third.tryLock(.writer, exclusive: true))
+        #expect(try third.tryLock(slot, exclusive: false) == false)
+    }
+
+    @Test func aNewFileAppearsOnlyWhenItIsPublished() throws {
+        do {
+            var file = try NewFile(beside: path, byteCount: 8192)
+            #expect(try entries.count == 1)
+            #expect(!FileManager.default.fileExists(atPath: path))
+            try file.publish(replacing: false)
+        }
+        #expect(try entries == ["file"])
+        #expect(try FileStorage(path: path, access: .read).byteCount == 8192)
+    }
+
+    @Test func anUnpublishedFileLeavesNothing() throws {
+        do {
+            let file = try NewFile(beside: path, byteCount: 8192)
+            #expect(FileManager.default.fileExists(atPath: file.temporaryPath))
+        }
+        #expect(try entries.isEmpty)
+    }
+
+    @Test func publishingDoesNotReplaceUnasked() throws {
+        try create(blockCount: 1)
+        var file = try NewFile(beside: path, byteCount: 8192)
+        let error = { () -> StorageError? in
+            do throws(StorageError) {
+                try file.publish(replacing: false)
+                return nil
+            } catch {
+                return error
+            }
+        }()
+        #expect(error?.osErrorNumber == 17)
+        #expect(try FileStorage(path: path, access: .read).byteCount == 4096)
+        try file.publish(replacing: true)
+        #expect(try FileStorage(path: path, access: .read).byteCount == 8192)
+        #expect(try entries == ["file"])
+    }
+
+    @Test func aFileTooLargeForTheDiskLeavesNothing() throws {
+        let error = { () -> StorageError? in
+            do throws(StorageError) {
+                _ = try NewFile(beside: path, byteCount: 1 << 52)
+                return nil
+            } catch {
+                return error
+            }
+        }()
+        #expect(["fallocate"] == [error?.operation])
+        #expect(try entries.isEmpty)
+    }
+}
