@@ -50,6 +50,14 @@ public struct CheckpointError: Error, Hashable, Sendable {
         self.osErrorNumber = osErrorNumber
     }
 
+    /// The same error, whose message begins with the path of the file unless it names it already.
+    public func about(_ path: String) -> CheckpointError {
+        guard !message.contains(path) else { return self }
+        var error = self
+        error.message = "\(path): \(message)"
+        return error
+    }
+
     /// A format error in the block `name` at `byteOffset`.
     public init(
         _ error: FormatError, in name: String, slot: SlotIndex? = nil, at byteOffset: UInt64

@@ -75,7 +75,11 @@ public final class CheckpointReader: Sendable {
     private static func readDecision(
         _ storage: any Storage
     ) throws(CheckpointError) -> RecoveryDecision {
-        try SlotSelection.decide(MetadataImage.readSettled(from: storage))
+        do throws(CheckpointError) {
+            return try SlotSelection.decide(MetadataImage.readSettled(from: storage))
+        } catch {
+            throw error.about(storage.path)
+        }
     }
 
     /// Pins the slot of `candidate`, so that no writer reuses it, and checks that it still holds

@@ -45,7 +45,7 @@ public final class CheckpointWriter: Sendable {
         } catch {
             // The storage may live on: only a writer that is open may hold the lock.
             if error.code != .locked { try? storage.unlock(.writer) }
-            throw error
+            throw error.about(storage.path)
         }
     }
 

@@ -53,7 +53,8 @@ struct WriterOpening {
 
     /// Above everything seen, and above everything that was given and left no trace.
     private func nextSequence(_ decision: RecoveryDecision) -> UInt64 {
-        max(decision.highestSequence.rawValue + 1, decision.superblock?.sequenceLimit ?? 0)
+        let (next, overflow) = decision.highestSequence.rawValue.addingReportingOverflow(1)
+        return max(overflow ? .max : next, decision.superblock?.sequenceLimit ?? 0)
     }
 
     private func lock() throws(CheckpointError) {

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import flip_byte_of, pattern
 
 import pccheck
 import pccheck.numpy
-from conftest import flip_byte_of, pattern
 from pccheck import _native
 
 MIB = 1 << 20

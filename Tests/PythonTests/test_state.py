@@ -60,7 +60,7 @@ VALUES = [
     None, True, False, 0, -1, 2**53 - 1, 2**53, -(2**53), 10**5000, 1.5, -0.0, 5e-324, 1e308,
     1e16, math.inf, -math.inf, math.nan, ODD_NAN, "", "text", "\0 \ud800 \u2028 \U0001f40d", b"",
     b"\0\xff", b"x" * 5000, bytearray(b"abc"), bytearray(2000), 1 + 2j, complex(math.nan, -0.0),
-    (), (1,), [], [1, [2, (3, [4])]], {}, {"a": 1}, {1: "a", "1": "b", True: 2}, {"$dict": 1},
+    (), (1,), [], [1, [2, (3, [4])]], {}, {"a": 1}, {1: "a", "1": "b"}, {True: 2, False: 3}, {"$dict": 1},
     {"$tensor": "x", "a": 2}, {(1, ("a", None)): 1}, {None: 1, 2.5: 2, b"k": 3},
     {2**70: 1, math.inf: 2}, set(), {1, "a", (2, 3)}, frozenset({b"x"}), Counter("hello"),
     OrderedDict([("b", 1), ("a", 2)]), OrderedDict([(1, 2)]), np.float32(0.1), np.int64(-5),

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import reader
 import torch
+from conftest import ROOT, flip_byte_of, pattern
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import pccheck
 import pccheck.torch
-from conftest import ROOT, flip_byte_of, pattern
 
 TOOLS = ROOT / "build" / "bin"
 
@@ -82,7 +82,7 @@ def test_extracted_file_is_read_by_safetensors(path: Path, codec: str) -> None:
     whole = path.with_name("whole.safetensors")
     assert run_tool("pcextract", path, "-o", whole).returncode == 0
     with safe_open(whole, "pt") as file:
-        assert "optimizer.state.0.exp_avg" in file.keys()
+        assert "optimizer.state.0.exp_avg" in list(file.keys())
         assert file.metadata()["format"] == "pt"
 
 

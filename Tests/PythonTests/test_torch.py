@@ -245,7 +245,7 @@ def test_resume_is_bit_exact(
     with open_file() as checkpointer:
         start = checkpointer.resume(**second.parts)
         assert start == 12
-        for step in range(start, 20):
+        for _ in range(start, 20):
             second.step()
     assert second.history is history and history == whole.history
     for key in ("model", "optimizer", "scheduler", "loader"):
@@ -255,8 +255,13 @@ def test_resume_is_bit_exact(
 
 def test_random_generators_resume(path: Path) -> None:
     own = torch.Generator().manual_seed(4)
-    draw = lambda: (random.random(), random.gauss(0, 1), np.random.rand(), torch.rand(1).item(),
-                    torch.rand(1, generator=own).item())  # fmt: skip
+
+    def draw() -> list[float]:
+        return [
+            random.random(), random.gauss(0, 1), np.random.rand(), torch.rand(1).item(),
+            torch.rand(1, generator=own).item(),
+        ]  # fmt: skip
+
     draw()
     with pccheck.torch.Checkpointer(path) as checkpointer:
         checkpointer.save(1, own=own).wait()

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from demo_plot import Attempt, draw
+from demo_screen import Screen, size_text
 from safetensors.torch import load_file
 
 import pccheck
 import pccheck.torch
-from demo_plot import Attempt, draw
-from demo_screen import Screen, size_text
 
 EXAMPLES = Path(__file__).resolve().parent
 TOOLS = EXAMPLES.parents[2] / "build" / "bin"

@@ -31,8 +31,8 @@ class Attempt:
 
 def draw(path: Path, reference: dict[int, float], attempts: list[Attempt], verdict: str) -> None:
     """Writes the picture."""
-    plt.rcParams.update({"font.size": 10, "axes.edgecolor": FAINT, "text.color": INK,
-                         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})  # fmt: skip
+    colors = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
+    plt.rcParams.update({"font.size": 10, "axes.edgecolor": FAINT, **dict.fromkeys(colors, INK)})
     figure, (losses, progress) = plt.subplots(
         2, 1, figsize=(10, 8.2), height_ratios=(3, 2), constrained_layout=True
     )

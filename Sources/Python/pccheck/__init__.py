@@ -7,10 +7,10 @@
 from ._engine import Outcome, SaveHandle
 from ._native import library_path
 from ._reader import CheckpointInfo
+from ._version import VERSION
 from .checkpointer import Checkpointer, checkpoints, load, report
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
-from ._version import VERSION
 from .state import RawTensor, TorchValue
 
 __version__ = VERSION

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import _native
-from .errors import Closed, CheckpointError, Forked, Timeout
+from .errors import CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
 log = logging.getLogger("pccheck")
@@ -24,14 +24,14 @@ log = logging.getLogger("pccheck")
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
 
+# pcc_tensor as a row of a NumPy array, which is filled a column at a time.
 _TENSOR_ROW = np.dtype(
-    {
-        "names": [name for name, _ in _native.Tensor._fields_],
-        "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "<u4", "<u4"],
-        "offsets": [getattr(_native.Tensor, name).offset for name, _ in _native.Tensor._fields_],
-        "itemsize": c.sizeof(_native.Tensor),
-    }
-)
+    [
+        ("name", "<u8"), ("dtype", "<u8"), ("shape", "<u8"), ("data", "<u8"),
+        ("byte_count", "<u8"), ("rank", "<u4"), ("reserved", "<u4"),
+    ]
+)  # fmt: skip
+assert c.sizeof(_native.Tensor) == _TENSOR_ROW.itemsize
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,8 @@ class Engine:
                 self._open_writer(), c.byref(text), c.byref(error)
             )
             _native.check(status, error)
-            return json.loads(_native.take_text(text))
+            stats: dict[str, Any] = json.loads(_native.take_text(text))
+            return stats
 
     def close(self) -> None:
         """Waits until nothing is in flight and closes the file; a second call does nothing."""

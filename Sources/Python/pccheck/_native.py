@@ -256,7 +256,9 @@ def library() -> c.CDLL:
                 function.restype = result
                 function.argtypes = arguments
         except AttributeError as error:
-            raise LibraryNotFound(f"{path} is not a libpccheck.so of this version: {error}")
+            raise LibraryNotFound(
+                f"{path} is not a libpccheck.so of this version: {error}"
+            ) from None
         version = loaded.pcc_abi_version()
         if version != ABI_VERSION:
             raise LibraryNotFound(

@@ -98,7 +98,8 @@ class Reader:
         text, error = c.c_void_p(), _native.Error()
         status = self._library.pcc_reader_report_json(self._reader, c.byref(text), c.byref(error))
         _native.check(status, error)
-        return json.loads(_native.take_text(text))
+        report: dict[str, Any] = json.loads(_native.take_text(text))
+        return report
 
     def select(self, sequence: int) -> None:
         """Chooses a checkpoint and pins its slot."""

@@ -119,7 +119,8 @@ class Restorer:
         return isinstance(target, np.ndarray) or is_stateful(target)
 
     def _expect(self, name: str, value: Any, kind: type, count: int | None) -> None:
-        if type(value) is not kind or count is not None and len(value) != count:
+        is_kind = isinstance(value, (list, tuple)) and type(value) is kind
+        if not is_kind or (count is not None and len(value) != count):
             length = "" if count is None else f" of {count}"
             raise CheckpointError(
                 f"'{name}' was saved as {_describe(value)}, not as a {kind.__name__}{length}"

@@ -44,7 +44,7 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?\s*", size.lower())
         if match is None:
-            raise InvalidArgument(f"'{size}' is not a size; write for example \"512 MiB\" or \"2G\"")
+            raise InvalidArgument(f"'{size}' is not a size; write for example '512 MiB' or '2G'")
         number, unit = match.groups()
         shift = _SIZE_UNITS[unit]
         return math.ceil(float(number) * (1 << shift)) if unit else int(float(number))

@@ -144,7 +144,8 @@ class Encoder:
             "supported are tensors, arrays, dict, list, tuple, set, str, bytes, int, float, "
             "complex, bool, None, and objects with state_dict() and load_state_dict()"
         )
-        return TypeError(f"key '{path or 'value'}': a {name} cannot be stored in a checkpoint; {why}")
+        where = path or "value"
+        return TypeError(f"key '{where}': a {name} cannot be stored in a checkpoint; {why}")
 
     # -- containers
 
@@ -273,10 +274,10 @@ class Encoder:
 
     def _unique_name(self, path: str) -> str:
         base = path or "value"
-        if base not in self._names and base.isascii() and base.isprintable():
-            if len(base) < NAME_BYTE_LIMIT:
-                self._names.add(base)
-                return base
+        is_plain = base.isascii() and base.isprintable() and len(base) < NAME_BYTE_LIMIT
+        if is_plain and base not in self._names:
+            self._names.add(base)
+            return base
         encoded = base.replace("\0", "\\0").encode("utf-8", "backslashreplace")
         # Room is left for the suffix; a cut may not split a character.
         base = encoded[: NAME_BYTE_LIMIT - 16].decode("utf-8", "ignore")
@@ -335,7 +336,9 @@ def parse_document(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise StateFormatError(f"the state document is not JSON: {error}") from None
     if not isinstance(document, dict) or "state" not in document:
-        raise StateFormatError("the state document has no 'state'; was the file written by pccheck?")
+        raise StateFormatError(
+            "the state document has no 'state'; was the file written by pccheck?"
+        )
     version = document.get("version")
     if version != VERSION:
         raise StateFormatError(
@@ -401,7 +404,8 @@ class Decoder:
 
     def bytes_of(self, tensor: StoredTensor) -> np.ndarray:
         """The memory of a loaded tensor as a one-dimensional uint8 array."""
-        return tensor.memory
+        memory: np.ndarray = tensor.memory
+        return memory
 
     def made_once(self, key: object, make: Callable[[], Any]) -> Any:
         """One object for every reference with this key."""
@@ -532,9 +536,10 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
 
 def _extension_dtype(name: str) -> np.dtype[Any]:
     try:
-        import ml_dtypes
+        import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise StateFormatError(
             f"an array of type {name} needs the package ml_dtypes: pip install ml_dtypes"
         ) from None
-    return np.dtype(getattr(ml_dtypes, name))
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype

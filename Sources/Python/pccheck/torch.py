@@ -111,7 +111,8 @@ class TorchEncoder(Encoder):
         if value.layout != torch.strided:
             raise self.refusal(value, path, f"its layout is {value.layout}; use to_dense()")
         if value.is_quantized:
-            raise self.refusal(value, path, "it is quantized; save int_repr(), scale and zero point")
+            reason = "it is quantized; save its int_repr(), scale and zero point"
+            raise self.refusal(value, path, reason)
         if value.device.type == "meta":
             raise self.refusal(value, path, "it is on the meta device and has no data")
 
@@ -132,7 +133,8 @@ class TorchDecoder(Decoder):
 
     def bytes_of(self, tensor: StoredTensor) -> np.ndarray:
         """The memory of a tensor for NumPy."""
-        return tensor.memory.numpy()
+        array: np.ndarray = tensor.memory.numpy()
+        return array
 
     def decode_other(self, tag: str, document: dict[str, Any]) -> Any:
         """Tensors, and torch's own kinds of scalar."""
@@ -150,11 +152,12 @@ class TorchDecoder(Decoder):
 
     def _make(self, name: str, tag: str | None) -> torch.Tensor:
         tensor = self.stored(name)
+        memory: torch.Tensor = tensor.memory
         if tag is None:
-            return tensor.memory.view(_STORED_TO_TORCH[tensor.stored_dtype]).view(tensor.shape)
+            return memory.view(_STORED_TO_TORCH[tensor.stored_dtype]).view(tensor.shape)
         dtype = _dtype(tag)
         shape = tensor.shape[:-1] if dtype.is_complex else tensor.shape
-        return tensor.memory.view(dtype).view(shape)
+        return memory.view(dtype).view(shape)
 
 
 def _stored_form(dtype: torch.dtype) -> tuple[str, bool, str | None]:
@@ -319,7 +322,7 @@ def _room_for_moments(objects: list[object]) -> int:
 def _random_state() -> dict[str, Any]:
     state = python_and_numpy_random_state()
     state["torch"] = torch.get_rng_state()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
