@@ -186,4 +186,10 @@ int pccp_thread_start(const char *name, void (*body)(void *), void *context, uin
     return 0;
 }
 
+void pccp_thread_yield_to_others(int nice)
+{
+    /* On Linux a nice value belongs to a thread, although POSIX says process. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), nice);
+}
+
 void pccp_thread_join(uint64_t thread) { pthread_join((pthread_t)thread, NULL); }

@@ -135,7 +135,11 @@ final class Engine: Sendable {
 
     // MARK: Writer workers
 
+    /// Where processors are short, copying goes first: callers wait for it, nobody for this.
+    private static let writerNice = 10
+
     private func runWriterWorker() {
+        WorkerThread.yieldToOthers(nice: Self.writerNice)
         let worker = ChunkWriter(
             storage: storage, options: options, chunkByteCount: geometry.chunkByteCount)
         while let item = nextWrite() {

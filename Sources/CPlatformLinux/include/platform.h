@@ -84,5 +84,7 @@ bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline);
 /* Starts a named joinable thread. All signals are blocked in it: they belong to the application. */
 int pccp_thread_start(const char *name, void (*body)(void *), void *context, uint64_t *thread);
 void pccp_thread_join(uint64_t thread);
+/* Adds to the nice value of the calling thread alone. Best effort. */
+void pccp_thread_yield_to_others(int nice);
 
 #endif
