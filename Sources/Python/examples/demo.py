@@ -1,6 +1,6 @@
 """Kills a training run again and again while it saves, and shows that nothing was lost.
 
-    python demo.py [--steps 240] [--kills 5] [--seed 1] [--output demo-output]
+    python demo.py [--steps 200] [--kills 5] [--seed 1] [--output demo-output]
 
 First the run as it would be if nothing happened; then the same run, killed with SIGKILL at random
 moments while checkpoints are in flight, looked at by pcfsck and pcinspect, and resumed. At the end
@@ -36,7 +36,7 @@ EXAMPLES = Path(__file__).resolve().parent
 TOOLS = EXAMPLES.parents[2] / "build" / "bin"
 # One thread compresses, so that a checkpoint takes longer than the two steps to the next one and
 # several are in flight at once.
-SAVING = ["--every", "2", "--in-flight", "3", "--codec", "planes-zstd", "--zstd-level", "4",
+SAVING = ["--every", "2", "--in-flight", "3", "--codec", "planes-zstd", "--zstd-level", "5",
           "--writer-workers", "1"]  # fmt: skip
 SILENCE_LIMIT_SECONDS = 120
 # How long the killer waits for the number of checkpoints in flight that it wants to see.
@@ -395,7 +395,7 @@ def first_difference(left: Any, right: Any, where: str, tensors: list[torch.Tens
 def main() -> int:
     """Reads the command line and tells the story."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))

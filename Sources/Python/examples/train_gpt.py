@@ -197,7 +197,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="checkpoint file; created when missing, else resumed from")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=2, help="steps between checkpoints; 0: end")
     parser.add_argument("--in-flight", type=int, default=3)
     parser.add_argument("--retain", type=int, default=1)
