@@ -27,8 +27,10 @@ public final class CheckpointTicket: Sendable {
 
     private let beganTime = SystemClock.monotonicTime
     private let state = Monitor(State())
+    private let urgency: StagingUrgency
 
-    init(step: UInt64, sequence: SequenceNumber) {
+    init(step: UInt64, sequence: SequenceNumber, urgency: StagingUrgency) {
+        self.urgency = urgency
         self.step = step
         self.sequence = sequence
     }
@@ -67,7 +69,11 @@ public final class CheckpointTicket: Sendable {
     ///
     /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint goes on.
     public func waitStaged(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) {
-        guard state.wait(deadline: deadline(timeoutNanoseconds), until: { $0.isStaged }) else {
+        if isStaged { return }
+        let isDone = urgency.during {
+            state.wait(deadline: deadline(timeoutNanoseconds), until: { $0.isStaged })
+        }
+        guard isDone else {
             throw timeoutError("staged", timeoutNanoseconds)
         }
     }

@@ -193,7 +193,8 @@ public final class CheckpointWriter: Sendable {
         state.slots.take(slot, for: sequence)
         let checkpoint = InFlightCheckpoint(
             sequence: sequence, slot: slot, step: step, payload: payload,
-            userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount)
+            userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount,
+            urgency: engine.urgency)
         state.inFlight.append(checkpoint)
         state.statistics.savedCount += 1
         state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
@@ -262,7 +263,7 @@ public final class CheckpointWriter: Sendable {
 
     private func skip(_ step: UInt64) -> CheckpointTicket {
         engine.monitor.withLock { $0.statistics.skippedCount += 1 }
-        let ticket = CheckpointTicket(step: step, sequence: .none)
+        let ticket = CheckpointTicket(step: step, sequence: .none, urgency: engine.urgency)
         ticket.resolve(.skipped)
         return ticket
     }

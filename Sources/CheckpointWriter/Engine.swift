@@ -16,6 +16,7 @@ final class Engine: Sendable {
     let options: WriterOptions
     let monitor: Monitor<EngineState>
     let commitObserver: CommitObserver
+    let urgency = StagingUrgency()
     private let threads = Monitor([WorkerThread]())
 
     init(
@@ -170,7 +171,9 @@ final class Engine: Sendable {
     private func nextWrite() -> WriteItem? {
         let next: WriteItem?? = monitor.waitFor { state in
             if state.isStopped { return .some(nil) }
-            guard !state.writeQueue.isEmpty else { return nil }
+            guard !state.writeQueue.isEmpty, !(urgency.isUrgent && state.isCopying) else {
+                return nil
+            }
             let item = state.writeQueue.removeFirst()
             item.checkpoint.busyCount += 1
             item.checkpoint.hasWritten = true

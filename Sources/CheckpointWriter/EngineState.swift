@@ -42,6 +42,9 @@ struct EngineState {
     var stallBegan: UInt64?
     var statistics = WriterStatistics()
 
+    /// State is being copied, and the pool does not hold that up.
+    var isCopying: Bool { nextToCopy != nil && !freeBuffers.isEmpty }
+
     /// The oldest checkpoint with something left to copy.
     var nextToCopy: InFlightCheckpoint? {
         inFlight.first { $0.failure == nil && $0.nextChunkToCopy < $0.chunkCount }

@@ -38,7 +38,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
 
     init(
         sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
-        userMetadata: String, chunkByteCount: Int
+        userMetadata: String, chunkByteCount: Int, urgency: StagingUrgency
     ) {
         self.sequence = sequence
         self.slot = slot
@@ -59,7 +59,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         writesLeft = chunkCount + 1
         entries = [ChunkEntry?](repeating: nil, count: chunkCount)
         logicalDigest = TreeDigest(byteCount: payload.byteCount)
-        ticket = CheckpointTicket(step: step, sequence: sequence)
+        ticket = CheckpointTicket(step: step, sequence: sequence, urgency: urgency)
     }
 
     func chunkRange(_ index: Int) -> (offset: UInt64, count: Int) {
