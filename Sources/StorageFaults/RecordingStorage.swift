@@ -15,7 +15,7 @@ public final class RecordingStorage: Storage {
     /// Bytes as reads see them, and the locks.
     private let memory: MemoryStorage
     private let log: Monitor<Log>
-    private let observer: Monitor<(@Sendable () -> Void)?>
+    private let observer: Monitor<(@Sendable () -> [UInt64])?>
 
     /// A medium of its own that holds `contents`.
     public init(contents: [UInt8], path: String = "memory") {
@@ -50,9 +50,10 @@ public final class RecordingStorage: Storage {
         }
     }
 
-    /// Called before each write and flush is recorded, without a lock held: a test that notes
-    /// there what it was told so far knows what the caller knew before that call.
-    public func setObserver(_ body: (@Sendable () -> Void)?) { observer.withLock { $0 = body } }
+    /// Called before each write and flush is recorded, without a lock held; what it returns is
+    /// noted there. A test that returns what it was told so far knows what the caller knew before
+    /// that call.
+    public func setObserver(_ body: (@Sendable () -> [UInt64])?) { observer.withLock { $0 = body } }
 
     /// Records `number` at this position.
     public func note(_ number: UInt64) {
@@ -68,7 +69,8 @@ public final class RecordingStorage: Storage {
     }
 
     private func observe() {
-        if let body = observer.withLock({ $0 }) { body() }
+        guard let body = observer.withLock({ $0 }) else { return }
+        for number in body() { note(number) }
     }
 
     public func read(

@@ -24,6 +24,7 @@ import Testing
             if let sequence = longer.randomElement(using: &random) { sequences.append(sequence) }
         }
         var stateCount = 0
+        var promiseCount = 0
         let clock = ContinuousClock()
         let began = clock.now
         for (index, operations) in sequences.enumerated() {
@@ -38,11 +39,13 @@ import Testing
             checker.limit = 30 * crashScale
             try checker.checkAll()
             stateCount += checker.stateCount
+            promiseCount += Set(run.recording.end.notes).subtracting([0]).count
         }
         print(
             "\(shape.testDescription): \(stateCount) crash states of \(sequences.count) runs,",
             "\(clock.now - began)")
         #expect(stateCount > 10_000, "so few states prove little")
+        #expect(promiseCount > 40, "without promises nothing can be broken")
     }
 
     /// Killed, not cut: the next writer finds in the page cache what is not on the medium yet.

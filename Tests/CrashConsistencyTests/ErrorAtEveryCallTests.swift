@@ -66,9 +66,7 @@ import Testing
             return
         }
         storage.note(writer.statistics.newestDurableSequence.rawValue)
-        storage.setObserver { [weak storage] in
-            for sequence in promises.newlyDurable() { storage?.note(sequence) }
-        }
+        storage.setObserver { promises.newlyDurable() }
         for step in UInt64(1)...3 {
             let payload = Toy.payload(step: step + 1)
             guard

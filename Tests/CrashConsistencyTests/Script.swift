@@ -161,15 +161,14 @@ struct ScriptRunner {
             }
         }
         try settle()
+        for sequence in promises.newlyDurable() { storage.note(sequence) }
         try writer.close()
     }
 
     /// From here on the recording says what the caller knew before each write and flush.
     func observe() {
-        let (storage, promises) = (storage, promises)
-        storage.setObserver { [weak storage] in
-            for sequence in promises.newlyDurable() { storage?.note(sequence) }
-        }
+        let promises = promises
+        storage.setObserver { promises.newlyDurable() }
     }
 
     mutating func open() throws -> CheckpointWriter {
