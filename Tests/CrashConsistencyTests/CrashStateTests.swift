@@ -45,7 +45,8 @@ import Testing
             "\(shape.testDescription): \(stateCount) crash states of \(sequences.count) runs,",
             "\(clock.now - began)")
         #expect(stateCount > 10_000, "so few states prove little")
-        #expect(promiseCount > 40, "without promises nothing can be broken")
+        // Saves that nobody waits for may or may not be acknowledged before the run ends.
+        #expect(promiseCount > 20, "without promises nothing can be broken")
     }
 
     /// Killed, not cut: the next writer finds in the page cache what is not on the medium yet.
