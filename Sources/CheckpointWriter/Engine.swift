@@ -87,11 +87,13 @@ final class Engine: Sendable {
             // The device gets whole blocks; what lies behind the payload is zero.
             buffer.fillWithZeros(range.count..<Self.paddedByteCount(range.count))
             let elapsed = SystemClock.monotonicTime - began
-            monitor.withLock { state in
+            let isQuiet = monitor.withLock { state in
                 state.statistics.copyNanoseconds += elapsed
                 finishCopy(checkpoint, index: index, buffer: buffer, &state)
+                return urgency.isUrgent && state.isCopying
             }
-            monitor.wakeAll()
+            // Writers that stand back need not be woken for each chunk; the last one wakes them.
+            if !isQuiet { monitor.wakeAll() }
         }
     }
 
