@@ -22,6 +22,10 @@ public protocol Storage: AnyObject, Sendable {
         _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError)
 
+    /// A queue for one thread's writes, of at most `depth` at once; `pool` is the memory that most
+    /// of the buffers will come from.
+    func makeWriteQueue(depth: Int, pool: StagingMemory?) throws(StorageError) -> any WriteQueue
+
     /// fdatasync(2): every write that returned before this call is durable when it returns.
     ///
     /// After it threw, nothing is known of those writes, and a second flush that succeeds proves
@@ -56,6 +60,13 @@ public enum LockByte: Hashable, Sendable {
 }
 
 extension Storage {
+    /// For a medium whose writes block.
+    public func makeWriteQueue(
+        depth: Int, pool: StagingMemory?
+    ) throws(StorageError) -> any WriteQueue {
+        BlockingWriteQueue(self)
+    }
+
     /// For a medium without a cache.
     public func discardCache() {}
 

@@ -1,6 +1,7 @@
 public import CheckpointFormat
 internal import CheckpointRecovery
 public import CheckpointStorage
+internal import Logging
 internal import Synchronization
 
 /// Writes checkpoints into one file, several in flight at once.
@@ -23,12 +24,15 @@ public final class CheckpointWriter: Sendable {
     public convenience init(path: String, options: WriterOptions = WriterOptions())
         throws(CheckpointError)
     {
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(
-                path: path, access: .write, mode: options.mode,
-                allowsNetwork: options.allowsNetwork)
+        let opened = try withCheckpointErrors { () throws(StorageError) in
+            try options.backend.open(path: path, allowsNetwork: options.allowsNetwork)
         }
-        try self.init(storage: storage, options: options)
+        if let reason = opened.fallbackReason {
+            options.logger.warning(
+                "took a slower back end", metadata: ["path": "\(path)", "reason": "\(reason)"])
+        }
+        try self.init(storage: opened.storage, options: options)
+        engine.monitor.withLock { $0.statistics.storageFallbackReason = opened.fallbackReason }
     }
 
     /// The same over any medium.
@@ -36,9 +40,10 @@ public final class CheckpointWriter: Sendable {
         throws(CheckpointError)
     {
         guard (1...64).contains(options.snapshotWorkerCount),
-            (1...64).contains(options.writerWorkerCount)
+            (1...64).contains(options.writerWorkerCount), (1...64).contains(options.writeQueueDepth)
         else {
-            throw CheckpointError(.invalidArgument, "worker counts are 1 to 64")
+            throw CheckpointError(
+                .invalidArgument, "worker counts and the write queue's depth are 1 to 64")
         }
         do throws(CheckpointError) {
             engine = try Self.openEngine(storage, options)
@@ -58,13 +63,14 @@ public final class CheckpointWriter: Sendable {
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
             superblock: start.superblock, superblockDigest: .zero,
-            nextSequence: start.nextSequence, freeBuffers: pool)
+            nextSequence: start.nextSequence,
+            freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
         state.statistics.storageKind = storage.kind
-        state.statistics.poolByteCount = pool.reduce(0) { $0 + UInt64($1.byteCount) }
+        state.statistics.poolByteCount = UInt64(pool.byteCount)
         state.statistics.newestDurableStep = start.superblock.anchor?.step
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
         let engine = Engine(
-            storage: storage, identity: start.identity, options: options, state: state)
+            storage: storage, identity: start.identity, options: options, pool: pool, state: state)
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)
@@ -80,7 +86,7 @@ public final class CheckpointWriter: Sendable {
 
     private static func makePool(
         _ geometry: Geometry, _ options: WriterOptions
-    ) throws(CheckpointError) -> [AlignedBuffer] {
+    ) throws(CheckpointError) -> StagingMemory {
         let chunk = geometry.chunkByteCount
         let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
         let count = max(
@@ -92,7 +98,7 @@ public final class CheckpointWriter: Sendable {
                 .outOfMemory,
                 "there is no memory for a staging pool of \(wanted) bytes; ask for a smaller pool")
         }
-        return memory.buffers(of: chunk)
+        return memory
     }
 
     public var identity: IdentityBlock { engine.identity }

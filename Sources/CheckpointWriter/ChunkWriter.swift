@@ -6,30 +6,56 @@ internal import CheckpointStorage
 /// The digest is of the very buffer that is written, which nobody changes in between.
 final class ChunkWriter {
     struct Result {
-        let entry: ChunkEntry
+        var entry: ChunkEntry
         let leaves: [Digest]
-        let digestNanoseconds: UInt64
-        let compressNanoseconds: UInt64
-        let writeNanoseconds: UInt64
+        var digestNanoseconds: UInt64
+        var compressNanoseconds: UInt64
+        var writeNanoseconds: UInt64
     }
 
-    private let storage: any Storage
+    struct Completion {
+        let item: WriteItem
+        let result: Result
+        /// nil when the chunk is written.
+        let error: StorageError?
+    }
+
+    private struct Pending {
+        let item: WriteItem
+        var result: Result
+        let beganTime: UInt64
+    }
+
+    private let queue: any WriteQueue
     private let codec: Codec
     private let compressor: ChunkCompressor?
-    private let output: AlignedBuffer?
+    /// What is under way, by the tag of its write.
+    private var pending: [Pending?]
+    /// By tag, what a compressed chunk is written from; empty without a codec.
+    private let outputs: [AlignedBuffer]
 
-    init(storage: any Storage, options: WriterOptions, chunkByteCount: Int) {
-        self.storage = storage
+    init(queue: any WriteQueue, options: WriterOptions, chunkByteCount: Int) {
+        self.queue = queue
         codec = options.codec
+        pending = Array(repeating: nil, count: queue.depth)
+        let isCompressing = options.codec != .none
         compressor =
-            options.codec == .none
-            ? nil : ChunkCompressor(level: options.zstdLevel, chunkByteCount: chunkByteCount)
-        output = options.codec == .none ? nil : AlignedBuffer(byteCount: chunkByteCount)
+            isCompressing
+            ? ChunkCompressor(level: options.zstdLevel, chunkByteCount: chunkByteCount) : nil
+        outputs =
+            isCompressing
+            ? (0..<queue.depth).map { _ in AlignedBuffer(byteCount: chunkByteCount) } : []
     }
 
-    func write(
-        _ checkpoint: InFlightCheckpoint, index: Int, buffer: AlignedBuffer, dataOffset: UInt64
-    ) throws(CheckpointError) -> Result {
+    var isIdle: Bool { queue.pendingCount == 0 }
+    var hasRoom: Bool { queue.pendingCount < queue.depth }
+
+    /// Digests and compresses the item's chunk, and begins to write it.
+    func begin(_ item: WriteItem, dataOffset: UInt64) {
+        guard let (index, buffer) = item.chunk,
+            let tag = pending.firstIndex(where: { $0 == nil })
+        else { preconditionFailure("there is a chunk, and room for it") }
+        let checkpoint = item.checkpoint
         let count = checkpoint.chunkRange(index).count
         let storedOffset = UInt64(index) * UInt64(checkpoint.chunkByteCount)
         let began = SystemClock.monotonicTime
@@ -40,8 +66,8 @@ final class ChunkWriter {
         var source = buffer
         // One pass serves both digests of a chunk that is stored as it is.
         let leaves = buffer.withBytes(0..<count) { TreeDigest.leaves(of: $0) }
-        if let compressed = compress(checkpoint, index: index, buffer: buffer, count: count) {
-            source = compressed.output
+        if let compressed = compress(item, buffer, count: count, tag: tag) {
+            source = outputs[tag]
             entry.storedByteCount = compressed.byteCount
             entry.codec = compressed.codec
             entry.planeWidth = compressed.planeWidth
@@ -51,20 +77,30 @@ final class ChunkWriter {
             entry.digest = TreeDigest.combine(leaves, byteCount: UInt64(count))
         }
         let hashed = SystemClock.monotonicTime
-        try withCheckpointErrors(slot: checkpoint.slot) { () throws(StorageError) in
-            try storage.write(
-                source, 0..<Engine.paddedByteCount(entry.storedByteCount),
-                at: dataOffset + storedOffset)
+        pending[tag] = Pending(
+            item: item,
+            result: Result(
+                entry: entry, leaves: leaves,
+                digestNanoseconds: hashed - began - compressNanoseconds,
+                compressNanoseconds: compressNanoseconds, writeNanoseconds: 0),
+            beganTime: hashed)
+        queue.submit(
+            source, 0..<Engine.paddedByteCount(entry.storedByteCount),
+            at: dataOffset + storedOffset, tag: tag)
+    }
+
+    /// Waits until one of the writes under way has ended.
+    func waitForOne() -> Completion {
+        let completion = queue.waitForOne()
+        guard var done = pending[completion.tag] else {
+            preconditionFailure("a completion is of a write that was submitted")
         }
-        return Result(
-            entry: entry, leaves: leaves,
-            digestNanoseconds: hashed - began - compressNanoseconds,
-            compressNanoseconds: compressNanoseconds,
-            writeNanoseconds: SystemClock.monotonicTime - hashed)
+        pending[completion.tag] = nil
+        done.result.writeNanoseconds = SystemClock.monotonicTime - done.beganTime
+        return Completion(item: done.item, result: done.result, error: completion.error)
     }
 
     private struct Compressed {
-        let output: AlignedBuffer
         let byteCount: Int
         let codec: Codec
         let planeWidth: Int
@@ -73,11 +109,12 @@ final class ChunkWriter {
 
     /// nil when no codec was asked for, or the chunk would not shrink.
     private func compress(
-        _ checkpoint: InFlightCheckpoint, index: Int, buffer: AlignedBuffer, count: Int
+        _ item: WriteItem, _ buffer: AlignedBuffer, count: Int, tag: Int
     ) -> Compressed? {
-        guard let compressor, let output else { return nil }
+        guard let compressor, let index = item.chunk?.index else { return nil }
+        let output = outputs[tag]
         let began = SystemClock.monotonicTime
-        let width = checkpoint.planeWidths[index]
+        let width = item.checkpoint.planeWidths[index]
         let codec = codec == .planesZstd && width > 1 ? Codec.planesZstd : .zstd
         // Safe: both buffers live through the call and hold at least `count` bytes.
         let size = unsafe compressor.encode(
@@ -87,8 +124,7 @@ final class ChunkWriter {
         guard let size else { return nil }
         output.fillWithZeros(size..<Engine.paddedByteCount(size))
         return Compressed(
-            output: output, byteCount: size, codec: codec,
-            planeWidth: codec == .planesZstd ? width : 1,
+            byteCount: size, codec: codec, planeWidth: codec == .planesZstd ? width : 1,
             nanoseconds: SystemClock.monotonicTime - began)
     }
 }

@@ -14,6 +14,7 @@ final class Engine: Sendable {
     let storage: any Storage
     let identity: IdentityBlock
     let options: WriterOptions
+    let pool: StagingMemory
     let monitor: Monitor<EngineState>
     let commitObserver: CommitObserver
     let urgency = StagingUrgency()
@@ -21,11 +22,12 @@ final class Engine: Sendable {
 
     init(
         storage: any Storage, identity: IdentityBlock, options: WriterOptions,
-        state: sending EngineState
+        pool: StagingMemory, state: sending EngineState
     ) {
         self.storage = storage
         self.identity = identity
         self.options = options
+        self.pool = pool
         monitor = Monitor(state)
         commitObserver = CommitObserver()
     }
@@ -144,44 +146,79 @@ final class Engine: Sendable {
     private func runWriterWorker() {
         WorkerThread.yieldToOthers(nice: Self.writerNice)
         let worker = ChunkWriter(
-            storage: storage, options: options, chunkByteCount: geometry.chunkByteCount)
-        while let item = nextWrite() {
-            do throws(CheckpointError) {
-                if let chunk = item.chunk {
-                    let done = try worker.write(
-                        item.checkpoint, index: chunk.index, buffer: chunk.buffer,
-                        dataOffset: geometry.slotDataOffset(item.checkpoint.slot))
-                    monitor.withLock { finishWrite(item, done, &$0) }
-                } else {
-                    try writeHeader(
-                        item.checkpoint.writingHeader(identity: identity, codec: options.codec))
-                    monitor.withLock { finishWrite(item, nil, &$0) }
-                }
-            } catch {
-                options.logger.error(
-                    "a write failed; this checkpoint is abandoned",
-                    metadata: ["error": "\(error)", "step": "\(item.checkpoint.step)"])
-                monitor.withLock { state in
-                    release(item, &state)
-                    state.fail(item.checkpoint, error)
-                }
+            queue: makeWriteQueue(), options: options, chunkByteCount: geometry.chunkByteCount)
+        while true {
+            // As long as the queue has room, more work comes before waiting for what is in it.
+            switch worker.hasRoom ? nextWrite(mayWait: worker.isIdle) : .nothing {
+            case .item(let item): begin(item, worker)
+            case .nothing: end(worker.waitForOne())
+            case .stop:
+                while !worker.isIdle { end(worker.waitForOne()) }
+                return
             }
-            monitor.wakeAll()
         }
     }
 
-    private func nextWrite() -> WriteItem? {
-        let next: WriteItem?? = monitor.waitFor { state in
-            if state.isStopped { return .some(nil) }
+    /// A medium that cannot queue writes takes them one by one.
+    private func makeWriteQueue() -> any WriteQueue {
+        do throws(StorageError) {
+            return try storage.makeWriteQueue(depth: options.writeQueueDepth, pool: pool)
+        } catch {
+            options.logger.warning("writes are not queued", metadata: ["error": "\(error)"])
+            monitor.withLock { $0.statistics.storageFallbackReason = "\(error)" }
+            return BlockingWriteQueue(storage)
+        }
+    }
+    private enum NextWrite {
+        case item(WriteItem)
+        case nothing
+        case stop
+    }
+
+    private func nextWrite(mayWait: Bool) -> NextWrite {
+        let next = monitor.waitFor { state -> NextWrite? in
+            if state.isStopped { return .stop }
             guard !state.writeQueue.isEmpty, !(urgency.isUrgent && state.isCopying) else {
-                return nil
+                return mayWait ? nil : .nothing
             }
             let item = state.writeQueue.removeFirst()
             item.checkpoint.busyCount += 1
             item.checkpoint.hasWritten = true
-            return item
+            return .item(item)
         }
-        return next ?? nil
+        return next ?? .nothing
+    }
+
+    private func begin(_ item: WriteItem, _ worker: ChunkWriter) {
+        if item.chunk != nil {
+            return worker.begin(item, dataOffset: geometry.slotDataOffset(item.checkpoint.slot))
+        }
+        do throws(CheckpointError) {
+            try writeHeader(item.checkpoint.writingHeader(identity: identity, codec: options.codec))
+            monitor.withLock { finishWrite(item, nil, &$0) }
+        } catch {
+            abandon(item, error)
+        }
+        monitor.wakeAll()
+    }
+
+    private func end(_ done: ChunkWriter.Completion) {
+        if let error = done.error {
+            abandon(done.item, CheckpointError(error, slot: done.item.checkpoint.slot))
+        } else {
+            monitor.withLock { finishWrite(done.item, done.result, &$0) }
+        }
+        monitor.wakeAll()
+    }
+
+    private func abandon(_ item: WriteItem, _ error: CheckpointError) {
+        options.logger.error(
+            "a write failed; this checkpoint is abandoned",
+            metadata: ["error": "\(error)", "step": "\(item.checkpoint.step)"])
+        monitor.withLock { state in
+            release(item, &state)
+            state.fail(item.checkpoint, error)
+        }
     }
 
     private func writeHeader(_ header: SlotHeader) throws(CheckpointError) {

@@ -14,11 +14,13 @@ public enum BusyPolicy: Sendable, Hashable {
 
 public struct WriterOptions: Sendable {
     public var busyPolicy = BusyPolicy.wait(timeoutNanoseconds: nil)
-    public var mode = FileStorage.Mode.automatic
+    public var backend = StorageBackend.automatic
     /// Threads that copy state into the staging pool.
     public var snapshotWorkerCount = 2
     /// Threads that digest, compress and write chunks.
     public var writerWorkerCount = 3
+    /// Writes that one writer worker keeps under way, where the back end can do more than one.
+    public var writeQueueDepth = 4
     /// Bytes of the staging pool; nil for the smaller of one slot and 2 GiB. At least one chunk
     /// per writer worker.
     public var poolByteCount: UInt64?

@@ -16,6 +16,8 @@ public struct WriterStatistics: Sendable, Hashable {
 
     /// How the medium is reached.
     public var storageKind = StorageKind.unknown
+    /// Why the medium is not reached as asked; nil when it is.
+    public var storageFallbackReason: String?
     public var poolByteCount: UInt64 = 0
     public var inFlightCount = 0
     /// Checkpoints begun, and how they ended.

@@ -44,9 +44,9 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     default: throw invalid("on_busy is \(given.on_busy), expected PCC_ON_BUSY_*")
     }
     switch Int32(bitPattern: given.backend) {
-    case PCC_BACKEND_AUTO: options.mode = .automatic
-    case PCC_BACKEND_DIRECT: options.mode = .direct
-    case PCC_BACKEND_BUFFERED: options.mode = .buffered
+    case PCC_BACKEND_AUTO: options.backend = .automatic
+    case PCC_BACKEND_DIRECT: options.backend = .direct
+    case PCC_BACKEND_BUFFERED: options.backend = .buffered
     default: throw invalid("backend is \(given.backend), expected PCC_BACKEND_*")
     }
     guard let codec = UInt8(exactly: given.codec).flatMap(Codec.init(rawValue:)) else {

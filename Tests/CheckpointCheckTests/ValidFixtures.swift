@@ -107,7 +107,7 @@ struct ValidFixture {
     private func write(_ path: String) throws {
         var writerOptions = WriterOptions()
         writerOptions.codec = codec
-        writerOptions.mode = .buffered
+        writerOptions.backend = .buffered
         writerOptions.rank = options.rank
         writerOptions.worldSize = options.worldSize
         let writer = try CheckpointWriter(path: path, options: writerOptions)

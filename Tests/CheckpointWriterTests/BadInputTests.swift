@@ -215,9 +215,9 @@ final class TemporaryFileSystem {
         #expect(left.isEmpty)
         // A smaller one fits, and works through whatever the file system offers.
         try createFile(file, capacity: 64 << 10)
-        for mode in [FileStorage.Mode.automatic, .buffered] {
+        for backend in [StorageBackend.automatic, .buffered] {
             var options = WriterOptions()
-            options.mode = mode
+            options.backend = backend
             let writer = try CheckpointWriter(path: file, options: options)
             #expect(try writer.outcome(1, pattern(1, count: 65_000)) == .durable)
             try writer.close()
@@ -251,14 +251,14 @@ final class TemporaryFileSystem {
 
     @Test func directAndBufferedFilesReadAlike() throws {
         try createFile(path)
-        for (step, mode) in [
-            (UInt64(1), FileStorage.Mode.automatic), (2, .buffered), (3, .automatic),
+        for (step, backend) in [
+            (UInt64(1), StorageBackend.automatic), (2, .buffered), (3, .automatic),
         ] {
             var options = WriterOptions()
-            options.mode = mode
+            options.backend = backend
             let writer = try CheckpointWriter(path: path, options: options)
             let kind = writer.statistics.storageKind
-            #expect(mode == .buffered ? kind == .buffered : [.direct, .buffered].contains(kind))
+            #expect(backend == .buffered ? kind == .buffered : [.direct, .buffered].contains(kind))
             let bytes = pattern(step, count: 200_003)
             #expect(try writer.outcome(step, bytes) == .durable)
             try writer.close()

@@ -48,7 +48,7 @@ struct BenchRunner {
         let hasFio = Fio.isInstalled
         if hasFio { result.fio = Fio.settings.map { (Fio.name($0), Samples()) } }
         let plain = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: plainPath, access: .write, mode: options.writerOptions.mode)
+            try FileStorage(path: plainPath, access: .write)
         }
         for round in 1...options.repeatCount {
             try progress("durable checkpoint, round \(round) of \(options.repeatCount)")
