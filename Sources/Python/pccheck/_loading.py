@@ -132,6 +132,7 @@ class _Matching:
         self._ends: list[int] = []
 
     def match(self, node: Any, target: Any) -> None:
+        """Finds places for the tensors below a node."""
         target = self._memory.state_of(target)
         if isinstance(node, list):
             if isinstance(target, list):
