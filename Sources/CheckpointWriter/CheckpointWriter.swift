@@ -107,6 +107,7 @@ public final class CheckpointWriter: Sendable {
 
     /// The staging pool: one region, fixed while the writer lives. Its bytes are the writer's own;
     /// this is for registering the memory with a device.
+    // Safe: the engine keeps the pool for as long.
     @unsafe public var poolMemory: UnsafeMutableRawBufferPointer { unsafe engine.pool.region }
 
     public var identity: IdentityBlock { engine.identity }
