@@ -71,12 +71,13 @@ internal import CheckpointFormat
         unsafe bytes.withUnsafeBytes { unsafe copy($0, to: offset) }
     }
 
-    /// memcpy(3) from memory that lives through the call and does not overlap the buffer.
+    /// Copies memory that lives through the call and does not overlap the buffer; large amounts
+    /// go past the caches.
     @unsafe public func copy(_ source: UnsafeRawBufferPointer, to offset: Int) {
         precondition(offset >= 0 && offset + source.count <= byteCount, "inside the buffer")
         guard let start = source.baseAddress else { return }
         // Safe: the range was checked.
-        unsafe memcpy(baseAddress + offset, start, source.count)
+        unsafe pccp_copy_streaming(baseAddress + offset, start, source.count)
     }
 
     public func fillWithZeros(_ range: Range<Int>) {
@@ -111,5 +112,15 @@ internal import CheckpointFormat
         stride(from: 0, through: byteCount - bufferByteCount, by: bufferByteCount).map {
             AlignedBuffer(pool: self, offset: $0, byteCount: bufferByteCount)
         }
+    }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    /// Copies all of `source` to the start of this memory, past the caches when it is large.
+    @unsafe public func stream(from source: UnsafeRawBufferPointer) {
+        precondition(source.count <= count, "the source fits")
+        guard let to = baseAddress, let from = source.baseAddress else { return }
+        // Safe: the counts were compared.
+        unsafe pccp_copy_streaming(to, from, source.count)
     }
 }
