@@ -62,7 +62,8 @@ let package = Package(
         .target(name: "CPlatformLinux"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
-        module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
+        module(
+            "CheckpointStorage", ["CDigest", "CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
         module(
             "CheckpointWriter",

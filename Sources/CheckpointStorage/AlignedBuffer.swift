@@ -1,3 +1,4 @@
+internal import CDigest
 internal import CPlatformLinux
 internal import CheckpointFormat
 
@@ -71,13 +72,12 @@ internal import CheckpointFormat
         unsafe bytes.withUnsafeBytes { unsafe copy($0, to: offset) }
     }
 
-    /// Copies memory that lives through the call and does not overlap the buffer; large amounts
-    /// go past the caches.
+    /// memcpy(3) from memory that lives through the call and does not overlap the buffer.
     @unsafe public func copy(_ source: UnsafeRawBufferPointer, to offset: Int) {
         precondition(offset >= 0 && offset + source.count <= byteCount, "inside the buffer")
         guard let start = source.baseAddress else { return }
         // Safe: the range was checked.
-        unsafe pccp_copy_streaming(baseAddress + offset, start, source.count)
+        unsafe memcpy(baseAddress + offset, start, source.count)
     }
 
     public func fillWithZeros(_ range: Range<Int>) {
@@ -116,7 +116,8 @@ internal import CheckpointFormat
 }
 
 extension UnsafeMutableRawBufferPointer {
-    /// Copies all of `source` to the start of this memory, past the caches when it is large.
+    /// Copies all of `source` to the start of this memory, past the caches: for bytes that nobody
+    /// reads again soon. Both live through the call and do not overlap.
     @unsafe public func stream(from source: UnsafeRawBufferPointer) {
         precondition(source.count <= count, "the source fits")
         guard let to = baseAddress, let from = source.baseAddress else { return }

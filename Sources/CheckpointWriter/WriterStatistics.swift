@@ -35,9 +35,8 @@ public struct WriterStatistics: Sendable, Hashable {
     public var flushNanoseconds: UInt64 = 0
     /// Summed over the writer workers.
     public var writeNanoseconds: UInt64 = 0
-    public var digestNanoseconds: UInt64 = 0
     public var compressNanoseconds: UInt64 = 0
-    /// Summed over the snapshot workers.
+    /// Copying and digesting, summed over the snapshot workers.
     public var copyNanoseconds: UInt64 = 0
     /// Time during which state was waiting to be copied and the pool was empty.
     public var stagingStallNanoseconds: UInt64 = 0

@@ -62,7 +62,6 @@ extension WriterStatistics {
             ("flush_count", .number(flushCount)),
             ("flush_nanoseconds", .number(flushNanoseconds)),
             ("write_nanoseconds", .number(writeNanoseconds)),
-            ("digest_nanoseconds", .number(digestNanoseconds)),
             ("compress_nanoseconds", .number(compressNanoseconds)),
             ("copy_nanoseconds", .number(copyNanoseconds)),
             ("staging_stall_nanoseconds", .number(stagingStallNanoseconds)),

@@ -121,8 +121,8 @@ typedef struct pcc_writer_options {
     uint32_t on_busy;               /* PCC_ON_BUSY_* */
     uint32_t busy_timeout_ms;       /* bound of PCC_ON_BUSY_WAIT; default none */
     uint32_t backend;               /* PCC_BACKEND_* */
-    uint32_t snapshot_worker_count; /* threads that copy state to the pool; default 2 */
-    uint32_t writer_worker_count;   /* threads that digest and write chunks; default 3 */
+    uint32_t snapshot_worker_count; /* threads that copy and digest state; default 1..4 */
+    uint32_t writer_worker_count;   /* threads that compress and write; default 3 */
     uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB) */
     uint32_t codec;                 /* PCC_CODEC_*; default none */
     int32_t zstd_level;             /* default 1 */

@@ -58,14 +58,13 @@ int pccp_lock_is_held(int fd, uint64_t start, uint64_t count);
 void *pccp_pool_allocate(size_t byte_count);
 void pccp_pool_free(void *pool, size_t byte_count);
 
-/* memcpy(3) for bytes that are not read again soon: past the caches, where the processor can. */
-void pccp_copy_streaming(void *to, const void *from, size_t count);
-
 /* Wall-clock and monotonic time in nanoseconds. */
 uint64_t pccp_wall_time(void);
 uint64_t pccp_monotonic_time(void);
 /* User and system CPU time of this process in nanoseconds. */
 uint64_t pccp_cpu_time(void);
+/* Processors that this process may run on. */
+uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);

@@ -1,4 +1,5 @@
-#include "platform.h"
+#include "digest.h"
+#include "stream.h"
 
 #include <string.h>
 
@@ -25,24 +26,33 @@ __attribute__((target("avx2"))) static void stream(char *to, const char *from, s
         _mm256_stream_si256((__m256i *)(to + at + 64), c);
         _mm256_stream_si256((__m256i *)(to + at + 96), d);
     }
-    /* These stores are not ordered by a later unlock, which hands the bytes to another thread. */
-    _mm_sfence();
 }
+
+/* Below this, partly filled lines cost more than the caches save. */
+enum { smallest = 1024 };
+
+void pccp_stream_unfenced(void *to, const void *from, size_t count)
+{
+    if (count < smallest || !__builtin_cpu_supports("avx2")) {
+        memcpy(to, from, count);
+        return;
+    }
+    size_t head = -(size_t)to % line;
+    size_t body = (count - head) / unroll * unroll;
+    memcpy(to, from, head);
+    stream((char *)to + head, (const char *)from + head, body);
+    memcpy((char *)to + head + body, (const char *)from + head + body, count - head - body);
+}
+
+/* Such stores are not ordered by the unlock that hands the bytes to another thread. */
+void pccp_stream_fence(void) { _mm_sfence(); }
+#else
+void pccp_stream_unfenced(void *to, const void *from, size_t count) { memcpy(to, from, count); }
+void pccp_stream_fence(void) {}
 #endif
 
 void pccp_copy_streaming(void *to, const void *from, size_t count)
 {
-#if defined(__x86_64__)
-    /* Below this the fence costs more than the caches save. */
-    enum { smallest = 16384 };
-    if (count >= smallest && __builtin_cpu_supports("avx2")) {
-        size_t head = -(size_t)to % line;
-        size_t body = (count - head) / unroll * unroll;
-        memcpy(to, from, head);
-        stream((char *)to + head, (const char *)from + head, body);
-        memcpy((char *)to + head + body, (const char *)from + head + body, count - head - body);
-        return;
-    }
-#endif
-    memcpy(to, from, count);
+    pccp_stream_unfenced(to, from, count);
+    pccp_stream_fence();
 }
