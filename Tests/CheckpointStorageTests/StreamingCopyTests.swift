@@ -53,7 +53,7 @@ import Testing
                 // Safe: `check` hands out ranges of as many bytes; the parts lie inside.
                 unsafe check(size: size, from: from, to: to) { source, target in
                     var done = 0
-                    while let start = unsafe target.baseAddress, done < size {
+                    while let start = target.baseAddress, done < size {
                         let end = min(done + partByteCount, size)
                         unsafe copier.copy(
                             UnsafeRawBufferPointer(rebasing: source[done..<end]), to: start + done)
