@@ -97,7 +97,8 @@ let package = Package(
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
-        tests("CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage", "CPlatformLinux"]),
+        tests(
+            "CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage", "CPlatformLinux"]),
         tests(
             "CheckpointRecoveryTests",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),
