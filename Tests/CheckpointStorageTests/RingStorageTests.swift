@@ -165,7 +165,7 @@ private let unavailable = RingStorage.unavailableReason
             ? pool.buffers(of: size) : (0..<depth).map { _ in AlignedBuffer(byteCount: size) }
         buffers[0] = AlignedBuffer(byteCount: size)
         let pieces = Self.pieces(total, blockCounts: [1, 256, 3, 127, 2, 1, 64, 200])
-        #expect(pieces.count > 10 * depth)
+        #expect(pieces.count > 8 * depth)
         var free = Array(0..<depth)
         var ended = 0
         func endOne() {
