@@ -262,7 +262,6 @@ private let unavailable = RingStorage.unavailableReason
             queue = nil
             // Freed by now, and only now: every byte was read from it before.
             #expect(buffers.allSatisfy { $0.buffer == nil })
-            try storage.flush()
             try expectFilled(storage, 0..<UInt64(8 * size))
             let zeros = AlignedBuffer(byteCount: 8 * size)
             try storage.write(zeros, 0..<8 * size, at: 0)
