@@ -59,7 +59,9 @@ let package = Package(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CDigest", dependencies: ["CXXHash"]),
-        .target(name: "CPlatformLinux"),
+        // The archive, so that nothing that is built needs liburing where it runs.
+        .target(
+            name: "CPlatformLinux", linkerSettings: [.linkedLibrary(":liburing.a")]),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
         module(
@@ -96,7 +98,8 @@ let package = Package(
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
-        tests("CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage"]),
+        tests(
+            "CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage", "CPlatformLinux"]),
         tests(
             "CheckpointRecoveryTests",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),

@@ -18,6 +18,8 @@ final class ChunkWriter {
         let result: Result
         /// nil when the chunk is written.
         let error: StorageError?
+        /// Whether the medium may still write it, and from the item's buffer.
+        let isUnresolved: Bool
     }
 
     private struct Pending {
@@ -92,7 +94,9 @@ final class ChunkWriter {
         }
         pending[completion.tag] = nil
         done.result.writeNanoseconds = SystemClock.monotonicTime - done.beganTime
-        return Completion(item: done.item, result: done.result, error: completion.error)
+        return Completion(
+            item: done.item, result: done.result, error: completion.error,
+            isUnresolved: completion.isUnresolved)
     }
 
     private struct Compressed {

@@ -165,13 +165,18 @@ final class Engine: Sendable {
     /// A medium that cannot queue writes takes them one by one.
     private func makeWriteQueue() -> any WriteQueue {
         do throws(StorageError) {
-            return try storage.makeWriteQueue(depth: options.writeQueueDepth, pool: pool)
+            let queue = try storage.makeWriteQueue(depth: options.writeQueueDepth, pool: pool)
+            if let detail = queue.detail {
+                monitor.withLock { $0.statistics.storageDetail = detail }
+            }
+            return queue
         } catch {
             options.logger.warning("writes are not queued", metadata: ["error": "\(error)"])
             monitor.withLock { $0.statistics.storageFallbackReason = "\(error)" }
             return BlockingWriteQueue(storage)
         }
     }
+
     private enum NextWrite {
         case item(WriteItem)
         case nothing
@@ -207,7 +212,8 @@ final class Engine: Sendable {
 
     private func end(_ done: ChunkWriter.Completion) {
         if let error = done.error {
-            abandon(done.item, CheckpointError(error, slot: done.item.checkpoint.slot))
+            let error = CheckpointError(error, slot: done.item.checkpoint.slot)
+            done.isUnresolved ? failStop(unresolved: done.item, error) : abandon(done.item, error)
         } else {
             monitor.withLock { finishWrite(done.item, done.result, &$0) }
         }
@@ -221,6 +227,18 @@ final class Engine: Sendable {
         monitor.withLock { state in
             release(item, &state)
             state.fail(item.checkpoint, error)
+        }
+    }
+
+    /// The write may still be going on, and would then land in whatever the slot is used for next:
+    /// no slot is used again, and the buffer never.
+    private func failStop(unresolved item: WriteItem, _ cause: CheckpointError) {
+        var error = cause
+        error.code = .failStop
+        options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
+        monitor.withLock { state in
+            item.checkpoint.busyCount -= 1
+            state.stopSaving(error)
         }
     }
 

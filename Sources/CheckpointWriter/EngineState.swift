@@ -85,6 +85,14 @@ struct EngineState {
         endIfFailed(checkpoint)
     }
 
+    /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing
+    /// more is begun.
+    mutating func stopSaving(_ error: CheckpointError) {
+        failStop = failStop ?? error
+        statistics.isFailStop = true
+        for checkpoint in inFlight { fail(checkpoint, error, isSlotDoubtful: true) }
+    }
+
     /// Ends a failed checkpoint once no thread reads its memory or writes its slot.
     mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
         guard let failure = checkpoint.failure, checkpoint.busyCount == 0,

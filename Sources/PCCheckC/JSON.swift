@@ -48,6 +48,7 @@ extension WriterStatistics {
         .object([
             ("backend", .string(storageKind.name)),
             ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
+            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("pool_byte_count", .number(poolByteCount)),
             ("in_flight_count", .count(inFlightCount)),
             ("saved_count", .number(savedCount)),

@@ -111,6 +111,8 @@ typedef struct pcc_ticket pcc_ticket;
 #define PCC_BACKEND_AUTO 0     /* O_DIRECT where the file system has it, else buffered */
 #define PCC_BACKEND_DIRECT 1   /* O_DIRECT or an error */
 #define PCC_BACKEND_BUFFERED 2 /* page cache */
+/* io_uring; the same as PCC_BACKEND_AUTO where there is none, which the statistics then tell. */
+#define PCC_BACKEND_RING 3
 
 #define PCC_CODEC_NONE 0
 #define PCC_CODEC_ZSTD 1        /* zstd per chunk */

@@ -1,6 +1,6 @@
 /*
  * Linux calls that Swift cannot make itself (variadic, or behind headers whose types clash), each
- * with one convention: 0 or a count on success, a negated errno on failure.
+ * with one convention: 0 or a count on success, a negated errno on failure. See also ring.h.
  */
 #ifndef PCC_PLATFORM_H
 #define PCC_PLATFORM_H

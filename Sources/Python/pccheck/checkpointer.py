@@ -94,8 +94,9 @@ class BaseCheckpointer:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
-        ``auto``, ``direct`` (O_DIRECT or an error) or ``buffered``. Network file systems are
-        refused unless ``allow_network`` is set.
+        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, or ``io_uring``, which is
+        ``auto`` where io_uring is not to be had: ``stats()`` then says why. Network file systems
+        are refused unless ``allow_network`` is set.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
