@@ -60,6 +60,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CDigest", dependencies: ["CXXHash"]),
         .target(name: "CPlatformLinux"),
+        .target(name: "CBenchmark"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
         module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
@@ -73,7 +74,7 @@ let package = Package(
             "CheckpointCommands",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", argumentParser,
+                "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
