@@ -62,6 +62,7 @@ let package = Package(
         // The archive, so that nothing that is built needs liburing where it runs.
         .target(
             name: "CPlatformLinux", linkerSettings: [.linkedLibrary(":liburing.a")]),
+        .target(name: "CBenchmark"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
         module(
@@ -76,7 +77,7 @@ let package = Package(
             "CheckpointCommands",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", argumentParser,
+                "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
