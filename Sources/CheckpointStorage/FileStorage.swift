@@ -23,7 +23,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public let byteCount: UInt64
     public let kind: StorageKind
     public let isBlockDevice: Bool
-    private let descriptor: Int32
+    /// Open as long as the object lives.
+    let descriptor: Int32
 
     /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT.
     ///

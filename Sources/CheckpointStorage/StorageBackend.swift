@@ -6,6 +6,9 @@ public enum StorageBackend: String, Sendable, CaseIterable {
     case direct
     /// pwrite(2) through the page cache.
     case buffered
+    /// io_uring, over O_DIRECT where the file system has it; `automatic` where there is no
+    /// io_uring, which `OpenedStorage.fallbackReason` then tells.
+    case ring = "io_uring"
 
     /// Opens `path` for writing.
     ///
@@ -13,15 +16,30 @@ public enum StorageBackend: String, Sendable, CaseIterable {
     public func open(
         path: String, allowsNetwork: Bool = false
     ) throws(StorageError) -> OpenedStorage {
-        let mode: FileStorage.Mode =
+        let mode: FileStorage.Mode? =
             switch self {
             case .automatic: .automatic
             case .direct: .direct
             case .buffered: .buffered
+            case .ring: nil
             }
+        guard let mode else { return try Self.openRing(path: path, allowsNetwork: allowsNetwork) }
         return OpenedStorage(
             storage: try FileStorage(
                 path: path, access: .write, mode: mode, allowsNetwork: allowsNetwork))
+    }
+
+    private static func openRing(
+        path: String, allowsNetwork: Bool
+    ) throws(StorageError) -> OpenedStorage {
+        if let reason = RingStorage.unavailableReason {
+            let other = try automatic.open(path: path, allowsNetwork: allowsNetwork)
+            return OpenedStorage(
+                storage: other.storage,
+                fallbackReason: other.fallbackReason.map { "\(reason); \($0)" } ?? reason)
+        }
+        return OpenedStorage(
+            storage: try RingStorage(path: path, allowsNetwork: allowsNetwork))
     }
 }
 

@@ -47,6 +47,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     case PCC_BACKEND_AUTO: options.backend = .automatic
     case PCC_BACKEND_DIRECT: options.backend = .direct
     case PCC_BACKEND_BUFFERED: options.backend = .buffered
+    case PCC_BACKEND_RING: options.backend = .ring
     default: throw invalid("backend is \(given.backend), expected PCC_BACKEND_*")
     }
     guard let codec = UInt8(exactly: given.codec).flatMap(Codec.init(rawValue:)) else {

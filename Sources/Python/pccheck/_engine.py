@@ -247,6 +247,9 @@ class Engine:
                 self.close()
                 raise
         _engines.add(self)
+        reason = self.stats()["backend_fallback_reason"]
+        if reason is not None:
+            log.warning("%s: took a slower back end: %s", os.fsdecode(path), reason)
 
     def pool(self) -> tuple[int, int]:
         """Address and size of the staging pool, which stays where it is until close."""
