@@ -29,7 +29,7 @@ FULL = Plan(
     },
 )  # fmt: skip
 QUICK = Plan(
-    durable_byte_count=32 * MIB, durable_rounds={"flat": 1, "model": 1},
+    durable_byte_count=32 * MIB, durable_rounds={"model": 1},
     loop_byte_count=16 * MIB, loop_rounds=1, loop_steps={5: 10},
     weight_steps=20,
     tool_runs={

@@ -218,12 +218,13 @@ class DCPAsync(DCP):
         upload = getattr(future, "upload_completion", future)
         staging = getattr(future, "staging_completion", None)
 
-        def finish() -> None:
+        def finish() -> bool:
             upload.result()
             fsync_tree(path)
+            return True
 
         flushed = self._flusher.submit(finish)
-        return Save(staging.result if staging else None, lambda: flushed.result() is None)
+        return Save(staging.result if staging else None, flushed.result)
 
     def close(self) -> None:
         self._flusher.shutdown()
@@ -235,9 +236,8 @@ class DCPAsyncProcess(DCPAsync):
     label = "DCP async_save, process"
 
     def __init__(self, directory: Path, state: State) -> None:
-        import torch.distributed as dist
-
         super().__init__(directory, state)
+        dist: Any = importlib.import_module("torch.distributed")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         self._dist = dist
@@ -277,15 +277,16 @@ class TensorStore(Peer):
             for store, tensor in zip(opened, self.state.values(), strict=True)
         ]
 
-        def finish() -> None:
+        def finish() -> bool:
             for write in writes:
                 write.commit.result()
+            return True
 
         def staged() -> None:
             for write in writes:
                 write.copy.result()
 
-        return Save(staged, lambda: finish() is None)
+        return Save(staged, finish)
 
     def _spec(self, path: Path, tensor: torch.Tensor) -> dict[str, Any]:
         shape = list(tensor.shape)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -15,7 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from .report import MIB, Results, codec_groups, durable_figures, loop_figures, medium, states
+from .report import (
+    MIB,
+    Results,
+    codec_groups,
+    durable_figures,
+    loop_figures,
+    medium,
+    sizes,
+    states,
+)
 
 _OURS = "#0b6e4f"
 _OTHERS = "#9aa5b1"
@@ -78,11 +85,6 @@ def _bars(
         )  # fmt: skip
 
 
-def _sizes(figure: dict[str, Any]) -> str:
-    count = figure["tensor_count"]
-    return f"{figure['byte_count'] / MIB:.0f} MiB in {count} tensor{'s' if count > 1 else ''}"
-
-
 def _draw_durable(results: Results) -> Figure | None:
     found = [(state, durable_figures(results, state)) for state in states(results)]
     found = [(state, figures) for state, figures in found if figures]
@@ -107,7 +109,7 @@ def _draw_durable(results: Results) -> Figure | None:
             [_color(row["peer"]) for row in figures],
         )  # fmt: skip
         axes.set_xlim(0, max([*values, 1.0 if has_fio else 0]) * 1.28)
-        axes.set_title(f"One durable save of {_sizes(figures[0])}")
+        axes.set_title(f"One durable save of {sizes(figures[0])}")
         if has_fio:
             axes.axvline(1, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -146,7 +148,7 @@ def _draw_cost(results: Results) -> Figure | None:
     right.set_xlim(0, max([*memory, 1]) * 1.15)
     right.set_title("Peak extra memory")
     right.set_xlabel("times the state")
-    figure.suptitle(f"One durable save of {_sizes(figures[0])}", x=0.01, ha="left", fontsize=12)
+    figure.suptitle(f"One durable save of {sizes(figures[0])}", x=0.01, ha="left", fontsize=12)
     return figure
 
 

@@ -142,8 +142,7 @@ def _durable_table(results: Results, state: str) -> list[str]:
         return []
     first = figures[0]
     lines = [
-        f"## One durable save, {state} state: {first['tensor_count']} tensors, "
-        f"{first['byte_count'] / MIB:.0f} MiB",
+        f"## One durable save, {state} state: {sizes(first)}",
         "",
         "| | MB/s | lowest–highest | of fio | pccheck is | caller blocked ms | CPU s/GiB | "
         "extra memory × state | rounds |",
@@ -161,6 +160,12 @@ def _durable_table(results: Results, state: str) -> list[str]:
     if fio is not None:
         lines.append(f"| fio, best setting | {fio:.0f} | | 1 | | | | | |")
     return lines
+
+
+def sizes(figure: dict[str, Any]) -> str:
+    """What was saved, such as `1024 MiB in 1 tensor`."""
+    count = figure["tensor_count"]
+    return f"{figure['byte_count'] / MIB:.0f} MiB in {count} tensor{'s' if count > 1 else ''}"
 
 
 def _loop_table(results: Results) -> list[str]:

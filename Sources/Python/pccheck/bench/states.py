@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +90,19 @@ def resident_byte_count(field: str = "VmRSS", process: int | str = "self") -> in
 def forget_peak() -> None:
     """Lets the peak begin anew."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def cpu_seconds() -> float:
+    """What this process and those it started have used so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = time.process_time()
+    for child in children():
+        try:
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
 
 
 def children() -> list[int]:

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from .peers import PEERS, Peer, Save
-from .states import STATES, children, forget_peak, resident_byte_count
+from .states import STATES, children, cpu_seconds, forget_peak, resident_byte_count
 
 #: Stands for the forward and backward pass on an accelerator, which leaves the cores alone.
 STEP_SECONDS = 0.05
@@ -33,7 +33,7 @@ def measure_durable(peer: Peer, saves: int, warm_ups: int, baseline: int) -> dic
     byte_count = sum(tensor.nbytes for tensor in peer.state.values())
     for step in range(warm_ups + saves):
         forget_peak()
-        cpu = time.process_time()
+        cpu = cpu_seconds()
         began = time.perf_counter()
         save = peer.save(step)
         returned = time.perf_counter()
@@ -50,7 +50,7 @@ def measure_durable(peer: Peer, saves: int, warm_ups: int, baseline: int) -> dic
                     "megabytes_per_second": byte_count / 1e6 / (durable - began),
                     "call_milliseconds": 1e3 * (returned - began),
                     "blocked_milliseconds": 1e3 * (staged - began),
-                    "cpu_seconds": time.process_time() - cpu,
+                    "cpu_seconds": cpu_seconds() - cpu,
                     "extra_byte_count": max(0, peak - baseline),
                 }
             )
