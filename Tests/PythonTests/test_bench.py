@@ -181,7 +181,9 @@ def test_ratios_are_of_one_round() -> None:
 
 
 def test_the_core_does_not_import_the_benchmark() -> None:
-    code = "import sys, pccheck, pccheck.numpy, pccheck.torch; print('pccheck.bench' in sys.modules)"
+    code = (
+        "import sys, pccheck, pccheck.numpy, pccheck.torch; print('pccheck.bench' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
 

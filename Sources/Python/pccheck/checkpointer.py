@@ -96,12 +96,12 @@ class BaseCheckpointer:
         10 % + 1 MiB more. ``on_busy`` says what a ``save`` does when every slot is in flight:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
-        file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk per
-        writer worker (``writer_workers``, 3) up to twice the state; the default is the state, at
+        file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
+        per writer worker (``writer_workers``, 3) up to twice the state; the default is the state, at
         most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
         device takes it. More than the machine, or the control group, has available is
-        ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, or
-        ``io_uring``, which is ``auto`` where io_uring is not to be had: ``stats()`` then says why.
+        ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``,
+        or ``io_uring``, which is ``auto`` where io_uring is not to be had: ``stats()`` then says why.
         Network file systems are refused unless ``allow_network`` is set.
 
         ``pin`` is a callable that registers the pool with a device or locks it: it is given
