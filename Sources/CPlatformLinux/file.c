@@ -120,6 +120,11 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }
 #endif
+#ifdef STATX_ATTR_DAX
+    struct statx attributes;
+    if (statx(fd, "", AT_EMPTY_PATH, 0, &attributes) == 0)
+        facts->is_dax = (attributes.stx_attributes & STATX_ATTR_DAX) != 0;
+#endif
     struct statfs sfs;
     if (fstatfs(fd, &sfs) == 0)
         facts->file_system_type = (uint64_t)sfs.f_type;

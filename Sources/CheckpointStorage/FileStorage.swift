@@ -23,7 +23,9 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public let byteCount: UInt64
     public let kind: StorageKind
     public let isBlockDevice: Bool
-    private let descriptor: Int32
+    /// The file lies in memory that the processor addresses: statx(2) with STATX_ATTR_DAX.
+    public let isDAX: Bool
+    let descriptor: Int32
 
     /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT.
     ///
@@ -39,6 +41,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
             try Self.check(facts, path: path, access: access, allowsNetwork: allowsNetwork)
             self.byteCount = facts.byte_count
             self.isBlockDevice = facts.is_block_device
+            self.isDAX = facts.is_dax
         } catch {
             pccp_close(opened.descriptor)
             throw error

@@ -63,6 +63,7 @@ extension CheckpointError {
             case .noSuchFileOrDirectory: .notFound
             case .fileExists: .exists
             case .noMemory: .outOfMemory
+            case .notSupported: .unsupported
             default: .inputOutput
             }
         self.init(

@@ -15,6 +15,8 @@ public enum BusyPolicy: Sendable, Hashable {
 public struct WriterOptions: Sendable {
     public var busyPolicy = BusyPolicy.wait(timeoutNanoseconds: nil)
     public var backend = StorageBackend.automatic
+    /// On persistent memory: flush also what the platform promises to save when the power goes.
+    public var isDeepFlushing = false
     /// Threads that copy state into the staging pool.
     public var snapshotWorkerCount = 2
     /// Threads that digest, compress and write chunks.

@@ -36,6 +36,7 @@ struct pccp_file_facts {
     uint64_t byte_count;        /* of the file, or of the block device */
     bool is_regular;
     bool is_block_device;
+    bool is_dax;                /* in persistent memory that the processor addresses */
     uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
