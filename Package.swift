@@ -103,7 +103,7 @@ let package = Package(
             "CheckpointWriterTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter", "StorageFaults",
+                "CheckpointWriter", "StorageFaults", logging,
             ]),
         tests(
             "CheckpointCheckTests",

@@ -180,16 +180,17 @@ uint64_t pccp_pmem_unsafe_shutdown_count(const struct pccp_pmem *pmem)
 
 /*
  * Faults the pages of a range in before the first store: in one call where single faults would
- * cost more than the copy, and with an errno where a fault that fails would be SIGBUS.
+ * cost more than the copy, and with an errno where a fault that fails would be SIGBUS. The file
+ * ends at `end`.
  */
-static int populate(struct pccp_pmem *pmem, uint64_t offset, uint64_t count)
+static int populate(struct pccp_pmem *pmem, uint64_t offset, uint64_t count, uint64_t end)
 {
     for (uint64_t index = offset / part; index * part < offset + count; index++) {
         /* Relaxed: a thread that misses another's mark does the same again. */
         if (atomic_load_explicit(&pmem->populated[index], memory_order_relaxed))
             continue;
         uint64_t start = index * part;
-        uint64_t left = pmem->byte_count - start;
+        uint64_t left = end - start;
         int result;
         do
             result = madvise(pmem->base + start, left < part ? left : part, MADV_POPULATE_WRITE);
@@ -215,7 +216,7 @@ int pccp_pmem_write(struct pccp_pmem *pmem, const void *source, size_t count, ui
                                                             : pmem->byte_count;
     if (offset > size || count > size - offset)
         return -ENXIO;
-    int result = populate(pmem, offset, count);
+    int result = populate(pmem, offset, count, size);
     if (result != 0)
         return result;
     pmem->copy(pmem->base + offset, source, count,
