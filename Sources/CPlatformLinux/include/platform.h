@@ -16,7 +16,8 @@ enum {
     PCC_OPEN_CREATE = 4,  /* O_CREAT | O_EXCL, mode 0666 & ~umask */
 };
 
-/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. */
+/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. A
+ * block device is opened for writing only when nobody else uses it; -EBUSY otherwise. */
 int pccp_open(const char *path, int flags);
 int pccp_close(int fd);
 
