@@ -134,7 +134,6 @@ extension Engine {
         next.writerBootID = SystemClock.bootID
         next.writerPID = SystemClock.processID
         next.storageKind = storage.kind
-        next.unsafeShutdownCount = storage.unsafeShutdownCount
         return next
     }
 
