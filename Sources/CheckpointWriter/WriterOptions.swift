@@ -15,6 +15,8 @@ public enum BusyPolicy: Sendable, Hashable {
 public struct WriterOptions: Sendable {
     public var busyPolicy = BusyPolicy.wait(timeoutNanoseconds: nil)
     public var backend = StorageBackend.automatic
+    /// On persistent memory: flush also what the platform promises to save when the power goes.
+    public var isDeepFlushing = false
     /// Threads that copy state into the staging pool and digest it. One moves more than 10 GB/s,
     /// and several wait for the same memory, so there are few: a quarter of the processors, 1 to 4.
     public var snapshotWorkerCount = max(1, min(4, SystemClock.processorCount / 4))
