@@ -60,7 +60,7 @@ public final class CheckpointWriter: Sendable {
         _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> Engine {
         let start = try WriterOpening(storage: storage, options: options).recover()
-        let pool = try makePool(start.identity.geometry, options)
+        let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
@@ -88,13 +88,15 @@ public final class CheckpointWriter: Sendable {
     }
 
     private static func makePool(
-        _ geometry: Geometry, _ options: WriterOptions
+        _ geometry: Geometry, _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> StagingMemory {
         let chunk = geometry.chunkByteCount
-        let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
+        // Nothing is staged for a medium that the processor writes.
+        let isNeeded = Engine.directMedium(storage, options) == nil
+        let wanted = isNeeded ? options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30) : 0
         let count = max(
             Int(clamping: wanted / UInt64(chunk)) + (wanted % UInt64(chunk) == 0 ? 0 : 1),
-            options.writerWorkerCount)
+            isNeeded ? options.writerWorkerCount : 1)
         let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(

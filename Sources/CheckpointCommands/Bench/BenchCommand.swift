@@ -236,7 +236,8 @@ struct BenchCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let settings = makeSettings()
         let chosen =
-            only.isEmpty ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
+            only.isEmpty
+            ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
         let header = try BenchHeader(settings)
         if !json { show(header.lines) }
         var members = [

@@ -147,7 +147,8 @@ struct CopyTarget {
             let buffer = memory.buffers(of: byteCount).first
         else {
             throw CheckpointError(
-                .outOfMemory, "there is no memory to copy \(byteCount) bytes to; choose a smaller "
+                .outOfMemory,
+                "there is no memory to copy \(byteCount) bytes to; choose a smaller "
                     + "--size")
         }
         self.buffer = buffer
