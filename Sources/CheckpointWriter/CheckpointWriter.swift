@@ -101,10 +101,19 @@ public final class CheckpointWriter: Sendable {
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(
                 .outOfMemory,
-                "there is no memory for a staging pool of \(wanted) bytes; ask for a smaller pool")
+                "there is no memory for a staging pool: it would take "
+                    + "\(overflow ? wanted : UInt64(byteCount)) bytes, but "
+                    + "\(StagingMemory.availableByteCount) are available; ask for a smaller pool, "
+                    + "of at least one chunk of \(chunk) bytes for each of "
+                    + "\(options.writerWorkerCount) writer workers")
         }
         return memory
     }
+
+    /// The staging pool: one region, fixed while the writer lives. Its bytes are the writer's own;
+    /// this is for registering the memory with a device.
+    // Safe: the engine keeps the pool for as long.
+    @unsafe public var poolMemory: UnsafeMutableRawBufferPointer { unsafe engine.pool.region }
 
     public var identity: IdentityBlock { engine.identity }
 
