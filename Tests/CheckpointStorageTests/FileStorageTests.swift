@@ -138,8 +138,8 @@ import Testing
     @Test func aPoolIsOneAlignedRegionAndNeverMoreThanThereIs() throws {
         let pool = try #require(StagingMemory(byteCount: 3 << 20))
         let region = unsafe pool.region
-        #expect(unsafe region.count == 3 << 20)
-        #expect(unsafe UInt(bitPattern: region.baseAddress) % (2 << 20) == 0)
+        #expect(region.count == 3 << 20)
+        #expect(UInt(bitPattern: region.baseAddress) % (2 << 20) == 0)
         let available = StagingMemory.availableByteCount
         #expect(available > 0)
         // Refused before it is touched: touching it would end this process.
