@@ -263,7 +263,7 @@ typedef struct pcc_checkpoint_info {
 
 typedef struct pcc_reader_options {
     uint32_t struct_size;
-    uint32_t worker_count;   /* threads of a load; default 2 */
+    uint32_t worker_count;   /* threads of a load; default 4 */
     const char *fingerprint; /* must match the file when not NULL */
 } pcc_reader_options;
 

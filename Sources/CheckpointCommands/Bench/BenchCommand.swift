@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import CheckpointWriter
 
@@ -97,7 +98,7 @@ struct BenchCommand: ToolCommand {
         var snapshotWorkers = WriterOptions().snapshotWorkerCount
 
         @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
-        var readWorkers = 2
+        var readWorkers = CheckpointReader.defaultWorkerCount
     }
 
     /// What belongs to single parts.
