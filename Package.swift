@@ -59,10 +59,14 @@ let package = Package(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CDigest", dependencies: ["CXXHash"]),
-        .target(name: "CPlatformLinux"),
+        // The archive, so that nothing that is built needs liburing where it runs.
+        .target(
+            name: "CPlatformLinux", linkerSettings: [.linkedLibrary(":liburing.a")]),
+        .target(name: "CBenchmark"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
-        module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
+        module(
+            "CheckpointStorage", ["CDigest", "CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
         module(
             "CheckpointWriter",
@@ -73,7 +77,7 @@ let package = Package(
             "CheckpointCommands",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", argumentParser,
+                "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
@@ -95,7 +99,8 @@ let package = Package(
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
-        tests("CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage"]),
+        tests(
+            "CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage", "CPlatformLinux"]),
         tests(
             "CheckpointRecoveryTests",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),

@@ -32,6 +32,10 @@ int pccp_open(const char *path, int flags)
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return -errno;
+    /* io_uring does not ignore it where a file system cannot write without blocking. */
+    int status = fcntl(fd, F_GETFL);
+    if (status >= 0)
+        (void)fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
     if (fd > 2)
         return fd;
     int safe = fcntl(fd, F_DUPFD_CLOEXEC, 3);

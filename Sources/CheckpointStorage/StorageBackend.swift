@@ -7,6 +7,9 @@ public enum StorageBackend: String, Sendable, CaseIterable {
     case direct
     /// pwrite(2) through the page cache.
     case buffered
+    /// io_uring, over O_DIRECT where the file system has it; `automatic` where there is no
+    /// io_uring, which `OpenedStorage.fallbackReason` then tells.
+    case ring = "io_uring"
     /// Stores into a mapping, through libpmem2, or an error.
     case persistentMemory = "pmem"
 
@@ -22,6 +25,7 @@ public enum StorageBackend: String, Sendable, CaseIterable {
         case .automatic: mode = .automatic
         case .direct: mode = .direct
         case .buffered: mode = .buffered
+        case .ring: return try Self.openRing(path: path, allowsNetwork: allowsNetwork)
         case .persistentMemory:
             return OpenedStorage(
                 storage: try PersistentMemoryStorage(
@@ -50,6 +54,19 @@ public enum StorageBackend: String, Sendable, CaseIterable {
             return OpenedStorage(
                 storage: file, fallbackReason: "the file is on a DAX file system, but \(error)")
         }
+    }
+
+    private static func openRing(
+        path: String, allowsNetwork: Bool
+    ) throws(StorageError) -> OpenedStorage {
+        if let reason = RingStorage.unavailableReason {
+            let other = try automatic.open(path: path, allowsNetwork: allowsNetwork)
+            return OpenedStorage(
+                storage: other.storage,
+                fallbackReason: other.fallbackReason.map { "\(reason); \($0)" } ?? reason)
+        }
+        return OpenedStorage(
+            storage: try RingStorage(path: path, allowsNetwork: allowsNetwork))
     }
 }
 

@@ -7,6 +7,8 @@ public protocol WriteQueue: AnyObject {
     var depth: Int { get }
     /// Writes that were submitted, and whose completions were not handed out yet.
     var pendingCount: Int { get }
+    /// What statistics tell of the queue, such as what memory is registered; nil for nothing.
+    var detail: String? { get }
 
     /// Begins a write of `range` of `buffer`; `pendingCount` must be below `depth`. The buffer must
     /// not change until the completion with this tag was handed out.
@@ -21,11 +23,19 @@ public struct WriteCompletion: Sendable {
     public let tag: Int
     /// nil when all of the range was written.
     public let error: StorageError?
+    /// The system does not tell how the write ends, so it may still go on: neither the buffer nor
+    /// that part of the medium may be used again by this process.
+    public let isUnresolved: Bool
 
-    public init(tag: Int, error: StorageError?) {
+    public init(tag: Int, error: StorageError?, isUnresolved: Bool = false) {
         self.tag = tag
         self.error = error
+        self.isUnresolved = isUnresolved
     }
+}
+
+extension WriteQueue {
+    public var detail: String? { nil }
 }
 
 /// The queue of a medium whose writes block: each is over when `submit` returns.

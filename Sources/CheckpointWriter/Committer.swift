@@ -230,12 +230,8 @@ extension Engine {
             + "is on the medium: reopen the file to go on from what is"
         options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
         monitor.withLock { state in
-            state.failStop = error
-            state.statistics.isFailStop = true
             for item in sealed { item.checkpoint.isCommitting = false }
-            for checkpoint in state.inFlight {
-                state.fail(checkpoint, error, isSlotDoubtful: true)
-            }
+            state.stopSaving(error)
         }
     }
 }

@@ -7,9 +7,10 @@ internal import Logging
 /// ```
 /// save ─► snapshot workers ─► staging pool ─► writer workers ─► committer
 /// ```
-/// Snapshot workers copy the caller's memory chunk by chunk; writer workers digest and write,
-/// always the oldest checkpoint first, so that N in flight are a queue that keeps the device busy
-/// and not N streams that slow each other; the committer runs the two barriers.
+/// Snapshot workers copy the caller's memory chunk by chunk and digest it on the way; writer
+/// workers compress and write, always the oldest checkpoint first, so that N in flight are a queue
+/// that keeps the device busy and not N streams that slow each other; the committer runs the two
+/// barriers.
 final class Engine: Sendable {
     let storage: any Storage
     let identity: IdentityBlock
@@ -82,16 +83,19 @@ final class Engine: Sendable {
     }
 
     private func runSnapshotWorker() {
+        let copier = DigestingCopier()
         while case .chunk(let checkpoint, let payload, let index, let buffer)? = nextCopy() {
             let began = SystemClock.monotonicTime
             let range = checkpoint.chunkRange(index)
-            payload.copy(from: range.offset, count: range.count, to: buffer)
+            let leaves = payload.copy(
+                from: range.offset, count: range.count, to: buffer, with: copier)
             // The device gets whole blocks; what lies behind the payload is zero.
             buffer.fillWithZeros(range.count..<Self.paddedByteCount(range.count))
             let elapsed = SystemClock.monotonicTime - began
             let isQuiet = monitor.withLock { state in
                 state.statistics.copyNanoseconds += elapsed
-                finishCopy(checkpoint, index: index, buffer: buffer, &state)
+                finishCopy(
+                    checkpoint, StagedChunk(index: index, buffer: buffer, leaves: leaves), &state)
                 return urgency.isUrgent && state.isCopying
             }
             // Writers that stand back need not be woken for each chunk; the last one wakes them.
@@ -121,17 +125,16 @@ final class Engine: Sendable {
     }
 
     private func finishCopy(
-        _ checkpoint: InFlightCheckpoint, index: Int, buffer: AlignedBuffer,
-        _ state: inout EngineState
+        _ checkpoint: InFlightCheckpoint, _ chunk: StagedChunk, _ state: inout EngineState
     ) {
         checkpoint.busyCount -= 1
         checkpoint.copiedCount += 1
         guard checkpoint.failure == nil else {
-            state.freeBuffers.append(buffer)
+            state.freeBuffers.append(chunk.buffer)
             state.endIfFailed(checkpoint)
             return
         }
-        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: (index, buffer)))
+        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
         if checkpoint.copiedCount == checkpoint.chunkCount {
             checkpoint.payload = nil
             checkpoint.ticket.markStaged()
@@ -162,13 +165,18 @@ final class Engine: Sendable {
     /// A medium that cannot queue writes takes them one by one.
     private func makeWriteQueue() -> any WriteQueue {
         do throws(StorageError) {
-            return try storage.makeWriteQueue(depth: options.writeQueueDepth, pool: pool)
+            let queue = try storage.makeWriteQueue(depth: options.writeQueueDepth, pool: pool)
+            if let detail = queue.detail {
+                monitor.withLock { $0.statistics.storageDetail = detail }
+            }
+            return queue
         } catch {
             options.logger.warning("writes are not queued", metadata: ["error": "\(error)"])
             monitor.withLock { $0.statistics.storageFallbackReason = "\(error)" }
             return BlockingWriteQueue(storage)
         }
     }
+
     private enum NextWrite {
         case item(WriteItem)
         case nothing
@@ -204,7 +212,8 @@ final class Engine: Sendable {
 
     private func end(_ done: ChunkWriter.Completion) {
         if let error = done.error {
-            abandon(done.item, CheckpointError(error, slot: done.item.checkpoint.slot))
+            let error = CheckpointError(error, slot: done.item.checkpoint.slot)
+            done.isUnresolved ? failStop(unresolved: done.item, error) : abandon(done.item, error)
         } else {
             monitor.withLock { finishWrite(done.item, done.result, &$0) }
         }
@@ -218,6 +227,18 @@ final class Engine: Sendable {
         monitor.withLock { state in
             release(item, &state)
             state.fail(item.checkpoint, error)
+        }
+    }
+
+    /// The write may still be going on, and would then land in whatever the slot is used for next:
+    /// no slot is used again, and the buffer never.
+    private func failStop(unresolved item: WriteItem, _ cause: CheckpointError) {
+        var error = cause
+        error.code = .failStop
+        options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
+        monitor.withLock { state in
+            item.checkpoint.busyCount -= 1
+            state.stopSaving(error)
         }
     }
 
@@ -242,7 +263,6 @@ final class Engine: Sendable {
             checkpoint.logicalDigest.setLeaves(
                 done.leaves, at: checkpoint.chunkRange(index).offset)
             state.statistics.chunkWriteCount += 1
-            state.statistics.digestNanoseconds += done.digestNanoseconds
             state.statistics.compressNanoseconds += done.compressNanoseconds
             state.statistics.writeNanoseconds += done.writeNanoseconds
         } else {

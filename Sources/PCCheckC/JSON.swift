@@ -47,8 +47,8 @@ extension WriterStatistics {
     var json: JSON {
         .object([
             ("backend", .string(storageKind.name)),
-            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
+            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("pool_byte_count", .number(poolByteCount)),
             ("in_flight_count", .count(inFlightCount)),
             ("saved_count", .number(savedCount)),
@@ -63,7 +63,6 @@ extension WriterStatistics {
             ("flush_count", .number(flushCount)),
             ("flush_nanoseconds", .number(flushNanoseconds)),
             ("write_nanoseconds", .number(writeNanoseconds)),
-            ("digest_nanoseconds", .number(digestNanoseconds)),
             ("compress_nanoseconds", .number(compressNanoseconds)),
             ("copy_nanoseconds", .number(copyNanoseconds)),
             ("staging_stall_nanoseconds", .number(stagingStallNanoseconds)),

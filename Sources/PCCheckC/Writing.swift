@@ -47,6 +47,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     case PCC_BACKEND_AUTO: options.backend = .automatic
     case PCC_BACKEND_DIRECT: options.backend = .direct
     case PCC_BACKEND_BUFFERED: options.backend = .buffered
+    case PCC_BACKEND_RING: options.backend = .ring
     case PCC_BACKEND_PMEM: options.backend = .persistentMemory
     default: throw invalid("backend is \(given.backend), expected PCC_BACKEND_*")
     }

@@ -100,7 +100,7 @@ def test_codecs(path: Path, codec: str) -> None:
     assert all(np.array_equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("backend", ["auto", "buffered"])
+@pytest.mark.parametrize("backend", ["auto", "buffered", "io_uring"])
 def test_many_in_flight(path: Path, backend: str) -> None:
     states = [{"x": pattern(step), "n": step} for step in range(8)]
     with pccheck.Checkpointer(path, in_flight=4, retain=2, backend=backend) as checkpointer:

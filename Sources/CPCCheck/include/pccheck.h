@@ -112,6 +112,8 @@ typedef struct pcc_ticket pcc_ticket;
 #define PCC_BACKEND_AUTO 0     /* PMEM on a DAX file, else O_DIRECT where there is, else buffered */
 #define PCC_BACKEND_DIRECT 1   /* O_DIRECT or an error */
 #define PCC_BACKEND_BUFFERED 2 /* page cache */
+/* io_uring; the same as PCC_BACKEND_AUTO where there is none, which the statistics then tell. */
+#define PCC_BACKEND_RING 3
 #define PCC_BACKEND_PMEM 4     /* persistent memory through libpmem2 or an error */
 
 #define PCC_CODEC_NONE 0
@@ -123,8 +125,8 @@ typedef struct pcc_writer_options {
     uint32_t on_busy;               /* PCC_ON_BUSY_* */
     uint32_t busy_timeout_ms;       /* bound of PCC_ON_BUSY_WAIT; default none */
     uint32_t backend;               /* PCC_BACKEND_* */
-    uint32_t snapshot_worker_count; /* threads that copy state to the pool; default 2 */
-    uint32_t writer_worker_count;   /* threads that digest and write chunks; default 3 */
+    uint32_t snapshot_worker_count; /* threads that copy and digest state; default 1..4 */
+    uint32_t writer_worker_count;   /* threads that compress and write; default 3 */
     uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB) */
     uint32_t codec;                 /* PCC_CODEC_*; default none */
     int32_t zstd_level;             /* default 1 */

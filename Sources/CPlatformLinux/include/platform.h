@@ -1,6 +1,6 @@
 /*
  * Linux calls that Swift cannot make itself (variadic, or behind headers whose types clash), each
- * with one convention: 0 or a count on success, a negated errno on failure.
+ * with one convention: 0 or a count on success, a negated errno on failure. See also ring.h.
  */
 #ifndef PCC_PLATFORM_H
 #define PCC_PLATFORM_H
@@ -65,6 +65,8 @@ uint64_t pccp_wall_time(void);
 uint64_t pccp_monotonic_time(void);
 /* User and system CPU time of this process in nanoseconds. */
 uint64_t pccp_cpu_time(void);
+/* Processors that this process may run on. */
+uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);

@@ -234,6 +234,9 @@ class Engine:
         )
         _native.check(status, error)
         _engines.add(self)
+        reason = self.stats()["backend_fallback_reason"]
+        if reason is not None:
+            log.warning("%s: took a slower back end: %s", os.fsdecode(path), reason)
 
     def save(
         self,

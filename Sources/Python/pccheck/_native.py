@@ -26,7 +26,7 @@ SUPERSEDED = 23
 SKIPPED = 24
 
 ON_BUSY = {"wait": 0, "skip": 1, "fail": 2}
-BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "pmem": 4}
+BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3, "pmem": 4}
 CODEC = {"none": 0, "zstd": 1, "planes-zstd": 2}
 PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
 

@@ -95,11 +95,11 @@ class BaseCheckpointer:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
-        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, or ``pmem`` (persistent memory
-        through libpmem2 or an error; ``auto`` takes it for a file on a DAX file system).
-        ``deep_flush`` makes persistent memory durable even on a platform that fails to save its
-        buffers when the power goes. Network file systems are refused unless ``allow_network`` is
-        set.
+        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, ``io_uring`` (``auto`` where it
+        is not to be had: ``stats()`` then says why), or ``pmem`` (persistent memory through
+        libpmem2 or an error; ``auto`` takes it for a file on a DAX file system). ``deep_flush``
+        makes persistent memory durable even on a platform that fails to save its buffers when the
+        power goes. Network file systems are refused unless ``allow_network`` is set.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)

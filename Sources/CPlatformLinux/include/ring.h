@@ -1,0 +1,57 @@
+/*
+ * Writes through io_uring(7), for one thread per ring. liburing.h stays behind this header: its
+ * types clash with those of Swift's system module.
+ *
+ * Every function belongs to the thread that created the ring, as the kernel may insist on that
+ * (IORING_SETUP_SINGLE_ISSUER).
+ */
+#ifndef PCC_RING_H
+#define PCC_RING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct pccp_ring;
+
+/* 0 when this process can have rings that write; else a negated errno: ENOSYS without io_uring,
+ * EPERM when it is refused, EOPNOTSUPP when the kernel is too old to write through it. */
+int pccp_ring_probe(void);
+/* kernel.io_uring_disabled: 0 for all may, 1 for a group, 2 for nobody; -1 when not known. */
+int pccp_ring_disabled_setting(void);
+
+/* A ring for at most `depth` writes to `fd` at once. `pool` may be NULL; otherwise it is
+ * registered, so that the kernel need not look up its pages for each write, and must stay mapped
+ * until the ring is destroyed. */
+int pccp_ring_create(int fd, unsigned depth, const void *pool, size_t pool_byte_count,
+                     struct pccp_ring **ring);
+/* 0 when the pool is registered, a negated errno when that was refused, 1 without a pool. */
+int pccp_ring_pool_state(const struct pccp_ring *ring);
+
+/* Prepares a write; `tag` is below the depth and has no write under way. It reaches the kernel
+ * when enough bytes have gathered, at the latest in pccp_ring_wait. Never fails: whatever is
+ * wrong is told there. */
+void pccp_ring_submit(struct pccp_ring *ring, unsigned tag, const void *bytes, size_t count,
+                      uint64_t offset);
+/* Waits until one write has ended, short and interrupted ones continued; there must be one under
+ * way. Stores its tag, and 0 or a negated errno. Returns a negated errno itself when the kernel
+ * does not serve this ring any more: whether its writes are carried out is then unknown. */
+int pccp_ring_wait(struct pccp_ring *ring, unsigned *tag, int *result);
+
+/* Waits for what the kernel has, drops what it was not given yet, and frees the ring. False when
+ * the kernel would not tell: the ring is then not freed, and the memory of its writes, the pool
+ * included, must never be given back. */
+bool pccp_ring_destroy(struct pccp_ring *ring);
+
+/* How far a write has come. */
+struct pccp_write_progress {
+    size_t count;         /* bytes in all */
+    size_t done;          /* written, a multiple of 4096 until everything is */
+    unsigned stall_count; /* answers in a row that brought it no further */
+};
+enum { PCC_WRITE_DONE = 0, PCC_WRITE_REST = 1 };
+/* The answer to one write of [done, count): what is left is to be written (PCC_WRITE_REST), all
+ * is done, or a negated errno. No I/O. */
+int pccp_write_progress(struct pccp_write_progress *progress, int32_t answer);
+
+#endif
