@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import pattern
+from conftest import ROOT, pattern
 
 import pccheck
 
@@ -100,6 +100,23 @@ def test_save_is_durable_and_says_how(
     assert name in told["backend_detail"]
     assert ("deep flushes" in told["backend_detail"]) == (deep == "deep")
     assert (pccheck.load(path)["x"] == pattern(1)).all()
+
+
+def test_the_tools_say_how_it_was_written(path: Path, run_child: Start) -> None:
+    inspect = ROOT / "build" / "bin" / "pcinspect"
+    if not inspect.exists():
+        pytest.skip(f"{inspect} is not built; run make tools")
+    output(run_child(PRELUDE + SAVE, path, "CACHE_LINE", "plain"))
+    text = subprocess.run([inspect, "super", path], capture_output=True, text=True, check=True)
+    assert "persistent_memory storage" in text.stdout
+    assert "unsafe shutdowns" in text.stdout
+    found = subprocess.run([inspect, "super", "--json", path], capture_output=True, check=True)
+    newest = max(
+        (copy["superblock"] for copy in json.loads(found.stdout)["superblocks"]),
+        key=lambda superblock: superblock["generation"],
+    )
+    assert newest["storage_kind"] == "persistent_memory"
+    assert newest["unsafe_shutdown_count"] == 0, "tmpfs does not count"
 
 
 @pytest.mark.parametrize("granularity", ["unforced", "PAGE"])
