@@ -62,9 +62,11 @@ let package = Package(
         // The archive, so that nothing that is built needs liburing where it runs.
         .target(
             name: "CPlatformLinux", linkerSettings: [.linkedLibrary(":liburing.a")]),
+        .target(name: "CBenchmark"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
-        module("CheckpointStorage", ["CPlatformLinux", systemPackage, "CheckpointFormat"]),
+        module(
+            "CheckpointStorage", ["CDigest", "CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
         module(
             "CheckpointWriter",
@@ -75,7 +77,7 @@ let package = Package(
             "CheckpointCommands",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", argumentParser,
+                "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
@@ -106,7 +108,7 @@ let package = Package(
             "CheckpointWriterTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter", "StorageFaults",
+                "CheckpointWriter", "StorageFaults", logging,
             ]),
         tests(
             "CheckpointCheckTests",

@@ -1,4 +1,8 @@
-#include "digest.h"
+#include "portable.h"
+#include "stream.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 /*
  * A distribution builds libxxhash for the oldest processor it supports: SSE2 on x86-64, half the
@@ -17,11 +21,23 @@ static struct pccp_digest wide(const void *bytes, size_t count)
     XXH128_hash_t hash = XXH3_128bits(bytes, count);
     return (struct pccp_digest){hash.low64, hash.high64};
 }
+
+static void wide_update(void *state, const void *bytes, size_t count)
+{
+    XXH3_128bits_update(state, bytes, count);
+}
+
+static struct pccp_digest wide_digest(void *state)
+{
+    XXH128_hash_t hash = XXH3_128bits_digest(state);
+    XXH3_128bits_reset(state);
+    return (struct pccp_digest){hash.low64, hash.high64};
+}
+
+static void wide_reset(void *state) { XXH3_128bits_reset(state); }
+_Static_assert(sizeof(XXH3_state_t) <= PCCP_STATE_SIZE, "a state fits");
 #pragma clang attribute pop
 #endif
-
-/* The shared library's version, for every other processor. */
-struct pccp_digest pccp_xxh3_128_portable(const void *bytes, size_t count);
 
 struct pccp_digest pccp_xxh3_128(const void *bytes, size_t count)
 {
@@ -30,4 +46,52 @@ struct pccp_digest pccp_xxh3_128(const void *bytes, size_t count)
         return wide(bytes, count);
 #endif
     return pccp_xxh3_128_portable(bytes, count);
+}
+
+/* A page: small enough for the first-level cache, large enough that the calls do not count. */
+enum { piece_size = 4096 };
+
+struct pccp_copier {
+    _Alignas(64) unsigned char state[PCCP_STATE_SIZE];
+    _Alignas(64) unsigned char piece[piece_size];
+    void (*update)(void *state, const void *bytes, size_t count);
+    struct pccp_digest (*digest)(void *state);
+};
+
+struct pccp_copier *pccp_copier_create(void)
+{
+    struct pccp_copier *copier = aligned_alloc(64, sizeof *copier);
+    if (!copier)
+        return NULL;
+    memset(copier, 0, sizeof *copier);
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        copier->update = wide_update;
+        copier->digest = wide_digest;
+        wide_reset(copier->state);
+        return copier;
+    }
+#endif
+    copier->update = pccp_state_update_portable;
+    copier->digest = pccp_state_digest_portable;
+    pccp_state_reset_portable(copier->state);
+    return copier;
+}
+
+void pccp_copier_destroy(struct pccp_copier *copier) { free(copier); }
+
+void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count)
+{
+    for (size_t at = 0; at < count; at += piece_size) {
+        size_t part = count - at < piece_size ? count - at : piece_size;
+        memcpy(copier->piece, (const char *)from + at, part);
+        pccp_stream_unfenced((char *)to + at, copier->piece, part);
+        copier->update(copier->state, copier->piece, part);
+    }
+    pccp_stream_fence();
+}
+
+struct pccp_digest pccp_copier_digest(struct pccp_copier *copier)
+{
+    return copier->digest(copier->state);
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,6 +70,16 @@ int pccp_terminal_columns(int fd)
 uint64_t pccp_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
 uint64_t pccp_monotonic_time(void) { return clock_nanoseconds(CLOCK_MONOTONIC); }
 uint64_t pccp_cpu_time(void) { return clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID); }
+
+uint32_t pccp_processor_count(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return (uint32_t)CPU_COUNT(&set);
+    /* More processors than a cpu_set_t holds. */
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (uint32_t)count : 1;
+}
 
 uint64_t pccp_resident_byte_count(void)
 {

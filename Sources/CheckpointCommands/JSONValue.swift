@@ -19,12 +19,16 @@ indirect enum JSONValue: Equatable, Sendable {
 
     /// A tool's document: who made it, and what it says.
     static func document(tool: String, _ members: KeyValuePairs<String, JSONValue>) -> JSONValue {
+        document(tool: tool, members.map { Member(key: $0, value: $1) })
+    }
+
+    static func document(tool: String, _ members: [Member]) -> JSONValue {
         object(
             [
                 Member(key: "schema_version", value: .integer(schemaVersion)),
                 Member(key: "tool", value: .string(tool)),
                 Member(key: "tool_version", value: .string(Tool.version)),
-            ] + members.map { Member(key: $0, value: $1) })
+            ] + members)
     }
 
     static func dictionary(_ members: KeyValuePairs<String, JSONValue>) -> JSONValue {

@@ -133,7 +133,7 @@ public final class SelectedCheckpoint: Sendable {
         // Safe: the range lies in both, and the destination is this read's alone.
         unsafe UnsafeMutableRawBufferPointer(
             rebasing: destination.buffer[target..<target + count]
-        ).copyMemory(
+        ).stream(
             from: UnsafeRawBufferPointer(
                 start: chunk.buffer.baseAddress + source, count: count))
     }

@@ -1,3 +1,4 @@
+internal import CDigest
 internal import CPlatformLinux
 internal import CheckpointFormat
 
@@ -111,5 +112,16 @@ internal import CheckpointFormat
         stride(from: 0, through: byteCount - bufferByteCount, by: bufferByteCount).map {
             AlignedBuffer(pool: self, offset: $0, byteCount: bufferByteCount)
         }
+    }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    /// Copies all of `source` to the start of this memory, past the caches: for bytes that nobody
+    /// reads again soon. Both live through the call and do not overlap.
+    @unsafe public func stream(from source: UnsafeRawBufferPointer) {
+        precondition(source.count <= count, "the source fits")
+        guard let to = baseAddress, let from = source.baseAddress else { return }
+        // Safe: the counts were compared.
+        unsafe pccp_copy_streaming(to, from, source.count)
     }
 }

@@ -23,13 +23,17 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public let byteCount: UInt64
     public let kind: StorageKind
     public let isBlockDevice: Bool
+    /// The file lies in memory that the processor addresses: statx(2) with STATX_ATTR_DAX.
+    public let isDAX: Bool
     /// Open as long as the object lives.
     let descriptor: Int32
 
-    /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT.
+    /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT; a block device to be written with O_EXCL,
+    /// so that nothing that is mounted is overwritten.
     ///
     /// - Throws: `StorageError` with errno; EISDIR, EINVAL for what is neither a regular file nor
-    ///   a block device; EOPNOTSUPP on a network file system opened for writing, unless
+    ///   a block device; EBUSY for a device in use; EOPNOTSUPP on a network file system opened for
+    ///   writing, unless
     ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises.
     public init(
         path: String, access: Access, mode: Mode = .automatic, allowsNetwork: Bool = false
@@ -40,6 +44,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
             try Self.check(facts, path: path, access: access, allowsNetwork: allowsNetwork)
             self.byteCount = facts.byte_count
             self.isBlockDevice = facts.is_block_device
+            self.isDAX = facts.is_dax
         } catch {
             pccp_close(opened.descriptor)
             throw error

@@ -11,6 +11,14 @@ public protocol Storage: AnyObject, Sendable {
     var kind: StorageKind { get }
     /// What error messages call the medium: a path.
     var path: String { get }
+    /// What statistics say of the medium beyond its kind; nil when there is nothing to say.
+    var detail: String? { get }
+    /// How often the device lost power without saving what it had acknowledged; 0 where nobody
+    /// counts.
+    var unsafeShutdownCount: UInt64 { get }
+    /// A write is a copy by the processor, durable when it returns, and nothing is won by staging
+    /// it: what is copied may come straight from the caller's memory.
+    var isByteAddressable: Bool { get }
 
     /// pread(2): fills `range` of `buffer` from `offset`, or throws.
     func read(
@@ -21,6 +29,10 @@ public protocol Storage: AnyObject, Sendable {
     func write(
         _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError)
+
+    /// The same from memory of the caller, which lives through the call and may not change during
+    /// it. Where the medium is byte-addressable, offset and count may be any.
+    @unsafe func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(StorageError)
 
     /// A queue for one thread's writes, of at most `depth` at once; `pool` is the memory that most
     /// of the buffers will come from.
@@ -60,6 +72,20 @@ public enum LockByte: Hashable, Sendable {
 }
 
 extension Storage {
+    public var detail: String? { nil }
+    public var unsafeShutdownCount: UInt64 { 0 }
+    public var isByteAddressable: Bool { false }
+
+    /// For a medium that takes aligned buffers only.
+    @unsafe public func write(
+        _ bytes: UnsafeRawBufferPointer, at offset: UInt64
+    ) throws(StorageError) {
+        let buffer = AlignedBuffer(byteCount: bytes.count)
+        // Safe: the caller's memory lives through the call, and the buffer is as large.
+        unsafe buffer.copy(bytes, to: 0)
+        try write(buffer, 0..<bytes.count, at: offset)
+    }
+
     /// For a medium whose writes block.
     public func makeWriteQueue(
         depth: Int, pool: StagingMemory?

@@ -13,6 +13,8 @@ public enum SystemClock {
     public static var monotonicTime: UInt64 { pccp_monotonic_time() }
     /// User and system CPU time of this process in nanoseconds.
     public static var processCPUTime: UInt64 { pccp_cpu_time() }
+    /// Processors that this process may run on.
+    public static var processorCount: Int { Int(pccp_processor_count()) }
     public static var residentByteCount: UInt64 { pccp_resident_byte_count() }
     public static var peakResidentByteCount: UInt64 { pccp_peak_resident_byte_count() }
 

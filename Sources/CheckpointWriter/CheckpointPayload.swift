@@ -83,17 +83,46 @@ internal import CheckpointStorage
         }
     }
 
-    /// Copies the stream's bytes from `offset` to the start of `buffer`.
-    func copy(from offset: UInt64, count: Int, to buffer: AlignedBuffer) {
+    /// Copies the stream's bytes from `offset`, a multiple of 65536, to the start of `buffer`, and
+    /// digests them on the way.
+    ///
+    /// - Returns: the digests of the leaves, as `TreeDigest` wants them.
+    func copy(
+        from offset: UInt64, count: Int, to buffer: AlignedBuffer, with copier: DigestingCopier
+    ) -> [Digest] {
         precondition(count <= buffer.byteCount, "a chunk fits its staging buffer")
+        let leaf = Limits.leafByteCount
+        var leaves: [Digest] = []
+        leaves.reserveCapacity((count + leaf - 1) / leaf)
+        var done = 0
+        // Safe: each part is memory of this payload, valid during the call.
+        unsafe forEachPart(from: offset, count: count) { part in
+            var taken = 0
+            while taken < part.count {
+                let step = min(part.count - taken, leaf - done % leaf)
+                // Safe: `done + step` is at most `count`, which fits the buffer.
+                unsafe copier.copy(
+                    UnsafeRawBufferPointer(rebasing: part[taken..<taken + step]),
+                    to: buffer.baseAddress + done)
+                taken += step
+                done += step
+                if done % leaf == 0 || done == count { leaves.append(copier.takeDigest()) }
+            }
+        }
+        return leaves
+    }
+
+    /// Calls `body` with the pieces of memory that make up `count` bytes of the stream.
+    private func forEachPart(
+        from offset: UInt64, count: Int, _ body: (UnsafeRawBufferPointer) -> Void
+    ) {
         var done = 0
         if offset < UInt64(head.count) {
             let start = Int(offset)
             done = min(count, head.count - start)
-            // Safe: the buffer outlives the closure.
+            // Safe: the array outlives the closure.
             unsafe head.withUnsafeBytes { source in
-                let part = unsafe UnsafeRawBufferPointer(rebasing: source[start..<start + done])
-                unsafe buffer.copy(part, to: 0)
+                unsafe body(UnsafeRawBufferPointer(rebasing: source[start..<start + done]))
             }
         }
         guard done < count else { return }
@@ -103,8 +132,7 @@ internal import CheckpointStorage
             let memory = unsafe regions[index].memory
             let step = min(count - done, memory.count - within)
             // Safe: `within + step` lies in the region.
-            let part = unsafe UnsafeRawBufferPointer(rebasing: memory[within..<within + step])
-            unsafe buffer.copy(part, to: done)
+            unsafe body(UnsafeRawBufferPointer(rebasing: memory[within..<within + step]))
             done += step
             index += 1
         }

@@ -25,7 +25,9 @@ public final class CheckpointWriter: Sendable {
         throws(CheckpointError)
     {
         let opened = try withCheckpointErrors { () throws(StorageError) in
-            try options.backend.open(path: path, allowsNetwork: options.allowsNetwork)
+            try options.backend.open(
+                path: path, allowsNetwork: options.allowsNetwork,
+                isDeepFlushing: options.isDeepFlushing)
         }
         if let reason = opened.fallbackReason {
             options.logger.warning(
@@ -66,6 +68,7 @@ public final class CheckpointWriter: Sendable {
             nextSequence: start.nextSequence,
             freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
         state.statistics.storageKind = storage.kind
+        state.statistics.storageDetail = storage.detail
         state.statistics.poolByteCount = UInt64(pool.byteCount)
         state.statistics.newestDurableStep = start.superblock.anchor?.step
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none

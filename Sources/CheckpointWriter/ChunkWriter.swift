@@ -1,14 +1,14 @@
 internal import CheckpointFormat
 internal import CheckpointStorage
 
-/// What one writer worker does to a chunk: digest, compress when asked to, write.
+/// What one writer worker does to a staged chunk: compress when asked to, write.
 ///
-/// The digest is of the very buffer that is written, which nobody changes in between.
+/// A chunk that is stored as it is has the digest that was taken as it came into the buffer, which
+/// nobody changes in between; a compressed one is digested in the buffer that it is written from.
 final class ChunkWriter {
     struct Result {
         var entry: ChunkEntry
         let leaves: [Digest]
-        var digestNanoseconds: UInt64
         var compressNanoseconds: UInt64
         var writeNanoseconds: UInt64
     }
@@ -52,23 +52,20 @@ final class ChunkWriter {
     var isIdle: Bool { queue.pendingCount == 0 }
     var hasRoom: Bool { queue.pendingCount < queue.depth }
 
-    /// Digests and compresses the item's chunk, and begins to write it.
+    /// Compresses the item's chunk when asked to, and begins to write it.
     func begin(_ item: WriteItem, dataOffset: UInt64) {
-        guard let (index, buffer) = item.chunk,
+        guard let chunk = item.chunk,
             let tag = pending.firstIndex(where: { $0 == nil })
         else { preconditionFailure("there is a chunk, and room for it") }
         let checkpoint = item.checkpoint
-        let count = checkpoint.chunkRange(index).count
-        let storedOffset = UInt64(index) * UInt64(checkpoint.chunkByteCount)
-        let began = SystemClock.monotonicTime
+        let count = checkpoint.chunkRange(chunk.index).count
+        let storedOffset = UInt64(chunk.index) * UInt64(checkpoint.chunkByteCount)
         var entry = ChunkEntry(
             storedOffset: storedOffset, storedByteCount: count, rawByteCount: count, codec: .none,
             planeWidth: 1, digest: .zero)
         var compressNanoseconds: UInt64 = 0
-        var source = buffer
-        // One pass serves both digests of a chunk that is stored as it is.
-        let leaves = buffer.withBytes(0..<count) { TreeDigest.leaves(of: $0) }
-        if let compressed = compress(item, buffer, count: count, tag: tag) {
+        var source = chunk.buffer
+        if let compressed = compress(item, chunk.buffer, count: count, tag: tag) {
             source = outputs[tag]
             entry.storedByteCount = compressed.byteCount
             entry.codec = compressed.codec
@@ -76,16 +73,14 @@ final class ChunkWriter {
             entry.digest = source.withBytes(0..<compressed.byteCount) { TreeDigest.of($0) }
             compressNanoseconds = compressed.nanoseconds
         } else {
-            entry.digest = TreeDigest.combine(leaves, byteCount: UInt64(count))
+            entry.digest = TreeDigest.combine(chunk.leaves, byteCount: UInt64(count))
         }
-        let hashed = SystemClock.monotonicTime
         pending[tag] = Pending(
             item: item,
             result: Result(
-                entry: entry, leaves: leaves,
-                digestNanoseconds: hashed - began - compressNanoseconds,
-                compressNanoseconds: compressNanoseconds, writeNanoseconds: 0),
-            beganTime: hashed)
+                entry: entry, leaves: chunk.leaves, compressNanoseconds: compressNanoseconds,
+                writeNanoseconds: 0),
+            beganTime: SystemClock.monotonicTime)
         queue.submit(
             source, 0..<Engine.paddedByteCount(entry.storedByteCount),
             at: dataOffset + storedOffset, tag: tag)

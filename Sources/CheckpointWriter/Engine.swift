@@ -7,9 +7,10 @@ internal import Logging
 /// ```
 /// save ─► snapshot workers ─► staging pool ─► writer workers ─► committer
 /// ```
-/// Snapshot workers copy the caller's memory chunk by chunk; writer workers digest and write,
-/// always the oldest checkpoint first, so that N in flight are a queue that keeps the device busy
-/// and not N streams that slow each other; the committer runs the two barriers.
+/// Snapshot workers copy the caller's memory chunk by chunk and digest it on the way; writer
+/// workers compress and write, always the oldest checkpoint first, so that N in flight are a queue
+/// that keeps the device busy and not N streams that slow each other; the committer runs the two
+/// barriers.
 final class Engine: Sendable {
     let storage: any Storage
     let identity: IdentityBlock
@@ -82,16 +83,19 @@ final class Engine: Sendable {
     }
 
     private func runSnapshotWorker() {
+        let copier = DigestingCopier()
         while case .chunk(let checkpoint, let payload, let index, let buffer)? = nextCopy() {
             let began = SystemClock.monotonicTime
             let range = checkpoint.chunkRange(index)
-            payload.copy(from: range.offset, count: range.count, to: buffer)
+            let leaves = payload.copy(
+                from: range.offset, count: range.count, to: buffer, with: copier)
             // The device gets whole blocks; what lies behind the payload is zero.
             buffer.fillWithZeros(range.count..<Self.paddedByteCount(range.count))
             let elapsed = SystemClock.monotonicTime - began
             let isQuiet = monitor.withLock { state in
                 state.statistics.copyNanoseconds += elapsed
-                finishCopy(checkpoint, index: index, buffer: buffer, &state)
+                finishCopy(
+                    checkpoint, StagedChunk(index: index, buffer: buffer, leaves: leaves), &state)
                 return urgency.isUrgent && state.isCopying
             }
             // Writers that stand back need not be woken for each chunk; the last one wakes them.
@@ -121,17 +125,16 @@ final class Engine: Sendable {
     }
 
     private func finishCopy(
-        _ checkpoint: InFlightCheckpoint, index: Int, buffer: AlignedBuffer,
-        _ state: inout EngineState
+        _ checkpoint: InFlightCheckpoint, _ chunk: StagedChunk, _ state: inout EngineState
     ) {
         checkpoint.busyCount -= 1
         checkpoint.copiedCount += 1
         guard checkpoint.failure == nil else {
-            state.freeBuffers.append(buffer)
+            state.freeBuffers.append(chunk.buffer)
             state.endIfFailed(checkpoint)
             return
         }
-        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: (index, buffer)))
+        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
         if checkpoint.copiedCount == checkpoint.chunkCount {
             checkpoint.payload = nil
             checkpoint.ticket.markStaged()
@@ -260,7 +263,6 @@ final class Engine: Sendable {
             checkpoint.logicalDigest.setLeaves(
                 done.leaves, at: checkpoint.chunkRange(index).offset)
             state.statistics.chunkWriteCount += 1
-            state.statistics.digestNanoseconds += done.digestNanoseconds
             state.statistics.compressNanoseconds += done.compressNanoseconds
             state.statistics.writeNanoseconds += done.writeNanoseconds
         } else {

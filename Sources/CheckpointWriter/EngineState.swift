@@ -1,11 +1,19 @@
 internal import CheckpointFormat
 internal import CheckpointStorage
 
+/// A chunk that was copied out of the caller's memory.
+struct StagedChunk {
+    let index: Int
+    let buffer: AlignedBuffer
+    /// The digests of its leaves, taken while it was copied.
+    let leaves: [Digest]
+}
+
 /// One piece of work for a writer worker.
 struct WriteItem {
     let checkpoint: InFlightCheckpoint
-    /// The chunk and the buffer that holds it; nil for the "writing" header.
-    let chunk: (index: Int, buffer: AlignedBuffer)?
+    /// nil for the "writing" header.
+    let chunk: StagedChunk?
 
     /// Oldest checkpoint first, its header before its chunks, chunks in order.
     static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool {

@@ -16,6 +16,8 @@ public struct WriterStatistics: Sendable, Hashable {
 
     /// How the medium is reached.
     public var storageKind = StorageKind.unknown
+    /// What there is to say of the medium beyond its kind; nil when there is nothing.
+    public var storageDetail: String?
     /// Why the medium is not reached as asked; nil when it is.
     public var storageFallbackReason: String?
     /// What else the back end tells, such as whether the pool is registered with the kernel.
@@ -37,9 +39,8 @@ public struct WriterStatistics: Sendable, Hashable {
     public var flushNanoseconds: UInt64 = 0
     /// Summed over the writer workers.
     public var writeNanoseconds: UInt64 = 0
-    public var digestNanoseconds: UInt64 = 0
     public var compressNanoseconds: UInt64 = 0
-    /// Summed over the snapshot workers.
+    /// Copying and digesting, summed over the snapshot workers.
     public var copyNanoseconds: UInt64 = 0
     /// Time during which state was waiting to be copied and the pool was empty.
     public var stagingStallNanoseconds: UInt64 = 0

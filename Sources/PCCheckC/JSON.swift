@@ -47,6 +47,7 @@ extension WriterStatistics {
     var json: JSON {
         .object([
             ("backend", .string(storageKind.name)),
+            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
             ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("pool_byte_count", .number(poolByteCount)),
@@ -63,7 +64,6 @@ extension WriterStatistics {
             ("flush_count", .number(flushCount)),
             ("flush_nanoseconds", .number(flushNanoseconds)),
             ("write_nanoseconds", .number(writeNanoseconds)),
-            ("digest_nanoseconds", .number(digestNanoseconds)),
             ("compress_nanoseconds", .number(compressNanoseconds)),
             ("copy_nanoseconds", .number(copyNanoseconds)),
             ("staging_stall_nanoseconds", .number(stagingStallNanoseconds)),

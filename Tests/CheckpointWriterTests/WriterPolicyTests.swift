@@ -97,6 +97,7 @@ import Testing
                 } catch {
                     codes.withLock { $0.append(error.code) }
                 }
+                codes.wakeAll()
             }
         }
         gate.open()

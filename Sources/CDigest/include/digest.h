@@ -1,4 +1,7 @@
-/* XXH3-128 (libxxhash), in the widest vectors that this processor has. */
+/*
+ * What touches every byte of a payload, in the widest vectors that this processor has: XXH3-128
+ * (libxxhash), copies past the caches, and both at once.
+ */
 #ifndef PCC_DIGEST_H
 #define PCC_DIGEST_H
 
@@ -12,5 +15,21 @@ struct pccp_digest {
 
 /* XXH3-128 of `count` bytes, seed 0, default secret. */
 struct pccp_digest pccp_xxh3_128(const void *bytes, size_t count);
+
+/* memcpy(3) for bytes that are not read again soon: past the caches. */
+void pccp_copy_streaming(void *to, const void *from, size_t count);
+
+/*
+ * Copies and digests in one pass. The bytes go through a small buffer that stays in the first-level
+ * cache: they are read from memory once, and what is digested is what is written, even if somebody
+ * changes the source meanwhile. One thread at a time.
+ */
+struct pccp_copier;
+struct pccp_copier *pccp_copier_create(void); /* NULL: out of memory */
+void pccp_copier_destroy(struct pccp_copier *copier);
+/* Copies past the caches, and digests. */
+void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count);
+/* The digest of all that was copied since the last call, or since the creation. */
+struct pccp_digest pccp_copier_digest(struct pccp_copier *copier);
 
 #endif

@@ -16,7 +16,8 @@ enum {
     PCC_OPEN_CREATE = 4,  /* O_CREAT | O_EXCL, mode 0666 & ~umask */
 };
 
-/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. */
+/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. A
+ * block device is opened for writing only when nobody else uses it; -EBUSY otherwise. */
 int pccp_open(const char *path, int flags);
 int pccp_close(int fd);
 
@@ -36,6 +37,7 @@ struct pccp_file_facts {
     uint64_t byte_count;        /* of the file, or of the block device */
     bool is_regular;
     bool is_block_device;
+    bool is_dax;                /* in persistent memory that the processor addresses */
     uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
@@ -63,6 +65,8 @@ uint64_t pccp_wall_time(void);
 uint64_t pccp_monotonic_time(void);
 /* User and system CPU time of this process in nanoseconds. */
 uint64_t pccp_cpu_time(void);
+/* Processors that this process may run on. */
+uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);

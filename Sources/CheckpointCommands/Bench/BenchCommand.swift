@@ -7,86 +7,279 @@ internal import CheckpointWriter
 struct BenchCommand: ToolCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measure this machine: throughput, staging, a training loop, recovery.",
+        abstract: "Measure this machine: throughput, loads, staging, a training loop.",
         discussion: """
-            Every ratio compares two figures of the same run. fio is used as the limit when it \
-            is installed; a plain O_DIRECT writer always. Files are made in --directory, on the \
-            file system to be measured, and removed again. Needs about four times --size on disk \
-            and three times --size in memory.
+            Every ratio compares two figures that were taken in turn in one run. fio is used as \
+            the limit when it is installed; a plain O_DIRECT writer always. Files are made in \
+            --directory, on the file system to be measured, and removed again. Without --only, \
+            the parts durable, load, loop and open run, in a few minutes; a part that needs more \
+            disk space or memory than there is says so before it begins.
+
+            durable, load: against fio. loop: a training loop, with a processor that rests or \
+            works. open: recovery from metadata. sweep: one parameter at a time. codec: ratio \
+            and speed on real weights, on the device and on slowed-down writes, which stand for \
+            a cloud disk (a wrapper in this program; it uses blocking writes whatever the back \
+            end). steady: what grows over many checkpoints. pmem: persistent memory, or a tmpfs \
+            that is taken for it.
 
             Exit status: 0 done, 8 it failed, 16 usage, 32 cancelled.
             """)
 
-    enum Part: String, CaseIterable, ExpressibleByArgument { case durable, loop, open }
+    enum Part: String, CaseIterable, ExpressibleByArgument {
+        case durable, load, loop, open, sweep, codec, steady, pmem
 
-    @Option(help: "Where the files go.")
+        static let standard: [Part] = [.durable, .load, .loop, .open]
+    }
+
+    @Option(help: ArgumentHelp("Where the files go.", valueName: "path"), completion: .directory)
     var directory = "."
 
-    @Option(help: "Bytes of one checkpoint.")
-    var size: ByteSize = "1GiB"
-
-    @Option(help: "Rounds; medians are reported.")
-    var rounds = 5
-
-    @Option(help: "What to measure; repeatable. Everything when left out.")
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp("What to measure (default: durable load loop open)."))
     var only: [Part] = []
 
-    @Option(help: "Bytes of state in the training loop.")
-    var loopSize: ByteSize = "256MiB"
+    @Flag(help: "Measure every part, every fio setting and every case of the loop.")
+    var full = false
 
-    @Option(help: "Save every this many steps of the training loop.")
-    var interval = 5
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "Bytes of one checkpoint (default: 1GiB 256MiB 64MiB 4MiB).", valueName: "sizes"))
+    var size: [ByteSize] = []
 
-    @Option(help: "Threads that copy state.")
-    var snapshotWorkers = 2
+    @Option(
+        help: ArgumentHelp(
+            "Rounds; medians are reported (default: 5, sweep 3).", valueName: "n"))
+    var rounds: Int?
 
-    @Option(help: "Threads that digest and write chunks.")
-    var writerWorkers = 3
+    @OptionGroup(title: "Engine")
+    var engine: EngineOptions
 
-    @Flag(help: "Print JSON.")
+    @OptionGroup(title: "Parts")
+    var parts: PartOptions
+
+    @Flag(help: "Print JSON; pccheck(1) has its schema.")
     var json = false
 
+    /// How the engine is set up.
+    struct EngineOptions: ParsableArguments {
+        @Option(help: "How the files are written.")
+        var backend = BackendArgument(.automatic)
+
+        @Option(help: "How chunks are compressed.")
+        var codec = CodecArgument(.none)
+
+        @Option(help: ArgumentHelp("Unit of I/O and checksums.", valueName: "size"))
+        var chunk: ByteSize = "4MiB"
+
+        @Option(
+            parsing: .upToNextOption,
+            help: ArgumentHelp(
+                "Checkpoints in flight (default: 1; loop 1 2).", valueName: "n"))
+        var inFlight: [Int] = []
+
+        @Option(
+            help: ArgumentHelp(
+                "Bytes of the staging pool (default: one slot up to 2 GiB).", valueName: "size"))
+        var pool: ByteSize?
+
+        @Option(help: ArgumentHelp("Threads that digest and write chunks.", valueName: "n"))
+        var writerWorkers = 3
+
+        @Option(
+            help: ArgumentHelp(
+                "Writes that each of them keeps under way, where the back end can.",
+                valueName: "n"))
+        var queueDepth = 4
+
+        @Option(help: ArgumentHelp("Threads that copy state.", valueName: "n"))
+        var snapshotWorkers = 2
+
+        @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
+        var readWorkers = 2
+    }
+
+    /// What belongs to single parts.
+    struct PartOptions: ParsableArguments {
+        @Option(help: "durable, load: none, the quick or the full set of fio settings.")
+        var fioSettings: Fio.Selection?
+
+        @Option(help: ArgumentHelp("loop: bytes of state.", valueName: "size"))
+        var loopSize: ByteSize = "256MiB"
+
+        @Option(help: ArgumentHelp("loop: steps.", valueName: "n"))
+        var loopSteps = 60
+
+        @Option(help: ArgumentHelp("loop: milliseconds of one step.", valueName: "n"))
+        var stepMilliseconds = 50
+
+        @Option(
+            parsing: .upToNextOption,
+            help: ArgumentHelp("loop: save every so many steps (default: 1 5 10).", valueName: "n"))
+        var interval: [Int] = []
+
+        @Option(parsing: .upToNextOption, help: "loop: what a save does that finds no slot.")
+        var policy: [LoopPolicy] = []
+
+        @Option(
+            parsing: .upToNextOption,
+            help: "loop: the processor rests in a step, or multiplies matrices.")
+        var step: [StepKind] = []
+
+        @Option(parsing: .upToNextOption, help: "sweep: what to vary (default: everything).")
+        var axis: [SweepAxis] = []
+
+        @Option(help: ArgumentHelp("sweep: bytes of state but for axis size.", valueName: "size"))
+        var sweepSize: ByteSize = "256MiB"
+
+        @Option(help: ArgumentHelp("sweep: the largest size of axis size.", valueName: "size"))
+        var sweepLimit: ByteSize = "4GiB"
+
+        @Option(
+            parsing: .upToNextOption,
+            help: ArgumentHelp("codec: files of real weights.", valueName: "file.safetensors"),
+            completion: .file(extensions: ["safetensors"]))
+        var weights: [String] = []
+
+        @Option(
+            parsing: .upToNextOption,
+            help: ArgumentHelp(
+                "codec: bytes per second of slowed-down writes (default: 250MB).",
+                valueName: "size"))
+        var throttle: [ByteSize] = []
+
+        @Option(help: ArgumentHelp("steady: how many checkpoints.", valueName: "n"))
+        var checkpoints = 10_000
+
+        @Option(help: ArgumentHelp("steady: bytes of state.", valueName: "size"))
+        var steadySize: ByteSize = "1MiB"
+
+        @Option(
+            help: ArgumentHelp("pmem: where the files go.", valueName: "path"),
+            completion: .directory)
+        var pmemDirectory = "/dev/shm"
+    }
+
     func validate() throws {
-        guard (1...1000).contains(rounds) else { throw ValidationError("--rounds is 1 to 1000.") }
-        guard (1...1000).contains(interval) else {
-            throw ValidationError("--interval is 1 to 1000.")
+        func check(_ isValid: Bool, _ message: String) throws {
+            if !isValid { throw ValidationError(message) }
         }
-        guard (1...64).contains(snapshotWorkers), (1...64).contains(writerWorkers) else {
-            throw ValidationError("Worker counts are 1 to 64.")
-        }
-        let sizes: ClosedRange<UInt64> = (64 << 10)...(1 << 40)
-        guard sizes.contains(size.byteCount), sizes.contains(loopSize.byteCount) else {
-            throw ValidationError("Sizes are 64KiB to 1TiB.")
-        }
+        try check((1...1000).contains(rounds ?? 1), "--rounds is 1 to 1000.")
+        try check(parts.interval.allSatisfy { (1...1000).contains($0) }, "--interval is 1 to 1000.")
+        try check((1...100_000).contains(parts.loopSteps), "--loop-steps is 1 to 100000.")
+        try check(
+            (1...10_000).contains(parts.stepMilliseconds), "--step-milliseconds is 1 to 10000.")
+        try check((10...10_000_000).contains(parts.checkpoints), "--checkpoints is at least 10.")
+        let counts = [
+            engine.snapshotWorkers, engine.writerWorkers, engine.queueDepth, engine.readWorkers,
+        ]
+        try check(
+            counts.allSatisfy { (1...64).contains($0) }, "Worker counts and depths are 1 to 64.")
+        try check(
+            engine.inFlight.allSatisfy { Limits.inFlightCount.contains($0) },
+            "--in-flight is 1 to 64.")
+        let chunk = engine.chunk.byteCount
+        try check(
+            chunk % (64 << 10) == 0 && (1...(256 << 20)).contains(chunk),
+            "--chunk is a multiple of 64K up to 256M.")
+        let sizes =
+            size + [parts.loopSize, parts.sweepSize, parts.steadySize, parts.sweepLimit]
+        try check(
+            sizes.allSatisfy { ((64 << 10)...(1 << 40)).contains($0.byteCount) },
+            "Sizes are 64KiB to 1TiB.")
+        try check(
+            parts.throttle.allSatisfy { $0.byteCount >= 1_000_000 },
+            "--throttle is at least 1MB, in bytes per second.")
+        let longest = parts.interval.max() ?? 1
+        try check(
+            longest <= parts.loopSteps,
+            "--interval \(longest) saves nothing in \(parts.loopSteps) steps; use more --loop-steps."
+        )
+    }
+
+    private func makeSettings() -> BenchSettings {
+        func given<Value>(_ values: [Value]) -> [Value]? { values.isEmpty ? nil : values }
+        var settings = BenchSettings()
+        settings.directory = directory
+        settings.isFull = full
+        settings.byteCounts =
+            given(size.map(\.byteCount)) ?? [1 << 30, 256 << 20, 64 << 20, 4 << 20]
+        settings.roundCount = rounds ?? 5
+        settings.chunkByteCount = Int(engine.chunk.byteCount)
+        settings.inFlightCounts = given(engine.inFlight)
+        settings.writerOptions.backend = engine.backend.backend
+        settings.writerOptions.codec = engine.codec.codec
+        settings.writerOptions.poolByteCount = engine.pool?.byteCount
+        settings.writerOptions.writerWorkerCount = engine.writerWorkers
+        settings.writerOptions.writeQueueDepth = engine.queueDepth
+        settings.writerOptions.snapshotWorkerCount = engine.snapshotWorkers
+        settings.readerWorkerCount = engine.readWorkers
+        settings.fio = parts.fioSettings ?? (full ? .full : .quick)
+        settings.loopByteCount = parts.loopSize.byteCount
+        settings.loopStepCount = parts.loopSteps
+        settings.stepMilliseconds = parts.stepMilliseconds
+        settings.intervals = given(parts.interval)
+        settings.policies = given(parts.policy)
+        settings.stepKinds = given(parts.step)
+        settings.sweepAxes = given(parts.axis) ?? SweepAxis.allCases
+        settings.sweepByteCount = parts.sweepSize.byteCount
+        settings.sweepLimitByteCount = parts.sweepLimit.byteCount
+        settings.weightPaths = parts.weights
+        settings.throttles = given(parts.throttle.map(\.byteCount)) ?? [250_000_000]
+        settings.steadyCheckpointCount = parts.checkpoints
+        settings.steadyByteCount = parts.steadySize.byteCount
+        settings.persistentMemoryDirectory = parts.pmemDirectory
+        return settings
     }
 
     func execute() throws -> ExitStatus {
-        var options = BenchRunner.Options()
-        options.directory = directory
-        options.byteCount = size.byteCount
-        options.repeatCount = rounds
-        options.loopByteCount = loopSize.byteCount
-        options.interval = interval
-        options.writerOptions.snapshotWorkerCount = snapshotWorkers
-        options.writerOptions.writerWorkerCount = writerWorkers
-        let runner = BenchRunner(options: options, progress: showProgress)
-        let parts = only.isEmpty ? Part.allCases : only
-        var report = BenchReport()
-        // First, while this process has used little memory: its peak is a figure of the report.
-        if parts.contains(.durable) { report.durable = try runner.measureDurable() }
-        if parts.contains(.loop) { report.loop = try runner.measureLoop() }
-        if parts.contains(.open) {
-            for payload in [UInt64(1 << 20), size.byteCount] {
-                report.open.append(try runner.measureOpen(payloadByteCount: payload))
+        let settings = makeSettings()
+        let chosen =
+            only.isEmpty ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
+        let header = try BenchHeader(settings)
+        if !json { show(header.lines) }
+        var members = [
+            JSONValue.Member(key: "machine", value: header.machine),
+            JSONValue.Member(key: "settings", value: header.configuration),
+        ]
+        for part in Part.allCases {
+            guard chosen.contains(part) else {
+                members.append(.init(key: part.rawValue, value: .null))
+                continue
             }
+            let section = try measure(part, settings)
+            members.append(.init(key: part.rawValue, value: section.json))
+            if !json { show(section.lines) }
         }
         if Output.diagnostics.isTerminal { Output.diagnostics.redraw("") }
-        if json {
-            Output.standard.write(report.json.bytes)
-        } else {
-            for line in report.lines { Output.standard.line(line) }
-        }
+        if json { Output.standard.write(JSONValue.document(tool: "pccheck bench", members).bytes) }
         return .clean
+    }
+
+    private func measure(
+        _ part: Part, _ settings: BenchSettings
+    ) throws(CheckpointError) -> any BenchSection {
+        var settings = settings
+        if part == .sweep { settings.roundCount = rounds ?? 3 }
+        let runner = BenchRunner(settings: settings, progress: showProgress)
+        switch part {
+        case .durable: return try runner.measureDurable()
+        case .load: return try runner.measureLoad()
+        case .loop: return try runner.measureLoop()
+        case .open: return try runner.measureOpen()
+        case .sweep: return try runner.measureSweep()
+        case .codec: return try runner.measureCodec()
+        case .steady: return try runner.measureSteady()
+        case .pmem: return try runner.measurePersistentMemory()
+        }
+    }
+
+    /// What is finished is shown at once: the next part may take minutes.
+    private func show(_ lines: [StyledText]) {
+        if Output.diagnostics.isTerminal { Output.diagnostics.redraw("") }
+        for line in lines { Output.standard.line(line) }
+        Output.standard.flush()
     }
 
     private func showProgress(_ what: String) throws(CheckpointError) {

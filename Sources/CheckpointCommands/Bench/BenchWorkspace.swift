@@ -27,48 +27,59 @@ final class BenchWorkspace {
     /// A checkpoint file with every block written, as it is after its first round.
     func createFile(
         _ name: String, capacity: UInt64, inFlight: Int, retain: Int = 1,
-        chunkByteCount: Int = 4 << 20
+        chunkByteCount: Int, preallocation: CheckpointFile.Preallocation = .zero
     ) throws(CheckpointError) -> String {
         var options = CheckpointFile.Options(capacity: capacity)
         options.inFlight = inFlight
         options.retain = retain
         options.chunkByteCount = chunkByteCount
+        options.preallocation = preallocation
         options.replacesExisting = true
         let path = path(name)
-        try CheckpointFile.create(path: path, options: options)
+        try CheckpointFile.create(path: path, options: options) { _, _ throws(CheckpointError) in
+            try Interruption.check()
+        }
+        return path
+    }
+
+    /// An ordinary file of `byteCount` bytes, all of them written.
+    func writePlainFile(_ name: String, byteCount: UInt64) throws(CheckpointError) -> String {
+        let path = path(name)
+        var file: NewFile
+        do throws(StorageError) {
+            file = try NewFile(beside: path, byteCount: byteCount)
+        } catch {
+            throw CheckpointError(error)
+        }
+        let temporaryPath = file.temporaryPath
+        let storage = try withCheckpointErrors { () throws(StorageError) in
+            try FileStorage(path: temporaryPath, access: .write)
+        }
+        let zeros = AlignedBuffer(byteCount: 4 << 20)
+        var offset: UInt64 = 0
+        while offset < byteCount {
+            try Interruption.check()
+            let count = Int(min(UInt64(zeros.byteCount), byteCount - offset))
+            try withCheckpointErrors { () throws(StorageError) in
+                try storage.write(zeros, 0..<count, at: offset)
+            }
+            offset += UInt64(count)
+        }
+        do throws(StorageError) {
+            try file.publish(replacing: true)
+        } catch {
+            throw CheckpointError(error)
+        }
         return path
     }
 }
 
-/// State to be checkpointed: memory that was touched and does not compress.
-final class BenchState: Sendable {
-    let buffer: AlignedBuffer
-
-    init(byteCount: Int) {
-        buffer = AlignedBuffer(byteCount: byteCount)
-        var word: UInt64 = 0x9E37_79B9_7F4A_7C15
-        // Safe: writes whole words inside the buffer.
-        let words = unsafe UnsafeMutableRawBufferPointer(
-            start: buffer.baseAddress, count: byteCount / 8 * 8
-        ).bindMemory(to: UInt64.self)
-        for index in words.indices {
-            word = word &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            unsafe words[index] = word
-        }
-    }
-
-    var payload: CheckpointPayload {
-        // Safe: the state outlives every checkpoint of the benchmark and is not changed.
-        let memory = unsafe UnsafeRawBufferPointer(
-            start: buffer.baseAddress, count: buffer.byteCount)
-        return unsafe CheckpointPayload(opaque: [CheckpointPayload.Region(memory)])
-    }
-}
-
-/// Runs `body` on `threadCount` threads at once, with the number of the thread.
+/// Runs `body` on `threadCount` threads at once, with the number of the thread; on this one when
+/// it is to be one.
 func inParallel(
     _ threadCount: Int, _ body: @escaping @Sendable (Int) -> Void
 ) throws(CheckpointError) {
+    if threadCount == 1 { return body(0) }
     try withCheckpointErrors { () throws(StorageError) in
         var threads: [WorkerThread] = []
         defer { for thread in threads { thread.join() } }

@@ -84,6 +84,7 @@ class BaseCheckpointer:
         snapshot_workers: int | None = None,
         writer_workers: int | None = None,
         allow_network: bool = False,
+        deep_flush: bool = False,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -94,9 +95,11 @@ class BaseCheckpointer:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
-        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, or ``io_uring``, which is
-        ``auto`` where io_uring is not to be had: ``stats()`` then says why. Network file systems
-        are refused unless ``allow_network`` is set.
+        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, ``io_uring`` (``auto`` where it
+        is not to be had: ``stats()`` then says why), or ``pmem`` (persistent memory through
+        libpmem2 or an error; ``auto`` takes it for a file on a DAX file system). ``deep_flush``
+        makes persistent memory durable even on a platform that fails to save its buffers when the
+        power goes. Network file systems are refused unless ``allow_network`` is set.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
@@ -133,6 +136,7 @@ class BaseCheckpointer:
             world_size=operator.index(world_size),
             fingerprint=self._fingerprint,
             allow_network=bool(allow_network),
+            deep_flush=bool(deep_flush),
         )
         if in_flight < 1 or retain < 1:
             raise InvalidArgument(
