@@ -22,8 +22,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-swift test-c test-python demo install \
-	clean distclean format lint
+.PHONY: help setup build lib tools python test test-swift test-c test-python demo bench bench-quick \
+	install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -32,6 +32,9 @@ help:
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
 	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
+	@echo 'make bench        PCcheck beside other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
+	@echo '                  (about 40 minutes; BENCH_DIRECTORY=PATH names the disk to measure)'
+	@echo 'make bench-quick  the same in small, which proves that all of it runs (3 minutes)'
 	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX))'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
@@ -147,6 +150,25 @@ test-python: python tools
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py
 
+# ---------------------------------------------------------------- measuring
+
+BENCH_DIRECTORY ?= .
+BENCH_OUTPUT ?= bench-output
+BENCH = $(PYTHON) -m pccheck.bench --directory "$(BENCH_DIRECTORY)" --output "$(BENCH_OUTPUT)" \
+	--tool $(BUILD)/bin/pccheck --example Sources/Python/examples/train_gpt.py
+
+$(VENV)/bench-ready: Sources/Python/requirements-bench.txt $(VENV)/ready
+	SWIFT="$(SWIFT)" .ci/install-packages --with-bench
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Run on an idle machine: everything that is compared shares its device and its cores.
+bench: python tools $(VENV)/bench-ready
+	$(BENCH)
+
+bench-quick: python tools $(VENV)/bench-ready
+	$(BENCH) --quick
+
 # ---------------------------------------------------------------- care
 
 format:
@@ -156,7 +178,7 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
 
 clean:
-	rm -rf $(BUILD) $(SCRATCH) .build demo-output $(VENV)/pccheck-ready
+	rm -rf $(BUILD) $(SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
 
 distclean: clean
 	rm -rf $(VENV)

@@ -203,10 +203,8 @@ static int populate(struct pccp_pmem *pmem, uint64_t offset, uint64_t count, uin
     return 0;
 }
 
-int pccp_pmem_write(struct pccp_pmem *pmem, const void *source, size_t count, uint64_t offset)
+int pccp_pmem_begin(struct pccp_pmem *pmem, uint64_t offset, size_t count, void **address)
 {
-    if (count == 0)
-        return 0;
     /* Pages behind the end of a file that was truncated under us would be SIGBUS. Nobody else
      * truncates a file that a writer has locked, but a mistake should cost one checkpoint only. */
     struct stat st;
@@ -216,14 +214,28 @@ int pccp_pmem_write(struct pccp_pmem *pmem, const void *source, size_t count, ui
                                                             : pmem->byte_count;
     if (offset > size || count > size - offset)
         return -ENXIO;
-    int result = populate(pmem, offset, count, size);
-    if (result != 0)
+    *address = pmem->base + offset;
+    return count == 0 ? 0 : populate(pmem, offset, count, size);
+}
+
+void pccp_pmem_store(void *pmem, void *to, const void *source, size_t count)
+{
+    ((struct pccp_pmem *)pmem)->copy(to, source, count,
+                                     PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
+}
+
+/* In the thread that stored, before anybody hears that the write is over: the fence orders the
+ * stores of this processor alone, so that another thread could not do it for us later. */
+void pccp_pmem_drain(struct pccp_pmem *pmem) { pmem->drain(); }
+
+int pccp_pmem_write(struct pccp_pmem *pmem, const void *source, size_t count, uint64_t offset)
+{
+    void *address;
+    int result = pccp_pmem_begin(pmem, offset, count, &address);
+    if (result != 0 || count == 0)
         return result;
-    pmem->copy(pmem->base + offset, source, count,
-               PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
-    /* In this thread, before anybody hears that the write is over: the fence orders the stores of
-     * this processor alone, so that another thread could not do it for us later. */
-    pmem->drain();
+    pccp_pmem_store(pmem, address, source, count);
+    pccp_pmem_drain(pmem);
     return 0;
 }
 

@@ -25,6 +25,9 @@ void *pccp_pool_allocate(size_t byte_count)
 {
     /* Map one huge page more than needed, then give the unaligned ends back. */
     size_t size = round_up(byte_count);
+    /* Beyond this, touching would not fail: the kernel would end this process or another. */
+    if (size < byte_count || size > pccp_available_byte_count())
+        return NULL;
     char *map = mmap(NULL, size + huge_page, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)

@@ -35,6 +35,15 @@ internal import CheckpointFormat
         pool = nil
     }
 
+    /// Memory for large transfers: in huge pages, of which the kernel has fewer to hold on to during
+    /// one, and given back to the system with the buffer.
+    public static func forTransfers(byteCount: Int) -> AlignedBuffer {
+        guard byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) else {
+            return AlignedBuffer(byteCount: byteCount)
+        }
+        return AlignedBuffer(pool: memory, offset: 0, byteCount: byteCount)
+    }
+
     /// The part of `pool` that begins at `offset`.
     init(pool: StagingMemory, offset: Int, byteCount: Int) {
         precondition(offset >= 0 && offset + byteCount <= pool.byteCount, "inside the pool")
@@ -94,7 +103,7 @@ internal import CheckpointFormat
     public let byteCount: Int
     @unsafe let baseAddress: UnsafeMutableRawPointer
 
-    /// nil when the system has no such amount of memory.
+    /// nil when the system has no such amount of memory; see `availableByteCount`.
     public init?(byteCount: Int) {
         // Safe: returns nil or a region of at least `byteCount` bytes.
         guard let memory = unsafe pccp_pool_allocate(byteCount) else { return nil }
@@ -106,6 +115,17 @@ internal import CheckpointFormat
         // Safe: allocated in init with this size, freed once.
         unsafe pccp_pool_free(baseAddress, byteCount)
     }
+
+    /// The whole region. It is valid while this object lives, and its bytes belong to the buffers
+    /// cut from it: this is for whoever registers the memory with a device.
+    @unsafe public var region: UnsafeMutableRawBufferPointer {
+        // Safe: `baseAddress` has `byteCount` bytes.
+        unsafe UnsafeMutableRawBufferPointer(start: baseAddress, count: byteCount)
+    }
+
+    /// What a pool may take now: the machine's available memory, or what is left in a control
+    /// group with a limit.
+    public static var availableByteCount: UInt64 { pccp_available_byte_count() }
 
     /// Cuts the memory into buffers of `bufferByteCount`, a multiple of 4096.
     public func buffers(of bufferByteCount: Int) -> [AlignedBuffer] {

@@ -14,7 +14,7 @@ internal import Synchronization
 /// cache line makes pread(2) fail with EIO, and a load from the mapping would be SIGBUS.
 // Unchecked: every stored property is constant after init, `unflushed` has its own lock, and
 // libpmem2's copy and fence may run in any number of threads.
-@safe public final class PersistentMemoryStorage: Storage, @unchecked Sendable {
+@safe public final class PersistentMemoryStorage: ByteAddressableStorage, @unchecked Sendable {
     /// What the platform saves when the power goes, and so what a store has to be flushed by.
     public enum Granularity: String, Sendable {
         /// Processor caches too (eADR).
@@ -29,7 +29,6 @@ internal import Synchronization
     public let unsafeShutdownCount: UInt64
     public let isDeepFlushing: Bool
     public var kind: StorageKind { .persistentMemory }
-    public var isByteAddressable: Bool { true }
 
     private let file: FileStorage
     private let mapping: OpaquePointer
@@ -186,17 +185,41 @@ internal import Synchronization
     ) throws(StorageError) {
         // Safe, here and below: the memory lives through the call, the mapping until deinit.
         guard let start = bytes.baseAddress, unsafe !bytes.isEmpty else { return }
-        let result = unsafe pccp_pmem_write(mapping, start, bytes.count, offset)
+        try check(
+            unsafe pccp_pmem_write(mapping, start, bytes.count, offset), at: offset, bytes.count)
+        // After the copy: a flush that takes the range before would flush the old bytes.
+        if isDeepFlushing { remember(offset..<offset + UInt64(bytes.count)) }
+    }
+
+    @unsafe public func withCopyTarget<Result>(
+        at offset: UInt64, byteCount: Int, _ body: (CopyTarget) -> Result
+    ) throws(StorageError) -> Result {
+        var address: UnsafeMutableRawPointer?
+        // Safe, here and below: the mapping lives as long as this object, and the address is that
+        // of as many bytes in it.
+        try check(
+            unsafe pccp_pmem_begin(mapping, offset, byteCount, &address), at: offset, byteCount)
+        guard let start = unsafe address else { preconditionFailure("success gives an address") }
+        let result = unsafe body(
+            CopyTarget(
+                start: start, byteCount: byteCount,
+                store: (pccp_pmem_store, UnsafeMutableRawPointer(mapping))))
+        unsafe pccp_pmem_drain(mapping)
+        if isDeepFlushing { remember(offset..<offset + UInt64(byteCount)) }
+        return result
+    }
+
+    private func check(
+        _ result: Int32, at offset: UInt64, _ byteCount: Int
+    ) throws(StorageError) {
         guard result == 0 else {
             throw StorageError(
                 operation: "copy to persistent memory", path: path, byteOffset: offset,
-                byteCount: bytes.count, osErrorNumber: -result,
+                byteCount: byteCount, osErrorNumber: -result,
                 advice: result == -ENXIO
                     ? "that is beyond the end of the file, which was truncated while it was open; "
                         + "look with pcfsck" : nil)
         }
-        // After the copy: a flush that takes the range before would flush the old bytes.
-        if isDeepFlushing { remember(offset..<offset + UInt64(bytes.count)) }
     }
 
     private func remember(_ range: Range<UInt64>) {

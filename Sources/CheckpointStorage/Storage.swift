@@ -16,9 +16,6 @@ public protocol Storage: AnyObject, Sendable {
     /// How often the device lost power without saving what it had acknowledged; 0 where nobody
     /// counts.
     var unsafeShutdownCount: UInt64 { get }
-    /// A write is a copy by the processor, durable when it returns, and nothing is won by staging
-    /// it: what is copied may come straight from the caller's memory.
-    var isByteAddressable: Bool { get }
 
     /// pread(2): fills `range` of `buffer` from `offset`, or throws.
     func read(
@@ -29,10 +26,6 @@ public protocol Storage: AnyObject, Sendable {
     func write(
         _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError)
-
-    /// The same from memory of the caller, which lives through the call and may not change during
-    /// it. Where the medium is byte-addressable, offset and count may be any.
-    @unsafe func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(StorageError)
 
     /// A queue for one thread's writes, of at most `depth` at once; `pool` is the memory that most
     /// of the buffers will come from.
@@ -51,6 +44,16 @@ public protocol Storage: AnyObject, Sendable {
     /// Tries to lock a byte without waiting; false when another opener holds it.
     func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool
     func unlock(_ byte: LockByte) throws(StorageError)
+}
+
+/// A medium whose bytes the processor writes itself, durable as soon as a write returns: nothing is
+/// won by staging for it, so state is copied to it straight from the caller's memory.
+public protocol ByteAddressableStorage: Storage {
+    /// Lets `body` copy to the `byteCount` bytes from `offset`, which may be any, on this thread;
+    /// what it copied is as durable as after `write` when this returns.
+    @unsafe func withCopyTarget<Result>(
+        at offset: UInt64, byteCount: Int, _ body: (CopyTarget) -> Result
+    ) throws(StorageError) -> Result
 }
 
 /// The bytes of the identity block that openers lock; the bytes' values do not matter.
@@ -74,17 +77,6 @@ public enum LockByte: Hashable, Sendable {
 extension Storage {
     public var detail: String? { nil }
     public var unsafeShutdownCount: UInt64 { 0 }
-    public var isByteAddressable: Bool { false }
-
-    /// For a medium that takes aligned buffers only.
-    @unsafe public func write(
-        _ bytes: UnsafeRawBufferPointer, at offset: UInt64
-    ) throws(StorageError) {
-        let buffer = AlignedBuffer(byteCount: bytes.count)
-        // Safe: the caller's memory lives through the call, and the buffer is as large.
-        unsafe buffer.copy(bytes, to: 0)
-        try write(buffer, 0..<bytes.count, at: offset)
-    }
 
     /// For a medium whose writes block.
     public func makeWriteQueue(

@@ -60,7 +60,7 @@ public final class CheckpointWriter: Sendable {
         _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> Engine {
         let start = try WriterOpening(storage: storage, options: options).recover()
-        let pool = try makePool(start.identity.geometry, options)
+        let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
@@ -88,21 +88,32 @@ public final class CheckpointWriter: Sendable {
     }
 
     private static func makePool(
-        _ geometry: Geometry, _ options: WriterOptions
+        _ geometry: Geometry, _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> StagingMemory {
         let chunk = geometry.chunkByteCount
-        let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
+        // Nothing is staged for a medium that the processor writes.
+        let isNeeded = Engine.directMedium(storage, options) == nil
+        let wanted = isNeeded ? options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30) : 0
         let count = max(
             Int(clamping: wanted / UInt64(chunk)) + (wanted % UInt64(chunk) == 0 ? 0 : 1),
-            options.writerWorkerCount)
+            isNeeded ? options.writerWorkerCount : 1)
         let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(
                 .outOfMemory,
-                "there is no memory for a staging pool of \(wanted) bytes; ask for a smaller pool")
+                "there is no memory for a staging pool: it would take "
+                    + "\(overflow ? wanted : UInt64(byteCount)) bytes, but "
+                    + "\(StagingMemory.availableByteCount) are available; ask for a smaller pool, "
+                    + "of at least one chunk of \(chunk) bytes for each of "
+                    + "\(options.writerWorkerCount) writer workers")
         }
         return memory
     }
+
+    /// The staging pool: one region, fixed while the writer lives. Its bytes are the writer's own;
+    /// this is for registering the memory with a device.
+    // Safe: the engine keeps the pool for as long.
+    @unsafe public var poolMemory: UnsafeMutableRawBufferPointer { unsafe engine.pool.region }
 
     public var identity: IdentityBlock { engine.identity }
 

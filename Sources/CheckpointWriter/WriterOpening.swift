@@ -148,8 +148,7 @@ struct WriterOpening {
         for candidate in decision.candidates {
             if candidate.isAnchored, isTrusting { return candidate }
             do throws(CheckpointError) {
-                try SlotVerifier.verify(
-                    candidate, in: storage, workerCount: options.writerWorkerCount)
+                try SlotVerifier.verify(candidate, in: storage)
             } catch {
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
@@ -229,8 +228,7 @@ struct WriterOpening {
         switch candidate.kind {
         case .anchored, .retained: true
         case .unanchored, .older:
-            (try? SlotVerifier.verify(
-                candidate, in: storage, workerCount: options.writerWorkerCount)) != nil
+            (try? SlotVerifier.verify(candidate, in: storage)) != nil
         }
     }
 }

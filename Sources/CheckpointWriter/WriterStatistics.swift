@@ -16,11 +16,10 @@ public struct WriterStatistics: Sendable, Hashable {
 
     /// How the medium is reached.
     public var storageKind = StorageKind.unknown
-    /// What there is to say of the medium beyond its kind; nil when there is nothing.
-    public var storageDetail: String?
     /// Why the medium is not reached as asked; nil when it is.
     public var storageFallbackReason: String?
-    /// What else the back end tells, such as whether the pool is registered with the kernel.
+    /// What else the back end tells, such as the granularity of persistent memory, or whether the
+    /// pool is registered with the kernel.
     public var storageDetail: String?
     public var poolByteCount: UInt64 = 0
     public var inFlightCount = 0

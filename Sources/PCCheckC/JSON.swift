@@ -47,7 +47,6 @@ extension WriterStatistics {
     var json: JSON {
         .object([
             ("backend", .string(storageKind.name)),
-            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
             ("backend_detail", storageDetail.map { .string($0) } ?? .null),
             ("pool_byte_count", .number(poolByteCount)),

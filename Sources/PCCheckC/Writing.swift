@@ -214,6 +214,23 @@ public func pcc_writer_stats_json(
 }
 
 @c @implementation
+public func pcc_writer_pool(
+    _ writer: OpaquePointer?, _ start: UnsafeMutablePointer<UnsafeMutableRawPointer?>?,
+    _ byte_count: UnsafeMutablePointer<UInt64>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        guard let start = start, let byte_count = byte_count else {
+            throw invalid("start or byte_count is NULL")
+        }
+        // Safe: the region lives as long as the writer, as the header says.
+        let region = writer.poolMemory
+        start.pointee = region.baseAddress
+        byte_count.pointee = UInt64(region.count)
+    }
+}
+
+@c @implementation
 public func pcc_writer_close(
     _ writer: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {

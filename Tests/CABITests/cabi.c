@@ -208,6 +208,22 @@ static void refusals(const char *directory)
     OK(pcc_writer_open(path, &newer.known, &writer, &error));
     passed("foreign fingerprint, foreign rank, and option structs of another version");
 
+    void *pool;
+    uint64_t pool_byte_count;
+    OK(pcc_writer_pool(writer, &pool, &pool_byte_count, &error));
+    CHECK((uintptr_t)pool % 4096 == 0 && pool_byte_count >= 3 * 65536);
+    CHECK(((volatile char *)pool)[pool_byte_count - 1] == 0);
+    CHECK(pcc_writer_pool(writer, NULL, &pool_byte_count, &error) == PCC_INVALID_ARGUMENT);
+    CHECK(pcc_writer_pool(NULL, &pool, &pool_byte_count, &error) == PCC_INVALID_ARGUMENT);
+    char other_path[4096];
+    pcc_writer *other;
+    snprintf(other_path, sizeof other_path, "%s/pool.pcc", directory);
+    create(other_path, 1);
+    options = (pcc_writer_options){.struct_size = sizeof options, .pool_byte_count = 1ull << 50};
+    CHECK(pcc_writer_open(other_path, &options, &other, &error) == PCC_OUT_OF_MEMORY);
+    CHECK(strstr(error.message, "1125899906842624 bytes, but"));
+    passed("the pool's region; a pool beyond the machine's memory is refused");
+
     pcc_ticket *ticket;
     char *large = calloc(1, 3 << 20);
     pcc_region region = {large, 3 << 20};

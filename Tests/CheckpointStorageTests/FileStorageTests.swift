@@ -134,4 +134,16 @@ import Testing
         #expect(["fallocate"] == [error?.operation])
         #expect(try entries.isEmpty)
     }
+
+    @Test func aPoolIsOneAlignedRegionAndNeverMoreThanThereIs() throws {
+        let pool = try #require(StagingMemory(byteCount: 3 << 20))
+        let region = unsafe pool.region
+        #expect(region.count == 3 << 20)
+        #expect(UInt(bitPattern: region.baseAddress) % (2 << 20) == 0)
+        let available = StagingMemory.availableByteCount
+        #expect(available > 0)
+        // Refused before it is touched: touching it would end this process.
+        #expect(StagingMemory(byteCount: Int(clamping: available) / 2 * 3) == nil)
+        #expect(StagingMemory(byteCount: Int.max) == nil)
+    }
 }

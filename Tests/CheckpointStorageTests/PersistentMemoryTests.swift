@@ -81,7 +81,7 @@ final class PersistentMemoryTests {
     @Test func theMediumSaysWhatItIs() throws {
         try create(byteCount: 1 << 20)
         let storage = try PersistentMemoryStorage(path: path)
-        #expect(storage.kind == .persistentMemory && storage.isByteAddressable)
+        #expect(storage.kind == .persistentMemory)
         #expect(storage.byteCount == 1 << 20)
         #expect(storage.granularity == .cacheLine)
         #expect(storage.unsafeShutdownCount == 0, "tmpfs does not count")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pccheck import StateFormatError
-from pccheck._reader import allocate_array
+from pccheck._loading import ArrayMemory
 from pccheck.state import Decoder, Encoder, StoredTensor, document_text, parse_document
 
 
@@ -24,7 +24,7 @@ def round_trip(value: Any) -> Any:
     assert text.isascii()
     tensors = {}
     for entry in encoder.entries:
-        memory, address = allocate_array(entry.byte_count)
+        memory, address = ArrayMemory().allocate(entry.byte_count)
         ctypes.memmove(address, entry.address, entry.byte_count)
         tensors[entry.name] = StoredTensor(entry.name, entry.stored_dtype, entry.shape, memory)
     return Decoder(tensors).decode(parse_document(text))

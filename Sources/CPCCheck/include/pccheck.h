@@ -127,7 +127,9 @@ typedef struct pcc_writer_options {
     uint32_t backend;               /* PCC_BACKEND_* */
     uint32_t snapshot_worker_count; /* threads that copy and digest state; default 1..4 */
     uint32_t writer_worker_count;   /* threads that compress and write; default 3 */
-    uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB) */
+    uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB), at least a
+                                       chunk per writer worker; more than there is available is
+                                       PCC_OUT_OF_MEMORY, before any of it is touched */
     uint32_t codec;                 /* PCC_CODEC_*; default none */
     int32_t zstd_level;             /* default 1 */
     uint32_t rank;                  /* must match the file */
@@ -204,6 +206,14 @@ PCC_API pcc_status pcc_writer_rewind(pcc_writer *writer, uint64_t step, pcc_erro
 PCC_API pcc_status pcc_writer_stats_json(pcc_writer *writer, char **json, pcc_error *error);
 
 /*
+ * The staging pool: one region, page-aligned, fixed until the writer is closed or abandoned. Its
+ * bytes are the writer's own: this is for registering the memory with a device driver, such as
+ * cudaHostRegister, or for locking it. Undo that before pcc_writer_close, which unmaps the region.
+ */
+PCC_API pcc_status pcc_writer_pool(pcc_writer *writer, void **start, uint64_t *byte_count,
+                                   pcc_error *error);
+
+/*
  * Waits until nothing is in flight, marks the file as cleanly closed, unlocks it and frees the
  * writer, whatever is returned. Tickets stay valid.
  */
@@ -253,7 +263,7 @@ typedef struct pcc_checkpoint_info {
 
 typedef struct pcc_reader_options {
     uint32_t struct_size;
-    uint32_t worker_count;   /* threads of a load; default 2 */
+    uint32_t worker_count;   /* threads of a load; default 4 */
     const char *fingerprint; /* must match the file when not NULL */
 } pcc_reader_options;
 

@@ -56,9 +56,13 @@ int pccp_unlock(int fd, uint64_t start, uint64_t count);
 /* 1 when another open file description has any lock on the range, 0 when none has; takes none. */
 int pccp_lock_is_held(int fd, uint64_t start, uint64_t count);
 
-/* Anonymous memory on a 2 MiB boundary, touched, in huge pages where the kernel has them. */
+/* Anonymous memory on a 2 MiB boundary, touched, in huge pages where the kernel has them. NULL when
+ * there is no such amount: see pccp_available_byte_count. */
 void *pccp_pool_allocate(size_t byte_count);
 void pccp_pool_free(void *pool, size_t byte_count);
+/* Memory that may be touched before the kernel runs out or a control group's limit is reached;
+ * UINT64_MAX when neither can be read. */
+uint64_t pccp_available_byte_count(void);
 
 /* Wall-clock and monotonic time in nanoseconds. */
 uint64_t pccp_wall_time(void);

@@ -49,6 +49,15 @@ uint64_t pccp_pmem_unsafe_shutdown_count(const struct pccp_pmem *pmem);
 int pccp_pmem_write(struct pccp_pmem *pmem, const void *source, size_t count, uint64_t offset);
 
 /*
+ * The same in parts: pccp_pmem_begin gives the address of the range, or fails like
+ * pccp_pmem_write; pccp_pmem_store copies to it, `pmem` being the mapping; and pccp_pmem_drain, in
+ * the same thread, waits until all of it is persistent.
+ */
+int pccp_pmem_begin(struct pccp_pmem *pmem, uint64_t offset, size_t count, void **address);
+void pccp_pmem_store(void *pmem, void *to, const void *source, size_t count);
+void pccp_pmem_drain(struct pccp_pmem *pmem);
+
+/*
  * Makes the range safe against a platform that fails to save its own buffers at a power cut,
  * which it otherwise promises to do.
  */

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import CheckpointWriter
 
@@ -85,19 +86,19 @@ struct BenchCommand: ToolCommand {
         var pool: ByteSize?
 
         @Option(help: ArgumentHelp("Threads that digest and write chunks.", valueName: "n"))
-        var writerWorkers = 3
+        var writerWorkers = WriterOptions().writerWorkerCount
 
         @Option(
             help: ArgumentHelp(
                 "Writes that each of them keeps under way, where the back end can.",
                 valueName: "n"))
-        var queueDepth = 4
+        var queueDepth = WriterOptions().writeQueueDepth
 
         @Option(help: ArgumentHelp("Threads that copy state.", valueName: "n"))
-        var snapshotWorkers = 2
+        var snapshotWorkers = WriterOptions().snapshotWorkerCount
 
         @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
-        var readWorkers = 2
+        var readWorkers = CheckpointReader.defaultWorkerCount
     }
 
     /// What belongs to single parts.
@@ -191,11 +192,12 @@ struct BenchCommand: ToolCommand {
         try check(
             parts.throttle.allSatisfy { $0.byteCount >= 1_000_000 },
             "--throttle is at least 1MB, in bytes per second.")
-        let longest = parts.interval.max() ?? 1
+        let longest = parts.interval.max() ?? 10
+        let hasLoop = only.isEmpty || only.contains(.loop)
         try check(
-            longest <= parts.loopSteps,
-            "--interval \(longest) saves nothing in \(parts.loopSteps) steps; use more --loop-steps."
-        )
+            !hasLoop || longest <= parts.loopSteps,
+            "Every \(longest) steps saves nothing in \(parts.loopSteps); use more --loop-steps or "
+                + "a smaller --interval.")
     }
 
     private func makeSettings() -> BenchSettings {
@@ -236,7 +238,8 @@ struct BenchCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let settings = makeSettings()
         let chosen =
-            only.isEmpty ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
+            only.isEmpty
+            ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
         let header = try BenchHeader(settings)
         if !json { show(header.lines) }
         var members = [

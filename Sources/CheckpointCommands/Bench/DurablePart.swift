@@ -7,6 +7,7 @@ struct DurableSection: BenchSection {
     struct Entry: Sendable {
         var byteCount: UInt64
         var backend: String
+        var backendDetail: String?
         var poolByteCount: UInt64
         var inFlightCount: Int
         var savesPerRound: Int
@@ -84,6 +85,7 @@ extension BenchRunner {
             _ = try save(state.payload, step, writer)
         }
         let before = writer.statistics
+        entry.backendDetail = before.storageDetail
         for round in 1...settings.roundCount {
             try progress("durable, \(size), round \(round) of \(settings.roundCount)")
             entry.fio.measure(
@@ -147,7 +149,8 @@ struct CopyTarget {
             let buffer = memory.buffers(of: byteCount).first
         else {
             throw CheckpointError(
-                .outOfMemory, "there is no memory to copy \(byteCount) bytes to; choose a smaller "
+                .outOfMemory,
+                "there is no memory to copy \(byteCount) bytes to; choose a smaller "
                     + "--size")
         }
         self.buffer = buffer
@@ -208,6 +211,7 @@ extension DurableSection.Entry {
         .dictionary([
             "byte_count": .integer(byteCount),
             "backend": .string(backend),
+            "backend_detail": .text(backendDetail),
             "pool_byte_count": .integer(poolByteCount),
             "in_flight_count": .count(inFlightCount),
             "saves_per_round": .count(savesPerRound),

@@ -63,7 +63,7 @@ struct LoopSection: BenchSection {
         var drain = Samples()
         /// Milliseconds that one save kept the caller: waiting for a slot, and for *staged*.
         var blocked = Samples()
-        /// Steps that a device which does nothing else would need, as a multiple of the loop.
+        /// The least slowdown that the device allows when nothing is skipped.
         var deviceBound = Samples()
         /// Over all rounds.
         var wantedCount = 0

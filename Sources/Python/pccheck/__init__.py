@@ -8,7 +8,7 @@ from ._engine import Outcome, SaveHandle
 from ._native import library_path
 from ._reader import CheckpointInfo
 from ._version import VERSION
-from .checkpointer import Checkpointer, checkpoints, load, report
+from .checkpointer import Checkpointer, checkpoints, load, load_tensor, report
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 from .state import RawTensor, TorchValue
@@ -24,6 +24,7 @@ __all__ = [
     "checkpoints",
     "library_path",
     "load",
+    "load_tensor",
     "report",
     *_errors,
 ]

@@ -24,6 +24,9 @@ log = logging.getLogger("pccheck")
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
 
+#: Registers memory, given its address and size in bytes; returns what undoes that.
+Pin = Callable[[int, int], Callable[[], object]]
+
 # pcc_tensor as a row of a NumPy array, which is filled a column at a time.
 _TENSOR_ROW = np.dtype(
     [
@@ -221,7 +224,9 @@ class Engine:
     It outlives its Checkpointer: the finalizer that waits for what is in flight holds it.
     """
 
-    def __init__(self, path: bytes, options: _native.WriterOptions) -> None:
+    def __init__(
+        self, path: bytes, options: _native.WriterOptions, pin: Pin | None = None
+    ) -> None:
         self._library = _native.library()
         self._process = os.getpid()
         self._writer: c.c_void_p | None = c.c_void_p()
@@ -233,10 +238,27 @@ class Engine:
             path, c.byref(options), c.byref(self._writer), c.byref(error)
         )
         _native.check(status, error)
+        self._unpin: Callable[[], object] | None = None
+        if pin is not None:
+            try:
+                self._unpin = pin(*self.pool())
+            except BaseException:
+                # Not opened after all: the file must not stay locked.
+                self.close()
+                raise
         _engines.add(self)
         reason = self.stats()["backend_fallback_reason"]
         if reason is not None:
             log.warning("%s: took a slower back end: %s", os.fsdecode(path), reason)
+
+    def pool(self) -> tuple[int, int]:
+        """Address and size of the staging pool, which stays where it is until close."""
+        start, byte_count, error = c.c_void_p(), c.c_uint64(), _native.Error()
+        status = self._library.pcc_writer_pool(
+            self._open_writer(), c.byref(start), c.byref(byte_count), c.byref(error)
+        )
+        _native.check(status, error)
+        return start.value or 0, byte_count.value
 
     def save(
         self,
@@ -328,6 +350,13 @@ class Engine:
             if self._writer is None:
                 return
             self.wait_finished()
+            unpin, self._unpin = self._unpin, None
+            if unpin is not None:
+                try:
+                    unpin()
+                except Exception:
+                    # The file is closed all the same: what was saved matters more.
+                    log.exception("the staging pool could not be unpinned")
             writer, self._writer = self._writer, None
             error = _native.Error()
             status = self._library.pcc_writer_close(writer, c.byref(error))

@@ -180,6 +180,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ),
     ("pcc_writer_rewind", c.c_int32, [_P, c.c_uint64, _ERROR]),
     ("pcc_writer_stats_json", c.c_int32, [_P, _TEXT, _ERROR]),
+    ("pcc_writer_pool", c.c_int32, [_P, _HANDLE, c.POINTER(c.c_uint64), _ERROR]),
     ("pcc_writer_close", c.c_int32, [_P, _ERROR]),
     ("pcc_writer_abandon", None, [_P]),
     ("pcc_ticket_state", c.c_int32, [_P]),

@@ -5,16 +5,14 @@ from __future__ import annotations
 import ctypes as c
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-import numpy as np
-
 from . import _native
+from ._loading import Loading, Place, references
 from .errors import NoCheckpoint, StateFormatError
-from .state import DOCUMENT_KEY, STORED_ITEM_SIZE, Decoder, StoredTensor, parse_document
+from .state import DOCUMENT_KEY, STORED_ITEM_SIZE, StoredTensor, parse_document
 
 # A live writer may reuse a slot between listing and selecting; then the list is read anew.
 _SELECT_ATTEMPT_COUNT = 5
@@ -34,18 +32,6 @@ class CheckpointInfo:
     completed_at: datetime
     #: Digest of the uncompressed payload, whatever the chunk size and codec.
     logical_digest: str
-
-
-#: Returns an object that owns `byte_count` bytes of aligned memory, and their address.
-Allocate = Callable[[int], tuple[Any, int]]
-
-
-def allocate_array(byte_count: int) -> tuple[np.ndarray, int]:
-    """Memory as a uint8 array, aligned to 64 bytes."""
-    base = np.empty(byte_count + 64, np.uint8)
-    start = -base.ctypes.data % 64
-    memory = base[start : start + byte_count]
-    return memory, memory.ctypes.data
 
 
 class Reader:
@@ -131,32 +117,50 @@ class Reader:
         error = _native.Error()
         _native.check(self._library.pcc_reader_verify(self._reader, c.byref(error)), error)
 
-    def load(
-        self, allocate: Allocate, make_decoder: Callable[[dict[str, StoredTensor]], Decoder]
-    ) -> Any:
-        """The state of the selected checkpoint, every byte of it verified."""
+    def load(self, loading: Loading) -> Any:
+        """What is asked for of the selected checkpoint; every byte that it read was verified.
+
+        Only the chunks that hold something of it are read.
+        """
         manifest, data_offset = self._manifest()
         metadata = manifest.pop("__metadata__", {})
-        tensors: dict[str, StoredTensor] = {}
-        rows = (_native.Destination * len(manifest))()
-        for row, (name, entry) in zip(rows, manifest.items(), strict=True):
-            begin, byte_count = _checked_range(name, entry)
-            memory, address = allocate(byte_count)
-            row.payload_offset = data_offset + begin
-            row.byte_count = byte_count
-            row.data = address if byte_count else None
-            tensors[name] = StoredTensor(name, entry["dtype"], tuple(entry["shape"]), memory)
+        # Without a document another program wrote the file: its tensors are all there is.
+        document: Any = {name: {"$array": name} for name in manifest}
+        try:
+            if DOCUMENT_KEY in metadata:
+                document = parse_document(metadata[DOCUMENT_KEY])
+            document = loading.selected(document)
+            tensors = _stored_tensors(manifest, document)
+            places = loading.places(document, tensors)
+            self._fill(loading, tensors, places, manifest, data_offset)
+            made = {place.key: place.value for place in places.values()}
+            return loading.memory.decoder(tensors, made).decode(document)
+        except RecursionError:
+            raise StateFormatError("the state document is nested too deeply") from None
+
+    def _fill(
+        self,
+        loading: Loading,
+        tensors: dict[str, StoredTensor],
+        places: dict[str, Place],
+        manifest: dict[str, Any],
+        data_offset: int,
+    ) -> None:
+        """Reads the tensors, each into its place or into fresh memory."""
+        rows = (_native.Destination * len(tensors))()
+        for row, tensor in zip(rows, tensors.values(), strict=True):
+            place = places.get(tensor.name)
+            if place is None:
+                tensor.memory, address = loading.memory.allocate(tensor.byte_count)
+            else:
+                tensor.memory, address = place.memory, place.address
+            row.payload_offset = data_offset + manifest[tensor.name]["data_offsets"][0]
+            row.byte_count = tensor.byte_count
+            row.data = address if tensor.byte_count else None
+        loading.has_changed_targets = loading.has_changed_targets or bool(places)
         error = _native.Error()
         status = self._library.pcc_reader_load(self._reader, rows, len(rows), c.byref(error))
         _native.check(status, error)
-        decoder = make_decoder(tensors)
-        if DOCUMENT_KEY not in metadata:
-            # Written by another program: its tensors are all there is.
-            return {name: decoder.decode({"$array": name}) for name in tensors}
-        try:
-            return decoder.decode(parse_document(metadata[DOCUMENT_KEY]))
-        except RecursionError:
-            raise StateFormatError("the state document is nested too deeply") from None
 
     def _manifest(self) -> tuple[dict[str, Any], int]:
         text, offset, error = c.c_void_p(), c.c_uint64(), _native.Error()
@@ -170,20 +174,28 @@ class Reader:
         return manifest, offset.value
 
 
-def _checked_range(name: str, entry: dict[str, Any]) -> tuple[int, int]:
-    """Offset and length of a tensor's bytes, checked against its type and shape."""
-    begin, end = entry["data_offsets"]
-    item_size = STORED_ITEM_SIZE.get(entry["dtype"])
-    if item_size is None:
-        raise StateFormatError(f"tensor '{name}' has the unknown type {entry['dtype']}")
-    expected = item_size
-    for extent in entry["shape"]:
-        expected *= extent
-    if end - begin != expected:
+def _stored_tensors(manifest: dict[str, Any], document: Any) -> dict[str, StoredTensor]:
+    """What a document names, in the order of the file, checked against the manifest."""
+    wanted = {name for name, _ in references(document)}
+    missing = wanted - manifest.keys()
+    if missing:
         raise StateFormatError(
-            f"tensor '{name}' has {end - begin} bytes; its type and shape take {expected}"
+            f"the state document names a tensor '{min(missing)}' that is not stored"
         )
-    return begin, expected
+    return {name: _checked(name, entry) for name, entry in manifest.items() if name in wanted}
+
+
+def _checked(name: str, entry: dict[str, Any]) -> StoredTensor:
+    """A tensor whose length in the file is what its type and shape take."""
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in STORED_ITEM_SIZE:
+        raise StateFormatError(f"tensor '{name}' has the unknown type {entry['dtype']}")
+    tensor = StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
+    if end - begin != tensor.byte_count:
+        raise StateFormatError(
+            f"tensor '{name}' has {end - begin} bytes; its type and shape take {tensor.byte_count}"
+        )
+    return tensor
 
 
 def _info(row: _native.CheckpointInfo) -> CheckpointInfo:

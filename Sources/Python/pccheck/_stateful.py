@@ -75,6 +75,8 @@ class Restorer:
         )
 
     def _restore_array(self, name: str, target: np.ndarray, value: Any) -> None:
+        if value is target:
+            return
         if not isinstance(value, np.ndarray) or value.shape != target.shape:
             raise CheckpointError(
                 f"'{name}' was saved as {_describe(value)} and cannot fill {_describe(target)}"

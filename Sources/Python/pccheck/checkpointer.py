@@ -10,14 +10,15 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _native
-from ._engine import Engine, SaveHandle, TensorTable, metadata_array
-from ._reader import Allocate, CheckpointInfo, Reader, allocate_array
+from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
+from ._loading import ArrayMemory, Loading
+from ._reader import CheckpointInfo, Reader
 from .errors import (
+    CheckpointError,
     Closed,
     Corrupt,
     FileAlreadyExists,
@@ -25,7 +26,7 @@ from .errors import (
     NoCheckpoint,
     StateFormatError,
 )
-from .state import DOCUMENT_KEY, Decoder, Encoder, StoredTensor, document_text
+from .state import DOCUMENT_KEY, Encoder, document_text
 
 log = logging.getLogger("pccheck")
 
@@ -62,6 +63,7 @@ class BaseCheckpointer:
 
     #: Tells readers of the extracted file which framework the tensors are for.
     _framework = "np"
+    _memory = ArrayMemory()
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class BaseCheckpointer:
         writer_workers: int | None = None,
         allow_network: bool = False,
         deep_flush: bool = False,
+        pin: bool | str | Pin | None = False,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -94,12 +97,21 @@ class BaseCheckpointer:
         10 % + 1 MiB more. ``on_busy`` says what a ``save`` does when every slot is in flight:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
-        file with another one is refused. ``pool`` bounds the staging memory. ``backend`` is
-        ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, ``io_uring`` (``auto`` where it
-        is not to be had: ``stats()`` then says why), or ``pmem`` (persistent memory through
-        libpmem2 or an error; ``auto`` takes it for a file on a DAX file system). ``deep_flush``
-        makes persistent memory durable even on a platform that fails to save its buffers when the
-        power goes. Network file systems are refused unless ``allow_network`` is set.
+        file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
+        per writer worker (``writer_workers``, 3) up to twice the state; the default is the state,
+        at most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
+        device takes it. More than the machine, or the control group, has available is
+        ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``,
+        ``io_uring`` (``auto`` where it is not to be had: ``stats()`` then says why), or ``pmem``
+        (persistent memory through libpmem2 or an error; ``auto`` takes it for a file on a DAX file
+        system). ``deep_flush`` makes persistent memory durable even on a platform that fails to
+        save its buffers when the power goes. Network file systems are refused unless
+        ``allow_network`` is set.
+
+        ``pin`` is a callable that registers the pool with a device or locks it: it is given
+        the pool's address and size in bytes when the file is opened, and returns a callable that
+        undoes it, which is called before the pool is freed. ``pccheck.torch`` knows how to pin for
+        CUDA: see there.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
@@ -142,6 +154,7 @@ class BaseCheckpointer:
             raise InvalidArgument(
                 f"in_flight is {in_flight} and retain is {retain}; both must be at least 1"
             )
+        self._pin = self._pinning(pin)
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
@@ -198,10 +211,20 @@ class BaseCheckpointer:
         self._open()
 
     def _open(self) -> None:
-        engine = Engine(self._native_path, self._writer_options)
+        engine = Engine(self._native_path, self._writer_options, self._pin)
         self._engine = engine
         # Runs when the checkpointer is dropped, and before the interpreter exits.
         self._finalizer = weakref.finalize(self, engine.close)
+
+    def _pinning(self, pin: bool | str | Pin | None) -> Pin | None:
+        """The callable that pins the pool, if it is to be pinned."""
+        if pin is None or pin is False:
+            return None
+        if callable(pin):
+            return pin
+        raise InvalidArgument(
+            f"pin is {pin!r}; give a callable, or use pccheck.torch, which can pin for CUDA"
+        )
 
     def rewind(self, step: int) -> None:
         """Says that training goes back to ``step`` on purpose, so that it may be saved again."""
@@ -233,34 +256,38 @@ class BaseCheckpointer:
         """The checkpoint that the last ``load`` or ``resume`` returned."""
         return self._loaded
 
-    def load(self, step: int | None = None) -> Any:
-        """The state of a step, or the newest one that is whole; every byte is verified.
+    def load(self, step: int | None = None, *, into: Any = None) -> Any:
+        """The state of a step, or the newest one that is whole; every byte of it is verified.
+
+        ``into`` is a nest like the one that was saved. A tensor or array at the same key, of the
+        same type and shape, dense, and in this process's memory, is filled in place and is part of
+        the result; the others are left alone, and what was stored is allocated. When nothing
+        could be loaded, what was to be filled in place holds unspecified values, as the error says.
 
         The writer goes back to that step: it may be saved again. Raises ``NoCheckpoint`` when
         there is none, ``Corrupt`` when the step asked for is damaged.
         """
+        return self._load(step, _loading(self._memory, into))
+
+    def _load(self, step: int | None, loading: Loading) -> Any:
         self._check_open()
         if self._engine is None:
             raise NoCheckpoint(f"{self._path}: nothing has been saved yet")
+        # What is filled in place may still be the source of a save.
+        wait_staged_everywhere()
         with Reader(self._path, self._fingerprint) as reader:
-            if step is None:
-                info, state = load_newest(
-                    self._path, reader, self._allocate, self._make_decoder
-                )
-            else:
-                info = reader.select_step(operator.index(step))
-                state = reader.load(self._allocate, self._make_decoder)
+            info, state = load_from(self._path, reader, step, loading)
         self._loaded = info
         self._engine.rewind(info.step)
         return state
 
-    def _resume_state(self) -> tuple[int, Any] | None:
+    def _resume_state(self, loading: Loading) -> tuple[int, Any] | None:
         """The next step and the newest whole state; None when nothing was ever saved."""
         self._check_open()
         if self._engine is None:
             return None
         try:
-            state = self.load()
+            state = self._load(None, loading)
         except NoCheckpoint:
             damaged = _damaged_slots(self._path, self._fingerprint)
             if damaged:
@@ -272,12 +299,6 @@ class BaseCheckpointer:
             return None
         assert self._loaded is not None
         return self._loaded.step + 1, state
-
-    def _allocate(self, byte_count: int) -> tuple[Any, int]:
-        return allocate_array(byte_count)
-
-    def _make_decoder(self, tensors: dict[str, StoredTensor]) -> Decoder:
-        return Decoder(tensors)
 
     # -- the rest
 
@@ -334,16 +355,25 @@ class Checkpointer(BaseCheckpointer):
 
     def resume(self) -> tuple[int, Any]:
         """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""
-        return self._resume_state() or (0, None)
+        return self._resume_state(Loading(self._memory)) or (0, None)
 
 
-def load_newest(
-    path: str,
-    reader: Reader,
-    allocate: Allocate,
-    make_decoder: Callable[[dict[str, StoredTensor]], Decoder],
+def load_from(
+    path: str, reader: Reader, step: int | None, loading: Loading
 ) -> tuple[CheckpointInfo, Any]:
-    """The newest checkpoint that is whole; says in the log why a newer one was passed over."""
+    """What is asked for, of a step or of the newest checkpoint that is whole."""
+    try:
+        if step is None:
+            return _load_newest(path, reader, loading)
+        info = reader.select_step(operator.index(step))
+        return info, reader.load(loading)
+    except CheckpointError as error:
+        loading.explain(error)
+        raise
+
+
+def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
+    """Says in the log why a newer checkpoint was passed over."""
     infos = reader.list()
     for damage in describe_damage(reader.report()):
         log.warning("%s: %s; run pcfsck to see more", path, damage)
@@ -353,7 +383,7 @@ def load_newest(
     for index, info in enumerate(infos):
         try:
             reader.select(info.sequence)
-            return info, reader.load(allocate, make_decoder)
+            return info, reader.load(loading)
         except (Corrupt, NoCheckpoint, StateFormatError) as error:
             failure = error
             older = infos[index + 1 :]
@@ -366,6 +396,24 @@ def load_newest(
             )  # fmt: skip
     assert failure is not None
     raise failure
+
+
+def _loading(memory: ArrayMemory, into: Any, tensor: str | None = None) -> Loading:
+    """A request for everything, or for one tensor; None is no target."""
+    if into is None:
+        return Loading(memory, tensor=tensor)
+    return Loading(memory, into, tensor=tensor)
+
+
+def load_with(
+    memory: ArrayMemory, path: str | os.PathLike[str], step: int | None, into: Any,
+    tensor: str | None = None,
+) -> Any:
+    """Loads from a file that may be open elsewhere for writing; takes no writer lock."""
+    if into is not None:
+        wait_staged_everywhere()
+    with Reader(path) as reader:
+        return load_from(os.fspath(path), reader, step, _loading(memory, into, tensor))[1]
 
 
 def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
@@ -389,13 +437,28 @@ def describe_damage(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def load(path: str | os.PathLike[str], step: int | None = None) -> Any:
-    """The state in a file that may be open elsewhere for writing; takes no writer lock."""
-    with Reader(path) as reader:
-        if step is None:
-            return load_newest(os.fspath(path), reader, allocate_array, Decoder)[1]
-        reader.select_step(operator.index(step))
-        return reader.load(allocate_array, Decoder)
+def load(path: str | os.PathLike[str], step: int | None = None, *, into: Any = None) -> Any:
+    """The state in a file that may be open elsewhere for writing; takes no writer lock.
+
+    ``into`` is a nest like the one that was saved, whose arrays are filled in place where they
+    fit: see ``Checkpointer.load``.
+    """
+    return load_with(ArrayMemory(), path, step, into)
+
+
+def load_tensor(
+    path: str | os.PathLike[str],
+    name: str,
+    step: int | None = None,
+    *,
+    into: Any = None,
+) -> Any:
+    """One tensor by its name, such as ``model.layers.0.weight``; reads only its chunks.
+
+    The array ``into`` is filled and returned when it has the stored type and shape; else a new
+    array is returned. Raises ``CheckpointError`` when there is no tensor of that name.
+    """
+    return load_with(ArrayMemory(), path, step, into, name)
 
 
 def checkpoints(path: str | os.PathLike[str]) -> list[CheckpointInfo]:

@@ -13,17 +13,17 @@ from __future__ import annotations
 from typing import Any
 
 from ._engine import SaveHandle
+from ._loading import Loading, part_of
 from ._stateful import (
     Restorer,
     collect,
     python_and_numpy_random_state,
     set_python_and_numpy_random_state,
 )
-from .checkpointer import BaseCheckpointer, load
-from .errors import CheckpointError
+from .checkpointer import BaseCheckpointer, load, load_tensor
 from .state import Encoder
 
-__all__ = ["Checkpointer", "load"]
+__all__ = ["Checkpointer", "load", "load_tensor"]
 
 
 class Checkpointer(BaseCheckpointer):
@@ -52,10 +52,15 @@ class Checkpointer(BaseCheckpointer):
     def resume(self, *, rng: bool = True, **state: Any) -> int:
         """Fills the parts from the newest whole checkpoint; returns the step to go on with.
 
-        Returns 0 for a new file, and leaves the parts alone. Arrays are filled in place; the
-        other contents of a dict or list are replaced.
+        Returns 0 for a new file, and leaves the parts alone. Arrays are filled in place, straight
+        from the file where they are dense and of the stored type; the other contents of a dict or
+        list are replaced. Parts that were saved but are not asked for are not read. When an error
+        is raised, the parts hold unspecified values.
         """
-        found = self._resume_state()
+        loading = Loading(
+            self._memory, state, parts=list(state), optional_parts=["rng"] if rng else []
+        )
+        found = self._resume_state(loading)
         if found is None:
             return 0
         next_step, loaded = found
@@ -65,11 +70,3 @@ class Checkpointer(BaseCheckpointer):
         if rng and "rng" in loaded:
             set_python_and_numpy_random_state(loaded["rng"])
         return next_step
-
-
-def part_of(loaded: dict[str, Any], name: str) -> Any:
-    """A named part of a loaded state."""
-    if not isinstance(loaded, dict) or name not in loaded:
-        held = ", ".join(loaded) if isinstance(loaded, dict) else type(loaded).__qualname__
-        raise CheckpointError(f"'{name}' is not in the checkpoint, which holds: {held}")
-    return loaded[name]

@@ -355,17 +355,25 @@ class StoredTensor:
     name: str
     stored_dtype: str
     shape: tuple[int, ...]
-    #: One-dimensional uint8 array, or for torch a uint8 tensor; aligned, writable, owned.
-    memory: Any
+    #: One-dimensional uint8 array, or for torch a uint8 tensor: fresh memory, or the caller's.
+    memory: Any = None
+
+    @property
+    def byte_count(self) -> int:
+        """What type and shape take."""
+        return STORED_ITEM_SIZE[self.stored_dtype] * math.prod(self.shape)
 
 
 class Decoder:
     """Builds the state again from its document and the loaded tensors."""
 
-    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+    def __init__(
+        self, tensors: dict[str, StoredTensor], made: dict[object, Any] | None = None
+    ) -> None:
+        """`made` are the live objects that were filled in place, under their keys."""
         self.tensors = tensors
         # One object per reference kind and name: what was tied is tied again.
-        self._made: dict[object, Any] = {}
+        self._made: dict[object, Any] = dict(made or {})
 
     def decode(self, document: Any) -> Any:
         """The value of a document's node."""
@@ -485,12 +493,7 @@ class Decoder:
     def _make_array(self, name: str, tag: str | None) -> Any:
         tensor = self.stored(name)
         memory = self.bytes_of(tensor)
-        if tag is None:
-            return memory.view(_STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
-        dtype = _extension_dtype(tag) if tag in _EXTENSION_TO_STORED else np.dtype(tag)
-        if dtype.hasobject:
-            raise ValueError("an array of object type")
-        shape = tensor.shape[:-1] if dtype.kind == "c" else tensor.shape
+        dtype, shape = array_type(tensor, tag)
         if dtype.byteorder == ">":
             return memory.view(dtype.newbyteorder("<")).reshape(shape).astype(dtype)
         return memory.view(dtype).reshape(shape)
@@ -532,6 +535,16 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "$scalar": Decoder._scalar,
     "$array": Decoder._array,
 }
+
+
+def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of the array that a `$array` node with this tag describes."""
+    if tag is None:
+        return _STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
+    dtype = _extension_dtype(tag) if tag in _EXTENSION_TO_STORED else np.dtype(tag)
+    if dtype.hasobject:
+        raise ValueError("an array of object type")
+    return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
 
 
 def _extension_dtype(name: str) -> np.dtype[Any]:

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ._engine import SaveHandle, wait_staged_everywhere
-from ._reader import Reader
+from ._engine import Pin, SaveHandle, wait_staged_everywhere
+from ._loading import ArrayMemory, Loading, Place, part_of
 from ._stateful import (
     Restorer,
     collect,
@@ -33,12 +35,11 @@ from ._stateful import (
     set_python_and_numpy_random_state,
     stateful_objects,
 )
-from .checkpointer import BaseCheckpointer, load_newest
-from .errors import CheckpointError, StateFormatError
-from .numpy import part_of
+from .checkpointer import BaseCheckpointer, load_with
+from .errors import CheckpointError, InvalidArgument, OutOfMemory, StateFormatError
 from .state import Decoder, Encoder, StoredTensor
 
-__all__ = ["Checkpointer", "load"]
+__all__ = ["Checkpointer", "load", "load_tensor", "pin_for_cuda"]
 
 log = logging.getLogger("pccheck")
 
@@ -160,6 +161,54 @@ class TorchDecoder(Decoder):
         return memory.view(dtype).view(shape)
 
 
+class TorchMemory(ArrayMemory):
+    """Memory for torch tensors, and for the arrays that a torch state holds."""
+
+    def allocate(self, byte_count: int) -> tuple[Any, int]:
+        """Fresh memory of the CPU."""
+        memory = torch.empty(byte_count, dtype=torch.uint8)
+        return memory, memory.data_ptr()
+
+    def decoder(self, tensors: dict[str, StoredTensor], made: dict[object, Any]) -> Decoder:
+        """The decoder that knows tensors."""
+        return TorchDecoder(tensors, made)
+
+    def state_of(self, target: Any) -> Any:
+        """Modules and optimizers show their live tensors; other objects may give copies."""
+        if isinstance(target, (torch.nn.Module, torch.optim.Optimizer)):
+            return target.state_dict()
+        return target
+
+    def place(
+        self, kind: str, tag: str | None, tensor: StoredTensor, target: Any
+    ) -> Place | None:
+        """The live memory to load a tensor into, when `target` fits it."""
+        if kind == "$array":
+            place = super().place(kind, tag, tensor, target)
+            return place and replace(place, memory=torch.from_numpy(place.memory))
+        if type(target) not in _PLAIN_TENSOR_TYPES:
+            return None
+        dtype = _STORED_TO_TORCH.get(tensor.stored_dtype) if tag is None else _DTYPES.get(tag)
+        if dtype is None or (tag is not None and not dtype.is_complex):
+            return None
+        shape = tensor.shape[:-1] if dtype.is_complex else tensor.shape
+        if target.dtype != dtype or target.shape != shape or not _is_plain_memory(target):
+            return None
+        dense = target.detach()
+        flat = (torch.view_as_real(dense) if dtype.is_complex else dense).view(-1)
+        return Place(target, flat.view(torch.uint8), target.data_ptr(), ("torch", tensor.name, tag))
+
+
+def _is_plain_memory(tensor: torch.Tensor) -> bool:
+    """True when the tensor's values are its memory, dense and row-major, on the CPU."""
+    return (
+        tensor.is_cpu
+        and tensor.layout == torch.strided
+        and tensor.is_contiguous()
+        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+    )
+
+
 def _stored_form(dtype: torch.dtype) -> tuple[str, bool, str | None]:
     """Stored type, whether an element is a pair, and the type's name if it needs one."""
     stored = _TORCH_TO_STORED.get(dtype)
@@ -201,12 +250,17 @@ class Checkpointer(BaseCheckpointer):
     """Saves named parts of a training run, and puts them back where they were."""
 
     _framework = "pt"
+    _memory = TorchMemory()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Takes what ``pccheck.Checkpointer`` takes.
 
         The first save sizes the file; for an optimizer without any state yet it leaves room for
         two moments of every parameter, which is what the Adam family will need.
+
+        ``pin=True`` registers the staging pool with CUDA, or raises; ``pin="auto"`` does so where
+        CUDA is there and can, and otherwise goes on with a line in the log. A callable is used as
+        in ``pccheck.Checkpointer``.
         """
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         super().__init__(*arguments, **options)
@@ -242,13 +296,20 @@ class Checkpointer(BaseCheckpointer):
 
         Returns 0 for a new file, and leaves the parts alone. A damaged checkpoint is passed over,
         with a warning in the log that says why. Parts that were saved but are not asked for are
-        left out.
+        not read.
+
+        Tensors of modules and optimizers are filled in place, straight from the file, when they
+        are on the CPU, dense and of the stored type; an optimizer that has no state yet takes over
+        what was loaded. Nothing is held twice. When an error is raised, the parts hold unspecified
+        values: load another checkpoint, or initialize them again.
         """
-        found = self._resume_state()
+        loading = Loading(
+            self._memory, state, parts=list(state), optional_parts=["rng"] if rng else []
+        )
+        found = self._resume_state(loading)
         if found is None:
             return 0
         next_step, loaded = found
-        self.wait_staged()
         restorer = _TorchRestorer()
         for name, target in state.items():
             restorer.restore(name, target, part_of(loaded, name))
@@ -265,20 +326,52 @@ class Checkpointer(BaseCheckpointer):
                 self._hook.remove()
                 self._hook = None
 
-    def _allocate(self, byte_count: int) -> tuple[Any, int]:
-        return _allocate(byte_count)
+    def _pinning(self, pin: bool | str | Pin | None) -> Pin | None:
+        if pin is True:
+            return pin_for_cuda
+        if pin == "auto":
+            return _pin_where_possible if torch.cuda.is_available() else None
+        if isinstance(pin, str):
+            raise InvalidArgument(f"pin is {pin!r}; give True, False, 'auto' or a callable")
+        return super()._pinning(pin)
 
-    def _make_decoder(self, tensors: dict[str, StoredTensor]) -> Decoder:
-        return TorchDecoder(tensors)
+
+def pin_for_cuda(address: int, byte_count: int) -> Callable[[], object]:
+    """Registers memory with CUDA, so that a GPU can copy to it without a detour.
+
+    Returns a callable that undoes it. Raises ``CheckpointError`` without CUDA, and
+    ``OutOfMemory`` when the driver refuses.
+    """
+    if not torch.cuda.is_available():
+        raise CheckpointError(
+            "pin=True needs CUDA, and torch finds none; use pin='auto' to go on without"
+        )
+    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    result = runtime.cudaHostRegister(address, byte_count, 0)
+    if int(result) != 0:
+        raise OutOfMemory(
+            f"CUDA does not register a staging pool of {byte_count} bytes "
+            f"({runtime.cudaGetErrorString(result)}); ask for a smaller pool, or pin=False"
+        )
+    return lambda: _unregister(runtime, address)
+
+
+def _unregister(runtime: Any, address: int) -> None:
+    result = runtime.cudaHostUnregister(address)
+    if int(result) != 0:
+        log.warning("CUDA does not unregister the staging pool: error %d", int(result))
+
+
+def _pin_where_possible(address: int, byte_count: int) -> Callable[[], object]:
+    try:
+        return pin_for_cuda(address, byte_count)
+    except CheckpointError as error:
+        log.warning("the staging pool is not pinned: %s", error)
+        return lambda: None
 
 
 def _wait_before_step(*_: object) -> None:
     wait_staged_everywhere()
-
-
-def _allocate(byte_count: int) -> tuple[torch.Tensor, int]:
-    memory = torch.empty(byte_count, dtype=torch.uint8)
-    return memory, memory.data_ptr()
 
 
 def _collect(value: Any) -> Any:
@@ -334,10 +427,25 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def load(path: str | os.PathLike[str], step: int | None = None) -> Any:
-    """The state in a file that may be open elsewhere for writing; takes no writer lock."""
-    with Reader(path) as reader:
-        if step is None:
-            return load_newest(os.fspath(path), reader, _allocate, TorchDecoder)[1]
-        reader.select_step(step)
-        return reader.load(_allocate, TorchDecoder)
+def load(path: str | os.PathLike[str], step: int | None = None, *, into: Any = None) -> Any:
+    """The state in a file that may be open elsewhere for writing; takes no writer lock.
+
+    ``into`` is a nest like the one that was saved, of modules, optimizers, tensors and arrays,
+    which are filled in place where they fit: see ``pccheck.Checkpointer.load``.
+    """
+    return load_with(TorchMemory(), path, step, into)
+
+
+def load_tensor(
+    path: str | os.PathLike[str],
+    name: str,
+    step: int | None = None,
+    *,
+    into: torch.Tensor | None = None,
+) -> Any:
+    """One tensor by its name, such as ``model.layers.0.weight``; reads only its chunks.
+
+    The tensor ``into`` is filled and returned when it has the stored type and shape and is dense
+    and on the CPU; else a new one is returned.
+    """
+    return load_with(TorchMemory(), path, step, into, name)
