@@ -41,7 +41,7 @@ public final class CheckpointWriter: Sendable {
     public init(storage: any Storage, options: WriterOptions = WriterOptions())
         throws(CheckpointError)
     {
-        guard (1...64).contains(options.snapshotWorkerCount),
+        guard (1...64).contains(options.snapshotWorkerCount ?? 1),
             (1...64).contains(options.writerWorkerCount), (1...64).contains(options.writeQueueDepth)
         else {
             throw CheckpointError(
@@ -74,6 +74,10 @@ public final class CheckpointWriter: Sendable {
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
         let engine = Engine(
             storage: storage, identity: start.identity, options: options, pool: pool, state: state)
+        engine.monitor.withLock { state in
+            state.statistics.snapshotWorkerCount = engine.snapshotWorkerCount
+            state.statistics.writerWorkerCount = options.writerWorkerCount
+        }
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)

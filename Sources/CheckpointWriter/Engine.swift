@@ -21,6 +21,7 @@ final class Engine: Sendable {
     let urgency = StagingUrgency()
     /// Set when chunks go from the caller's memory straight to the medium.
     private let medium: (any ByteAddressableStorage)?
+    let snapshotWorkerCount: Int
     private let threads = Monitor([WorkerThread]())
 
     init(
@@ -34,6 +35,10 @@ final class Engine: Sendable {
         monitor = Monitor(state)
         commitObserver = CommitObserver()
         medium = Self.directMedium(storage, options)
+        let processorCount = SystemClock.processorCount
+        snapshotWorkerCount =
+            options.snapshotWorkerCount
+            ?? max(1, min(4, medium == nil ? processorCount / 4 : processorCount))
     }
 
     /// The medium, when nothing is to be staged for it: the processor writes it, and no codec does.
@@ -47,7 +52,7 @@ final class Engine: Sendable {
 
     func start() throws(CheckpointError) {
         do throws(StorageError) {
-            for number in 0..<options.snapshotWorkerCount {
+            for number in 0..<snapshotWorkerCount {
                 try launch("pcc-snapshot-\(number)") { $0.runSnapshotWorker() }
             }
             for number in 0..<options.writerWorkerCount {

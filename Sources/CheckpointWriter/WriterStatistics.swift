@@ -21,6 +21,8 @@ public struct WriterStatistics: Sendable, Hashable {
     /// What else the back end tells, such as the granularity of persistent memory, or whether the
     /// pool is registered with the kernel.
     public var storageDetail: String?
+    public var snapshotWorkerCount = 0
+    public var writerWorkerCount = 0
     public var poolByteCount: UInt64 = 0
     public var inFlightCount = 0
     /// Checkpoints begun, and how they ended.

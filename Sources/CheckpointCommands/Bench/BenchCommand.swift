@@ -85,7 +85,7 @@ struct BenchCommand: ToolCommand {
                 "Bytes of the staging pool (default: one slot up to 2 GiB).", valueName: "size"))
         var pool: ByteSize?
 
-        @Option(help: ArgumentHelp("Threads that digest and write chunks.", valueName: "n"))
+        @Option(help: ArgumentHelp("Threads that compress and write chunks.", valueName: "n"))
         var writerWorkers = WriterOptions().writerWorkerCount
 
         @Option(
@@ -94,8 +94,11 @@ struct BenchCommand: ToolCommand {
                 valueName: "n"))
         var queueDepth = WriterOptions().writeQueueDepth
 
-        @Option(help: ArgumentHelp("Threads that copy state.", valueName: "n"))
-        var snapshotWorkers = WriterOptions().snapshotWorkerCount
+        @Option(
+            help: ArgumentHelp(
+                "Threads that copy and digest state (default: 1 to 4, by the processors).",
+                valueName: "n"))
+        var snapshotWorkers: Int?
 
         @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
         var readWorkers = CheckpointReader.defaultWorkerCount
@@ -173,7 +176,8 @@ struct BenchCommand: ToolCommand {
             (1...10_000).contains(parts.stepMilliseconds), "--step-milliseconds is 1 to 10000.")
         try check((10...10_000_000).contains(parts.checkpoints), "--checkpoints is at least 10.")
         let counts = [
-            engine.snapshotWorkers, engine.writerWorkers, engine.queueDepth, engine.readWorkers,
+            engine.snapshotWorkers ?? 1, engine.writerWorkers, engine.queueDepth,
+            engine.readWorkers,
         ]
         try check(
             counts.allSatisfy { (1...64).contains($0) }, "Worker counts and depths are 1 to 64.")

@@ -40,7 +40,7 @@ struct BenchHeader: Sendable {
                     + "chunks of \(Quantity.bytes(UInt64(settings.chunkByteCount))), "
                     + "pool \(pool), codec \(options.codec.label)"),
             StyledText(
-                "  \(options.snapshotWorkerCount) snapshot and \(options.writerWorkerCount) "
+                "  \(statistics.snapshotWorkerCount) snapshot and \(options.writerWorkerCount) "
                     + "writer workers, write queue of \(options.writeQueueDepth); "
                     + "medians of \(Quantity.plural(settings.roundCount, "round"))"),
         ]
@@ -73,7 +73,7 @@ struct BenchHeader: Sendable {
             "chunk_byte_count": .count(settings.chunkByteCount),
             "pool_byte_count": .number(options.poolByteCount),
             "codec": .string(options.codec.label),
-            "snapshot_worker_count": .count(options.snapshotWorkerCount),
+            "snapshot_worker_count": .count(statistics.snapshotWorkerCount),
             "writer_worker_count": .count(options.writerWorkerCount),
             "write_queue_depth": .count(options.writeQueueDepth),
             "reader_worker_count": .count(settings.readerWorkerCount),

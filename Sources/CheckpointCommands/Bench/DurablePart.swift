@@ -62,7 +62,7 @@ extension BenchRunner {
         let size = Quantity.bytes(byteCount)
         try progress("filling \(size) of state")
         let state = BenchState(byteCount: byteCount)
-        let copies = try CopyTarget(byteCount: state.byteCount)
+        let copies = try MemcpyTarget(byteCount: state.byteCount)
         try progress("writing files for \(size)")
         let plainPath = try workspace.writePlainFile(
             "plain", byteCount: UInt64(state.byteCount))
@@ -104,7 +104,10 @@ extension BenchRunner {
             for _ in 0..<count {
                 step += 1
                 entry.staged.add(try stagedMilliseconds(state.payload, step, writer))
-                entry.memcpy.add(1e3 * (try copies.seconds(state, settings)))
+                entry.memcpy.add(
+                    1e3
+                        * (try copies.seconds(
+                            state, threadCount: writer.statistics.snapshotWorkerCount, settings)))
             }
         }
         entry.fio.dropFailed(roundCount: settings.roundCount)
@@ -141,7 +144,7 @@ extension BenchRunner {
 
 /// Memory that the state is copied into, of the kind that a staging pool is made of: touched, and
 /// in huge pages where the kernel has them.
-struct CopyTarget {
+struct MemcpyTarget {
     private let buffer: AlignedBuffer
 
     init(byteCount: Int) throws(CheckpointError) {
@@ -157,10 +160,10 @@ struct CopyTarget {
     }
 
     func seconds(
-        _ state: BenchState, _ settings: BenchSettings
+        _ state: BenchState, threadCount: Int, _ settings: BenchSettings
     ) throws(CheckpointError) -> Double {
         try PlainWrites.copySeconds(
-            state, to: buffer, threadCount: settings.snapshotWorkerCount,
+            state, to: buffer, threadCount: threadCount,
             chunkByteCount: settings.chunkByteCount)
     }
 }

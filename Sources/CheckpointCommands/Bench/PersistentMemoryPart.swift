@@ -66,7 +66,7 @@ extension BenchRunner {
         for round in 1...settings.roundCount {
             try progress("persistent memory, round \(round) of \(settings.roundCount)")
             let copySeconds = try PlainWrites.streamSeconds(
-                state, to: mapping, threadCount: settings.writerWorkerCount,
+                state, to: mapping, threadCount: writer.statistics.snapshotWorkerCount,
                 chunkByteCount: settings.chunkByteCount)
             section.copy.add(Double(state.byteCount) / copySeconds / 1e6)
             let cpuBefore = SystemClock.processCPUTime
