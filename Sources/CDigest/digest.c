@@ -87,6 +87,10 @@ void pccp_copier_copy_with(struct pccp_copier *copier, pccp_store store, void *c
         size_t part = count - at < piece_size ? count - at : piece_size;
         memcpy(copier->piece, (const char *)from + at, part);
         store(context, (char *)to + at, copier->piece, part);
+        /* Digesting leaves the memory idle: let the first lines of the next piece come meanwhile.
+         * Behind the source's end this asks for lines that nobody reads, which is harmless. */
+        for (size_t ahead = 0; ahead < 1024; ahead += 64)
+            __builtin_prefetch((const char *)from + at + part + ahead);
         copier->update(copier->state, copier->piece, part);
     }
 }
