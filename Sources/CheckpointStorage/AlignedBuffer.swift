@@ -35,8 +35,8 @@ internal import CheckpointFormat
         pool = nil
     }
 
-    /// Memory for large transfers: in huge pages, of which the kernel has fewer to hold on to during
-    /// one, and given back to the system with the buffer.
+    /// Memory for large transfers: in huge pages, of which the kernel has fewer to hold on to
+    /// meanwhile, and given back to the system with the buffer.
     public static func forTransfers(byteCount: Int) -> AlignedBuffer {
         guard byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) else {
             return AlignedBuffer(byteCount: byteCount)
