@@ -125,6 +125,7 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
     struct statx stx;
     int answered = statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx);
     if (answered == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+        facts->tells_alignment = true;
         facts->direct_alignment = stx.stx_dio_offset_align;
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }

@@ -85,13 +85,23 @@ public final class FileStorage: Storage, @unchecked Sendable {
         return (buffered, .buffered)
     }
 
-    /// False only when the kernel says that it needs more than our 4 KiB grid.
+    /// False only when the kernel says that it needs another grid than our 4 KiB.
     private static func supportsDirect(_ descriptor: Int32) -> Bool {
         var facts = pccp_file_facts()
         // Safe: fills the struct that it is given.
         guard unsafe pccp_read_file_facts(descriptor, &facts) == 0 else { return false }
-        return facts.direct_alignment <= UInt32(Limits.blockByteCount)
-            && facts.direct_memory_alignment <= UInt32(Limits.blockByteCount)
+        return !facts.tells_alignment
+            || allowsDirect(
+                offsetAlignment: facts.direct_alignment,
+                memoryAlignment: facts.direct_memory_alignment)
+    }
+
+    /// Whether blocks of 4096 bytes on such boundaries can be transferred with O_DIRECT. 0 is what
+    /// statx(2) says of a file whose O_DIRECT is none: it may be accepted and then ignored.
+    static func allowsDirect(offsetAlignment: UInt32, memoryAlignment: UInt32) -> Bool {
+        [offsetAlignment, memoryAlignment].allSatisfy {
+            $0 != 0 && UInt32(Limits.blockByteCount) % $0 == 0
+        }
     }
 
     private static func facts(

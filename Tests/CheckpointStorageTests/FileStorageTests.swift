@@ -1,5 +1,5 @@
 import CheckpointFormat
-import CheckpointStorage
+@testable import CheckpointStorage
 import Foundation
 import Testing
 
@@ -35,6 +35,19 @@ import Testing
         storage.discardCache()
         #expect(try storage.readBlocks(at: 4096, count: 8192) == bytes)
         #expect(try storage.readBlocks(at: 0, count: 4096) == [UInt8](repeating: 0, count: 4096))
+    }
+
+    @Test(arguments: [
+        (UInt32(512), UInt32(4), true), (4096, 4096, true), (4096, 512, true), (1, 1, true),
+        (8192, 512, false), (512, 65_536, false), (520, 4, false), (4096, 3072, false),
+        (0, 0, false), (512, 0, false),
+    ])
+    func directTransfersNeedAnAlignmentThatOurBlocksHave(
+        offsetAlignment: UInt32, memoryAlignment: UInt32, isDirect: Bool
+    ) {
+        #expect(
+            FileStorage.allowsDirect(
+                offsetAlignment: offsetAlignment, memoryAlignment: memoryAlignment) == isDirect)
     }
 
     @Test func readingBeyondTheEndSaysThatTheFileIsTruncated() throws {

@@ -38,7 +38,8 @@ struct pccp_file_facts {
     bool is_regular;
     bool is_block_device;
     bool is_dax;                /* in persistent memory that the processor addresses */
-    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
+    bool tells_alignment;       /* the next two are known */
+    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when it cannot be had */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
 };
