@@ -77,6 +77,7 @@ struct LoopSection: BenchSection {
     var byteCount: UInt64
     var stepCount: Int
     var stepMilliseconds: Int
+    var roundCount: Int
     /// MB/s of plain O_DIRECT writes of the state, each with its fdatasync(2), before each case.
     var bandwidth = Samples()
     var backend = ""
@@ -103,7 +104,7 @@ extension BenchRunner {
         let material = try prepareLoop(workspace, cases, counts)
         var section = LoopSection(
             byteCount: UInt64(material.state.byteCount), stepCount: settings.loopStepCount,
-            stepMilliseconds: settings.stepMilliseconds,
+            stepMilliseconds: settings.stepMilliseconds, roundCount: settings.roundCount,
             entries: cases.map { LoopSection.Entry(loopCase: $0) })
         for round in 1...settings.roundCount {
             let name = "training loop, round \(round) of \(settings.roundCount)"
@@ -241,7 +242,8 @@ extension LoopSection {
         let title =
             "Training loop: \(stepCount) steps of \(stepMilliseconds) ms, "
             + "\(Quantity.bytes(byteCount)) (\(backend); device "
-            + "\(Figure.decimal(bandwidth.median, 0)) MB/s)"
+            + "\(Figure.decimal(bandwidth.median, 0)) MB/s; "
+            + "\(Quantity.plural(roundCount, "round")))"
         var table = TableLayout([
             .left("step"), .right("every"), .left("policy"), .right("in flight"),
             .right("slowdown"), .right("max"), .right("device bound"), .right("of bound"),
@@ -272,6 +274,7 @@ extension LoopSection {
             "byte_count": .integer(byteCount),
             "step_count": .count(stepCount),
             "step_milliseconds": .count(stepMilliseconds),
+            "round_count": .count(roundCount),
             "backend": .string(backend),
             "device_megabytes_per_second": bandwidth.json,
             "cases": .array(entries.map(\.json)),
