@@ -51,7 +51,7 @@ struct BenchCommand: ToolCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Rounds; medians are reported (default: 5, sweep 3).", valueName: "n"))
+            "Rounds; medians are reported (default: 5; loop, sweep 3).", valueName: "n"))
     var rounds: Int?
 
     @OptionGroup(title: "Engine")
@@ -268,7 +268,7 @@ struct BenchCommand: ToolCommand {
         _ part: Part, _ settings: BenchSettings
     ) throws(CheckpointError) -> any BenchSection {
         var settings = settings
-        if part == .sweep { settings.roundCount = rounds ?? 3 }
+        if [.sweep, .loop].contains(part) { settings.roundCount = rounds ?? 3 }
         let runner = BenchRunner(settings: settings, progress: showProgress)
         switch part {
         case .durable: return try runner.measureDurable()
