@@ -138,6 +138,9 @@ test-c: lib
 		$$(PKG_CONFIG_PATH=$(BUILD)/lib/pkgconfig pkg-config --cflags --libs pccheck) \
 		-Wl,-rpath,$(abspath $(BUILD)/lib)
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
+	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
+		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
+	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 

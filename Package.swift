@@ -108,7 +108,7 @@ let package = Package(
             "CheckpointWriterTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter", "StorageFaults",
+                "CheckpointWriter", "StorageFaults", logging,
             ]),
         tests(
             "CheckpointCheckTests",

@@ -80,14 +80,30 @@ struct pccp_copier *pccp_copier_create(void)
 
 void pccp_copier_destroy(struct pccp_copier *copier) { free(copier); }
 
-void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count)
+void pccp_copier_copy_with(struct pccp_copier *copier, pccp_store store, void *context, void *to,
+                           const void *from, size_t count)
 {
     for (size_t at = 0; at < count; at += piece_size) {
         size_t part = count - at < piece_size ? count - at : piece_size;
         memcpy(copier->piece, (const char *)from + at, part);
-        pccp_stream_unfenced((char *)to + at, copier->piece, part);
+        store(context, (char *)to + at, copier->piece, part);
+        /* Digesting leaves the memory idle: let the first lines of the next piece come meanwhile.
+         * Behind the source's end this asks for lines that nobody reads, which is harmless. */
+        for (size_t ahead = 0; ahead < 1024; ahead += 64)
+            __builtin_prefetch((const char *)from + at + part + ahead);
         copier->update(copier->state, copier->piece, part);
     }
+}
+
+static void store_past_caches(void *context, void *to, const void *from, size_t count)
+{
+    (void)context;
+    pccp_stream_unfenced(to, from, count);
+}
+
+void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count)
+{
+    pccp_copier_copy_with(copier, store_past_caches, NULL, to, from, count);
     pccp_stream_fence();
 }
 

@@ -20,6 +20,11 @@ int pccp_open(const char *path, int flags)
         native |= O_DIRECT;
     if (flags & PCC_OPEN_CREATE)
         native |= O_CREAT | O_EXCL;
+    /* A device that is mounted, swapped to or written by another opener is EBUSY. Byte locks do
+     * not exclude openers that come through another node of the same device; this does. */
+    struct stat st;
+    if ((flags & PCC_OPEN_WRITE) && stat(path, &st) == 0 && S_ISBLK(st.st_mode))
+        native |= O_EXCL;
     /* O_NONBLOCK keeps a FIFO from blocking the open; regular files ignore it. */
     int fd;
     do
@@ -120,9 +125,15 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
     struct statx stx;
     int answered = statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx);
     if (answered == 0 && (stx.stx_mask & STATX_DIOALIGN)) {
+        facts->tells_alignment = true;
         facts->direct_alignment = stx.stx_dio_offset_align;
         facts->direct_memory_alignment = stx.stx_dio_mem_align;
     }
+#endif
+#ifdef STATX_ATTR_DAX
+    struct statx attributes;
+    if (statx(fd, "", AT_EMPTY_PATH, 0, &attributes) == 0)
+        facts->is_dax = (attributes.stx_attributes & STATX_ATTR_DAX) != 0;
 #endif
     struct statfs sfs;
     if (fstatfs(fd, &sfs) == 0)

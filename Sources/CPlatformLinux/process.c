@@ -2,6 +2,7 @@
 #include "platform.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -98,9 +99,16 @@ uint64_t pccp_resident_byte_count(void)
 
 uint64_t pccp_peak_resident_byte_count(void)
 {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (uint64_t)usage.ru_maxrss * 1024;
+    /* Not ru_maxrss: that one remembers the process from which this one was forked. */
+    FILE *file = fopen("/proc/self/status", "re");
+    if (!file)
+        return 0;
+    char line[256];
+    uint64_t kilobytes = 0;
+    while (fgets(line, sizeof line, file) && sscanf(line, "VmHWM: %" SCNu64, &kilobytes) != 1)
+        ;
+    fclose(file);
+    return kilobytes * 1024;
 }
 
 void pccp_boot_id(uint8_t id[16])

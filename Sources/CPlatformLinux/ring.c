@@ -76,18 +76,19 @@ static int set_up(unsigned entry_count, struct io_uring *uring)
 
 static int check_operations(struct io_uring *uring)
 {
-    struct {
-        struct io_uring_probe probe;
-        struct io_uring_probe_op operations[256];
-    } answer = {0};
-    int result = io_uring_register_probe(uring, &answer.probe, 256);
-    if (result == -EINVAL)
-        return -EOPNOTSUPP;
-    if (result < 0)
-        return result;
-    return io_uring_opcode_supported(&answer.probe, IORING_OP_WRITE)
-            && io_uring_opcode_supported(&answer.probe, IORING_OP_WRITE_FIXED)
-        ? 0 : -EOPNOTSUPP;
+    enum { operation_count = 256 };
+    struct io_uring_probe *answer =
+        calloc(1, sizeof *answer + operation_count * sizeof answer->ops[0]);
+    if (!answer)
+        return -ENOMEM;
+    int result = io_uring_register_probe(uring, answer, operation_count);
+    if (result >= 0)
+        result = io_uring_opcode_supported(answer, IORING_OP_WRITE)
+                && io_uring_opcode_supported(answer, IORING_OP_WRITE_FIXED)
+            ? 0 : -EOPNOTSUPP;
+    free(answer);
+    /* Before 5.6 there was nothing to ask, and no such write either. */
+    return result == -EINVAL ? -EOPNOTSUPP : result;
 }
 
 /* There and back once: a filter may allow to set a ring up, but not to enter it. */

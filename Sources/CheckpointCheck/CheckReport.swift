@@ -14,7 +14,7 @@ public struct CheckOptions: Hashable, Sendable {
     /// Threads that read and verify payload.
     public var workerCount: Int
 
-    public init(depth: Depth = .metadata, workerCount: Int = 2) {
+    public init(depth: Depth = .metadata, workerCount: Int = CheckpointReader.defaultWorkerCount) {
         self.depth = depth
         self.workerCount = workerCount
     }

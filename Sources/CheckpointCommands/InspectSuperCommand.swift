@@ -132,6 +132,9 @@ struct InspectSuperCommand: ToolCommand {
             process \(superblock.writerPID) on boot \(superblock.writerBootID), \
             \(superblock.storageKind.name) storage
             """)
+        if superblock.storageKind == .persistentMemory {
+            add("unsafe shutdowns", "\(superblock.unsafeShutdownCount)")
+        }
         if let anchor = superblock.anchor {
             add(
                 "anchors", "step \(anchor.step), sequence \(anchor.sequence), slot \(anchor.slot)")

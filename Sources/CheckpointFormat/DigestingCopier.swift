@@ -1,5 +1,28 @@
 internal import CDigest
 
+/// Memory that bytes are copied to. It is safe to use as long as whoever handed it out says.
+@unsafe public struct CopyTarget {
+    /// A way to store that the memory needs; see `pccp_store`.
+    public typealias Function =
+        @convention(c) (
+            UnsafeMutableRawPointer?, UnsafeMutableRawPointer?, UnsafeRawPointer?, Int
+        ) -> Void
+
+    public let start: UnsafeMutableRawPointer
+    public let byteCount: Int
+    let store: (function: Function, context: UnsafeMutableRawPointer)?
+
+    public init(
+        start: UnsafeMutableRawPointer, byteCount: Int,
+        store: (function: Function, context: UnsafeMutableRawPointer)? = nil
+    ) {
+        // Safe: pointers are kept, not followed.
+        unsafe self.start = start
+        unsafe self.byteCount = byteCount
+        unsafe self.store = store
+    }
+}
+
 /// Copies bytes and digests them in one pass over memory.
 ///
 /// What is digested is what is written, even if somebody changes the source meanwhile: every byte
@@ -20,13 +43,21 @@ internal import CDigest
         unsafe pccp_copier_destroy(copier)
     }
 
-    /// Copies `source` to memory of as many bytes that does not overlap it.
+    /// Copies `source` to the bytes of `target` from `offset`, which do not overlap it.
     @unsafe public func copy(
-        _ source: UnsafeRawBufferPointer, to target: UnsafeMutableRawPointer
+        _ source: UnsafeRawBufferPointer, to target: CopyTarget, at offset: Int
     ) {
+        // Safe: only the target's size is read.
+        unsafe precondition(
+            offset >= 0 && source.count <= target.byteCount - offset, "inside the target")
         guard let start = source.baseAddress else { return }
-        // Safe: the caller vouches for both sides.
-        unsafe pccp_copier_copy(copier, target, start, source.count)
+        // Safe: the range was checked, and the caller vouches for the memory of both sides.
+        if let store = unsafe target.store {
+            unsafe pccp_copier_copy_with(
+                copier, store.function, store.context, target.start + offset, start, source.count)
+        } else {
+            unsafe pccp_copier_copy(copier, target.start + offset, start, source.count)
+        }
     }
 
     /// XXH3-128 of all that was copied since the last call.

@@ -11,6 +11,9 @@ public final class CheckpointReader: Sendable {
         public let error: CheckpointError
     }
 
+    /// While some of these threads wait for the device, the others digest: so many keep both busy.
+    public static let defaultWorkerCount = 4
+
     /// How often a search starts over when a writer takes a slot under it.
     private static let attemptCount = 16
 
@@ -27,7 +30,8 @@ public final class CheckpointReader: Sendable {
     /// - Throws: `notFound`, `notACheckpointFile`, `unsupported`, `corrupt`, `inputOutput`;
     ///   `fingerprintMismatch` for a file of another model.
     public convenience init(
-        path: String, mode: FileStorage.Mode = .automatic, workerCount: Int = 2,
+        path: String, mode: FileStorage.Mode = .automatic,
+        workerCount: Int = CheckpointReader.defaultWorkerCount,
         fingerprint: String? = nil
     ) throws(CheckpointError) {
         let storage: FileStorage
@@ -41,7 +45,8 @@ public final class CheckpointReader: Sendable {
 
     /// Reads the metadata of an open medium.
     public convenience init(
-        storage: any Storage, workerCount: Int = 2, fingerprint: String? = nil
+        storage: any Storage, workerCount: Int = CheckpointReader.defaultWorkerCount,
+        fingerprint: String? = nil
     ) throws(CheckpointError) {
         let decision = try Self.readDecision(storage)
         if let fingerprint, fingerprint != decision.identity.fingerprint {
@@ -54,7 +59,10 @@ public final class CheckpointReader: Sendable {
     }
 
     /// Reads what `decision` found on the medium: for tools that look at wrecks.
-    public init(storage: any Storage, decision: RecoveryDecision, workerCount: Int = 2) {
+    public init(
+        storage: any Storage, decision: RecoveryDecision,
+        workerCount: Int = CheckpointReader.defaultWorkerCount
+    ) {
         self.storage = storage
         self.workerCount = max(1, workerCount)
         pins = PinTable(storage: storage)

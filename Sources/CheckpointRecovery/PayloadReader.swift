@@ -10,9 +10,9 @@ final class ChunkBuffers: Sendable {
     init(for table: ChunkTable) {
         let block = Limits.blockByteCount
         let largest = table.entries.map(\.storedByteCount).max() ?? 0
-        stored = AlignedBuffer(byteCount: (largest + block - 1) / block * block)
+        stored = AlignedBuffer.forTransfers(byteCount: (largest + block - 1) / block * block)
         let largestRaw = table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max()
-        raw = largestRaw.map { AlignedBuffer(byteCount: $0) }
+        raw = largestRaw.map { AlignedBuffer.forTransfers(byteCount: $0) }
     }
 }
 

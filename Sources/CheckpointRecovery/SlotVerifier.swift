@@ -11,7 +11,8 @@ public enum SlotVerifier {
     /// - Throws: `corrupt` for the first chunk that does not match, or for the payload's digest;
     ///   `inputOutput` when the medium fails.
     public static func verify(
-        _ candidate: Candidate, in storage: any Storage, workerCount: Int = 2,
+        _ candidate: Candidate, in storage: any Storage,
+        workerCount: Int = CheckpointReader.defaultWorkerCount,
         progress: (@Sendable (UInt64) -> Void)? = nil
     ) throws(CheckpointError) {
         let reader = PayloadReader(

@@ -35,6 +35,15 @@ internal import CheckpointFormat
         pool = nil
     }
 
+    /// Memory for large transfers: in huge pages, of which the kernel has fewer to hold on to
+    /// meanwhile, and given back to the system with the buffer.
+    public static func forTransfers(byteCount: Int) -> AlignedBuffer {
+        guard byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) else {
+            return AlignedBuffer(byteCount: byteCount)
+        }
+        return AlignedBuffer(pool: memory, offset: 0, byteCount: byteCount)
+    }
+
     /// The part of `pool` that begins at `offset`.
     init(pool: StagingMemory, offset: Int, byteCount: Int) {
         precondition(offset >= 0 && offset + byteCount <= pool.byteCount, "inside the pool")

@@ -23,13 +23,17 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public let byteCount: UInt64
     public let kind: StorageKind
     public let isBlockDevice: Bool
+    /// The file lies in memory that the processor addresses: statx(2) with STATX_ATTR_DAX.
+    public let isDAX: Bool
     /// Open as long as the object lives.
     let descriptor: Int32
 
-    /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT.
+    /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT; a block device to be written with O_EXCL,
+    /// so that nothing that is mounted is overwritten.
     ///
     /// - Throws: `StorageError` with errno; EISDIR, EINVAL for what is neither a regular file nor
-    ///   a block device; EOPNOTSUPP on a network file system opened for writing, unless
+    ///   a block device; EBUSY for a device in use; EOPNOTSUPP on a network file system opened for
+    ///   writing, unless
     ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises.
     public init(
         path: String, access: Access, mode: Mode = .automatic, allowsNetwork: Bool = false
@@ -40,6 +44,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
             try Self.check(facts, path: path, access: access, allowsNetwork: allowsNetwork)
             self.byteCount = facts.byte_count
             self.isBlockDevice = facts.is_block_device
+            self.isDAX = facts.is_dax
         } catch {
             pccp_close(opened.descriptor)
             throw error
@@ -80,13 +85,23 @@ public final class FileStorage: Storage, @unchecked Sendable {
         return (buffered, .buffered)
     }
 
-    /// False only when the kernel says that it needs more than our 4 KiB grid.
+    /// False only when the kernel says that it needs another grid than our 4 KiB.
     private static func supportsDirect(_ descriptor: Int32) -> Bool {
         var facts = pccp_file_facts()
         // Safe: fills the struct that it is given.
         guard unsafe pccp_read_file_facts(descriptor, &facts) == 0 else { return false }
-        return facts.direct_alignment <= UInt32(Limits.blockByteCount)
-            && facts.direct_memory_alignment <= UInt32(Limits.blockByteCount)
+        return !facts.tells_alignment
+            || allowsDirect(
+                offsetAlignment: facts.direct_alignment,
+                memoryAlignment: facts.direct_memory_alignment)
+    }
+
+    /// Whether blocks of 4096 bytes on such boundaries can be transferred with O_DIRECT. 0 is what
+    /// statx(2) says of a file whose O_DIRECT is none: it may be accepted and then ignored.
+    static func allowsDirect(offsetAlignment: UInt32, memoryAlignment: UInt32) -> Bool {
+        [offsetAlignment, memoryAlignment].allSatisfy {
+            $0 != 0 && UInt32(Limits.blockByteCount) % $0 == 0
+        }
     }
 
     private static func facts(

@@ -11,6 +11,11 @@ public protocol Storage: AnyObject, Sendable {
     var kind: StorageKind { get }
     /// What error messages call the medium: a path.
     var path: String { get }
+    /// What statistics say of the medium beyond its kind; nil when there is nothing to say.
+    var detail: String? { get }
+    /// How often the device lost power without saving what it had acknowledged; 0 where nobody
+    /// counts.
+    var unsafeShutdownCount: UInt64 { get }
 
     /// pread(2): fills `range` of `buffer` from `offset`, or throws.
     func read(
@@ -41,6 +46,16 @@ public protocol Storage: AnyObject, Sendable {
     func unlock(_ byte: LockByte) throws(StorageError)
 }
 
+/// A medium whose bytes the processor writes itself, durable as soon as a write returns: nothing is
+/// won by staging for it, so state is copied to it straight from the caller's memory.
+public protocol ByteAddressableStorage: Storage {
+    /// Lets `body` copy to the `byteCount` bytes from `offset`, which may be any, on this thread;
+    /// what it copied is as durable as after `write` when this returns.
+    @unsafe func withCopyTarget<Result>(
+        at offset: UInt64, byteCount: Int, _ body: (CopyTarget) -> Result
+    ) throws(StorageError) -> Result
+}
+
 /// The bytes of the identity block that openers lock; the bytes' values do not matter.
 ///
 /// Locks belong to the open file description, not to the process, so that two openers in one
@@ -60,6 +75,9 @@ public enum LockByte: Hashable, Sendable {
 }
 
 extension Storage {
+    public var detail: String? { nil }
+    public var unsafeShutdownCount: UInt64 { 0 }
+
     /// For a medium whose writes block.
     public func makeWriteQueue(
         depth: Int, pool: StagingMemory?

@@ -45,6 +45,7 @@ extension StorageError: CustomStringConvertible {
         case .diskQuotaExceeded: "raise the quota, or choose a smaller capacity"
         case .readOnlyFileSystem, .permissionDenied, .notPermitted:
             "the file or its file system cannot be written by this user"
+        case .resourceBusy: "it is a device that is mounted, or that another writer has open"
         case .ioError: "the device failed; check the kernel log, then run pcfsck --verify full"
         case .noSuchFileOrDirectory: "check the path, or create the file with pccheck create"
         case .fileExists: "choose another path, or replace it explicitly"
@@ -63,6 +64,8 @@ extension CheckpointError {
             case .noSuchFileOrDirectory: .notFound
             case .fileExists: .exists
             case .noMemory: .outOfMemory
+            case .notSupported: .unsupported
+            case .resourceBusy: .locked
             default: .inputOutput
             }
         self.init(

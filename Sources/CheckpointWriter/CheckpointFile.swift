@@ -96,8 +96,11 @@ public enum CheckpointFile {
         }
         guard options.replacesExisting else {
             throw CheckpointError(
-                .exists, "\(path): it exists already; choose another path, or replace it explicitly"
-            )
+                .exists,
+                storage.isBlockDevice
+                    ? "\(path): it is a block device, and what it holds would be lost; choose "
+                        + "another path, or replace it explicitly"
+                    : "\(path): it exists already; choose another path, or replace it explicitly")
         }
         let isLocked = try withCheckpointErrors { () throws(StorageError) in
             try storage.tryLock(.writer, exclusive: true)
@@ -121,7 +124,11 @@ public enum CheckpointFile {
                 rank: options.rank, worldSize: options.worldSize,
                 creator: "pccheck \(PCcheck.version)", fingerprint: options.fingerprint)
         } catch {
-            throw CheckpointError(.invalidArgument, "\(error)")
+            var error = CheckpointError(.invalidArgument, "\(error)")
+            if let deviceByteCount {
+                error.message += "; the device has \(deviceByteCount) bytes"
+            }
+            throw error
         }
     }
 

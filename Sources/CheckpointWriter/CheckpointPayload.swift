@@ -83,27 +83,26 @@ internal import CheckpointStorage
         }
     }
 
-    /// Copies the stream's bytes from `offset`, a multiple of 65536, to the start of `buffer`, and
+    /// Copies the stream's bytes from `offset`, a multiple of 65536, to the start of `target`, and
     /// digests them on the way.
     ///
     /// - Returns: the digests of the leaves, as `TreeDigest` wants them.
-    func copy(
-        from offset: UInt64, count: Int, to buffer: AlignedBuffer, with copier: DigestingCopier
+    @unsafe func copy(
+        from offset: UInt64, count: Int, to target: CopyTarget, with copier: DigestingCopier
     ) -> [Digest] {
-        precondition(count <= buffer.byteCount, "a chunk fits its staging buffer")
         let leaf = Limits.leafByteCount
         var leaves: [Digest] = []
         leaves.reserveCapacity((count + leaf - 1) / leaf)
         var done = 0
-        // Safe: each part is memory of this payload, valid during the call.
+        // Safe: each part is memory of this payload, valid during the call; the copier checks
+        // that it fits the target.
         unsafe forEachPart(from: offset, count: count) { part in
             var taken = 0
             while taken < part.count {
                 let step = min(part.count - taken, leaf - done % leaf)
-                // Safe: `done + step` is at most `count`, which fits the buffer.
                 unsafe copier.copy(
-                    UnsafeRawBufferPointer(rebasing: part[taken..<taken + step]),
-                    to: buffer.baseAddress + done)
+                    UnsafeRawBufferPointer(rebasing: part[taken..<taken + step]), to: target,
+                    at: done)
                 taken += step
                 done += step
                 if done % leaf == 0 || done == count { leaves.append(copier.takeDigest()) }

@@ -25,7 +25,9 @@ public final class CheckpointWriter: Sendable {
         throws(CheckpointError)
     {
         let opened = try withCheckpointErrors { () throws(StorageError) in
-            try options.backend.open(path: path, allowsNetwork: options.allowsNetwork)
+            try options.backend.open(
+                path: path, allowsNetwork: options.allowsNetwork,
+                isDeepFlushing: options.isDeepFlushing)
         }
         if let reason = opened.fallbackReason {
             options.logger.warning(
@@ -39,7 +41,7 @@ public final class CheckpointWriter: Sendable {
     public init(storage: any Storage, options: WriterOptions = WriterOptions())
         throws(CheckpointError)
     {
-        guard (1...64).contains(options.snapshotWorkerCount),
+        guard (1...64).contains(options.snapshotWorkerCount ?? 1),
             (1...64).contains(options.writerWorkerCount), (1...64).contains(options.writeQueueDepth)
         else {
             throw CheckpointError(
@@ -58,7 +60,7 @@ public final class CheckpointWriter: Sendable {
         _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> Engine {
         let start = try WriterOpening(storage: storage, options: options).recover()
-        let pool = try makePool(start.identity.geometry, options)
+        let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
@@ -66,11 +68,16 @@ public final class CheckpointWriter: Sendable {
             nextSequence: start.nextSequence,
             freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
         state.statistics.storageKind = storage.kind
+        state.statistics.storageDetail = storage.detail
         state.statistics.poolByteCount = UInt64(pool.byteCount)
         state.statistics.newestDurableStep = start.superblock.anchor?.step
         state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
         let engine = Engine(
             storage: storage, identity: start.identity, options: options, pool: pool, state: state)
+        engine.monitor.withLock { state in
+            state.statistics.snapshotWorkerCount = engine.snapshotWorkerCount
+            state.statistics.writerWorkerCount = options.writerWorkerCount
+        }
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)
@@ -85,13 +92,15 @@ public final class CheckpointWriter: Sendable {
     }
 
     private static func makePool(
-        _ geometry: Geometry, _ options: WriterOptions
+        _ geometry: Geometry, _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> StagingMemory {
         let chunk = geometry.chunkByteCount
-        let wanted = options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30)
+        // Nothing is staged for a medium that the processor writes.
+        let isNeeded = Engine.directMedium(storage, options) == nil
+        let wanted = isNeeded ? options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30) : 0
         let count = max(
             Int(clamping: wanted / UInt64(chunk)) + (wanted % UInt64(chunk) == 0 ? 0 : 1),
-            options.writerWorkerCount)
+            isNeeded ? options.writerWorkerCount : 1)
         let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(

@@ -19,6 +19,9 @@ final class Engine: Sendable {
     let monitor: Monitor<EngineState>
     let commitObserver: CommitObserver
     let urgency = StagingUrgency()
+    /// Set when chunks go from the caller's memory straight to the medium.
+    private let medium: (any ByteAddressableStorage)?
+    let snapshotWorkerCount: Int
     private let threads = Monitor([WorkerThread]())
 
     init(
@@ -31,13 +34,25 @@ final class Engine: Sendable {
         self.pool = pool
         monitor = Monitor(state)
         commitObserver = CommitObserver()
+        medium = Self.directMedium(storage, options)
+        let processorCount = SystemClock.processorCount
+        snapshotWorkerCount =
+            options.snapshotWorkerCount
+            ?? max(1, min(4, medium == nil ? processorCount / 4 : processorCount))
+    }
+
+    /// The medium, when nothing is to be staged for it: the processor writes it, and no codec does.
+    static func directMedium(
+        _ storage: any Storage, _ options: WriterOptions
+    ) -> (any ByteAddressableStorage)? {
+        options.codec == .none ? storage as? any ByteAddressableStorage : nil
     }
 
     var geometry: Geometry { identity.geometry }
 
     func start() throws(CheckpointError) {
         do throws(StorageError) {
-            for number in 0..<options.snapshotWorkerCount {
+            for number in 0..<snapshotWorkerCount {
                 try launch("pcc-snapshot-\(number)") { $0.runSnapshotWorker() }
             }
             for number in 0..<options.writerWorkerCount {
@@ -77,64 +92,115 @@ final class Engine: Sendable {
 
     // MARK: Snapshot workers
 
-    private enum Copy {
-        case chunk(InFlightCheckpoint, CheckpointPayload, index: Int, AlignedBuffer)
-        case stop
+    private struct Copy {
+        let checkpoint: InFlightCheckpoint
+        let payload: CheckpointPayload
+        let index: Int
+        /// nil when the chunk goes straight to the medium.
+        let buffer: AlignedBuffer?
     }
 
     private func runSnapshotWorker() {
         let copier = DigestingCopier()
-        while case .chunk(let checkpoint, let payload, let index, let buffer)? = nextCopy() {
+        while let copy = nextCopy() {
             let began = SystemClock.monotonicTime
-            let range = checkpoint.chunkRange(index)
-            let leaves = payload.copy(
-                from: range.offset, count: range.count, to: buffer, with: copier)
-            // The device gets whole blocks; what lies behind the payload is zero.
-            buffer.fillWithZeros(range.count..<Self.paddedByteCount(range.count))
-            let elapsed = SystemClock.monotonicTime - began
-            let isQuiet = monitor.withLock { state in
-                state.statistics.copyNanoseconds += elapsed
-                finishCopy(
-                    checkpoint, StagedChunk(index: index, buffer: buffer, leaves: leaves), &state)
-                return urgency.isUrgent && state.isCopying
+            do throws(CheckpointError) {
+                let done = try perform(copy, with: copier)
+                let elapsed = SystemClock.monotonicTime - began
+                let isQuiet = monitor.withLock { state in
+                    state.statistics.copyNanoseconds += elapsed
+                    finishCopy(copy, done, &state)
+                    return urgency.isUrgent && state.isCopying
+                }
+                // Writers that stand back need not be woken for each chunk; the last one does it.
+                if !isQuiet { monitor.wakeAll() }
+            } catch {
+                abandon(copy.checkpoint, error) { _ in copy.checkpoint.busyCount -= 1 }
+                monitor.wakeAll()
             }
-            // Writers that stand back need not be woken for each chunk; the last one wakes them.
-            if !isQuiet { monitor.wakeAll() }
         }
     }
 
+    private enum CopyResult {
+        case staged(StagedChunk)
+        case written(ChunkWriter.Result)
+    }
+
+    /// The device gets whole blocks; what lies behind the payload is zero.
+    private func perform(
+        _ copy: Copy, with copier: DigestingCopier
+    ) throws(CheckpointError) -> CopyResult {
+        let range = copy.checkpoint.chunkRange(copy.index)
+        let padded = Self.paddedByteCount(range.count)
+        if let buffer = copy.buffer {
+            // Safe: the buffer lives through the call.
+            let leaves = unsafe copy.payload.copy(
+                from: range.offset, count: range.count,
+                to: CopyTarget(start: buffer.baseAddress, byteCount: buffer.byteCount),
+                with: copier)
+            buffer.fillWithZeros(range.count..<padded)
+            return .staged(StagedChunk(index: copy.index, buffer: buffer, leaves: leaves))
+        }
+        guard let medium else { preconditionFailure("only such a medium does without a buffer") }
+        let offset = geometry.slotDataOffset(copy.checkpoint.slot) + range.offset
+        let began = SystemClock.monotonicTime
+        let leaves = try withCheckpointErrors(slot: copy.checkpoint.slot) {
+            () throws(StorageError) in
+            // Safe: the medium's memory is used inside the closure only.
+            try unsafe medium.withCopyTarget(at: offset, byteCount: padded) { target in
+                let leaves = unsafe copy.payload.copy(
+                    from: range.offset, count: range.count, to: target, with: copier)
+                let padding = [UInt8](repeating: 0, count: padded - range.count)
+                unsafe padding.withUnsafeBytes {
+                    unsafe copier.copy($0, to: target, at: range.count)
+                }
+                _ = copier.takeDigest()
+                return leaves
+            }
+        }
+        return .written(
+            ChunkWriter.Result(
+                entry: ChunkEntry(
+                    storedOffset: range.offset, storedByteCount: range.count,
+                    rawByteCount: range.count, codec: .none, planeWidth: 1,
+                    digest: TreeDigest.combine(leaves, byteCount: UInt64(range.count))),
+                leaves: leaves, compressNanoseconds: 0,
+                writeNanoseconds: SystemClock.monotonicTime - began))
+    }
+
     private func nextCopy() -> Copy? {
-        monitor.waitFor { state in
-            if state.isStopped { return .stop }
+        let next: Copy?? = monitor.waitFor { state in
+            if state.isStopped { return .some(nil) }
             guard let checkpoint = state.nextToCopy, let payload = checkpoint.payload else {
                 return nil
             }
-            guard let buffer = state.freeBuffers.popLast() else {
-                if state.stallBegan == nil { state.stallBegan = SystemClock.monotonicTime }
-                return nil
-            }
-            if let began = state.stallBegan {
-                state.statistics.stagingStallNanoseconds += SystemClock.monotonicTime - began
-                state.stallBegan = nil
+            var buffer: AlignedBuffer?
+            if medium == nil {
+                guard let free = state.takeFreeBuffer() else { return nil }
+                buffer = free
+            } else {
+                checkpoint.hasWritten = true
             }
             let index = checkpoint.nextChunkToCopy
             checkpoint.nextChunkToCopy += 1
             checkpoint.busyCount += 1
-            return .chunk(checkpoint, payload, index: index, buffer)
+            return Copy(checkpoint: checkpoint, payload: payload, index: index, buffer: buffer)
         }
+        return next ?? nil
     }
 
-    private func finishCopy(
-        _ checkpoint: InFlightCheckpoint, _ chunk: StagedChunk, _ state: inout EngineState
-    ) {
+    private func finishCopy(_ copy: Copy, _ done: CopyResult, _ state: inout EngineState) {
+        let checkpoint = copy.checkpoint
         checkpoint.busyCount -= 1
         checkpoint.copiedCount += 1
-        guard checkpoint.failure == nil else {
-            state.freeBuffers.append(chunk.buffer)
-            state.endIfFailed(checkpoint)
-            return
+        if checkpoint.failure != nil {
+            if let buffer = copy.buffer { state.freeBuffers.append(buffer) }
+            return state.endIfFailed(checkpoint)
         }
-        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
+        switch done {
+        case .staged(let chunk): state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
+        case .written(let result): finishChunk(checkpoint, index: copy.index, result, &state)
+        }
         if checkpoint.copiedCount == checkpoint.chunkCount {
             checkpoint.payload = nil
             checkpoint.ticket.markStaged()
@@ -221,12 +287,20 @@ final class Engine: Sendable {
     }
 
     private func abandon(_ item: WriteItem, _ error: CheckpointError) {
+        abandon(item.checkpoint, error) { release(item, &$0) }
+    }
+
+    /// Ends a checkpoint after a failed write, once `release` gave back what the write held.
+    private func abandon(
+        _ checkpoint: InFlightCheckpoint, _ error: CheckpointError,
+        _ release: (inout EngineState) -> Void
+    ) {
         options.logger.error(
             "a write failed; this checkpoint is abandoned",
-            metadata: ["error": "\(error)", "step": "\(item.checkpoint.step)"])
+            metadata: ["error": "\(error)", "step": "\(checkpoint.step)"])
         monitor.withLock { state in
-            release(item, &state)
-            state.fail(item.checkpoint, error)
+            release(&state)
+            state.fail(checkpoint, error)
         }
     }
 
@@ -256,18 +330,28 @@ final class Engine: Sendable {
     private func finishWrite(
         _ item: WriteItem, _ done: ChunkWriter.Result?, _ state: inout EngineState
     ) {
-        let checkpoint = item.checkpoint
         release(item, &state)
         if let done, let index = item.chunk?.index {
-            checkpoint.entries[index] = done.entry
-            checkpoint.logicalDigest.setLeaves(
-                done.leaves, at: checkpoint.chunkRange(index).offset)
-            state.statistics.chunkWriteCount += 1
-            state.statistics.compressNanoseconds += done.compressNanoseconds
-            state.statistics.writeNanoseconds += done.writeNanoseconds
+            finishChunk(item.checkpoint, index: index, done, &state)
         } else {
             state.statistics.metadataWriteCount += 1
+            finishOne(item.checkpoint, &state)
         }
+    }
+
+    private func finishChunk(
+        _ checkpoint: InFlightCheckpoint, index: Int, _ done: ChunkWriter.Result,
+        _ state: inout EngineState
+    ) {
+        checkpoint.entries[index] = done.entry
+        checkpoint.logicalDigest.setLeaves(done.leaves, at: checkpoint.chunkRange(index).offset)
+        state.statistics.chunkWriteCount += 1
+        state.statistics.compressNanoseconds += done.compressNanoseconds
+        state.statistics.writeNanoseconds += done.writeNanoseconds
+        finishOne(checkpoint, &state)
+    }
+
+    private func finishOne(_ checkpoint: InFlightCheckpoint, _ state: inout EngineState) {
         guard checkpoint.failure == nil else { return state.endIfFailed(checkpoint) }
         checkpoint.writesLeft -= 1
         // Joined here: the commit record exists only after every completion has arrived.

@@ -58,6 +58,19 @@ struct EngineState {
         inFlight.first { $0.failure == nil && $0.nextChunkToCopy < $0.chunkCount }
     }
 
+    /// A free buffer of the pool; nil while there is none, which counts as a stall.
+    mutating func takeFreeBuffer() -> AlignedBuffer? {
+        guard let buffer = freeBuffers.popLast() else {
+            if stallBegan == nil { stallBegan = SystemClock.monotonicTime }
+            return nil
+        }
+        if let began = stallBegan {
+            statistics.stagingStallNanoseconds += SystemClock.monotonicTime - began
+            stallBegan = nil
+        }
+        return buffer
+    }
+
     mutating func enqueue(_ item: WriteItem) {
         // Items arrive almost in order, so the search from the end is short.
         var index = writeQueue.endIndex

@@ -144,11 +144,11 @@ struct WriterOpening {
         _ decision: RecoveryDecision, _ image: MetadataImage
     ) throws(CheckpointError) -> Candidate? {
         var damage: CheckpointError?
+        let isTrusting = !hasLostPower(decision) && options.trustsAnchor
         for candidate in decision.candidates {
-            if candidate.isAnchored, options.trustsAnchor { return candidate }
+            if candidate.isAnchored, isTrusting { return candidate }
             do throws(CheckpointError) {
-                try SlotVerifier.verify(
-                    candidate, in: storage, workerCount: options.writerWorkerCount)
+                try SlotVerifier.verify(candidate, in: storage)
             } catch {
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
@@ -181,6 +181,22 @@ struct WriterOpening {
         throw damage
     }
 
+    /// Whether the power went under the last writer, and the persistent memory did not save what
+    /// it had promised to: then what was flushed may be gone, and even an anchor proves nothing.
+    private func hasLostPower(_ decision: RecoveryDecision) -> Bool {
+        guard let last = decision.superblock, last.storageKind == .persistentMemory,
+            !last.isCleanClose, storage.unsafeShutdownCount > last.unsafeShutdownCount
+        else { return false }
+        options.logger.warning(
+            "power was lost, and the persistent memory did not save its buffers; verifying all",
+            metadata: [
+                "path": "\(storage.path)",
+                "unsafe_shutdowns": "\(storage.unsafeShutdownCount)",
+                "recorded": "\(last.unsafeShutdownCount)",
+            ])
+        return true
+    }
+
     /// Names the chosen checkpoint and this writer, one generation above everything seen.
     private func firstSuperblock(
         _ decision: RecoveryDecision, _ chosen: Candidate?
@@ -201,7 +217,8 @@ struct WriterOpening {
             parentDigest: decision.superblockDigest ?? .zero,
             watermarkStep: decision.superblock?.watermarkStep,
             commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
-            writerPID: SystemClock.processID, storageKind: storage.kind, retained: Array(older),
+            writerPID: SystemClock.processID, storageKind: storage.kind,
+            unsafeShutdownCount: storage.unsafeShutdownCount, retained: Array(older),
             sequenceLimit: nextSequence(decision) + Limits.sequenceReserve)
     }
 
@@ -211,8 +228,7 @@ struct WriterOpening {
         switch candidate.kind {
         case .anchored, .retained: true
         case .unanchored, .older:
-            (try? SlotVerifier.verify(
-                candidate, in: storage, workerCount: options.writerWorkerCount)) != nil
+            (try? SlotVerifier.verify(candidate, in: storage)) != nil
         }
     }
 }

@@ -15,9 +15,12 @@ public enum BusyPolicy: Sendable, Hashable {
 public struct WriterOptions: Sendable {
     public var busyPolicy = BusyPolicy.wait(timeoutNanoseconds: nil)
     public var backend = StorageBackend.automatic
-    /// Threads that copy state into the staging pool and digest it. One moves more than 10 GB/s,
-    /// and several wait for the same memory, so there are few: a quarter of the processors, 1 to 4.
-    public var snapshotWorkerCount = max(1, min(4, SystemClock.processorCount / 4))
+    /// On persistent memory: flush also what the platform promises to save when the power goes.
+    public var isDeepFlushing = false
+    /// Threads that copy state out of the caller's memory and digest it. One moves more than
+    /// 10 GB/s, and several wait for the same memory, so there are few when nil: a quarter of the
+    /// processors, 1 to 4; on persistent memory, where they do all there is to do, 1 to 4 of them.
+    public var snapshotWorkerCount: Int?
     /// Threads that compress and write chunks.
     public var writerWorkerCount = 3
     /// Writes that one writer worker keeps under way, where the back end can do more than one.

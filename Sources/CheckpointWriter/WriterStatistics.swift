@@ -18,8 +18,11 @@ public struct WriterStatistics: Sendable, Hashable {
     public var storageKind = StorageKind.unknown
     /// Why the medium is not reached as asked; nil when it is.
     public var storageFallbackReason: String?
-    /// What else the back end tells, such as whether the pool is registered with the kernel.
+    /// What else the back end tells, such as the granularity of persistent memory, or whether the
+    /// pool is registered with the kernel.
     public var storageDetail: String?
+    public var snapshotWorkerCount = 0
+    public var writerWorkerCount = 0
     public var poolByteCount: UInt64 = 0
     public var inFlightCount = 0
     /// Checkpoints begun, and how they ended.

@@ -49,6 +49,8 @@ extension WriterStatistics {
             ("backend", .string(storageKind.name)),
             ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
             ("backend_detail", storageDetail.map { .string($0) } ?? .null),
+            ("snapshot_worker_count", .count(snapshotWorkerCount)),
+            ("writer_worker_count", .count(writerWorkerCount)),
             ("pool_byte_count", .number(poolByteCount)),
             ("in_flight_count", .count(inFlightCount)),
             ("saved_count", .number(savedCount)),

@@ -43,7 +43,8 @@ public func pcc_reader_open(
             options, default: pcc_reader_options(), name: "pcc_reader_options")
         let opened = try CheckpointReader(
             path: text(path, "path"),
-            workerCount: given.worker_count == 0 ? 2 : Int(given.worker_count),
+            workerCount: given.worker_count == 0
+                ? CheckpointReader.defaultWorkerCount : Int(given.worker_count),
             fingerprint: optionalText(given.fingerprint, "fingerprint"))
         reader.pointee = Handle.make(ReaderHandle(opened))
     }

@@ -48,6 +48,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     case PCC_BACKEND_DIRECT: options.backend = .direct
     case PCC_BACKEND_BUFFERED: options.backend = .buffered
     case PCC_BACKEND_RING: options.backend = .ring
+    case PCC_BACKEND_PMEM: options.backend = .persistentMemory
     default: throw invalid("backend is \(given.backend), expected PCC_BACKEND_*")
     }
     guard let codec = UInt8(exactly: given.codec).flatMap(Codec.init(rawValue:)) else {
@@ -66,6 +67,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     options.worldSize = max(given.world_size, 1)
     options.allowsNetwork = given.allow_network != 0
     options.trustsAnchor = given.trust_anchor != 0
+    options.isDeepFlushing = given.deep_flush != 0
     options.fingerprint = try optionalText(given.fingerprint, "fingerprint")
     return options
 }

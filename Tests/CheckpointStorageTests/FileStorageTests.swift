@@ -1,5 +1,5 @@
 import CheckpointFormat
-import CheckpointStorage
+@testable import CheckpointStorage
 import Foundation
 import Testing
 
@@ -35,6 +35,19 @@ import Testing
         storage.discardCache()
         #expect(try storage.readBlocks(at: 4096, count: 8192) == bytes)
         #expect(try storage.readBlocks(at: 0, count: 4096) == [UInt8](repeating: 0, count: 4096))
+    }
+
+    @Test(arguments: [
+        (UInt32(512), UInt32(4), true), (4096, 4096, true), (4096, 512, true), (1, 1, true),
+        (8192, 512, false), (512, 65_536, false), (520, 4, false), (4096, 3072, false),
+        (0, 0, false), (512, 0, false),
+    ])
+    func directTransfersNeedAnAlignmentThatOurBlocksHave(
+        offsetAlignment: UInt32, memoryAlignment: UInt32, isDirect: Bool
+    ) {
+        #expect(
+            FileStorage.allowsDirect(
+                offsetAlignment: offsetAlignment, memoryAlignment: memoryAlignment) == isDirect)
     }
 
     @Test func readingBeyondTheEndSaysThatTheFileIsTruncated() throws {
@@ -138,8 +151,8 @@ import Testing
     @Test func aPoolIsOneAlignedRegionAndNeverMoreThanThereIs() throws {
         let pool = try #require(StagingMemory(byteCount: 3 << 20))
         let region = unsafe pool.region
-        #expect(unsafe region.count == 3 << 20)
-        #expect(unsafe UInt(bitPattern: region.baseAddress) % (2 << 20) == 0)
+        #expect(region.count == 3 << 20)
+        #expect(UInt(bitPattern: region.baseAddress) % (2 << 20) == 0)
         let available = StagingMemory.availableByteCount
         #expect(available > 0)
         // Refused before it is touched: touching it would end this process.

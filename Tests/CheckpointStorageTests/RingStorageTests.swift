@@ -128,7 +128,9 @@ private let unavailable = RingStorage.unavailableReason
         let wanted = AlignedBuffer(byteCount: range.count)
         Self.fill(wanted, 0..<range.count, at: range.lowerBound)
         let found = try storage.readBlocks(at: range.lowerBound, count: range.count)
-        #expect(found == wanted.array(0..<range.count), sourceLocation: location)
+        // Apart, so that a failure does not print megabytes.
+        let isEqual = found == wanted.array(0..<range.count)
+        #expect(isEqual, sourceLocation: location)
     }
 
     private struct Piece {
@@ -151,7 +153,7 @@ private let unavailable = RingStorage.unavailableReason
 
     @Test(arguments: [FileStorage.Mode.automatic, .buffered], [true, false])
     func everyByteOfManyWritesArrives(mode: FileStorage.Mode, usesPool: Bool) throws {
-        let total = 12 << 20
+        let total = 6 << 20
         let storage = try storage(total, mode)
         #expect(storage.kind == .ring)
         let depth = 4
@@ -164,7 +166,7 @@ private let unavailable = RingStorage.unavailableReason
             usesPool
             ? pool.buffers(of: size) : (0..<depth).map { _ in AlignedBuffer(byteCount: size) }
         buffers[0] = AlignedBuffer(byteCount: size)
-        let pieces = Self.pieces(total, blockCounts: [1, 256, 3, 127, 2, 1, 64, 200])
+        let pieces = Self.pieces(total, blockCounts: [1, 256, 3, 33, 2, 1, 17, 20])
         #expect(pieces.count > 8 * depth)
         var free = Array(0..<depth)
         var ended = 0
@@ -221,16 +223,16 @@ private let unavailable = RingStorage.unavailableReason
     }
 
     /// Keeps nothing alive.
-    private struct Weak { weak var buffer: AlignedBuffer? }
+    private struct Weak: Sendable { weak var buffer: AlignedBuffer? }
 
     /// Submits `count` writes of `byteCount` each and keeps no buffer.
-    private func submitAndForget(
+    private static func submitAndForget(
         _ queue: any WriteQueue, count: Int, byteCount: Int
     ) -> [Weak] {
         (0..<count).map { index in
             let buffer = AlignedBuffer(byteCount: byteCount)
             let offset = UInt64(index * byteCount)
-            Self.fill(buffer, 0..<byteCount, at: offset)
+            fill(buffer, 0..<byteCount, at: offset)
             queue.submit(buffer, 0..<byteCount, at: offset, tag: index)
             return Weak(buffer: buffer)
         }
@@ -240,7 +242,7 @@ private let unavailable = RingStorage.unavailableReason
         let size = 2 << 20
         let storage = try storage(4 * size)
         let queue = try storage.makeWriteQueue(depth: 4, pool: nil)
-        let buffers = submitAndForget(queue, count: 4, byteCount: size)
+        let buffers = Self.submitAndForget(queue, count: 4, byteCount: size)
         for left in stride(from: 4, to: 0, by: -1) {
             #expect(buffers.count { $0.buffer != nil } == left)
             let completion = queue.waitForOne()
@@ -252,12 +254,12 @@ private let unavailable = RingStorage.unavailableReason
     }
 
     @Test func aRingDroppedWithWritesUnderWayWaitsForThem() throws {
-        let size = 2 << 20
+        let size = 1 << 20
         let storage = try storage(8 * size)
-        for _ in 0..<3 {
+        for _ in 0..<2 {
             var queue: (any WriteQueue)? = try storage.makeWriteQueue(depth: 8, pool: nil)
             // Each is large enough to be given to the kernel at once.
-            let buffers = submitAndForget(try #require(queue), count: 8, byteCount: size)
+            let buffers = Self.submitAndForget(try #require(queue), count: 8, byteCount: size)
             #expect(buffers.allSatisfy { $0.buffer != nil })
             queue = nil
             // Freed by now, and only now: every byte was read from it before.
@@ -268,10 +270,80 @@ private let unavailable = RingStorage.unavailableReason
         }
     }
 
+    /// A pipe: its writes end short, or not before somebody reads. Both ends close with it.
+    // Unchecked: constant, and each end has one user at a time.
+    private final class PipeEnds: @unchecked Sendable {
+        let pipe = Pipe()
+
+        /// A ring takes any descriptor; the file is there to be named in errors.
+        func queue(_ file: RingStorage, depth: Int) throws -> RingWriteQueue {
+            try RingWriteQueue(
+                file, descriptor: pipe.fileHandleForWriting.fileDescriptor, depth: depth, pool: nil)
+        }
+
+        func read(_ count: Int) -> [UInt8] {
+            Array(pipe.fileHandleForReading.readData(ofLength: count))
+        }
+    }
+
+    @Test func shortWritesAreContinued() throws {
+        let ends = PipeEnds()
+        let size = 4 << 20
+        let file = try storage(4096)
+        let read = Monitor([UInt8]())
+        let reader = try WorkerThread.start(name: "read") {
+            // A pipe holds 64 KiB: each write that the kernel carries out ends short.
+            let bytes = ends.read(size)
+            read.withLock { $0 = bytes }
+        }
+        var queue: RingWriteQueue? = try ends.queue(file, depth: 1)
+        let buffer = AlignedBuffer(byteCount: size)
+        Self.fill(buffer, 0..<size, at: 0)
+        queue?.submit(buffer, 0..<size, at: 0, tag: 5)
+        let completion = queue?.waitForOne()
+        #expect(completion?.tag == 5 && completion?.error == nil)
+        // Were the rest not written, the reader would wait for it: it ends with the pipe instead,
+        // which the ring has open as well.
+        queue = nil
+        try ends.pipe.fileHandleForWriting.close()
+        reader.join()
+        let isEqual = read.withLock { $0 } == buffer.array(0..<size)
+        #expect(isEqual, "\(read.withLock { $0.count }) bytes arrived, expected \(size)")
+    }
+
+    @Test func aDroppedRingKeepsBuffersWhileTheKernelReadsThem() throws {
+        let ends = PipeEnds()
+        let size = 1 << 20
+        let file = try storage(4096)
+        // A full pipe: the next write goes on until somebody reads.
+        ends.pipe.fileHandleForWriting.write(Data(count: 64 << 10))
+        let state = Monitor((weak: Weak(buffer: nil), isSubmitted: false, isDropped: false))
+        let owner = try WorkerThread.start(name: "drop") {
+            var queue = try? ends.queue(file, depth: 1)
+            if let queue {
+                let buffers = Self.submitAndForget(queue, count: 1, byteCount: size)
+                state.withLock { $0 = (buffers[0], true, false) }
+                state.wakeAll()
+            }
+            queue = nil
+            state.withLock { $0.isDropped = true }
+            state.wakeAll()
+        }
+        let deadline = SystemClock.monotonicTime + 30_000_000_000
+        #expect(state.wait(deadline: deadline) { $0.isSubmitted })
+        // Time enough for a queue that does not wait.
+        #expect(!state.wait(deadline: SystemClock.monotonicTime + 200_000_000) { $0.isDropped })
+        #expect(state.withLock { $0.weak.buffer != nil })
+        #expect(ends.read(64 << 10).count == 64 << 10)
+        #expect(state.wait(deadline: deadline) { $0.isDropped })
+        owner.join()
+        #expect(state.withLock { $0.weak.buffer == nil })
+    }
+
     @Test func aRingDroppedBeforeTheKernelHasItsWritesDropsThem() throws {
         let storage = try storage(64 << 10)
         var queue: (any WriteQueue)? = try storage.makeWriteQueue(depth: 4, pool: nil)
-        let buffers = submitAndForget(try #require(queue), count: 4, byteCount: 4096)
+        let buffers = Self.submitAndForget(try #require(queue), count: 4, byteCount: 4096)
         queue = nil
         #expect(buffers.allSatisfy { $0.buffer == nil })
         let content = try storage.readBlocks(at: 0, count: 16384)

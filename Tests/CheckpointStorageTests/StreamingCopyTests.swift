@@ -53,10 +53,13 @@ import Testing
                 // Safe: `check` hands out ranges of as many bytes; the parts lie inside.
                 unsafe check(size: size, from: from, to: to) { source, target in
                     var done = 0
-                    while let start = target.baseAddress, done < size {
+                    guard let start = target.baseAddress else { return }
+                    let whole = unsafe CopyTarget(start: start, byteCount: size)
+                    while done < size {
                         let end = min(done + partByteCount, size)
                         unsafe copier.copy(
-                            UnsafeRawBufferPointer(rebasing: source[done..<end]), to: start + done)
+                            UnsafeRawBufferPointer(rebasing: source[done..<end]), to: whole,
+                            at: done)
                         done = end
                     }
                 }
@@ -88,7 +91,7 @@ import Testing
             // Safe: both buffers have as many bytes.
             unsafe copier.copy(
                 UnsafeRawBufferPointer(start: source.baseAddress, count: 1 << 20),
-                to: target.baseAddress)
+                to: CopyTarget(start: target.baseAddress, byteCount: 1 << 20), at: 0)
             #expect(copier.takeDigest() == target.withBytes(0..<1 << 20) { Digest(of: $0) })
         }
         isDone.withLock { $0 = true }

@@ -8,10 +8,8 @@ import Foundation
 final class TemporaryDirectory {
     let path: String
 
-    init() throws {
-        path =
-            FileManager.default.temporaryDirectory
-            .appendingPathComponent("pccheck-\(UUID().uuidString)").path
+    init(in folder: String = FileManager.default.temporaryDirectory.path) throws {
+        path = "\(folder)/pccheck-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     }
 

@@ -99,7 +99,7 @@ import Testing
     static let commands: [(Tool, [String])] = [
         (.pcfsck, []), (.pcinspect, ["summary"]), (.pcinspect, ["super"]), (.pcinspect, ["slots"]),
         (.pcinspect, ["chunks"]), (.pcinspect, ["tensors"]), (.pcextract, []),
-        (.pccheck, ["create"]),
+        (.pccheck, ["create"]), (.pccheck, ["bench"]),
     ]
 
     @Test(arguments: commands) func everyOptionHasItsEntry(

@@ -29,6 +29,13 @@ struct pccp_copier *pccp_copier_create(void); /* NULL: out of memory */
 void pccp_copier_destroy(struct pccp_copier *copier);
 /* Copies past the caches, and digests. */
 void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count);
+/*
+ * The same for a target that wants its own stores: `store` puts each part there, in order, and what
+ * fence they need is the caller's to know.
+ */
+typedef void (*pccp_store)(void *context, void *to, const void *from, size_t count);
+void pccp_copier_copy_with(struct pccp_copier *copier, pccp_store store, void *context, void *to,
+                           const void *from, size_t count);
 /* The digest of all that was copied since the last call, or since the creation. */
 struct pccp_digest pccp_copier_digest(struct pccp_copier *copier);
 

@@ -42,7 +42,8 @@ typedef int32_t pcc_status;
 #define PCC_NO_CHECKPOINT 7        /* the file holds no checkpoint that fits the request */
 #define PCC_CORRUPT 8              /* stored bytes do not match their digest */
 #define PCC_NOT_A_CHECKPOINT_FILE 9 /* foreign, truncated, or text-mode damaged */
-#define PCC_UNSUPPORTED 10         /* newer format version or unknown incompatible feature */
+#define PCC_UNSUPPORTED 10         /* newer format, unknown incompatible feature, or a back end
+                                     * that cannot be had here */
 #define PCC_READ_ONLY 11           /* the file or its medium cannot be written */
 #define PCC_NO_SPACE 12            /* the file system is full */
 #define PCC_IO 13                  /* the operating system reported an I/O error */
@@ -108,11 +109,12 @@ typedef struct pcc_ticket pcc_ticket;
 #define PCC_ON_BUSY_SKIP 1
 #define PCC_ON_BUSY_FAIL 2
 
-#define PCC_BACKEND_AUTO 0     /* O_DIRECT where the file system has it, else buffered */
+#define PCC_BACKEND_AUTO 0     /* PMEM on a DAX file, else O_DIRECT where there is, else buffered */
 #define PCC_BACKEND_DIRECT 1   /* O_DIRECT or an error */
 #define PCC_BACKEND_BUFFERED 2 /* page cache */
 /* io_uring; the same as PCC_BACKEND_AUTO where there is none, which the statistics then tell. */
 #define PCC_BACKEND_RING 3
+#define PCC_BACKEND_PMEM 4     /* persistent memory through libpmem2 or an error */
 
 #define PCC_CODEC_NONE 0
 #define PCC_CODEC_ZSTD 1        /* zstd per chunk */
@@ -135,6 +137,8 @@ typedef struct pcc_writer_options {
     const char *fingerprint;        /* must match the file when not NULL */
     uint32_t allow_network;         /* 1: accept a network file system */
     uint32_t trust_anchor;          /* 1: do not verify the newest checkpoint when opening */
+    uint32_t deep_flush;            /* 1: on persistent memory, do not rely on power-fail saving */
+    uint32_t reserved;              /* 0 */
 } pcc_writer_options;
 
 /*
@@ -259,7 +263,7 @@ typedef struct pcc_checkpoint_info {
 
 typedef struct pcc_reader_options {
     uint32_t struct_size;
-    uint32_t worker_count;   /* threads of a load; default 2 */
+    uint32_t worker_count;   /* threads of a load; default 4 */
     const char *fingerprint; /* must match the file when not NULL */
 } pcc_reader_options;
 

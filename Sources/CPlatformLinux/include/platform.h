@@ -16,7 +16,8 @@ enum {
     PCC_OPEN_CREATE = 4,  /* O_CREAT | O_EXCL, mode 0666 & ~umask */
 };
 
-/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. */
+/* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. A
+ * block device is opened for writing only when nobody else uses it; -EBUSY otherwise. */
 int pccp_open(const char *path, int flags);
 int pccp_close(int fd);
 
@@ -36,7 +37,9 @@ struct pccp_file_facts {
     uint64_t byte_count;        /* of the file, or of the block device */
     bool is_regular;
     bool is_block_device;
-    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when unknown */
+    bool is_dax;                /* in persistent memory that the processor addresses */
+    bool tells_alignment;       /* the next two are known */
+    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when it cannot be had */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
 };

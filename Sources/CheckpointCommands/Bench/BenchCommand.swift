@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import CheckpointWriter
 
@@ -50,7 +51,7 @@ struct BenchCommand: ToolCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Rounds; medians are reported (default: 5, sweep 3).", valueName: "n"))
+            "Rounds; medians are reported (default: 5; loop, sweep 3).", valueName: "n"))
     var rounds: Int?
 
     @OptionGroup(title: "Engine")
@@ -84,20 +85,23 @@ struct BenchCommand: ToolCommand {
                 "Bytes of the staging pool (default: one slot up to 2 GiB).", valueName: "size"))
         var pool: ByteSize?
 
-        @Option(help: ArgumentHelp("Threads that digest and write chunks.", valueName: "n"))
-        var writerWorkers = 3
+        @Option(help: ArgumentHelp("Threads that compress and write chunks.", valueName: "n"))
+        var writerWorkers = WriterOptions().writerWorkerCount
 
         @Option(
             help: ArgumentHelp(
                 "Writes that each of them keeps under way, where the back end can.",
                 valueName: "n"))
-        var queueDepth = 4
+        var queueDepth = WriterOptions().writeQueueDepth
 
-        @Option(help: ArgumentHelp("Threads that copy state.", valueName: "n"))
-        var snapshotWorkers = 2
+        @Option(
+            help: ArgumentHelp(
+                "Threads that copy and digest state (default: 1 to 4, by the processors).",
+                valueName: "n"))
+        var snapshotWorkers: Int?
 
         @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
-        var readWorkers = 2
+        var readWorkers = CheckpointReader.defaultWorkerCount
     }
 
     /// What belongs to single parts.
@@ -172,7 +176,8 @@ struct BenchCommand: ToolCommand {
             (1...10_000).contains(parts.stepMilliseconds), "--step-milliseconds is 1 to 10000.")
         try check((10...10_000_000).contains(parts.checkpoints), "--checkpoints is at least 10.")
         let counts = [
-            engine.snapshotWorkers, engine.writerWorkers, engine.queueDepth, engine.readWorkers,
+            engine.snapshotWorkers ?? 1, engine.writerWorkers, engine.queueDepth,
+            engine.readWorkers,
         ]
         try check(
             counts.allSatisfy { (1...64).contains($0) }, "Worker counts and depths are 1 to 64.")
@@ -191,11 +196,12 @@ struct BenchCommand: ToolCommand {
         try check(
             parts.throttle.allSatisfy { $0.byteCount >= 1_000_000 },
             "--throttle is at least 1MB, in bytes per second.")
-        let longest = parts.interval.max() ?? 1
+        let longest = parts.interval.max() ?? 10
+        let hasLoop = only.isEmpty || only.contains(.loop)
         try check(
-            longest <= parts.loopSteps,
-            "--interval \(longest) saves nothing in \(parts.loopSteps) steps; use more --loop-steps."
-        )
+            !hasLoop || longest <= parts.loopSteps,
+            "Every \(longest) steps saves nothing in \(parts.loopSteps); use more --loop-steps or "
+                + "a smaller --interval.")
     }
 
     private func makeSettings() -> BenchSettings {
@@ -236,7 +242,8 @@ struct BenchCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let settings = makeSettings()
         let chosen =
-            only.isEmpty ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
+            only.isEmpty
+            ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
         let header = try BenchHeader(settings)
         if !json { show(header.lines) }
         var members = [
@@ -261,7 +268,7 @@ struct BenchCommand: ToolCommand {
         _ part: Part, _ settings: BenchSettings
     ) throws(CheckpointError) -> any BenchSection {
         var settings = settings
-        if part == .sweep { settings.roundCount = rounds ?? 3 }
+        if [.sweep, .loop].contains(part) { settings.roundCount = rounds ?? 3 }
         let runner = BenchRunner(settings: settings, progress: showProgress)
         switch part {
         case .durable: return try runner.measureDurable()

@@ -16,6 +16,9 @@ struct BenchHeader: Sendable {
         let path = try workspace.createFile(
             "probe", capacity: 64 << 10, inFlight: 1, chunkByteCount: 64 << 10)
         let writer = try CheckpointWriter(path: path, options: settings.writerOptions)
+        let runner = BenchRunner(settings: settings) { _ in }
+        // What a back end says of itself is known once it has written something.
+        _ = try runner.save(BenchState(byteCount: 64 << 10).payload, 1, writer)
         statistics = writer.statistics
         try writer.close()
     }
@@ -33,11 +36,11 @@ struct BenchHeader: Sendable {
                     + "\(Quantity.bytes(Machine.memoryByteCount)) of memory, "
                     + "\(Machine.fileSystem(settings.directory)) at \(settings.directory)"),
             StyledText(
-                "  back end \(statistics.storageKind.name) (asked: \(options.backend.rawValue)), "
+                "  back end \(statistics.storageName) (asked: \(options.backend.rawValue)), "
                     + "chunks of \(Quantity.bytes(UInt64(settings.chunkByteCount))), "
                     + "pool \(pool), codec \(options.codec.label)"),
             StyledText(
-                "  \(options.snapshotWorkerCount) snapshot and \(options.writerWorkerCount) "
+                "  \(statistics.snapshotWorkerCount) snapshot and \(options.writerWorkerCount) "
                     + "writer workers, write queue of \(options.writeQueueDepth); "
                     + "medians of \(Quantity.plural(settings.roundCount, "round"))"),
         ]
@@ -65,16 +68,24 @@ struct BenchHeader: Sendable {
         return .dictionary([
             "backend_asked": .string(options.backend.rawValue),
             "backend": .string(statistics.storageKind.name),
+            "backend_detail": .text(statistics.storageDetail),
             "backend_fallback_reason": .text(statistics.storageFallbackReason),
             "chunk_byte_count": .count(settings.chunkByteCount),
             "pool_byte_count": .number(options.poolByteCount),
             "codec": .string(options.codec.label),
-            "snapshot_worker_count": .count(options.snapshotWorkerCount),
+            "snapshot_worker_count": .count(statistics.snapshotWorkerCount),
             "writer_worker_count": .count(options.writerWorkerCount),
             "write_queue_depth": .count(options.writeQueueDepth),
             "reader_worker_count": .count(settings.readerWorkerCount),
             "round_count": .count(settings.roundCount),
             "fio_settings": .string(settings.fio.rawValue),
         ])
+    }
+}
+
+extension WriterStatistics {
+    /// The back end's name, and what it says of itself.
+    var storageName: String {
+        storageKind.name + (storageDetail.map { ", \($0)" } ?? "")
     }
 }

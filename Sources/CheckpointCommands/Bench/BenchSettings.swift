@@ -39,7 +39,6 @@ struct BenchSettings: Sendable {
 
     /// Checkpoints in flight where a part uses one file.
     var inFlightCount: Int { inFlightCounts?.first ?? 1 }
-    var snapshotWorkerCount: Int { writerOptions.snapshotWorkerCount }
     var writerWorkerCount: Int { writerOptions.writerWorkerCount }
 
     /// Bytes of the pool that a writer of one slot of `byteCount` takes.

@@ -7,6 +7,7 @@ struct DurableSection: BenchSection {
     struct Entry: Sendable {
         var byteCount: UInt64
         var backend: String
+        var backendDetail: String?
         var poolByteCount: UInt64
         var inFlightCount: Int
         var savesPerRound: Int
@@ -61,7 +62,7 @@ extension BenchRunner {
         let size = Quantity.bytes(byteCount)
         try progress("filling \(size) of state")
         let state = BenchState(byteCount: byteCount)
-        let copies = try CopyTarget(byteCount: state.byteCount)
+        let copies = try MemcpyTarget(byteCount: state.byteCount)
         try progress("writing files for \(size)")
         let plainPath = try workspace.writePlainFile(
             "plain", byteCount: UInt64(state.byteCount))
@@ -84,6 +85,7 @@ extension BenchRunner {
             _ = try save(state.payload, step, writer)
         }
         let before = writer.statistics
+        entry.backendDetail = before.storageDetail
         for round in 1...settings.roundCount {
             try progress("durable, \(size), round \(round) of \(settings.roundCount)")
             entry.fio.measure(
@@ -102,7 +104,10 @@ extension BenchRunner {
             for _ in 0..<count {
                 step += 1
                 entry.staged.add(try stagedMilliseconds(state.payload, step, writer))
-                entry.memcpy.add(1e3 * (try copies.seconds(state, settings)))
+                entry.memcpy.add(
+                    1e3
+                        * (try copies.seconds(
+                            state, threadCount: writer.statistics.snapshotWorkerCount, settings)))
             }
         }
         entry.fio.dropFailed(roundCount: settings.roundCount)
@@ -139,7 +144,7 @@ extension BenchRunner {
 
 /// Memory that the state is copied into, of the kind that a staging pool is made of: touched, and
 /// in huge pages where the kernel has them.
-struct CopyTarget {
+struct MemcpyTarget {
     private let buffer: AlignedBuffer
 
     init(byteCount: Int) throws(CheckpointError) {
@@ -147,17 +152,18 @@ struct CopyTarget {
             let buffer = memory.buffers(of: byteCount).first
         else {
             throw CheckpointError(
-                .outOfMemory, "there is no memory to copy \(byteCount) bytes to; choose a smaller "
+                .outOfMemory,
+                "there is no memory to copy \(byteCount) bytes to; choose a smaller "
                     + "--size")
         }
         self.buffer = buffer
     }
 
     func seconds(
-        _ state: BenchState, _ settings: BenchSettings
+        _ state: BenchState, threadCount: Int, _ settings: BenchSettings
     ) throws(CheckpointError) -> Double {
         try PlainWrites.copySeconds(
-            state, to: buffer, threadCount: settings.snapshotWorkerCount,
+            state, to: buffer, threadCount: threadCount,
             chunkByteCount: settings.chunkByteCount)
     }
 }
@@ -208,6 +214,7 @@ extension DurableSection.Entry {
         .dictionary([
             "byte_count": .integer(byteCount),
             "backend": .string(backend),
+            "backend_detail": .text(backendDetail),
             "pool_byte_count": .integer(poolByteCount),
             "in_flight_count": .count(inFlightCount),
             "saves_per_round": .count(savesPerRound),

@@ -45,9 +45,8 @@ struct LoopCase: Hashable, Sendable {
     private var isInDefaultSet: Bool {
         switch (step, interval, policy, inFlightCount) {
         case (_, _, .wait, 2): true
-        case (.sleep, 1, _, _): true
-        case (.sleep, 5, .wait, 1), (.sleep, 5, .synchronous, _): true
-        case (.busy, 1, .skip, 2), (.busy, 5, .wait, 1): true
+        case (.sleep, 1, .wait, 1), (.sleep, 1, .skip, 2), (.sleep, 1, .synchronous, _): true
+        case (.sleep, 5, .wait, 1): true
         default: false
         }
     }
@@ -63,7 +62,7 @@ struct LoopSection: BenchSection {
         var drain = Samples()
         /// Milliseconds that one save kept the caller: waiting for a slot, and for *staged*.
         var blocked = Samples()
-        /// Steps that a device which does nothing else would need, as a multiple of the loop.
+        /// The least slowdown that the device allows when nothing is skipped.
         var deviceBound = Samples()
         /// Over all rounds.
         var wantedCount = 0
@@ -78,7 +77,8 @@ struct LoopSection: BenchSection {
     var byteCount: UInt64
     var stepCount: Int
     var stepMilliseconds: Int
-    /// MB/s of plain O_DIRECT writes of the state, each with its fdatasync(2), round by round.
+    var roundCount: Int
+    /// MB/s of plain O_DIRECT writes of the state, each with its fdatasync(2), before each case.
     var bandwidth = Samples()
     var backend = ""
     var entries: [Entry] = []
@@ -104,15 +104,10 @@ extension BenchRunner {
         let material = try prepareLoop(workspace, cases, counts)
         var section = LoopSection(
             byteCount: UInt64(material.state.byteCount), stepCount: settings.loopStepCount,
-            stepMilliseconds: settings.stepMilliseconds,
+            stepMilliseconds: settings.stepMilliseconds, roundCount: settings.roundCount,
             entries: cases.map { LoopSection.Entry(loopCase: $0) })
         for round in 1...settings.roundCount {
             let name = "training loop, round \(round) of \(settings.roundCount)"
-            try progress("\(name), bandwidth")
-            let rate = try PlainWrites.rate(
-                material.state, to: material.plain, count: 4, settings)
-            section.bandwidth.add(rate)
-            let writeSeconds = Double(material.state.byteCount) / rate / 1e6
             var plain: (kind: StepKind, interval: Int, seconds: Double)?
             for index in section.entries.indices {
                 let loopCase = section.entries[index].loopCase
@@ -124,6 +119,11 @@ extension BenchRunner {
                 }
                 let plainSeconds = plain?.seconds ?? .nan
                 section.entries[index].plain.add(plainSeconds)
+                // Right before each case: the device's rate moves within seconds.
+                let rate = try PlainWrites.rate(
+                    material.state, to: material.plain, count: 4, settings)
+                section.bandwidth.add(rate)
+                let writeSeconds = Double(material.state.byteCount) / rate / 1e6
                 let stepSeconds = plainSeconds / Double(settings.loopStepCount)
                 section.entries[index].deviceBound.add(
                     max(1, writeSeconds / (stepSeconds * Double(loopCase.interval))))
@@ -242,7 +242,8 @@ extension LoopSection {
         let title =
             "Training loop: \(stepCount) steps of \(stepMilliseconds) ms, "
             + "\(Quantity.bytes(byteCount)) (\(backend); device "
-            + "\(Figure.decimal(bandwidth.median, 0)) MB/s)"
+            + "\(Figure.decimal(bandwidth.median, 0)) MB/s; "
+            + "\(Quantity.plural(roundCount, "round")))"
         var table = TableLayout([
             .left("step"), .right("every"), .left("policy"), .right("in flight"),
             .right("slowdown"), .right("max"), .right("device bound"), .right("of bound"),
@@ -273,6 +274,7 @@ extension LoopSection {
             "byte_count": .integer(byteCount),
             "step_count": .count(stepCount),
             "step_milliseconds": .count(stepMilliseconds),
+            "round_count": .count(roundCount),
             "backend": .string(backend),
             "device_megabytes_per_second": bandwidth.json,
             "cases": .array(entries.map(\.json)),

@@ -13,6 +13,7 @@ struct PersistentMemorySection: BenchSection {
     var directory: String
     var fileSystem: String
     var isForced: Bool
+    var backendDetail: String?
     /// MB/s of durable checkpoints.
     var checkpoint = Samples()
     /// MB/s of a non-temporal copy by as many threads as write chunks.
@@ -61,10 +62,11 @@ extension BenchRunner {
             byteCount: UInt64(state.byteCount), directory: directory,
             fileSystem: Machine.fileSystem(directory), isForced: isForced)
         for step in [UInt64(1), 2] { _ = try save(state.payload, step, writer) }
+        section.backendDetail = writer.statistics.storageDetail
         for round in 1...settings.roundCount {
             try progress("persistent memory, round \(round) of \(settings.roundCount)")
             let copySeconds = try PlainWrites.streamSeconds(
-                state, to: mapping, threadCount: settings.writerWorkerCount,
+                state, to: mapping, threadCount: writer.statistics.snapshotWorkerCount,
                 chunkByteCount: settings.chunkByteCount)
             section.copy.add(Double(state.byteCount) / copySeconds / 1e6)
             let cpuBefore = SystemClock.processCPUTime
@@ -92,7 +94,8 @@ extension PersistentMemorySection {
     var lines: [StyledText] {
         let title =
             "Persistent memory: one durable checkpoint of \(Quantity.bytes(byteCount)) in "
-            + "\(directory) (\(fileSystem)\(isForced ? ", granularity forced" : ""))"
+            + "\(directory) (\(fileSystem)\(isForced ? ", granularity forced" : "")"
+            + (backendDetail.map { "; \($0))" } ?? ")")
         var table = BenchTable()
         table.add("pccheck, checksums on", checkpoint, digits: 0, unit: "MB/s")
         table.add(
@@ -107,6 +110,7 @@ extension PersistentMemorySection {
             "byte_count": .integer(byteCount),
             "directory": .string(directory),
             "file_system": .string(fileSystem),
+            "backend_detail": .text(backendDetail),
             "is_granularity_forced": .bool(isForced),
             "checkpoint_megabytes_per_second": checkpoint.json,
             "copy_megabytes_per_second": copy.json,

@@ -71,6 +71,7 @@ struct SweepSection: BenchSection {
     }
 
     var loopInterval: Int
+    var roundCount: Int
     var entries: [Entry] = []
 }
 
@@ -78,7 +79,8 @@ extension BenchRunner {
     private static let sweepLoopInterval = 5
 
     func measureSweep() throws(CheckpointError) -> SweepSection {
-        var section = SweepSection(loopInterval: Self.sweepLoopInterval)
+        var section = SweepSection(
+            loopInterval: Self.sweepLoopInterval, roundCount: settings.roundCount)
         let axes = settings.sweepAxes.map { SweepPoint.points(on: $0, settings) }
         for points in axes { try checkSweepSpace(points) }
         for points in axes { section.entries += try measureSweep(points) }
@@ -264,6 +266,7 @@ extension SweepSection {
     var json: JSONValue {
         .dictionary([
             "loop_interval": .count(loopInterval),
+            "round_count": .count(roundCount),
             "rows": .array(entries.map(\.json)),
         ])
     }

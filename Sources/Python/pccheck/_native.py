@@ -26,7 +26,7 @@ SUPERSEDED = 23
 SKIPPED = 24
 
 ON_BUSY = {"wait": 0, "skip": 1, "fail": 2}
-BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3}
+BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3, "pmem": 4}
 CODEC = {"none": 0, "zstd": 1, "planes-zstd": 2}
 PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
 
@@ -82,6 +82,8 @@ class WriterOptions(c.Structure):
         ("world_size", c.c_uint32),
         ("fingerprint", c.c_char_p),
         ("allow_network", c.c_uint32),
+        ("trust_anchor", c.c_uint32),
+        ("deep_flush", c.c_uint32),
         ("reserved", c.c_uint32),
     ]
 

@@ -86,6 +86,7 @@ class BaseCheckpointer:
         snapshot_workers: int | None = None,
         writer_workers: int | None = None,
         allow_network: bool = False,
+        deep_flush: bool = False,
         pin: bool | str | Pin | None = False,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
@@ -97,12 +98,15 @@ class BaseCheckpointer:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
-        per writer worker (``writer_workers``, 3) up to twice the state; the default is the state, at
-        most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
+        per writer worker (``writer_workers``, 3) up to twice the state; the default is the state,
+        at most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
         device takes it. More than the machine, or the control group, has available is
         ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``,
-        or ``io_uring``, which is ``auto`` where io_uring is not to be had: ``stats()`` then says why.
-        Network file systems are refused unless ``allow_network`` is set.
+        ``io_uring`` (``auto`` where it is not to be had: ``stats()`` then says why), or ``pmem``
+        (persistent memory through libpmem2 or an error; ``auto`` takes it for a file on a DAX file
+        system). ``deep_flush`` makes persistent memory durable even on a platform that fails to
+        save its buffers when the power goes. Network file systems are refused unless
+        ``allow_network`` is set.
 
         ``pin`` is a callable that registers the pool with a device or locks it: it is given
         the pool's address and size in bytes when the file is opened, and returns a callable that
@@ -144,6 +148,7 @@ class BaseCheckpointer:
             world_size=operator.index(world_size),
             fingerprint=self._fingerprint,
             allow_network=bool(allow_network),
+            deep_flush=bool(deep_flush),
         )
         if in_flight < 1 or retain < 1:
             raise InvalidArgument(
