@@ -113,7 +113,7 @@ def _draw_durable(results: Results) -> Figure | None:
         if has_fio:
             axes.axvline(1, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                "fio", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, 2),
+                "fio", (1, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
                 textcoords="offset points", fontsize=10,
             )  # fmt: skip
             axes.set_xlabel("throughput, as a share of the best fio setting in the same round")
@@ -188,7 +188,8 @@ def _draw_loop(results: Results) -> Figure | None:
     most = max(entry["slowdown"] for row in figures for entry in row["intervals"].values())
     axes.set_xscale("log")
     # Marks at figures that people read, however wide the range is.
-    ticks = [tick for tick in (1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50) if tick <= most * 1.3]
+    fine = (1, 1.1, 1.25, 1.5, 2) if most < 3 else (1, 1.5, 2, 3, 5, 10, 20, 50)
+    ticks = [tick for tick in fine if tick <= most * 1.3]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
