@@ -258,35 +258,26 @@ def _draw_codec(results: Results) -> Figure | None:
     if not groups:
         return None
     kinds = list(dict.fromkeys(group["element_types"] for group in groups))
+    media = list(dict.fromkeys(medium(group) for group in groups))
+    # A panel for each medium, from zero: their rates are far apart.
     figure, panels = pyplot.subplots(
-        1, len(kinds), figsize=(5.2 * len(kinds), 4), squeeze=False, layout="constrained"
-    )
-    for axes, kind in zip(panels[0], kinds, strict=True):
-        chosen = [group for group in groups if group["element_types"] == kind]
-        codecs = [row["codec"] for row in chosen[0]["codecs"]]
-        width = 0.8 / len(codecs)
-        for index, codec in enumerate(codecs):
-            places = [
-                place + (index - (len(codecs) - 1) / 2) * width for place in range(len(chosen))
-            ]
-            rows = [group["codecs"][index] for group in chosen]
-            values = [row["durable_megabytes_per_second"]["median"] for row in rows]
-            label = f"{codec} ({rows[0]['compression_ratio']:.2f} ×)"
-            color = (_OTHERS, _SERIES[1], _OURS, _SERIES[3])[index % 4]
-            axes.bar(places, values, width=width * 0.92, color=color, label=label)
-            for place, value in zip(places, values, strict=True):
-                axes.annotate(
-                    f"{value:.0f}", (place, value), xytext=(0, 2), textcoords="offset points",
-                    ha="center", fontsize=9,
-                )  # fmt: skip
-        axes.set_xticks(range(len(chosen)), [medium(group) for group in chosen])
-        axes.tick_params(axis="x", length=0)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * 2.6)
-        axes.grid(axis="y", color=_GRID)
-        axes.set_title(f"Real weights, {kind}")
-        axes.legend(loc="upper right", fontsize=9)
-    panels[0][0].set_ylabel("durable MB/s of state")
+        len(kinds), len(media), figsize=(4.8 * len(media), 2.4 * len(kinds) + 0.3),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for group in groups:
+        axes = panels[kinds.index(group["element_types"])][media.index(medium(group))]
+        rows = group["codecs"]
+        values = [row["durable_megabytes_per_second"]["median"] for row in rows]
+        winner = max(values)
+        _bars(
+            axes, [f"{row['codec']} ({row['compression_ratio']:.2f} ×)" for row in rows],
+            values, [f"{value:.0f}" for value in values],
+            [_OURS if value == winner else _OTHERS for value in values],
+        )  # fmt: skip
+        axes.set_xlim(0, winner * 1.15)
+        where = "the device" if group["throttle_bytes_per_second"] is None else "throttled"
+        rate = "" if where == "the device" else f" to {medium(group)}"
+        axes.set_title(f"{group['element_types']}, {where}{rate}")
+    for axes in panels[-1]:
+        axes.set_xlabel("durable MB/s")
     return figure
