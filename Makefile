@@ -22,12 +22,13 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-swift test-c test-python demo bench bench-quick \
-	install clean distclean format lint
+.PHONY: help setup build lib tools python test test-swift test-c test-python soak demo bench \
+	bench-quick install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: Swift, C, Python'
+	@echo 'make soak         crashes for $(SOAK_MINUTES) minutes (SOAK_MINUTES=): real file systems, crash states'
 	@echo 'make build        the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -145,7 +146,33 @@ test-c: lib
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
 test-python: python tools
-	$(PYTHON) -m pytest -q Tests/PythonTests
+	$(PYTHON) -m pytest -q -rs Tests/PythonTests
+
+# ---------------------------------------------------------------- crashing for longer
+
+SOAK_MINUTES ?= 10
+SOAK := $(BUILD)/soak
+
+$(BUILD)/soak-packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages --with-soak
+	@mkdir -p $(@D) && touch $@
+
+# Both parts run to their end, whatever the first one finds; `tee` must not hide how they ended.
+soak: python tools $(BUILD)/soak-packages-ready
+	$(SWIFT) build --build-tests
+	@rm -rf $(SOAK) && mkdir -p $(SOAK)
+	@{ PCCHECK_SOAK_SECONDS=$$(($(SOAK_MINUTES) * 60)) PATH="$$PATH:/usr/sbin:/sbin" \
+		$(PYTHON) -m pytest -q -rs Tests/PythonTests/test_file_systems.py 2>&1 && \
+		touch $(SOAK)/file-systems-passed; } | tee $(SOAK)/file-systems.log
+	@{ PCCHECK_CRASH_SCALE=$(SOAK_MINUTES) \
+		$(SWIFT) test --skip-build --filter CrashStateTests 2>&1 && \
+		touch $(SOAK)/crash-states-passed; } | tee $(SOAK)/crash-states.log
+	@echo '---- summary ($(SOAK)/*.log)'
+	@grep -hE ' 0 violations|caught at|crash states of|^(SKIPPED|FAILED)|Violation:' \
+		$(SOAK)/file-systems.log $(SOAK)/crash-states.log || true
+	@for part in file-systems crash-states; do \
+		test -e $(SOAK)/$$part-passed && echo "$$part: passed" || echo "$$part: VIOLATION"; done
+	@test -e $(SOAK)/file-systems-passed && test -e $(SOAK)/crash-states-passed
 
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py
