@@ -28,7 +28,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: Swift, C, Python'
-	@echo 'make soak         crashes for $(SOAK_MINUTES) minutes (SOAK_MINUTES=): real file systems, crash states'
+	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
+	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
 	@echo 'make build        the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -150,7 +151,10 @@ test-python: python tools
 
 # ---------------------------------------------------------------- crashing for longer
 
+# The minutes are for the file systems; the crash states look about SCALE * SCALE times as far as
+# in `make test`, and take as long as that takes.
 SOAK_MINUTES ?= 10
+SOAK_CRASH_SCALE ?= 2
 SOAK := $(BUILD)/soak
 
 $(BUILD)/soak-packages-ready: .ci/install-packages
@@ -164,7 +168,7 @@ soak: python tools $(BUILD)/soak-packages-ready
 	@{ PCCHECK_SOAK_SECONDS=$$(($(SOAK_MINUTES) * 60)) PATH="$$PATH:/usr/sbin:/sbin" \
 		$(PYTHON) -m pytest -q -rs Tests/PythonTests/test_file_systems.py 2>&1 && \
 		touch $(SOAK)/file-systems-passed; } | tee $(SOAK)/file-systems.log
-	@{ PCCHECK_CRASH_SCALE=$(SOAK_MINUTES) \
+	@{ PCCHECK_CRASH_SCALE=$(SOAK_CRASH_SCALE) \
 		$(SWIFT) test --skip-build --filter CrashStateTests 2>&1 && \
 		touch $(SOAK)/crash-states-passed; } | tee $(SOAK)/crash-states.log
 	@echo '---- summary ($(SOAK)/*.log)'
