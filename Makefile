@@ -22,12 +22,13 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-swift test-c test-python demo bench bench-quick \
+.PHONY: help setup build lib tools python test test-model test-swift test-c test-python model demo bench bench-quick \
 	install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: Swift, C, Python'
+	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make build        the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -126,7 +127,14 @@ install: lib tools
 
 # ---------------------------------------------------------------- testing
 
-test: test-swift test-c test-python
+test: test-model test-swift test-c test-python
+
+# Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
+test-model: $(BUILD)/packages-ready
+	spec/model/check $(BUILD)/model 2
+
+model: $(BUILD)/packages-ready
+	spec/model/check $(BUILD)/model 3
 
 test-swift: $(BUILD)/packages-ready
 	$(SWIFT) build --build-tests
