@@ -235,7 +235,7 @@ final class Engine: Sendable {
             if let detail = queue.detail {
                 monitor.withLock { $0.statistics.storageDetail = detail }
             }
-            return queue
+            return options.plantedBug == .commitWithoutJoin ? HastyQueue(queue) : queue
         } catch {
             options.logger.warning("writes are not queued", metadata: ["error": "\(error)"])
             monitor.withLock { $0.statistics.storageFallbackReason = "\(error)" }

@@ -39,6 +39,7 @@ public struct WriterOptions: Sendable {
     /// Go on from the anchored checkpoint without reading it. Quicker to open; but if it is
     /// rotten, the older one that a load falls back to may be overwritten by the first save.
     public var trustsAnchor = false
+    package var plantedBug: PlantedBug?
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 
     public init() {}

@@ -12,6 +12,8 @@ public struct Recording: Sendable {
         var isDiscarded = false
         /// It is known not to be on the medium.
         var isLost = false
+        /// It lies outside of what flushes cover: a caller's mistake, or a medium's.
+        var isBeyondFlushes = false
         var hasEnded = false
 
         public var range: Range<Int> { offset..<offset + bytes.count }
@@ -82,8 +84,11 @@ public struct Recording: Sendable {
                 notes: notes)
         }
 
-        func covered(by began: Int) -> Set<Int> {
-            pending.filter { endedAt[$0, default: .max] < began && !forgotten.contains($0) }
+        func covered(by began: Int, in recording: Recording) -> Set<Int> {
+            pending.filter {
+                endedAt[$0, default: .max] < began && !forgotten.contains($0)
+                    && !recording.writes[$0].isBeyondFlushes
+            }
         }
 
         /// True when the power cut has other results afterwards.
@@ -98,12 +103,12 @@ public struct Recording: Sendable {
                 return false
             case .writeFailed, .flushBegan: return false
             case .flushEnded(let began):
-                let covered = covered(by: began)
+                let covered = covered(by: began, in: recording)
                 durable.formUnion(covered)
                 pending.subtract(covered)
                 return !covered.isEmpty
             case .flushFailed(let began):
-                forgotten.formUnion(covered(by: began))
+                forgotten.formUnion(covered(by: began, in: recording))
                 return false
             case .cacheDiscarded:
                 pending.subtract(forgotten)

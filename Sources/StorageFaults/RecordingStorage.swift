@@ -10,6 +10,7 @@ public final class RecordingStorage: Storage {
         var recording: Recording
         var plan = FaultPlan()
         var callCounts: [FaultPlan.CallKind: Int] = [:]
+        var flushLimit = Int.max
     }
 
     /// Bytes as reads see them, and the locks.
@@ -49,6 +50,9 @@ public final class RecordingStorage: Storage {
             $0.callCounts = [:]
         }
     }
+
+    /// From here on flushes cover only writes that end at or below `limit`.
+    public func setFlushLimit(_ limit: Int) { log.withLock { $0.flushLimit = limit } }
 
     /// Called before each write and flush is recorded, without a lock held; what it returns is
     /// noted there. A test that returns what it was told so far knows what the caller knew before
@@ -109,6 +113,7 @@ public final class RecordingStorage: Storage {
         let index = log.withLock { log in
             var write = Recording.Write(offset: place, bytes: bytes)
             write.isLost = isLost
+            write.isBeyondFlushes = place + count > log.flushLimit
             log.recording.writes.append(write)
             let index = log.recording.writes.count - 1
             log.recording.events.append(.writeBegan(index))

@@ -20,6 +20,10 @@ struct CrashChecker {
     var limit = 48
     /// Reopened files are not crashed again.
     var isNested = false
+    /// The bug of the writer that reopens files.
+    var plantedBug: PlantedBug?
+    /// Given what breaks an invariant, instead of a failed test: for writers with planted bugs.
+    var onProblem: ((String) -> Void)?
     private(set) var stateCount = 0
     private let memo = RecoveryMemo()
 
@@ -99,7 +103,8 @@ struct CrashChecker {
             guard !write.bytes.isEmpty else { continue }
             try storage.writeBlocks(write.bytes, at: UInt64(write.offset))
         }
-        let writer = try CheckpointWriter(storage: storage, options: Toy.options())
+        let writer = try CheckpointWriter(
+            storage: storage, options: Toy.options(.none, plantedBug))
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         writer.abandon()
         var second = CrashChecker(
@@ -109,6 +114,8 @@ struct CrashChecker {
         second.limit = 24
         second.reopenInterval = 4
         second.isNested = true
+        second.plantedBug = plantedBug
+        second.onProblem = onProblem
         try second.checkAll()
         stateCount += second.stateCount
     }
@@ -121,7 +128,7 @@ struct CrashChecker {
         let storage = RecordingStorage(contents: contents)
         storage.note(promised.rawValue)
         let before = try CheckpointReader(storage: storage).decision
-        let script = Script(inFlight: 1, retain: 1, operations: [])
+        let script = Script(inFlight: 1, retain: 1, operations: [], plantedBug: plantedBug)
         var runner = ScriptRunner(script: script, contents: [])
         runner.storage = storage
         runner.promises.add(payloads)
@@ -159,6 +166,7 @@ struct CrashChecker {
             storage.recording, runner.promises.payloads,
             name: name + ", then a crash after reopening", seed: seed &+ 1)
         second.limit = 12
+        second.onProblem = onProblem
         try second.checkAll()
         stateCount += second.stateCount
     }
@@ -166,6 +174,7 @@ struct CrashChecker {
     private func report(
         _ problem: String, _ states: CrashStates, _ fates: [WriteFate], _ image: MemoryStorage
     ) {
+        if let onProblem { return onProblem(problem) }
         let path = FileManager.default.temporaryDirectory
             .appendingPathComponent("pccheck-crash-\(UUID().uuidString).pcc").path
         _ = FileManager.default.createFile(atPath: path, contents: Data(image.contents))

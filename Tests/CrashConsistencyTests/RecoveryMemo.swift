@@ -61,6 +61,7 @@ final class RecoveryMemo {
         do throws(CheckpointError) {
             let decision = try decide(image)
             geometry = decision.identity.geometry
+            if let problem = anchorProblem(decision, image) { return problem }
             for candidate in decision.candidates {
                 guard let found = load(candidate, image, decision.identity.geometry) else {
                     continue
@@ -71,6 +72,20 @@ final class RecoveryMemo {
         } catch {
             return "recovery threw: \(error)"
         }
+    }
+
+    /// What the newest whole superblock names was flushed before that, and is not overwritten while
+    /// it is named. Recovery does not rest on it, as it verifies; reports and `trust_anchor` do.
+    private func anchorProblem(_ decision: RecoveryDecision, _ image: MemoryStorage) -> String? {
+        guard let anchor = decision.superblock?.anchor else { return nil }
+        guard let candidate = decision.candidates.first(where: \.isAnchored) else {
+            return "A: the anchored slot \(anchor.slot) does not hold sequence \(anchor.sequence)"
+        }
+        for named in [candidate] + decision.candidates.filter({ $0.kind == .retained })
+        where load(named, image, decision.identity.geometry) == nil {
+            return "A: slot \(named.slot) is named by the superblock, and damaged"
+        }
+        return nil
     }
 
     private func decide(_ image: MemoryStorage) throws(CheckpointError) -> RecoveryDecision {

@@ -27,6 +27,7 @@ struct Script: Sendable, CustomStringConvertible {
     var retain: Int
     var operations: [Operation]
     var codec = Codec.none
+    var plantedBug: PlantedBug?
 
     var description: String {
         "N=\(inFlight) retain=\(retain) codec=\(codec) "
@@ -102,8 +103,9 @@ enum Toy {
         return bytes
     }
 
-    static func options(_ codec: Codec = .none) -> WriterOptions {
+    static func options(_ codec: Codec = .none, _ bug: PlantedBug? = nil) -> WriterOptions {
         var options = WriterOptions()
+        options.plantedBug = bug
         options.snapshotWorkerCount = 1
         options.writerWorkerCount = 2
         options.poolByteCount = UInt64(4 * chunkByteCount)
@@ -174,7 +176,8 @@ struct ScriptRunner {
     mutating func open() throws -> CheckpointWriter {
         storage = RecordingStorage(openerOf: storage)
         storage.setPlan(FaultPlan())
-        let writer = try CheckpointWriter(storage: storage, options: Toy.options(script.codec))
+        let writer = try CheckpointWriter(
+            storage: storage, options: Toy.options(script.codec, script.plantedBug))
         // What an open writer calls its newest durable checkpoint is a promise too.
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         return writer
@@ -201,7 +204,7 @@ struct ScriptRunner {
         storage.setPlan(FaultPlan())
     }
 
-    private mutating func settle() throws {
+    mutating func settle() throws {
         for ticket in tickets { _ = try ticket.wait(timeoutNanoseconds: 20_000_000_000) }
         tickets = []
     }
