@@ -103,6 +103,9 @@ struct MutationBase: Sendable, CustomTestStringConvertible {
         let storage = builder.storage()
         var options = WriterOptions()
         options.codec = codec
+        options.poolByteCount = 4 << 16
+        options.snapshotWorkerCount = 1
+        options.writerWorkerCount = 2
         let writer = try CheckpointWriter(
             storage: MemoryStorage(openerOf: storage), options: options)
         var payloads: [UInt64: Digest] = [:]

@@ -18,7 +18,9 @@ import Testing
             }
         }
 
-        var seed: UInt64 { MutationRun.seed &+ UInt64(rawValue.utf8.count) }
+        var seed: UInt64 {
+            MutationRun.seed &+ UInt64(Self.allCases.firstIndex(of: self) ?? 0)
+        }
     }
 
     /// So far a sealed block's fields reach; all their bits are flipped.
@@ -81,7 +83,8 @@ import Testing
             let byte = base.bytes[offset] ^ UInt8.random(in: 1...255, using: &random)
             let fault = DoubleFaults.Fault(kind: "other byte", offset: offset, bytes: [byte])
             if let problem = faults.problem([fault], checks: faults.count % 16 == 0) {
-                Issue.record("\(problem)\n  file: \(base.name); \(fault)\n  \(MutationRun.replay)")
+                Issue.record(
+                    "\(problem)\n  file: \(base.name); \(fault)\n  replay: \(MutationRun.replay)")
                 return
             }
         }
@@ -115,6 +118,8 @@ import Testing
     @Test(arguments: Base.allCases) func cutAtEverySector(_ which: Base) throws {
         let base = try which.make()
         var count = 0
+        let clock = ContinuousClock()
+        let began = clock.now
         for size in stride(from: 0, to: base.bytes.count, by: 512) {
             let storage = MemoryStorage(contents: Array(base.bytes[..<size]))
             count += 1
@@ -125,6 +130,6 @@ import Testing
                 return
             }
         }
-        print("\(base.name): cut at \(count) places")
+        print("\(base.name): cut at \(count) places, \(clock.now - began)")
     }
 }
