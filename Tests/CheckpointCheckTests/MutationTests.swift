@@ -77,7 +77,7 @@ import Testing
         var faults = DoubleFaults(base, seed: which.seed)
         let start = Int(base.candidates[0].dataOffset)
         var random = SplitMix64(seed: which.seed)
-        for _ in 0..<(15000 * MutationRun.scale) {
+        for _ in 0..<(110_000 * MutationRun.scale) {
             let offset =
                 start + Int.random(in: 0..<Int(base.geometry.slotByteCount), using: &random)
             let byte = base.bytes[offset] ^ UInt8.random(in: 1...255, using: &random)
@@ -96,7 +96,7 @@ import Testing
         var faults = DoubleFaults(base, seed: which.seed)
         let clock = ContinuousClock()
         let began = clock.now
-        for number in 0..<(5000 * MutationRun.scale) {
+        for number in 0..<(10_000 * MutationRun.scale) {
             let pair = faults.nextPair()
             guard let problem = faults.problem(pair, checks: number % 64 == 0) else { continue }
             Issue.record(
