@@ -75,6 +75,19 @@ uint64_t pccp_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }
 uint64_t pccp_monotonic_time(void) { return clock_nanoseconds(CLOCK_MONOTONIC); }
 uint64_t pccp_cpu_time(void) { return clock_nanoseconds(CLOCK_PROCESS_CPUTIME_ID); }
 
+bool pccp_process_exists(uint32_t pid)
+{
+    return kill((pid_t)pid, 0) == 0 || errno != ESRCH;
+}
+
+void pccp_sleep(uint64_t nanoseconds)
+{
+    const uint64_t second = 1000000000;
+    struct timespec time = {
+        .tv_sec = (time_t)(nanoseconds / second), .tv_nsec = (long)(nanoseconds % second)};
+    nanosleep(&time, NULL);
+}
+
 uint32_t pccp_processor_count(void)
 {
     cpu_set_t set;

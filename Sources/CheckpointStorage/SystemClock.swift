@@ -18,6 +18,13 @@ public enum SystemClock {
     public static var residentByteCount: UInt64 { pccp_resident_byte_count() }
     public static var peakResidentByteCount: UInt64 { pccp_peak_resident_byte_count() }
 
+    /// kill(2) with signal 0: whether there is a process of this number, perhaps another user's.
+    public static func processExists(_ processID: UInt32) -> Bool {
+        pccp_process_exists(processID)
+    }
+
+    public static func sleep(nanoseconds: UInt64) { pccp_sleep(nanoseconds) }
+
     public static var processID: UInt32 { UInt32(bitPattern: getpid()) }
 
     /// Columns of the terminal at `descriptor`; nil when it is none or does not say.

@@ -58,15 +58,33 @@ struct WriterOpening {
     }
 
     private func lock() throws(CheckpointError) {
-        do throws(StorageError) {
-            if try storage.tryLock(.writer, exclusive: true) { return }
-        } catch {
-            throw CheckpointError(error)
+        let deadline = SystemClock.monotonicTime + Self.deadWriterPatience
+        while true {
+            do throws(StorageError) {
+                if try storage.tryLock(.writer, exclusive: true) { return }
+            } catch {
+                throw CheckpointError(error)
+            }
+            guard isHolderDead(), SystemClock.monotonicTime < deadline else { break }
+            SystemClock.sleep(nanoseconds: 5_000_000)
         }
         throw CheckpointError(
             .locked,
             "\(storage.path): another writer has it open\(lockHolder()); a file has one writer: "
                 + "give each rank its own path, or close the other one")
+    }
+
+    /// The kernel takes an io_uring apart after its process is gone, and the ring holds the file:
+    /// a restart that comes at once must not be refused for the 0.1 s that this takes.
+    private static let deadWriterPatience: UInt64 = 2_000_000_000
+
+    /// Whether the process that the newest superblock names is of this boot, and gone.
+    private func isHolderDead() -> Bool {
+        guard let image = try? MetadataImage.read(from: storage),
+            let superblock = (try? SlotSelection.decide(image))?.superblock
+        else { return false }
+        return superblock.writerBootID == SystemClock.bootID
+            && !SystemClock.processExists(superblock.writerPID)
     }
 
     /// Whom the newest superblock names, when it can be read.

@@ -70,6 +70,10 @@ uint64_t pccp_wall_time(void);
 uint64_t pccp_monotonic_time(void);
 /* User and system CPU time of this process in nanoseconds. */
 uint64_t pccp_cpu_time(void);
+/* Whether there is a process of this number; one that has ended and was not waited for counts. */
+bool pccp_process_exists(uint32_t pid);
+/* Sleeps, at least so long unless a signal comes. */
+void pccp_sleep(uint64_t nanoseconds);
 /* Processors that this process may run on. */
 uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
