@@ -107,9 +107,10 @@ def cpu_seconds() -> float:
 
 def children() -> list[int]:
     """Processes that this one has started."""
-    path = Path("/proc/self/task")
-    return [
-        int(child)
-        for task in path.iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            found += map(int, Path(f"/proc/self/task/{task}/children").read_text().split())
+        except OSError:
+            continue  # a thread that has ended since it was listed
+    return found
