@@ -27,7 +27,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
-	@echo 'make test         all tests: Swift, C, Python'
+	@echo 'make test         all tests: the protocol model, Swift, C, Python'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
