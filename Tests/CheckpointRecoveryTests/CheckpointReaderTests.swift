@@ -341,6 +341,9 @@ import Testing
         let size = UInt64(content.bytes.count)
         #expect(try selected.readBytes(size..<size).isEmpty)
         #expect(try selected.readBytes(size - 1..<size) == content.bytes.suffix(1))
+        for end in [65_535, 65_536, 65_537] {
+            #expect(try selected.readBytes(0..<UInt64(end)) == Array(content.bytes[..<end]))
+        }
         var byte: [UInt8] = [0]
         for offset in [size, .max] {
             // Safe: the array outlives the call, which writes nothing.

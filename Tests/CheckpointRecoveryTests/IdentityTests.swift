@@ -195,6 +195,14 @@ import Testing
         #expect(error?.message == "the image has no identity block")
     }
 
+    @Test(arguments: [(0, 0), (1, 0), (2, 4096), (3, 8192), (5, 16_384)])
+    func theMirrorIsLookedForInTheLastBlock(blockCount: Int, offset: UInt64) throws {
+        let contents = [UInt8](repeating: 1, count: blockCount * 4096)
+        let image = try MetadataImage.read(from: MemoryStorage(contents: contents))
+        #expect(image.identityBlocks.map(\.offset) == [0, offset])
+        #expect(image.identityBlocks.map { $0.bytes == nil } == [blockCount < 1, blockCount < 2])
+    }
+
     @Test func truncatedFileIsRefusedUnlessAllowed() throws {
         var builder = try ImageBuilder()
         builder.commit(
