@@ -136,6 +136,16 @@ import Testing
         #expect(try Self.decode(escaped, dataByteCount: 1).tensors.map(\.name) == [name])
     }
 
+    @Test func theLargestPayloadIsAccepted() throws {
+        let largest = try Self.tensor("a", "U8", [1 << 46])
+        let encoded = try SafetensorsManifest.encode([largest], metadata: [])
+        #expect(encoded.dataByteCount == 1 << 46)
+        let byte = try Self.tensor("b", "U8", [1])
+        #expect(throws: FormatError.self) {
+            try SafetensorsManifest.encode([largest, byte], metadata: [])
+        }
+    }
+
     @Test func typesAreKnownByName() {
         #expect(ElementType(name: "F33") == nil && ElementType(name: "f32") == nil)
         for type in ElementType.all { #expect(ElementType(name: type.name) == type) }
