@@ -131,8 +131,8 @@ public final class CheckpointReader: Sendable {
     /// - Parameter use: reads what it needs. When it throws `corrupt`, `inputOutput` or `busy`, the
     ///   next candidate is tried; another error ends the search.
     /// - Returns: what `use` returned, its candidate, and those rejected before it.
-    /// - Throws: `noCheckpoint` when there is no candidate, `corrupt` when all were rejected; the
-    ///   message names every slot and why.
+    /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
+    ///   checkpoint; `corrupt` when all were rejected. The message names every slot and why.
     public func loadNewest<Value>(
         where isWanted: (Candidate) -> Bool = { _ in true },
         _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
@@ -184,7 +184,9 @@ public final class CheckpointReader: Sendable {
             return text
         }
         let list = slots.joined(separator: "; ")
-        return rejected.isEmpty
+        let wasUnfinished =
+            !decision.mayHoldDurable && rejected.allSatisfy { $0.error.code == .corrupt }
+        return rejected.isEmpty || wasUnfinished
             ? CheckpointError(
                 .noCheckpoint,
                 "\(storage.path) holds no checkpoint that fits the request (\(list))")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -51,20 +52,28 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def run(path: str, seed: int, acknowledge: str, options: dict[str, Any]) -> None:
-    """Goes on from the newest checkpoint until it is killed or a save fails."""
+def run(
+    path: str, seed: int, acknowledge: str, options: dict[str, Any], log: str | None
+) -> None:
+    """Goes on from the newest checkpoint until it is killed or a save fails.
+
+    ``log`` names a file to which somebody else writes: each line says how long it was by then.
+    """
     pending: deque[tuple[pccheck.SaveHandle, str]] = deque()
+
+    def position() -> str:
+        return "" if log is None else f" {os.stat(log).st_size}"
 
     def acknowledge_oldest() -> None:
         handle, digest = pending.popleft()
         if acknowledge == "staged":
             # What a careless trainer might take for durable: a copy in memory.
             handle.wait_staged()
-            say(f"saved {handle.step} {handle.sequence} {digest}")
+            say(f"saved {handle.step} {handle.sequence} {digest}{position()}")
         else:
             outcome = handle.wait()
             if outcome.kind != "skipped":
-                say(f"saved {handle.step} {outcome.sequence} {digest}")
+                say(f"saved {handle.step} {outcome.sequence} {digest}{position()}")
 
     with pccheck.Checkpointer(path, capacity=CAPACITY, chunk=CHUNK, **options) as checkpointer:
         step, _ = checkpointer.resume()
@@ -96,7 +105,9 @@ def main() -> None:
         return
     request = json.loads(line)
     try:
-        run(request["path"], request["seed"], acknowledge, request["options"])
+        run(
+            request["path"], request["seed"], acknowledge, request["options"], request.get("log")
+        )
     except pccheck.CheckpointError as error:
         # The file system may be gone before the file was open.
         say(f"failed {error}")
