@@ -5,7 +5,7 @@ Linux kernel's dm-log-writes (include/linux/dm-log-writes.h of its user-space to
 are little-endian, and everything begins at a multiple of the sector size:
 
     superblock   magic, version, entry count: u64 each; sector size: u32; rest of the sector unused
-    entry        sector, sector count, flags, byte count of data: u64 each; rest of the sector unused
+    entry        sector, sector count, flags, byte count of data: u64 each; rest unused
     its data     sector count sectors, unless the flags say DISCARD
 
 QEMU rewrites the entry count at every flush only, so entries are read to the end of the log.
@@ -77,8 +77,17 @@ def read_log(path: Path) -> list[Entry]:
 class CutDisk:
     """A disk in a file, as it may be after a power cut at some entry of a log."""
 
-    def __init__(self, path: Path, byte_count: int, entries: list[Entry]) -> None:
+    def __init__(
+        self, path: Path, byte_count: int, entries: list[Entry],
+        with_garbage: bool = False, failed: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
+        """``with_garbage``: the sector that was being written when the power went may hold
+        anything. ``failed``: the entries of flushes that failed; the disk may have lost any part
+        of what they should have covered, for good, whatever a later flush says.
+        """
         self.path = path
+        self._with_garbage = with_garbage
+        self._failed = failed
         self.flush_count = 0
         self._entries = entries
         with open(path, "w+b") as file:
@@ -88,7 +97,7 @@ class CutDisk:
         self._flushed = np.zeros_like(self._disk)
 
     def states(
-        self, choices: random.Random, per_epoch: float, with_garbage: bool, begin: int = 0
+        self, choices: random.Random, per_epoch: float, begin: int = 0
     ) -> Iterator[tuple[int, str]]:
         """Puts one state after another into the file; gives the end of the last entry that
         had happened by then, and what was done.
@@ -105,40 +114,44 @@ class CutDisk:
             if index > first and end > begin:
                 count = int(per_epoch) + (choices.random() < per_epoch % 1)
                 for _ in range(count):
-                    yield self._lose(first, index, choices, with_garbage)
+                    yield self._lose(first, index, choices)
             if index == len(self._entries):
                 return
-            for done in self._entries[first : index + 1]:
-                self._flushed[done.sector : done.sector + len(done.data)] = done.data
+            if index in self._failed:
+                kept = self._scatter(self._flushed, first, index, choices)
+                what = f"flush {index} failed and kept {kept}"
+            else:
+                what = f"all up to flush {index}"
+                for done in self._entries[first : index + 1]:
+                    self._flushed[done.sector : done.sector + len(done.data)] = done.data
             first = index + 1
             if end > begin:
                 self._disk[:] = self._flushed
                 self.flush_count += 1
-                yield end, f"all up to flush {index}"
+                yield end, what
 
-    def _lose(
-        self, first: int, flush: int, choices: random.Random, with_garbage: bool
-    ) -> tuple[int, str]:
-        """Some of the writes from ``first`` on, in any order, each perhaps torn."""
+    def _lose(self, first: int, flush: int, choices: random.Random) -> tuple[int, str]:
         cut = flush if choices.random() < 0.5 else choices.randint(first + 1, flush)
-        lost_share = choices.choice([0.1, 0.5, 0.9])
-        order = [index for index in range(first, cut) if choices.random() >= lost_share]
-        choices.shuffle(order)
         self._disk[:] = self._flushed
+        what = self._scatter(self._disk, first, cut, choices)
+        return self._entries[cut - 1].end, what
+
+    def _scatter(self, disk: np.ndarray, first: int, end: int, choices: random.Random) -> str:
+        """Some of these writes, in any order, each perhaps torn."""
+        lost_share = choices.choice([0.1, 0.5, 0.9])
+        order = [index for index in range(first, end) if choices.random() >= lost_share]
+        choices.shuffle(order)
         torn_share = choices.choice([0, 0.2, 0.8])
         for index in order:
             entry = self._entries[index]
-            place = self._disk[entry.sector : entry.sector + len(entry.data)]
+            place = disk[entry.sector : entry.sector + len(entry.data)]
             if choices.random() < torn_share:
-                self._tear(place, entry.data, choices, with_garbage)
+                self._tear(place, entry.data, choices)
             else:
                 place[:] = entry.data
-        return self._entries[cut - 1].end, f"{len(order)} of the writes {first} to {cut - 1}"
+        return f"{len(order)} of the writes {first} to {end - 1}"
 
-    @staticmethod
-    def _tear(
-        place: np.ndarray, data: np.ndarray, choices: random.Random, with_garbage: bool
-    ) -> None:
+    def _tear(self, place: np.ndarray, data: np.ndarray, choices: random.Random) -> None:
         count = len(data)
         at = choices.randint(0, count)
         match choices.choice(["begin", "end", "any"]):
@@ -150,7 +163,7 @@ class CutDisk:
                 draw = np.random.default_rng(choices.getrandbits(64))
                 arrived = draw.random(count) < choices.random()
         place[arrived] = data[arrived]
-        if with_garbage and choices.random() < 0.5:
+        if self._with_garbage and choices.random() < 0.5:
             # The sector that was being written when the power went.
             sector = choices.randrange(count)
             place[sector] = choices.choice([0, 0xA5, choices.randrange(256)])

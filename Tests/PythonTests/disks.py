@@ -1,4 +1,4 @@
-"""Disks of the tests' own: loop devices, file systems on them, and QEMU's block layer below them."""
+"""Disks of the tests' own: loop devices, file systems on them, QEMU's block layer below them."""
 
 from __future__ import annotations
 
@@ -135,12 +135,10 @@ def mounted(kind: str, device: str, mount_point: Path) -> Iterator[Disk]:
 def disk_of(kind: str, *tools: str) -> Iterator[Disk]:
     """A new file system in an image on a loop device."""
     require(MAKE[kind][0], *tools)
-    with tempfile.TemporaryDirectory(prefix="pccheck-disk-") as folder:
-        image = Path(folder) / "image"
-        with open(image, "wb") as file:
-            file.truncate(IMAGE_BYTE_COUNT)
+    with quick_folder() as folder:
+        image = new_disk(folder, IMAGE_BYTE_COUNT)
         make_file_system(MAKE[kind], image)
-        with loop_device(image) as device, mounted(kind, device, Path(folder) / "mounted") as disk:
+        with loop_device(image) as device, mounted(kind, device, folder / "mounted") as disk:
             yield disk
 
 
@@ -172,3 +170,54 @@ def served_by_qemu(folder: Path, nodes: list[str], byte_count: int) -> Iterator[
     finally:
         daemon.terminate()
         daemon.wait()
+
+
+def failing_disk(event: str, count: int, is_persistent: bool) -> str:
+    """A node above the node ``disk``: QEMU's ``blkdebug``, which fails a request with EIO.
+
+    Its state counts the events. The request of event ``count`` fails; with ``is_persistent`` all
+    from there on do.
+    """
+    rules = [
+        f"set-state.{index}.event={event},set-state.{index}.state={index + 1},"
+        f"set-state.{index}.new_state={index + 2}"
+        for index in range(count - 1)
+    ]
+    once = "off" if is_persistent else "on"
+    kind = "flush" if event.startswith("flush") else "write"
+    rules.append(
+        f"inject-error.0.event={event},inject-error.0.state={count},inject-error.0.errno=5,"
+        f"inject-error.0.once={once},inject-error.0.iotype={kind}"
+    )
+    return ",".join(["driver=blkdebug,node-name=failing,image=disk", *rules])
+
+
+def disk_node(folder: Path) -> str:
+    """The node for the file ``disk``; its flushes take no time."""
+    return f"driver=file,node-name=disk,filename={folder / 'disk'},cache.no-flush=on"
+
+
+def new_disk(folder: Path, byte_count: int) -> Path:
+    disk = folder / "disk"
+    with open(disk, "wb") as file:
+        file.truncate(byte_count)
+    return disk
+
+
+@contextlib.contextmanager
+def logged_device(
+    folder: Path, byte_count: int, failing: str | None = None
+) -> Iterator[tuple[str, Path]]:
+    """A loop device, and the log of what is written to it; a flush that fails is logged as well."""
+    log = folder / "log"
+    log.write_bytes(b"")
+    new_disk(folder, byte_count)
+    below = "disk" if failing is None else "failing"
+    nodes = [
+        disk_node(folder),
+        f"driver=file,node-name=log,filename={log},cache.no-flush=on",
+        *([] if failing is None else [failing]),
+        f"driver=blklogwrites,node-name=logged,file={below},log=log",
+    ]
+    with served_by_qemu(folder, nodes, byte_count) as device:
+        yield device, log

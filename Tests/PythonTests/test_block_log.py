@@ -20,9 +20,6 @@ run, though not the timing of the machine.
 from __future__ import annotations
 
 import ctypes
-import functools
-import json
-import logging
 import os
 import random
 import shutil
@@ -34,80 +31,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from block_log import CutDisk, Entry, read_log
-from crash_child import CAPACITY, CHUNK, digest_of, state_of
+from audits import Auditor, Promise, Recording
+from block_log import CutDisk, read_log
 from disks import (
     MAKE_SMALL,
-    PCCHECK,
-    PCFSCK,
     SMALL_IMAGE_BYTE_COUNT,
-    command,
+    logged_device,
     loop_device,
     make_file_system,
     mounted,
     quick_folder,
     require,
-    served_by_qemu,
 )
-from writers import BACKENDS, NO_FLUSH, NO_JOIN, SEED, SOAK_SECONDS, Violation, children, preloadable, report
-
-import pccheck
+from writers import (
+    BACKENDS,
+    DEVICE_BYTE_COUNT,
+    NO_FLUSH,
+    NO_JOIN,
+    SEED,
+    SOAK_SECONDS,
+    Violation,
+    children,
+    create_on,
+    preloadable,
+    report,
+)
 
 #: The bare device and two file systems share the time.
 SHARE_SECONDS = SOAK_SECONDS / 3
 #: How long one recording is replayed before the next one is made.
 RECORDING_SECONDS = 120
 SAVES_PER_WRITER = 12
-#: Four slots of 512 KiB and what belongs to them.
-DEVICE_BYTE_COUNT = 4 << 20
 FILE_NAME = "run.pcc"
-
-
-@dataclass(frozen=True)
-class Promise:
-    """An acknowledged checkpoint, and how long the log was when it was acknowledged."""
-
-    log_end: int
-    step: int
-    sequence: int
-
-
-@dataclass
-class Recording:
-    """What writers wrote to a disk, and what they promised meanwhile."""
-
-    seed: int
-    byte_count: int
-    entries: list[Entry] = field(default_factory=list)
-    promises: list[Promise] = field(default_factory=list)
-    #: How long the log was when there was a file system, if there is one, and when there was
-    #: a file on a bare device.
-    made_end: int = 0
-    created_end: int = 0
-
-    def promised(self, log_end: int) -> tuple[int, int]:
-        """The newest step and the highest sequence that were acknowledged by then, or -1, 0."""
-        by_then = [promise for promise in self.promises if promise.log_end <= log_end]
-        return (
-            max((promise.step for promise in by_then), default=-1),
-            max((promise.sequence for promise in by_then), default=0),
-        )
-
-
-@contextmanager
-def logged_device(folder: Path, byte_count: int) -> Iterator[tuple[str, Path]]:
-    """A loop device, and the log of what is written to it."""
-    disk, log = folder / "disk", folder / "log"
-    log.write_bytes(b"")
-    with open(disk, "wb") as file:
-        file.truncate(byte_count)
-    nodes = [
-        f"driver=file,node-name=disk,filename={disk},cache.no-flush=on",
-        f"driver=file,node-name=log,filename={log},cache.no-flush=on",
-        "driver=blklogwrites,node-name=logged,file=disk,log=log",
-    ]
-    with served_by_qemu(folder, nodes, byte_count) as device:
-        yield device, log
 
 
 def run_writers(
@@ -123,19 +78,12 @@ def run_writers(
         for backend in backends:
             writer = next_child()
             codec = choices.choice(["none", "none", "zstd"])
-            writer.start(path, recording.seed, {**options, "backend": backend, "codec": codec}, log)
+            chosen = {**options, "backend": backend, "codec": codec}
+            writer.start(path, recording.seed, chosen, log=str(log))
             writer.wait_for_lines(SAVES_PER_WRITER)
             for words in (line.split() for line in writer.kill()):
                 assert words[0] == "saved", " ".join(words)
                 recording.promises.append(Promise(int(words[4]), int(words[1]), int(words[2])))
-
-
-def create_on(device: Path, in_flight: int, retain: int) -> None:
-    created = command(
-        PCCHECK, "create", device, "--replace", "--capacity", CAPACITY.replace(" ", ""),
-        "--chunk", CHUNK.replace(" ", ""), "--in-flight", in_flight, "--retain", retain,
-    )  # fmt: skip
-    assert created.returncode == 0, created.stderr
 
 
 def record_on_device(folder: Path, seed: int, backends: list[str], **child: Any) -> Recording:
@@ -159,142 +107,6 @@ def record_on_file_system(
             run_writers(recording, disk.mount_point / FILE_NAME, log, choices, backends, **child)
     recording.entries = read_log(log)
     return recording
-
-
-@functools.lru_cache(maxsize=4096)
-def expected_digest(seed: int, step: int) -> str:
-    return digest_of(state_of(seed, step))
-
-
-logging.getLogger("pccheck").setLevel(logging.ERROR)  # what it passes over is checked here
-
-
-class Auditor:
-    """Looks at one file after another, each as a power cut may have left it."""
-
-    #: So many files wait for pcfsck, which takes longer to start than to look.
-    BATCH_COUNT = 50
-
-    def __init__(
-        self, name: str, recording: Recording, folder: Path, fsck_interval: int
-    ) -> None:
-        """pcfsck looks at every so many files; of those, one in ten is opened for writing."""
-        self.name = name
-        self._fsck_interval = fsck_interval
-        self.recording = recording
-        self.image_count = 0
-        self.newer_count = 0
-        self.empty_count = 0
-        self.repaired_count = 0
-        self.resumed_count = 0
-        self._folder = folder / "waiting"
-        self._folder.mkdir()
-        self._waiting: list[tuple[Path, int, str]] = []
-
-    def require(self, condition: bool, where: str, text: str) -> None:
-        if not condition:
-            raise Violation(
-                f"{self.name}, image {self.image_count}, {where}: {text}; "
-                f"replay with PCCHECK_SOAK_SEED={SEED}"
-            )
-
-    def check(self, path: Path | None, log_end: int, where: str) -> None:
-        """None where there is no file."""
-        self.image_count += 1
-        floor, sequence = self.recording.promised(log_end)
-        if path is None:
-            self.require(floor < 0, where, "the file is gone, acknowledged saves are lost")
-            self.empty_count += 1
-            return
-        try:
-            step = self._load(path, where)
-        except pccheck.NoCheckpoint as error:
-            self.require(floor < 0, where, f"step {floor} was acknowledged and is lost: {error}")
-            step = -1
-            self.empty_count += 1
-        except (pccheck.Corrupt, pccheck.NotACheckpointFile) as error:
-            self.require(floor < 0, where, f"step {floor} was acknowledged and is lost: {error}")
-            self.require(log_end < self.recording.created_end, where, f"cannot be opened: {error}")
-            self.empty_count += 1
-            return
-        self.require(
-            step >= floor, where, f"step {floor} was acknowledged and is lost; the newest is {step}"
-        )
-        self.newer_count += step > floor
-        if self.image_count % self._fsck_interval == 0:
-            self._keep(path, step, where)
-            if self.image_count % (10 * self._fsck_interval) == 0:
-                self._resume(step, sequence, where)
-        if len(self._waiting) == self.BATCH_COUNT:
-            self.finish()
-
-    def _load(self, path: Path, where: str) -> int:
-        state = pccheck.load(path)
-        step = int(state["step"])
-        found, expected = digest_of(state), expected_digest(self.recording.seed, step)
-        self.require(
-            found == expected, where, f"step {step} has the digest {found}, expected {expected}"
-        )
-        return step
-
-    def _keep(self, path: Path, step: int, where: str) -> None:
-        copy = self._folder / f"{len(self._waiting)}.pcc"
-        shutil.copyfile(path, copy)
-        self._waiting.append((copy, step, where))
-
-    def _resume(self, step: int, sequence: int, where: str) -> None:
-        """What the next writer does, on a copy of its own."""
-        copy = self._folder / "resumed.pcc"
-        shutil.copyfile(self._waiting[-1][0], copy)
-        highest = pccheck.report(copy)["highest_sequence"]
-        with pccheck.Checkpointer(copy, backend="buffered") as writer:
-            next_step, _ = writer.resume()
-            self.require(
-                next_step == step + 1, where, f"a resume begins at {next_step}, a load gave {step}"
-            )
-            outcome = writer.save(next_step, state_of(self.recording.seed, next_step)).wait()
-        self.require(
-            outcome.durable and outcome.sequence > max(highest, sequence), where,
-            f"the next save is {outcome.kind} with sequence {outcome.sequence}, after {highest} "
-            f"in the file and {sequence} acknowledged",
-        )  # fmt: skip
-        self.require(self._load(copy, where) == next_step, where, "the next save is not the newest")
-        self.resumed_count += 1
-
-    def finish(self) -> None:
-        """Has pcfsck look at all the files that wait, and once more at what it repaired."""
-        for mode, allowed in [("-p", {0, 1}), ("-n", {0})]:
-            repaired = []
-            for verdict, kept in zip(self._fsck(mode), self._waiting, strict=True):
-                _, step, where = kept
-                status, choice = verdict["exit_status"], verdict["resume"]["choice"]
-                self.require(
-                    status in allowed, where,
-                    f"pcfsck {mode} exits with {status}: {json.dumps(verdict['findings'])}",
-                )  # fmt: skip
-                says = -1 if choice is None else choice["step"]
-                self.require(says == step, where, f"pcfsck loads {says}, a load gave {step}")
-                if status == 1:
-                    repaired.append(kept)
-            self.repaired_count += len(repaired)
-            self._waiting = repaired
-
-    def _fsck(self, mode: str) -> list[dict[str, Any]]:
-        if not self._waiting:
-            return []
-        done = command(
-            PCFSCK, mode, "--verify", "full", "--json", *(path for path, _, _ in self._waiting)
-        )
-        return json.loads(done.stdout)["files"]
-
-    def summary(self, flush_count: int, seconds: float) -> str:
-        return (
-            f"{self.name}: {self.image_count} images of {flush_count} flushes, "
-            f"{len(self.recording.promises)} saves acknowledged, newer than the last of them "
-            f"{self.newer_count} times, nothing saved yet {self.empty_count} times, "
-            f"{self.repaired_count} repaired, {self.resumed_count} resumed, 0 violations, "
-            f"{seconds:.0f} s ({self.image_count / seconds:.0f} a second), seed {SEED}"
-        )
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -356,16 +168,17 @@ class Rung:
         recording = self.record(seed)
         auditor = Auditor(self.name, recording, folder, 4 if self.kind is None else 1)
         choices = random.Random(f"{seed} {self.name} replay")
-        disk = CutDisk(folder / "image", recording.byte_count, recording.entries)
+        disk = CutDisk(
+            folder / "image", recording.byte_count, recording.entries,
+            with_garbage=self.kind is None,
+        )  # fmt: skip
         epoch_count = sum(
             entry.is_flush and entry.end > recording.made_end for entry in recording.entries
         )
         per_epoch = max(0.1, image_count / epoch_count - 1)
         with self._file_of(disk, folder) as get:
             while auditor.image_count == 0 or time.monotonic() - began < seconds:
-                for log_end, where in disk.states(
-                    choices, per_epoch, self.kind is None, recording.made_end
-                ):
+                for log_end, where in disk.states(choices, per_epoch, recording.made_end):
                     auditor.check(get(), log_end, where)
                 auditor.finish()
         shutil.rmtree(folder)

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import command
+from crash_child import CAPACITY, CHUNK
+from disks import PCCHECK, command
 
 CHILD = Path(__file__).with_name("crash_child.py")
 
 SEED = int(os.environ.get("PCCHECK_SOAK_SEED", "20260101"))
 SOAK_SECONDS = float(os.environ.get("PCCHECK_SOAK_SECONDS", "0"))
+
+#: Five slots of 512 KiB and what belongs to them.
+DEVICE_BYTE_COUNT = 4 << 20
 
 #: Backends of a writer on an ordinary disk.
 BACKENDS = ["auto", "direct", "buffered", "io_uring"]
@@ -97,27 +101,26 @@ class Child:
             if line.endswith("\n"):
                 self._lines.append(line)
 
-    def start(
-        self, path: Path, seed: int, options: dict[str, Any], log: Path | None = None
-    ) -> None:
-        """With a log, each line ends with how many bytes that file had by then."""
+    def start(self, path: Path, seed: int, options: dict[str, Any], **more: Any) -> None:
+        """``log`` and ``goes_on`` are those of `crash_child.run`."""
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "ready\n", "the child did not start"
         self._thread.start()
-        request = {"path": str(path), "seed": seed, "options": options}
-        if log is not None:
-            request["log"] = str(log)
+        request = {"path": str(path), "seed": seed, "options": options, **more}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
 
-    def wait_for_lines(self, count: int = 1) -> None:
-        """Returns when so many saves were acknowledged, or one failed."""
+    def wait_for_lines(self, count: int = 1, last_word: str = "failed") -> None:
+        """Returns when so many lines were written, or one that begins with the last word, or the
+        child is dead."""
         began = time.monotonic()
-        while len(self._lines) < count and not any(
-            line.startswith("failed") for line in self._lines
+        while (
+            len(self._lines) < count
+            and not any(line.startswith(last_word) for line in self._lines)
+            and self._process.poll() is None
         ):
-            assert time.monotonic() - began < 60, f"the child saved {len(self._lines)} times in 60 s"
+            assert time.monotonic() - began < 60, f"{len(self._lines)} lines in 60 s"
             time.sleep(0.001)
 
     def kill(self) -> list[str]:
@@ -167,3 +170,11 @@ def preloadable(folder: Path, name: str, source: str) -> Path:
     built = command(compiler, "-shared", "-fPIC", "-O1", "-pthread", "-o", library, code)
     assert built.returncode == 0, built.stderr
     return library
+
+
+def create_on(device: Path, in_flight: int, retain: int) -> None:
+    created = command(
+        PCCHECK, "create", device, "--replace", "--capacity", CAPACITY.replace(" ", ""),
+        "--chunk", CHUNK.replace(" ", ""), "--in-flight", in_flight, "--retain", retain,
+    )  # fmt: skip
+    assert created.returncode == 0, created.stderr
