@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,8 @@ class Auditor:
         self._fsck_interval = fsck_interval
         self.recording = recording
         self.image_count = 0
-        self.newer_count = 0
-        self.empty_count = 0
-        self.repaired_count = 0
-        self.resumed_count = 0
+        #: What was met: newer, empty, repaired, resumed.
+        self.counts: Counter[str] = Counter()
         self._folder = folder / "waiting"
         self._folder.mkdir()
         self._waiting: list[tuple[Path, int, str]] = []
@@ -105,23 +104,23 @@ class Auditor:
         floor, sequence = self.recording.promised(log_end)
         if path is None:
             self.require(floor < 0, where, "the file is gone, acknowledged saves are lost")
-            self.empty_count += 1
+            self.counts["empty"] += 1
             return
         try:
             step = self._load(path, where)
         except pccheck.NoCheckpoint as error:
             self.require(floor < 0, where, f"step {floor} was acknowledged and is lost: {error}")
             step = -1
-            self.empty_count += 1
+            self.counts["empty"] += 1
         except (pccheck.Corrupt, pccheck.NotACheckpointFile) as error:
             self.require(floor < 0, where, f"step {floor} was acknowledged and is lost: {error}")
             self.require(log_end < self.recording.created_end, where, f"cannot be opened: {error}")
-            self.empty_count += 1
+            self.counts["empty"] += 1
             return
         self.require(
             step >= floor, where, f"step {floor} was acknowledged and is lost; the newest is {step}"
         )
-        self.newer_count += step > floor
+        self.counts["newer"] += step > floor
         if self.image_count % self._fsck_interval == 0:
             self._keep(path, step, where)
             if self.image_count % self._resume_interval == 0:
@@ -161,7 +160,7 @@ class Auditor:
             f"in the file and {sequence} acknowledged",
         )  # fmt: skip
         self.require(self._load(copy, where) == next_step, where, "the next save is not the newest")
-        self.resumed_count += 1
+        self.counts["resumed"] += 1
 
     def finish(self) -> None:
         """Has pcfsck look at all the files that wait, and once more at what it repaired."""
@@ -182,7 +181,7 @@ class Auditor:
                 self.require(says == step, where, f"pcfsck loads {says}, a load gave {step}")
                 if status == 1:
                     repaired.append(kept)
-            self.repaired_count += len(repaired)
+            self.counts["repaired"] += len(repaired)
             self._waiting = repaired
 
     def _fsck(self, mode: str) -> list[dict[str, Any]]:
@@ -192,12 +191,3 @@ class Auditor:
             PCFSCK, mode, "--verify", "full", "--json", *(path for path, _, _ in self._waiting)
         )
         return json.loads(done.stdout)["files"]
-
-    def summary(self, flush_count: int, seconds: float) -> str:
-        return (
-            f"{self.name}: {self.image_count} images of {flush_count} flushes, "
-            f"{len(self.recording.promises)} saves acknowledged, newer than the last of them "
-            f"{self.newer_count} times, nothing saved yet {self.empty_count} times, "
-            f"{self.repaired_count} repaired, {self.resumed_count} resumed, 0 violations, "
-            f"{seconds:.0f} s ({self.image_count / seconds:.0f} a second), seed {SEED}"
-        )

@@ -88,7 +88,6 @@ class CutDisk:
         self.path = path
         self._with_garbage = with_garbage
         self._failed = failed
-        self.flush_count = 0
         self._entries = entries
         with open(path, "w+b") as file:
             file.truncate(byte_count)
@@ -127,7 +126,6 @@ class CutDisk:
             first = index + 1
             if end > begin:
                 self._disk[:] = self._flushed
-                self.flush_count += 1
                 yield end, what
 
     def _lose(self, first: int, flush: int, choices: random.Random) -> tuple[int, str]:

@@ -74,7 +74,7 @@ static int left = -1;
 
 static int again(const char *name, int file) {
     int (*next)(int) = dlsym(RTLD_NEXT, name);
-    if (left == 0) kill(getpid(), SIGKILL);
+    if (left == 0) usleep(100000), kill(getpid(), SIGKILL); /* what is durable is said first */
     if (left > 0) left--;
     if (next(file) == 0 || errno != EIO) return 0;
     left = LEFT;
@@ -230,8 +230,11 @@ class DeviceRung:
 class FileSystemRung:
     """Flushes and writes that fail below a file system."""
 
-    def __init__(self, kind: str, folder: Path, next_child: Callable[[], Child]) -> None:
+    def __init__(
+        self, kind: str, folder: Path, next_child: Callable[[], Child], in_flight: int = 3
+    ) -> None:
         self._kind = kind
+        self._in_flight = in_flight
         self._folder = folder
         self._next_child = next_child
         self.trial_count = 0
@@ -246,7 +249,8 @@ class FileSystemRung:
         ordinal = choices.randint(6, 24) if event.startswith("flush") else choices.randint(30, 90)
         often = "for ever" if is_persistent else "once"
         name = f"{event} {ordinal} fails {often} on {self._kind}, {backend}"
-        options = {"in_flight": 3, "retain": choices.randint(1, 2), "backend": backend}
+        retain = choices.randint(1, 2)
+        options = {"in_flight": self._in_flight, "retain": retain, "backend": backend}
         recording = Recording(seed, SMALL_IMAGE_BYTE_COUNT)
         disk = new_disk(self._folder, recording.byte_count)
         make_file_system(MAKE_SMALL[self._kind], disk)
@@ -349,8 +353,9 @@ def test_retried_writeback_is_caught(tmp_path: Path, capsys: pytest.CaptureFixtu
     require("qemu-storage-daemon", MAKE_SMALL["ext4"][0])
     shim = preloadable(tmp_path, "retry", RETRY.replace("LEFT", "1"))
     with quick_folder() as folder, children(preload=shim) as next_child:
-        rung = FileSystemRung("ext4", folder, next_child)
+        # One at a time, so that what fails is a part of what is acknowledged next.
+        rung = FileSystemRung("ext4", folder, next_child, in_flight=1)
         with pytest.raises(Violation, match=LOSS) as caught:
-            for seed in range(SEED, SEED + 5):
+            for seed in range(SEED, SEED + 10):
                 rung.run(seed, "buffered", "pwritev", is_persistent=False)
         report(capsys, f"retry caught after {rung.trial_count} failed writes: {str(caught.value)[:200]}")
