@@ -151,6 +151,7 @@ SIMULATION_FIRST ?= 1
 test-simulation: $(BUILD)/bin/simulate
 	$(SIMULATE) --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
 	$(SIMULATE) --bugs --seeds 20000
+	$(SIMULATE) --persistent-memory
 
 test-c: lib
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files

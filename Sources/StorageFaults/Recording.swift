@@ -28,6 +28,8 @@ public struct Recording: Sendable {
         case flushBegan
         case flushEnded(began: Int)
         case flushFailed(began: Int)
+        /// Made durable alone, by the thread that wrote it: persistent memory.
+        case fenced(Int)
         /// Every write forgotten so far is known not to be on the medium from here on.
         case cacheDiscarded
         /// Something the test wants to know the position of.
@@ -114,6 +116,10 @@ public struct Recording: Sendable {
             case .flushFailed(let began):
                 forgotten.formUnion(covered(by: began, in: recording))
                 return false
+            case .fenced(let write):
+                durable.insert(write)
+                pending.remove(write)
+                return true
             case .cacheDiscarded:
                 pending.subtract(forgotten)
                 return false

@@ -64,6 +64,9 @@ public final class RecordingStorage: Storage {
         log.withLock { $0.recording.events.append(.note(number)) }
     }
 
+    /// The write with this index is durable from here on.
+    func fence(_ index: Int) { log.withLock { $0.recording.events.append(.fenced(index)) } }
+
     private func nextEffect(_ kind: FaultPlan.CallKind) -> FaultPlan.Effect? {
         log.withLock { log in
             let number = log.callCounts[kind, default: 0]
@@ -97,7 +100,7 @@ public final class RecordingStorage: Storage {
 
     /// A write between its beginning and its end.
     struct WriteUnderWay {
-        fileprivate let index: Int
+        let index: Int
         fileprivate let buffer: AlignedBuffer
         fileprivate let part: Range<Int>
         fileprivate let place: Int

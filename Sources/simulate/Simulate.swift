@@ -28,18 +28,23 @@ internal import Foundation
     @Flag(help: "Give it each of these in turn, and fail unless every one is found.") var bugs =
         false
 
+    @Flag(help: "Cut the power at every store of a run on persistent memory instead.")
+    var persistentMemory = false
+    @Option(help: "Checkpoints of that run.") var saves = 1
+
     func validate() throws {
         if let bug, PlantedBug(rawValue: bug) == nil {
             throw ValidationError("there is no planted bug \(bug)")
         }
-        guard seeds > 0, jobs > 0, seconds >= 0 else {
-            throw ValidationError("--seeds and --jobs are at least 1, --seconds at least 0")
+        guard seeds > 0, jobs > 0, saves > 0, seconds >= 0 else {
+            throw ValidationError("--seeds, --jobs and --saves are at least 1, --seconds 0")
         }
     }
 
     func run() throws {
         if let seed { return try repeatRun(seed) }
         if bugs { return try findAllBugs() }
+        if persistentMemory { return try cutPersistentMemory() }
         guard try tally(bug.flatMap(PlantedBug.init)).summarize() else { throw ExitCode.failure }
     }
 
@@ -50,6 +55,18 @@ internal import Foundation
         }
         for thread in threads { thread.join() }
         return tally
+    }
+
+    /// Superblocks change so few words that all their subsets can be tried.
+    private func cutPersistentMemory() throws {
+        var cuts = try PersistentMemoryCuts(inFlight: 2, retain: 2, saveCount: saves)
+        try cuts.check(sampleCount: seeds, exhaustiveLimit: 20, seed: first)
+        print(
+            "persistent memory: \(cuts.stateCount) states, all subsets of stores at",
+            "\(cuts.exhaustiveCount) cuts, \(cuts.violation == nil ? 0 : 1) violations")
+        guard let violation = cuts.violation else { return }
+        print("Violation:", violation)
+        throw ExitCode.failure
     }
 
     private func findAllBugs() throws {
