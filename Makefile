@@ -153,6 +153,8 @@ test-simulation: $(BUILD)/bin/simulate
 	$(SIMULATE) --bugs --seeds 20000
 	$(SIMULATE) --persistent-memory
 
+RECORDER := $(BUILD)/tests/pmem-recorder
+
 test-c: lib
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
@@ -161,7 +163,12 @@ test-c: lib
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
 		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
-	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm
+	@mkdir -p $(RECORDER)
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $(RECORDER)/libpmem2.so.1 \
+		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' \
+		Tests/CABITests/pmem_recorder.c
+	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm \
+		$(abspath $(RECORDER))/libpmem2.so.1
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
