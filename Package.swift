@@ -97,6 +97,15 @@ let package = Package(
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
+        module(
+            "CheckpointSimulation",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+            ]),
+        .executableTarget(
+            name: "simulate", dependencies: ["CheckpointSimulation", argumentParser],
+            swiftSettings: swiftSettings),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
         tests(
@@ -115,12 +124,14 @@ let package = Package(
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CrashConsistencyTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CommandTests",

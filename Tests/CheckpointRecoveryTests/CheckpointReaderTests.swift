@@ -51,6 +51,24 @@ import Testing
         #expect(try selected.chunk(1) == Array(content.bytes[65536..<131_072]))
     }
 
+    /// A first checkpoint that is complete but not anchored yet is no damage.
+    @Test func whatAWriterHasInHandIsBusy() throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        builder.complete(slot: 0, sequence: 1)
+        builder.commit(builder.superblock(generation: 3, anchor: nil))
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(SlotIndex(rawValue: 0)), exclusive: true))
+        let reader = try CheckpointReader(storage: storage, workerCount: 1)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == .busy)
+        #expect(error?.message.contains("in the hands of a writer; try again") == true)
+        try writer.unlock(.slot(SlotIndex(rawValue: 0)))
+        #expect(try reader.loadNewest { _ throws(CheckpointError) in }.candidate.step == 10)
+    }
+
     @Test func scatteredDestinationsReadEachChunkOnce() throws {
         let (builder, content) = try builder()
         let storage = builder.storage()
