@@ -169,11 +169,11 @@ class DeviceRung:
         self.unnoticed_count = 0
         self.counts: Counter[str] = Counter()
 
-    def run(self, seed: int, backend: str, is_persistent: bool, ordinal: int | None = None) -> None:
+    def run(self, seed: int, backend: str, is_persistent: bool) -> None:
         self.trial_count += 1
         choices = random.Random(f"{seed} failed flush on {backend}")
         # The first two are those of the creation.
-        ordinal = ordinal or choices.randint(3, 24)
+        ordinal = choices.randint(3, 24)
         name = f"flush {ordinal} fails {'for ever' if is_persistent else 'once'} on {backend}"
         recording = Recording(seed, DEVICE_BYTE_COUNT)
         failing = failing_disk("flush_to_disk", ordinal, is_persistent)
