@@ -131,9 +131,9 @@ public final class CheckpointReader: Sendable {
     /// - Parameter use: reads what it needs. When it throws `corrupt`, `inputOutput` or `busy`, the
     ///   next candidate is tried; another error ends the search.
     /// - Returns: what `use` returned, its candidate, and those rejected before it.
-    /// - Throws: `noCheckpoint` when there is no candidate; `busy` when a writer is still at work
-    ///   on every one; `corrupt` when all were rejected otherwise. The message names every slot
-    ///   and why.
+    /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
+    ///   checkpoint; `busy` when a writer is still at work on every one; `corrupt` when all were
+    ///   rejected otherwise. The message names every slot and why.
     public func loadNewest<Value>(
         where isWanted: (Candidate) -> Bool = { _ in true },
         _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
@@ -185,7 +185,9 @@ public final class CheckpointReader: Sendable {
             return text
         }
         let list = slots.joined(separator: "; ")
-        guard let first = rejected.first else {
+        let wasUnfinished =
+            !decision.mayHoldDurable && rejected.allSatisfy { $0.error.code == .corrupt }
+        guard let first = rejected.first, !wasUnfinished else {
             return CheckpointError(
                 .noCheckpoint,
                 "\(storage.path) holds no checkpoint that fits the request (\(list))")
