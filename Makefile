@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
-	demo bench bench-quick install clean distclean format lint
+	coverage mutants demo bench bench-quick install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -31,6 +31,9 @@ help:
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
+	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
+	@echo 'make mutants      $(MUTANTS) small changes of format and recovery (MUTANTS=): fails when the tests'
+	@echo '                  notice less than 95 % of them'
 	@echo 'make build        the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -205,6 +208,23 @@ soak: python tools $(BUILD)/soak-packages-ready
 		elif grep -q ^SKIPPED $(SOAK)/$$part.log; then echo "$$part: SKIPPED in part"; \
 		else echo "$$part: passed"; fi; done
 	@test -e $(SOAK)/file-systems-passed && test -e $(SOAK)/crash-states-passed
+
+# ---------------------------------------------------------------- measuring the tests
+
+# Without the commands: each of them is a process of its own, which leaves its counts lying about.
+COVERAGE := --enable-code-coverage --scratch-path .build-coverage
+
+coverage: $(BUILD)/packages-ready
+	$(SWIFT) build --build-tests $(COVERAGE)
+	rm -rf .build-coverage/debug/codecov
+	$(SWIFT) test --skip-build $(COVERAGE) --skip CommandTests --skip TidyTests
+	$(PYTHON3) Tests/Coverage/coverage.py .build-coverage
+
+MUTANTS ?= 300
+MUTANTS_SEED ?= 1
+
+mutants: $(BUILD)/packages-ready
+	$(PYTHON3) Tests/Mutation/mutants.py --count $(MUTANTS) --seed $(MUTANTS_SEED)
 
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py

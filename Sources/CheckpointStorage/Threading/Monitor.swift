@@ -51,11 +51,18 @@ internal import CPlatformLinux
     }
 
     /// Waits until `body`, evaluated with the lock held, returns a value, and returns that.
+    public func waitFor<Result>(_ body: (inout State) -> Result?) -> Result {
+        while true {
+            if let result = waitFor(deadline: 0, body) { return result }
+        }
+    }
+
+    /// The same, but not for ever.
     ///
     /// - Parameter deadline: on the clock of `SystemClock.monotonicTime`; 0 waits without end.
     /// - Returns: nil when the deadline passed first.
     public func waitFor<Result>(
-        deadline: UInt64 = 0, _ body: (inout State) -> Result?
+        deadline: UInt64, _ body: (inout State) -> Result?
     ) -> Result? {
         lock()
         defer { unlock() }
