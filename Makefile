@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
-	demo bench bench-quick install clean distclean format lint
+	coverage mutants demo bench bench-quick install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -31,6 +31,9 @@ help:
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
+	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
+	@echo 'make mutants      $(MUTANTS) small changes of format and recovery (MUTANTS=): fails when the tests'
+	@echo '                  notice less than 95 % of them'
 	@echo 'make build        the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -91,7 +94,7 @@ endef
 
 tools: $(TOOL_FILES)
 
-$(TOOL_FILES): $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
+$(TOOL_FILES) $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS)
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/$* $@
@@ -129,7 +132,7 @@ install: lib tools
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-c test-python
+test: test-model test-swift test-simulation test-c test-python
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -142,6 +145,19 @@ test-swift: $(BUILD)/packages-ready
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build
 
+# The order of hashed collections must follow from the seed, too.
+SIMULATE := SWIFT_DETERMINISTIC_HASHING=1 $(BUILD)/bin/simulate
+SIMULATION_SEEDS ?= 20000
+SIMULATION_FIRST ?= 1
+
+# Each planted mistake is found, too: a net that catches nothing would pass.
+test-simulation: $(BUILD)/bin/simulate
+	$(SIMULATE) --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
+	$(SIMULATE) --bugs --seeds 20000
+	$(SIMULATE) --persistent-memory
+
+RECORDER := $(BUILD)/tests/pmem-recorder
+
 test-c: lib
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
@@ -150,7 +166,12 @@ test-c: lib
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
 		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
-	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm
+	@mkdir -p $(RECORDER)
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $(RECORDER)/libpmem2.so.1 \
+		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' \
+		Tests/CABITests/pmem_recorder.c
+	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm \
+		$(abspath $(RECORDER))/libpmem2.so.1
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
@@ -187,6 +208,23 @@ soak: python tools $(BUILD)/soak-packages-ready
 		elif grep -q ^SKIPPED $(SOAK)/$$part.log; then echo "$$part: SKIPPED in part"; \
 		else echo "$$part: passed"; fi; done
 	@test -e $(SOAK)/file-systems-passed && test -e $(SOAK)/crash-states-passed
+
+# ---------------------------------------------------------------- measuring the tests
+
+# Without the commands: each of them is a process of its own, which leaves its counts lying about.
+COVERAGE := --enable-code-coverage --scratch-path .build-coverage
+
+coverage: $(BUILD)/packages-ready
+	$(SWIFT) build --build-tests $(COVERAGE)
+	rm -rf .build-coverage/debug/codecov
+	$(SWIFT) test --skip-build $(COVERAGE) --skip CommandTests --skip TidyTests
+	$(PYTHON3) Tests/Coverage/coverage.py .build-coverage
+
+MUTANTS ?= 300
+MUTANTS_SEED ?= 1
+
+mutants: $(BUILD)/packages-ready
+	$(PYTHON3) Tests/Mutation/mutants.py --count $(MUTANTS) --seed $(MUTANTS_SEED)
 
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py

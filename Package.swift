@@ -41,7 +41,7 @@ let drivers: [Target] =
     : ["Fuzz", "Stress"].map {
         .executableTarget(
             name: "\($0)Driver", dependencies: ["\($0)Targets"], path: "Tests/\($0)Driver",
-            exclude: ["run"], swiftSettings: swiftSettings)
+            exclude: $0 == "Fuzz" ? ["run"] : [], swiftSettings: swiftSettings)
     }
 
 let package = Package(
@@ -114,6 +114,15 @@ let package = Package(
                 "StorageFaults",
             ],
             path: "Tests/FuzzTargets", swiftSettings: swiftSettings),
+        module(
+            "CheckpointSimulation",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+            ]),
+        .executableTarget(
+            name: "simulate", dependencies: ["CheckpointSimulation", argumentParser],
+            swiftSettings: swiftSettings),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
         tests(
@@ -132,12 +141,14 @@ let package = Package(
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CrashConsistencyTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CommandTests",

@@ -3,16 +3,14 @@ internal import CZstd
 /// Compresses chunks, one after another; a worker keeps one for its life.
 // The context and the scratch memory belong to this object alone and are freed once, in deinit.
 @safe public final class ChunkCompressor {
-    private let context: OpaquePointer
+    private let context: OpaquePointer?
     private let scratch: UnsafeMutableRawBufferPointer
 
     /// Memory for chunks of up to `chunkByteCount` bytes, compressed at zstd's `level`.
     public init(level: Int32, chunkByteCount: Int) {
         // Safe: nil only when memory is exhausted.
-        guard let context = unsafe ZSTD_createCCtx() else {
-            preconditionFailure("out of memory for a zstd context")
-        }
-        unsafe self.context = context
+        unsafe context = ZSTD_createCCtx()
+        precondition(unsafe context != nil, "out of memory for a zstd context")
         // Safe: the context was just created; a level out of range is clamped by zstd.
         unsafe ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)
         unsafe ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 1)
@@ -118,13 +116,11 @@ public enum ChunkCompression {
         // memory of its own, whatever size the frame asks for.
         let size = unsafe ZSTD_decompress(
             raw.baseAddress, raw.count, stored.baseAddress, stored.count)
-        guard ZSTD_isError(size) == 0 else {
+        // An error is a number that no size reaches.
+        guard size == raw.count else {
             // Safe: a constant C string.
             let name = unsafe String(cString: ZSTD_getErrorName(size))
             throw .invalidCompression("zstd says: \(name)")
-        }
-        guard size == raw.count else {
-            throw .invalidCompression("the frame has \(size) bytes, expected \(raw.count)")
         }
     }
 }

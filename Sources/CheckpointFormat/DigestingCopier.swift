@@ -28,14 +28,12 @@ internal import CDigest
 /// What is digested is what is written, even if somebody changes the source meanwhile: every byte
 /// is read from it once. The copy goes past the caches. One thread at a time.
 @safe public final class DigestingCopier {
-    @unsafe private let copier: OpaquePointer
+    @unsafe private let copier: OpaquePointer?
 
     public init() {
         // Safe: NULL or a copier, which deinit frees.
-        guard let copier = unsafe pccp_copier_create() else {
-            preconditionFailure("out of memory for a page")
-        }
-        unsafe self.copier = copier
+        unsafe copier = pccp_copier_create()
+        unsafe precondition(copier != nil, "out of memory for a page")
     }
 
     deinit {

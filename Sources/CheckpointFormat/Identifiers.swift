@@ -59,19 +59,6 @@ public struct Identifier128: Hashable, Sendable, CustomStringConvertible {
         return Identifier128(bytes: bytes)
     }
 
-    /// The hyphenated text form, or nil when `text` is not 32 hexadecimal digits with hyphens.
-    public init?(_ text: some StringProtocol) {
-        let digits = text.utf8.filter { $0 != UInt8(ascii: "-") }
-        guard digits.count == 32 else { return nil }
-        var bytes: [UInt8] = []
-        for start in stride(from: 0, to: 32, by: 2) {
-            let pair = String(decoding: digits[start..<start + 2], as: UTF8.self)
-            guard let byte = UInt8(pair, radix: 16) else { return nil }
-            bytes.append(byte)
-        }
-        self.init(bytes: bytes)
-    }
-
     public var description: String {
         var text = ""
         for (index, byte) in bytes.enumerated() {

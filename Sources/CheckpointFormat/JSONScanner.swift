@@ -89,9 +89,6 @@ struct JSONScanner {
             if byte == 0x22 { break }
             try escape(into: &content)
         }
-        guard content.count <= limit else {
-            throw .invalidManifest("a string before byte \(position) exceeds \(limit) bytes")
-        }
         // Escapes give valid UTF-8; the bytes between them may not.
         guard content.allSatisfy({ $0 < 0x80 }) || isValidUTF8(content) else {
             throw .invalidManifest("a string before byte \(position) is not UTF-8")

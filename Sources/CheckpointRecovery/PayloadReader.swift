@@ -175,32 +175,24 @@ struct PayloadReader: Sendable {
         _ body: (LoadedChunk) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
         let count = entries.count
-        guard workerCount > 1, count > 1 else {
-            let buffers = ChunkBuffers(for: candidate.table)
-            for index in 0..<count { try body(try load(index, buffers)) }
-            return
+        let threadCount = workerCount > 1 ? min(workerCount, count) : 0
+        let queue = OrderedQueue(count: count, depth: threadCount + 1, candidate)
+        let loadNext: @Sendable () -> Bool = {
+            guard let (index, buffers) = queue.claim() else { return false }
+            let result = Result { () throws(CheckpointError) in try load(index, buffers) }
+            queue.deliver(index, result, buffers)
+            return true
         }
-        let queue = OrderedQueue(count: count, depth: min(workerCount + 1, count), candidate)
-        let threads = (0..<min(workerCount, count)).compactMap { number in
-            try? WorkerThread(name: "pcc-read-\(number)") {
-                while let (index, buffers) = queue.claim() {
-                    let result = Result { () throws(CheckpointError) in
-                        try load(index, buffers)
-                    }
-                    queue.deliver(index, result, buffers)
-                }
-            }
+        // A system that has no room for more threads gets fewer.
+        let threads = (0..<threadCount).compactMap { number in
+            try? WorkerThread(name: "pcc-read-\(number)") { while loadNext() {} }
         }
         defer {
             queue.stop()
             for thread in threads { thread.join() }
         }
-        guard !threads.isEmpty else {
-            throw CheckpointError(
-                .outOfMemory,
-                "no thread could be started to read \(storage.path); raise ulimit -u")
-        }
         for index in 0..<count {
+            if threads.isEmpty { _ = loadNext() }
             let (result, buffers) = queue.take(index)
             try body(try result.get())
             queue.giveBack(buffers)
@@ -250,10 +242,7 @@ private final class OrderedQueue: Sendable {
     }
 
     func take(_ index: Int) -> Delivery {
-        guard let delivery = state.waitFor({ $0.delivered.removeValue(forKey: index) }) else {
-            preconditionFailure("a wait without a deadline returns a value")
-        }
-        return delivery
+        state.waitFor { $0.delivered.removeValue(forKey: index) }
     }
 
     func giveBack(_ buffers: ChunkBuffers) {

@@ -90,10 +90,8 @@ public enum SlotSelection {
         of superblock: Superblock, slots: [DecodedSlot]
     ) -> SuperblockReport.Target {
         guard let anchor = superblock.anchor else { return .nothing }
-        guard let slot = slots.first(where: { $0.slot == anchor.slot }) else {
-            return .differs(found: nil)
-        }
-        return slot.matches(anchor) ? .matches : .differs(found: slot.header?.sequence)
+        let slot = slots.first { $0.slot == anchor.slot }
+        return slot?.matches(anchor) == true ? .matches : .differs(found: slot?.header?.sequence)
     }
 
     /// Whole superblocks: highest generation first; within one, a copy whose anchor matches

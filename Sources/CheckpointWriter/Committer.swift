@@ -15,7 +15,7 @@ extension Engine {
 
     /// All checkpoints whose chunks are written: one F1 serves them all.
     private func nextBatch() -> [InFlightCheckpoint]? {
-        let next: [InFlightCheckpoint]?? = monitor.waitFor { state in
+        monitor.waitFor { state -> [InFlightCheckpoint]?? in
             if state.isStopped { return .some(nil) }
             guard !state.written.isEmpty else { return nil }
             let batch = state.written.sorted { $0.sequence < $1.sequence }
@@ -23,7 +23,6 @@ extension Engine {
             for checkpoint in batch { checkpoint.isCommitting = true }
             return batch
         }
-        return next ?? nil
     }
 
     private func commit(_ batch: [InFlightCheckpoint]) {

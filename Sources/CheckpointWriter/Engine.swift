@@ -169,7 +169,7 @@ final class Engine: Sendable {
     }
 
     private func nextCopy() -> Copy? {
-        let next: Copy?? = monitor.waitFor { state in
+        monitor.waitFor { state -> Copy?? in
             if state.isStopped { return .some(nil) }
             guard let checkpoint = state.nextToCopy, let payload = checkpoint.payload else {
                 return nil
@@ -186,7 +186,6 @@ final class Engine: Sendable {
             checkpoint.busyCount += 1
             return Copy(checkpoint: checkpoint, payload: payload, index: index, buffer: buffer)
         }
-        return next ?? nil
     }
 
     private func finishCopy(_ copy: Copy, _ done: CopyResult, _ state: inout EngineState) {
@@ -250,7 +249,7 @@ final class Engine: Sendable {
     }
 
     private func nextWrite(mayWait: Bool) -> NextWrite {
-        let next = monitor.waitFor { state -> NextWrite? in
+        monitor.waitFor { state -> NextWrite? in
             if state.isStopped { return .stop }
             guard !state.writeQueue.isEmpty, !(urgency.isUrgent && state.isCopying) else {
                 return mayWait ? nil : .nothing
@@ -260,7 +259,6 @@ final class Engine: Sendable {
             item.checkpoint.hasWritten = true
             return .item(item)
         }
-        return next ?? .nothing
     }
 
     private func begin(_ item: WriteItem, _ worker: ChunkWriter) {

@@ -239,7 +239,106 @@ import Testing
         }
     }
 
+    static let hostileEmptySuperblocks: [(LayoutField, UInt64, FormatError)] = [
+        (
+            Superblock.Layout.slotIndex, 0,
+            .invalidField("slot_index", found: 0, expected: "none, as sequence is 0")
+        ),
+        (
+            Superblock.Layout.step, 1,
+            .invalidField("step", found: 1, expected: "0, as sequence is 0")
+        ),
+    ]
+
+    @Test(arguments: hostileEmptySuperblocks)
+    func aSuperblockWithoutACheckpointNamesNothing(
+        field: LayoutField, value: UInt64, error: FormatError
+    ) {
+        let empty = Superblock(
+            fileUUID: Samples.uuid, generation: Generation(rawValue: 1), anchor: nil)
+        var bytes = empty.encoded().bytes
+        Samples.put(value, field, &bytes)
+        let sealed = Samples.resealed(bytes, Superblock.Layout.checksum)
+        #expect(throws: error) {
+            try Superblock(decoding: sealed, fileUUID: Samples.uuid, slotCount: 5)
+        }
+    }
+
+    @Test func everySequenceLiesBelowTheLimit() throws {
+        var superblock = Samples.superblock()
+        for limit in [0, 78, UInt64.max] {
+            superblock.sequenceLimit = limit
+            let decoded = try Superblock(
+                decoding: superblock.encoded().bytes, fileUUID: Samples.uuid, slotCount: 5)
+            #expect(decoded.sequenceLimit == limit)
+        }
+        for limit: UInt64 in [1, 77] {
+            superblock.sequenceLimit = limit
+            #expect(
+                throws: FormatError.invalidField(
+                    "sequence_limit", found: limit, expected: "0, or above 77")
+            ) {
+                try Superblock(
+                    decoding: superblock.encoded().bytes, fileUUID: Samples.uuid, slotCount: 5)
+            }
+        }
+    }
+
+    @Test func anIdentityIsMadeWithinItsRanges() throws {
+        func identity(
+            rank: UInt32, of worldSize: UInt32, fingerprintByteCount: Int
+        ) throws -> IdentityBlock {
+            try IdentityBlock(
+                fileUUID: Samples.uuid, geometry: Samples.geometry(), createdTime: 1, rank: rank,
+                worldSize: worldSize, creator: "pccheck tests",
+                fingerprint: String(repeating: "x", count: fingerprintByteCount))
+        }
+        let longest = try identity(rank: 7, of: 8, fingerprintByteCount: 254)
+        #expect(try IdentityBlock(decoding: longest.encoded()) == longest)
+        #expect(
+            throws: FormatError.invalidField(
+                "fingerprint_byte_count", found: 255, expected: "0 to 254")
+        ) { try identity(rank: 0, of: 1, fingerprintByteCount: 255) }
+        for (rank, worldSize): (UInt32, UInt32) in [(8, 8), (0, 0)] {
+            #expect(
+                throws: FormatError.invalidField(
+                    "rank", found: UInt64(rank), expected: "below the world size \(worldSize)")
+            ) { try identity(rank: rank, of: worldSize, fingerprintByteCount: 0) }
+        }
+    }
+
     // MARK: Saying what is wrong
+
+    @Test func aBlockThatEndsTooSoonIsNamed() throws {
+        let identity = try Samples.identity()
+        let header = try Samples.header()
+        #expect(throws: FormatError.truncated(found: 4095, expected: 4096)) {
+            try SlotHeader(
+                decoding: header.encoded().bytes.dropLast(), slot: header.slot,
+                identity: identity)
+        }
+        let superblock = Samples.superblock().encoded().bytes
+        _ = try Superblock(
+            decoding: Array(superblock[..<512]), fileUUID: Samples.uuid, slotCount: 5)
+        #expect(throws: FormatError.truncated(found: 511, expected: 512)) {
+            try Superblock(
+                decoding: Array(superblock[..<511]), fileUUID: Samples.uuid, slotCount: 5)
+        }
+        let table = Samples.table().encoded().bytes
+        _ = try ChunkTable(
+            decoding: Array(table[..<144]), header: header, geometry: identity.geometry)
+        #expect(throws: FormatError.truncated(found: 143, expected: 144)) {
+            try ChunkTable(
+                decoding: Array(table[..<143]), header: header, geometry: identity.geometry)
+        }
+    }
+
+    @Test func everyKindOfStorageHasItsName() {
+        #expect(
+            StorageKind.allCases.map(\.name) == [
+                "unknown", "direct", "buffered", "io_uring", "persistent_memory", "memory",
+            ])
+    }
 
     @Test func damageIsNamed() throws {
         let good = try Samples.identity().encoded()

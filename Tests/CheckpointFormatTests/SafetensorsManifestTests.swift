@@ -97,6 +97,53 @@ import Testing
         }
     }
 
+    @Test func limitsAreKept() throws {
+        let three = try ["a", "b", "c"].map { try Self.tensor($0, "U8", [1]) }
+        typealias Bounds = SafetensorsManifest.Bounds
+        // 8 bytes of length and the JSON fill one block.
+        let tight = Bounds(tensorCount: 3, jsonByteCount: 4088)
+        let encoded = try SafetensorsManifest.encode(three, metadata: [], within: tight)
+        #expect(encoded.bytes.count == 4096)
+        #expect(throws: FormatError.invalidManifest("4088 bytes, expected at most 4087")) {
+            try SafetensorsManifest.encode(
+                three, metadata: [], within: Bounds(jsonByteCount: 4087))
+        }
+        #expect(throws: FormatError.invalidManifest("3 tensors, expected at most 2")) {
+            try SafetensorsManifest.encode(three, metadata: [], within: Bounds(tensorCount: 2))
+        }
+        let payloadByteCount = UInt64(encoded.bytes.count) + 3
+        let decoded = try SafetensorsManifest(
+            decoding: encoded.bytes, payloadByteCount: payloadByteCount, within: tight)
+        #expect(decoded.tensors.count == 3)
+        #expect(throws: FormatError.invalidManifest("more than 2 tensors")) {
+            try SafetensorsManifest(
+                decoding: encoded.bytes, payloadByteCount: payloadByteCount,
+                within: Bounds(tensorCount: 2))
+        }
+        #expect(Bounds().tensorCount == 1 << 20 && Bounds().jsonByteCount == 100_000_000)
+    }
+
+    @Test func theLongestNamesAndMostDimensionsAreAccepted() throws {
+        let name = String(repeating: "n", count: 4096)
+        let shape = [4] + [UInt64](repeating: 1, count: 63)
+        let encoded = try SafetensorsManifest.encode(
+            [try Self.tensor(name, "U8", shape)], metadata: [])
+        let manifest = try SafetensorsManifest(
+            decoding: encoded.bytes, payloadByteCount: UInt64(encoded.bytes.count) + 4)
+        #expect(manifest.tensors.map(\.name) == [name] && manifest.tensors[0].shape == shape)
+        let escaped =
+            "{\"" + name.dropLast() + #"\u006e":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}"#
+        #expect(try Self.decode(escaped, dataByteCount: 1).tensors.map(\.name) == [name])
+    }
+
+    @Test func typesAreKnownByName() {
+        #expect(ElementType(name: "F33") == nil && ElementType(name: "f32") == nil)
+        for type in ElementType.all { #expect(ElementType(name: type.name) == type) }
+        #expect(ElementType(name: "BF16")?.description == "BF16")
+        let widths = ["F4", "U8", "F16", "F32", "C64"].map { ElementType(name: $0)?.planeWidth }
+        #expect(widths == [1, 1, 2, 4, 8])
+    }
+
     /// Each is a header of 4 data bytes unless the first element says otherwise.
     static let hostile: [(String, String)] = [
         ("empty", ""),
@@ -178,6 +225,11 @@ import Testing
         ("bad hexadecimal", #"{"__metadata__":{"\u00g0":""}}"#),
         ("raw control character", "{\"__metadata__\":{\"a\nb\":\"\"}}"),
         ("name of 4097 bytes", "{\"" + String(repeating: "n", count: 4097)),
+        (
+            "name of 4097 bytes, one escaped",
+            "{\"" + String(repeating: "n", count: 4096) + #"\u006e":{"dtype":"U8","shape":[4],"#
+                + #""data_offsets":[0,4]}}"#
+        ),
         ("single quotes", "{'a':1}"),
         ("comment", "{/**/}"),
         ("literal", "{\"a\":null}"),

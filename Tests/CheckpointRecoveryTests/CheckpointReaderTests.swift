@@ -51,6 +51,24 @@ import Testing
         #expect(try selected.chunk(1) == Array(content.bytes[65536..<131_072]))
     }
 
+    /// A first checkpoint that is complete but not anchored yet is no damage.
+    @Test func whatAWriterHasInHandIsBusy() throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        builder.complete(slot: 0, sequence: 1)
+        builder.commit(builder.superblock(generation: 3, anchor: nil))
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(SlotIndex(rawValue: 0)), exclusive: true))
+        let reader = try CheckpointReader(storage: storage, workerCount: 1)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == .busy)
+        #expect(error?.message.contains("in the hands of a writer; try again") == true)
+        try writer.unlock(.slot(SlotIndex(rawValue: 0)))
+        #expect(try reader.loadNewest { _ throws(CheckpointError) in }.candidate.step == 10)
+    }
+
     @Test func scatteredDestinationsReadEachChunkOnce() throws {
         let (builder, content) = try builder()
         let storage = builder.storage()
@@ -205,6 +223,107 @@ import Testing
         let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
         #expect(error?.code == .busy)
         #expect(throws: CheckpointError.self) { try first.readBytes(0..<1) }
+    }
+
+    @Test func aHeaderThatCannotBeReadAgainLetsTheSlotGo() throws {
+        let (builder, _) = try builder()
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage)
+        let candidate = try #require(reader.decision.candidates.first)
+        storage.setFaultHook { call in
+            if case .read(candidate.headerOffset, _) = call { 5 } else { nil }
+        }
+        let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
+        #expect(error?.code == .inputOutput && error?.slot == candidate.slot)
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(candidate.slot), exclusive: true))
+    }
+
+    @Test func aLockThatFailsIsAnInputOutputError() throws {
+        let (builder, _) = try builder()
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage)
+        let candidate = try #require(reader.decision.candidates.first)
+        storage.setFaultHook { call in
+            if case .lock = call { 37 } else { nil }
+        }
+        let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
+        #expect(error?.code == .inputOutput && error?.osErrorNumber == 37)
+        #expect(error?.slot == candidate.slot)
+    }
+
+    @Test func whatWasNotAskedForIsNotTried() throws {
+        let (builder, _) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage())
+        let older = try reader.loadNewest(where: { $0.step < 50 }) { _ throws(CheckpointError) in }
+        #expect(older.candidate.step == 40 && older.rejected.isEmpty)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest(where: { $0.step > 50 }) { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == .noCheckpoint)
+        let message = error?.message ?? ""
+        #expect(
+            message.contains("slot 0: anchored, sequence 5, step 50, not what was asked for"))
+        #expect(message.contains("slot 2: empty)"))
+    }
+
+    @Test func readingBeyondThePayloadIsRefused() throws {
+        let (builder, content) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage())
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let size = UInt64(content.bytes.count)
+        #expect(try selected.readBytes(size..<size).isEmpty)
+        #expect(try selected.readBytes(size - 1..<size) == content.bytes.suffix(1))
+        var byte: [UInt8] = [0]
+        for offset in [size, .max] {
+            // Safe: the array outlives the call, which writes nothing.
+            let error = unsafe byte.withUnsafeMutableBytes { buffer in
+                #expect(throws: CheckpointError.self) {
+                    try selected.read([unsafe Destination(payloadOffset: offset, buffer: buffer)])
+                }
+            }
+            #expect(error?.code == .invalidArgument && error?.slot == SlotIndex(0))
+        }
+    }
+
+    /// A wreck that ends before its payload, so that the test needs no memory for it.
+    @Test(arguments: [
+        (UInt64(100_000_008), CheckpointError.Code.inputOutput), (100_000_009, .corrupt),
+    ])
+    func aManifestBeyondTheLimitIsRefused(byteCount: UInt64, code: CheckpointError.Code) throws {
+        let geometry = try Geometry(
+            capacity: byteCount, inFlight: 1, retain: 1, chunkByteCount: 128 << 20)
+        let identity = try IdentityBlock(
+            fileUUID: ImageBuilder.uuid, geometry: geometry, createdTime: 1, creator: "tests")
+        let table = ChunkTable(entries: [
+            ChunkEntry(
+                storedOffset: 0, storedByteCount: Int(byteCount), rawByteCount: Int(byteCount),
+                codec: .none, planeWidth: 1, digest: .zero)
+        ]).encoded()
+        var header = SlotHeader(
+            emptySlot: SlotIndex(0), fileUUID: identity.fileUUID, geometry: geometry)
+        header.state = .complete
+        header.sequence = SequenceNumber(rawValue: 1)
+        header.payloadKind = .safetensors
+        header.payloadByteCount = byteCount
+        header.storedByteCount = byteCount
+        header.manifestByteCount = byteCount
+        header.chunkCount = 1
+        header.chunkTableDigest = table.digest
+        var bytes = [UInt8](repeating: 0, count: Int(geometry.dataOffset))
+        for (block, offset) in [
+            (identity.encoded(), 0), (header.encoded().bytes, geometry.headerOffset(SlotIndex(0))),
+            (table.bytes, geometry.tableOffset(SlotIndex(0))),
+        ] {
+            bytes.replaceSubrange(Int(offset)..<Int(offset) + block.count, with: block)
+        }
+        let storage = MemoryStorage(contents: bytes)
+        let decision = try SlotSelection.decide(
+            MetadataImage.read(from: storage), allowsTruncation: true)
+        let reader = CheckpointReader(storage: storage, decision: decision)
+        let selected = try reader.select(try #require(decision.candidates.first))
+        let error = #expect(throws: CheckpointError.self) { try selected.manifest() }
+        #expect(error?.code == code && error?.slot == SlotIndex(0))
     }
 
     @Test func aReusedSlotIsNoticedAndTheNewerCheckpointIsLoaded() throws {

@@ -115,6 +115,14 @@ import Testing
         #expect(error?.message.contains("\(count) bytes") == true)
     }
 
+    @Test func anImageWithoutIdentityBlocksIsNoFile() {
+        let error = #expect(throws: CheckpointError.self) {
+            try SlotSelection.decide(MetadataImage(fileByteCount: 0, identityBlocks: []))
+        }
+        #expect(error?.code == .notACheckpointFile)
+        #expect(error?.message == "the image has no identity block")
+    }
+
     @Test func truncatedFileIsRefusedUnlessAllowed() throws {
         var builder = try ImageBuilder()
         builder.commit(

@@ -36,8 +36,7 @@ import Testing
         }
         var received: [Int] = []
         while received.count < 100 {
-            let value = queue.waitFor { $0.isEmpty ? nil : $0.removeFirst() }
-            received.append(try #require(value))
+            received.append(queue.waitFor { $0.isEmpty ? nil : $0.removeFirst() })
         }
         thread.join()
         #expect(received == Array(0..<100))

@@ -1,5 +1,6 @@
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import CheckpointStorage
 import CheckpointWriter
 import StorageFaults
@@ -96,9 +97,8 @@ import Testing
         #expect(ticket.sequence > result.promised)
         try writer.close()
         result.promises.began(ticket, payload)
-        let problem = CrashChecker.problem(
-            storage, promised: ticket.sequence, generation: Generation(rawValue: 3),
-            result.promises.payloads)
+        let promise = Promise(sequence: ticket.sequence, generation: Generation(rawValue: 3))
+        let problem = promise.problem(storage, result.promises.payloads)
         #expect(problem == nil, "\(name): \(problem ?? "")")
     }
 
@@ -133,9 +133,8 @@ import Testing
         for number in 0..<UInt64(60 * crashScale) {
             let plan = FaultPlan(seed: crashSeed &+ number, callCount: 24)
             let result = try Self.run(plan, retain: 1 + Int(number % 2))
-            let problem = CrashChecker.problem(
-                result.storage, promised: .none, generation: Generation(rawValue: 0),
-                result.promises.payloads)
+            let promise = Promise(sequence: .none, generation: Generation(rawValue: 0))
+            let problem = promise.problem(result.storage, result.promises.payloads)
             // A file whose two identity blocks were hit is refused, which is right too.
             let isRefusal = problem?.hasPrefix("I1: nothing") == true
             #expect(problem == nil || isRefusal, "seed \(crashSeed &+ number): \(problem ?? "")")

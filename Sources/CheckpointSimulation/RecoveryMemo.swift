@@ -1,20 +1,47 @@
-import CheckpointFormat
-import CheckpointRecovery
-import CheckpointStorage
-import StorageFaults
+package import CheckpointFormat
+internal import CheckpointRecovery
+package import CheckpointStorage
+package import StorageFaults
 
 /// What recovery found.
-struct Recovered: Hashable {
-    let sequence: SequenceNumber
-    let digest: Digest
+package struct Recovered: Hashable {
+    package let sequence: SequenceNumber
+    package let digest: Digest
 }
 
 /// What the file owes its user.
-struct Promise {
+package struct Promise: Sendable {
     /// The newest sequence that a caller was told is durable.
-    let sequence: SequenceNumber
+    package let sequence: SequenceNumber
     /// The newest generation that a completed flush covers.
-    let generation: Generation
+    package let generation: Generation
+    /// Unless a writer could not read that checkpoint, and went on from an older one.
+    package let isAnchored: Bool
+
+    package init(sequence: SequenceNumber, generation: Generation, isAnchored: Bool = true) {
+        self.sequence = sequence
+        self.generation = generation
+        self.isAnchored = isAnchored
+    }
+
+    /// Why the image breaks an invariant, found out as a resume would; nil when it keeps them all.
+    package func problem(_ image: any Storage, _ payloads: [UInt64: Set<Digest>]) -> String? {
+        do throws(CheckpointError) {
+            let reader = try CheckpointReader(storage: image, workerCount: 1)
+            let newest = try reader.loadNewest { selected throws(CheckpointError) in
+                let count = selected.candidate.header.payloadByteCount
+                let bytes = try selected.readBytes(0..<count)
+                return Recovered(
+                    sequence: selected.candidate.sequence, digest: Digest(of: bytes))
+            }.value
+            return problem(
+                reader.decision, newest, payloads[newest.sequence.rawValue, default: []])
+        } catch {
+            let isEmpty = error.code == .noCheckpoint || error.code == .corrupt
+            return isEmpty && sequence == .none
+                ? nil : "I1: nothing was recovered, but \(sequence) was durable: \(error)"
+        }
+    }
 
     func problem(
         _ decision: RecoveryDecision, _ found: Recovered?, _ saved: Set<Digest>
@@ -26,7 +53,7 @@ struct Promise {
             return "I3: highest sequence \(decision.highestSequence), but \(sequence) was durable"
         }
         let anchor = decision.superblock?.anchor?.sequence ?? .none
-        if anchor < sequence {
+        if isAnchored, anchor < sequence {
             return "durable means anchored: the anchor is \(anchor), but \(sequence) was durable"
         }
         guard let found else {
@@ -44,7 +71,7 @@ struct Promise {
 
 /// Recovery with its results kept by content: what it decides follows from the metadata's bytes
 /// alone, and what a slot holds from its own, so that a state costs only what it changed.
-final class RecoveryMemo {
+package final class RecoveryMemo {
     private struct SlotKey: Hashable {
         let headerDigest: Digest
         let data: Digest
@@ -55,7 +82,9 @@ final class RecoveryMemo {
     private var slots: [SlotKey: Recovered?] = [:]
     private var geometry: Geometry?
 
-    func problem(
+    package init() {}
+
+    package func problem(
         _ image: MemoryStorage, _ promise: Promise, _ saved: [UInt64: Set<Digest>]
     ) -> String? {
         do throws(CheckpointError) {

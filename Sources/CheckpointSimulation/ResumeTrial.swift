@@ -1,16 +1,15 @@
-import CheckpointFormat
-import CheckpointRecovery
-import CheckpointStorage
-import Testing
+package import CheckpointFormat
+package import CheckpointRecovery
+package import CheckpointStorage
 
 /// What a resume gets from a file, found out by doing it.
-struct ResumeTrial {
+package struct ResumeTrial {
     /// What was loaded, and the digest of its payload; nil when nothing was.
-    let loaded: (candidate: Candidate, digest: Digest)?
+    package let loaded: (candidate: Candidate, digest: Digest)?
     /// Why nothing was loaded.
-    let error: CheckpointError?
+    package let error: CheckpointError?
 
-    init(_ storage: any Storage, workerCount: Int = CheckpointReader.defaultWorkerCount) {
+    package init(_ storage: any Storage, workerCount: Int = CheckpointReader.defaultWorkerCount) {
         do throws(CheckpointError) {
             let reader = try CheckpointReader(storage: storage, workerCount: workerCount)
             let result = try reader.loadNewest { selected throws(CheckpointError) in
@@ -25,13 +24,13 @@ struct ResumeTrial {
     }
 
     /// A file that holds nothing to load says so, and in one of these ways.
-    var isClear: Bool {
+    package var isClear: Bool {
         guard let error else { return true }
         return [.noCheckpoint, .corrupt, .notACheckpointFile, .unsupported].contains(error.code)
     }
 
     /// What a training library does: the manifest, then every tensor. Returns the digest.
-    static func load(_ selected: SelectedCheckpoint) throws(CheckpointError) -> Digest {
+    package static func load(_ selected: SelectedCheckpoint) throws(CheckpointError) -> Digest {
         let header = selected.candidate.header
         if header.payloadKind == .safetensors {
             let bytes = try selected.manifest()
