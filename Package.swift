@@ -34,6 +34,16 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
+// Programs beside the tests, built with sanitizers: `make fuzz` and `make test-threads` set this.
+let drivers: [Target] =
+    Context.environment["PCCHECK_DRIVERS"] == nil
+    ? []
+    : ["Fuzz", "Stress"].map {
+        .executableTarget(
+            name: "\($0)Driver", dependencies: ["\($0)Targets"], path: "Tests/\($0)Driver",
+            exclude: $0 == "Fuzz" ? ["run"] : [], swiftSettings: swiftSettings)
+    }
+
 let package = Package(
     name: "pccheck",
     products: [
@@ -97,6 +107,13 @@ let package = Package(
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
+                "StorageFaults",
+            ],
+            path: "Tests/FuzzTargets", swiftSettings: swiftSettings),
         module(
             "CheckpointSimulation",
             [
@@ -140,6 +157,15 @@ let package = Package(
                 "CheckpointWriter", "CheckpointCommands", "pcfsck", "pcinspect", "pcextract",
                 "pccheck",
             ]),
+        .target(
+            name: "StressTargets",
+            dependencies: [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "StorageFaults",
+            ],
+            path: "Tests/StressTargets", swiftSettings: swiftSettings),
+        tests("StressTests", ["CheckpointFormat", "CheckpointWriter", "StressTargets"]),
+        tests("FuzzTests", ["CheckpointFormat", "StorageFaults", "FuzzTargets"]),
         tests("TidyTests", ["CheckpointFormat", "CheckpointCheck"]),
-    ]
+    ] + drivers
 )

@@ -148,6 +148,31 @@ import Testing
         }
     }
 
+    /// Both chunks fail, one of them late: the error is that of the first, whoever fails first.
+    @Test(arguments: [0, 1]) func theFirstDamagedChunkIsNamed(late: Int) throws {
+        var (builder, _) = try builder()
+        let start = builder.geometry.slotDataOffset(SlotIndex(0))
+        let offsets = [start, start + 65536]
+        for offset in offsets { builder.flip(offset) }
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage, workerCount: 2)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let isOtherRead = Monitor(false)
+        storage.setFaultHook { call in
+            if case .read(offsets[1 - late], _) = call {
+                isOtherRead.withLock { $0 = true }
+                isOtherRead.wakeAll()
+            }
+            if case .read(offsets[late], _) = call {
+                isOtherRead.wait { $0 }
+                SystemClock.sleep(nanoseconds: 50_000_000)
+            }
+            return nil
+        }
+        let error = #expect(throws: CheckpointError.self) { try selected.readBytes(0..<131_072) }
+        #expect(error?.code == .corrupt && error?.byteOffset == offsets[0])
+    }
+
     @Test func wrongLogicalDigestIsFoundThoughChunksMatch() throws {
         var (builder, _) = try builder()
         let offset = builder.geometry.headerOffset(SlotIndex(0))

@@ -41,6 +41,21 @@ import Testing
         #expect(image.readFailures.map(\.byteOffset) == [bad])
     }
 
+    @Test func badSectorInAChunkTableCostsItsSlot() throws {
+        let builder = try builder()
+        let storage = builder.storage()
+        let bad = builder.geometry.tableOffset(SlotIndex(3))
+        storage.setFaultHook { call in
+            guard case .read(let offset, let byteCount) = call else { return nil }
+            return (offset..<offset + UInt64(byteCount)).contains(bad) ? 5 : nil
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        #expect(decision.slots[3].reason == .tableDamaged)
+        // 100 000 bytes in chunks of 64 KiB.
+        #expect(decision.slots[3].detail == .truncated(found: 0, expected: 96))
+        #expect(decision.candidates.isEmpty)
+    }
+
     @Test func badSectorInTheHeadLeavesTheMirror() throws {
         let storage = try builder().storage()
         storage.setFaultHook { call in
