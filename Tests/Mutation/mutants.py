@@ -33,12 +33,13 @@ MODULES = ["CheckpointFormat", "CheckpointRecovery"]
 WANTED = 95
 
 # Quickest first; the last stage is for what survived all others.
-FORMAT = r"CheckpointFormatTests\.|CheckpointStorageTests\.StreamingCopyTests"
+FORMAT = r"CheckpointFormatTests\.(?!Precondition)"
+TRAPS = r"CheckpointFormatTests\.Precondition|CheckpointStorageTests\.StreamingCopyTests"
 RECOVERY = r"CheckpointRecoveryTests\."
 QUICK_CHECKS = r"CheckpointCheckTests\.(FixtureTests|FileCheckerTests|ReopeningTests)"
 SLOW_CHECKS = r"CheckpointWriterTests\.|CrashConsistencyTests\.CrashStateTests"
 STAGES = {
-    "CheckpointFormat": [FORMAT, RECOVERY, QUICK_CHECKS, SLOW_CHECKS],
+    "CheckpointFormat": [FORMAT, RECOVERY, TRAPS, QUICK_CHECKS, SLOW_CHECKS],
     "CheckpointRecovery": [RECOVERY, QUICK_CHECKS, SLOW_CHECKS],
 }
 
