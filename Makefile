@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
-	coverage mutants demo bench bench-quick install clean distclean format lint
+	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -31,6 +31,8 @@ help:
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
+	@echo 'make fuzz         hostile inputs for decoders, recovery and repair (FUZZ_SECONDS=$(FUZZ_SECONDS))'
+	@echo 'make test-threads threads at one writer under ThreadSanitizer (THREAD_RUNS=$(THREAD_RUNS))'
 	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
 	@echo 'make mutants      $(MUTANTS) small changes of format and recovery (MUTANTS=): fails when the tests'
 	@echo '                  notice less than 95 % of them'
@@ -132,7 +134,7 @@ install: lib tools
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-simulation test-c test-python
+test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -193,6 +195,44 @@ soak: python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
 	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
 		$(SOAK_SEED:%=--seed %)
 
+# ---------------------------------------------------------------- sanitizers
+
+# libFuzzer without its main function, of the toolchain's own compiler.
+FUZZ_SECONDS ?= 60
+FUZZ_SCRATCH := .build-fuzz
+FUZZ_COVERAGE := edge,trace-cmp,inline-8bit-counters,pc-table
+FUZZ := Tests/FuzzDriver/run $(FUZZ_SCRATCH)/release/FuzzDriver
+
+.PHONY: fuzz-driver
+fuzz-driver: $(BUILD)/packages-ready
+	PCCHECK_DRIVERS=1 $(SWIFT) build -c release --scratch-path $(FUZZ_SCRATCH) \
+		--product FuzzDriver --sanitize address \
+		-Xswiftc -sanitize-coverage=$(FUZZ_COVERAGE) -Xcc -fsanitize-coverage=$(FUZZ_COVERAGE) \
+		-Xswiftc -use-ld=lld -Xlinker -lstdc++ \
+		-Xlinker $$(Tests/FuzzDriver/run library "$(SWIFT)")
+
+fuzz test-fuzz: fuzz-driver
+	$(FUZZ) $(FUZZ_SECONDS)
+
+# What was found since, in as few and as small inputs as reach as much.
+fuzz-corpus: fuzz-driver
+	$(SWIFT) build --build-tests
+	rm -rf $(BUILD)/fuzz/seeds
+	PCCHECK_WRITE_FUZZ_SEEDS=$(abspath $(BUILD))/fuzz/seeds $(SWIFT) test --skip-build \
+		--filter SeedWriter
+	$(FUZZ) merge $(BUILD)/fuzz/seeds
+
+THREAD_RUNS ?= 20
+THREAD_FIRST ?= 0
+THREAD_SCRATCH := .build-tsan
+
+# The first report ends the program: nothing is suppressed.
+test-threads: $(BUILD)/packages-ready
+	PCCHECK_DRIVERS=1 $(SWIFT) build --scratch-path $(THREAD_SCRATCH) --product StressDriver \
+		--sanitize thread -Xswiftc -use-ld=lld
+	SWIFT_BACKTRACE=enable=no TSAN_OPTIONS=halt_on_error=1 \
+		$(THREAD_SCRATCH)/debug/StressDriver $(THREAD_RUNS) $(THREAD_FIRST)
+
 # ---------------------------------------------------------------- measuring the tests
 
 # Threads count at once, so that each line's count is an atomic one. The tests that only repeat
@@ -245,7 +285,7 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
 
 clean:
-	rm -rf $(BUILD) $(SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
+	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
 
 distclean: clean
 	rm -rf $(VENV)

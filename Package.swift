@@ -38,11 +38,13 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let drivers: [Target] =
     Context.environment["PCCHECK_DRIVERS"] == nil
     ? []
-    : ["Fuzz", "Stress"].map {
-        .executableTarget(
-            name: "\($0)Driver", dependencies: ["\($0)Targets"], path: "Tests/\($0)Driver",
-            exclude: $0 == "Fuzz" ? ["run"] : [], swiftSettings: swiftSettings)
-    }
+    : [driver("Fuzz", exclude: ["run"]), driver("Stress")]
+
+func driver(_ name: String, exclude: [String] = []) -> Target {
+    .executableTarget(
+        name: "\(name)Driver", dependencies: [.target(name: "\(name)Targets")],
+        path: "Tests/\(name)Driver", exclude: exclude, swiftSettings: swiftSettings)
+}
 
 let package = Package(
     name: "pccheck",

@@ -76,12 +76,14 @@ struct Outcome {
                 low: Sealing.integer(image, offset, half),
                 high: Sealing.integer(image, offset, other))
         }
-        guard Digest(of: image, header..<header + Layout.checksum.offset)
-            == digest(header, Layout.checksum)
+        guard
+            Digest(of: image, header..<header + Layout.checksum.offset)
+                == digest(header, Layout.checksum)
         else { return "what loads has a header of another checksum" }
         let table = header + Limits.blockByteCount
-        guard Digest(of: image, table..<table + candidate.header.tableByteCount)
-            == digest(header, Layout.chunkTableDigest)
+        guard
+            Digest(of: image, table..<table + candidate.header.tableByteCount)
+                == digest(header, Layout.chunkTableDigest)
         else { return "what loads has a table of another digest" }
         for index in candidate.table.entries.indices {
             let entry = candidate.table.entries[index]

@@ -17,7 +17,8 @@ import Testing
             var mutator = FuzzMutator(seed: number, isSealing: isSealing) { bytes, _ in
                 var bytes = bytes
                 if !bytes.isEmpty {
-                    bytes[Int(random.next() % UInt64(bytes.count))] ^= UInt8(truncatingIfNeeded: random.next() | 1)
+                    bytes[Int(random.next() % UInt64(bytes.count))] ^= UInt8(
+                        truncatingIfNeeded: random.next() | 1)
                 }
                 return bytes
             }

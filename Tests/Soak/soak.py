@@ -75,7 +75,8 @@ def simulate(*arguments: str) -> Callable[[int, int], tuple[list[str], dict[str,
 
 def make(*arguments: str) -> Callable[[int, int], tuple[list[str], dict[str, str]]]:
     return lambda seconds, seed: (
-        ["make", "--no-print-directory", *(a.format(seconds=seconds) for a in arguments)],
+        ["make", "--no-print-directory",
+         *(a.format(seconds=seconds, seed=seed) for a in arguments)],
         {},
     )
 
@@ -118,8 +119,9 @@ RUNGS = (
          share=5),
     Rung("fuzzing", make("fuzz", "FUZZ_SECONDS={seconds}"), (("runs", r": (\d+) executions"),),
          share=10),
-    Rung("threads and histories", make("test-threads", "THREAD_SECONDS={seconds}"),
-         (("runs", r"(\d+) histories"),), share=10),
+    Rung("threads and histories",
+         make("test-threads", "THREAD_RUNS=200", "THREAD_FIRST={seed}"),
+         (("runs", r"^(\d+) runs, \d+ operations"),), share=10, repeats=True),
     Rung("model of the protocol", make("model"), (("states", r"([\d,]+) states"),)),
 )  # fmt: skip
 
@@ -148,7 +150,7 @@ def rounds(rung: Rung, seconds: float, seed: int) -> Iterator[tuple[int, int]]:
     deadline = time.monotonic() + seconds
     yield max(int(seconds), 1), seed
     while rung.repeats and time.monotonic() < deadline:
-        seed += 1
+        seed += 1000
         yield max(int(deadline - time.monotonic()), 1), seed
 
 

@@ -156,7 +156,8 @@ public struct CommitHistory: Sendable {
             Self.proven(operation.event).map { (time: operation.responded, sequence: $0) }
         }.sorted { $0.time < $1.time }
         // A reader may find what is complete and not durable yet; the next one finds no less.
-        let loads = operations.compactMap { operation -> (time: UInt64, sequence: SequenceNumber)? in
+        let loads = operations.compactMap {
+            operation -> (time: UInt64, sequence: SequenceNumber)? in
             guard case .loaded(let sequence, _) = operation.event else { return nil }
             return (operation.responded, sequence)
         }.sorted { $0.time < $1.time }

@@ -1,7 +1,7 @@
 public import CheckpointFormat
 import CheckpointRecovery
 import CheckpointStorage
-public import CheckpointWriter
+package import CheckpointWriter
 import Glibc
 import StorageFaults
 
@@ -60,7 +60,8 @@ public struct StressRun: Sendable {
         return Opened(
             writer: try CheckpointWriter(path: path, options: self.options),
             reader: { () throws(CheckpointError) in try CheckpointReader(path: path) },
-            remove: { unlink(path) })
+            // Safe: the call reads the path only.
+            remove: { _ = unsafe unlink(path) })
     }
 
     /// Every seventh call to this medium takes its time, so that younger checkpoints overtake.
@@ -80,7 +81,7 @@ public struct StressRun: Sendable {
         let delays = Monitor(SplitMix64(seed: seed))
         opener.setFaultHook { call in
             let word = delays.withLock { $0.next() }
-            if case .write = call, word % 7 == 0 { usleep(UInt32(word >> 8) % 3000) }
+            if case .write = call, word % 7 == 0 { usleep(UInt32((word >> 8) % 3000)) }
             return nil
         }
         return Opened(
