@@ -23,14 +23,16 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
-	coverage mutants demo bench bench-quick install clean distclean format lint
+	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick install clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: the protocol model, Swift, C, Python'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
-	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
-	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
+	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
+	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
+	@echo 'make fuzz         hostile inputs for decoders, recovery and repair (FUZZ_SECONDS=$(FUZZ_SECONDS))'
+	@echo 'make test-threads threads at one writer under ThreadSanitizer (THREAD_RUNS=$(THREAD_RUNS))'
 	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
 	@echo 'make mutants      $(MUTANTS) small changes of format and recovery (MUTANTS=): fails when the tests'
 	@echo '                  notice less than 95 % of them'
@@ -94,7 +96,7 @@ endef
 
 tools: $(TOOL_FILES)
 
-$(TOOL_FILES): $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
+$(TOOL_FILES) $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS)
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/$* $@
@@ -132,7 +134,7 @@ install: lib tools
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-c test-python
+test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -145,6 +147,19 @@ test-swift: $(BUILD)/packages-ready
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build
 
+# The order of hashed collections must follow from the seed, too.
+SIMULATE := SWIFT_DETERMINISTIC_HASHING=1 $(BUILD)/bin/simulate
+SIMULATION_SEEDS ?= 20000
+SIMULATION_FIRST ?= 1
+
+# Each planted mistake is found, too: a net that catches nothing would pass.
+test-simulation: $(BUILD)/bin/simulate
+	$(SIMULATE) --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
+	$(SIMULATE) --bugs --seeds 20000
+	$(SIMULATE) --persistent-memory
+
+RECORDER := $(BUILD)/tests/pmem-recorder
+
 test-c: lib
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
@@ -153,7 +168,12 @@ test-c: lib
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
 		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
-	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm
+	@mkdir -p $(RECORDER)
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $(RECORDER)/libpmem2.so.1 \
+		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' \
+		Tests/CABITests/pmem_recorder.c
+	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm \
+		$(abspath $(RECORDER))/libpmem2.so.1
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
@@ -162,34 +182,56 @@ test-python: python tools
 
 # ---------------------------------------------------------------- crashing for longer
 
-# The minutes are for the file systems; the crash states are SCALE times as many runs drawn
-# at random, each looked at SCALE times as closely as in `make test`, for as long as that takes.
 SOAK_MINUTES ?= 10
-SOAK_CRASH_SCALE ?= 2
-SOAK := $(BUILD)/soak
+SOAK_SEED ?=
 
 $(BUILD)/soak-packages-ready: .ci/install-packages
 	SWIFT="$(SWIFT)" .ci/install-packages --with-soak
 	@mkdir -p $(@D) && touch $@
 
-# Both parts run to their end, whatever the first one finds; `tee` must not hide how they ended.
-soak: python tools $(BUILD)/soak-packages-ready
+# Every rung of spec/TRUST.md; the Swift ones without debugging, which is ten times as quick.
+soak: python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
+	$(SWIFT) build --build-tests -c release --scratch-path .build-soak -Xswiftc -enable-testing
+	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
+		$(SOAK_SEED:%=--seed %)
+
+# ---------------------------------------------------------------- sanitizers
+
+# libFuzzer without its main function, of the toolchain's own compiler.
+FUZZ_SECONDS ?= 60
+FUZZ_SCRATCH := .build-fuzz
+FUZZ_COVERAGE := edge,trace-cmp,inline-8bit-counters,pc-table
+FUZZ := Tests/FuzzDriver/run $(FUZZ_SCRATCH)/release/FuzzDriver
+
+.PHONY: fuzz-driver
+fuzz-driver: $(BUILD)/packages-ready
+	PCCHECK_DRIVERS=1 $(SWIFT) build -c release --scratch-path $(FUZZ_SCRATCH) \
+		--product FuzzDriver --sanitize address \
+		-Xswiftc -sanitize-coverage=$(FUZZ_COVERAGE) -Xcc -fsanitize-coverage=$(FUZZ_COVERAGE) \
+		-Xswiftc -use-ld=lld -Xlinker -lstdc++ \
+		-Xlinker $$(Tests/FuzzDriver/run library "$(SWIFT)")
+
+fuzz test-fuzz: fuzz-driver
+	$(FUZZ) $(FUZZ_SECONDS)
+
+# What was found since, in as few and as small inputs as reach as much.
+fuzz-corpus: fuzz-driver
 	$(SWIFT) build --build-tests
-	@rm -rf $(SOAK) && mkdir -p $(SOAK)
-	@{ PCCHECK_SOAK_SECONDS=$$(($(SOAK_MINUTES) * 60)) PATH="$$PATH:/usr/sbin:/sbin" \
-		$(PYTHON) -m pytest -q -rs Tests/PythonTests/test_file_systems.py 2>&1 && \
-		touch $(SOAK)/file-systems-passed; } | tee $(SOAK)/file-systems.log
-	@{ PCCHECK_CRASH_SCALE=$(SOAK_CRASH_SCALE) \
-		$(SWIFT) test --skip-build --filter CrashStateTests 2>&1 && \
-		touch $(SOAK)/crash-states-passed; } | tee $(SOAK)/crash-states.log
-	@echo '---- summary ($(SOAK)/*.log)'
-	@grep -hE ' 0 violations|caught at|crash states of|^(SKIPPED|FAILED)|Violation:' \
-		$(SOAK)/file-systems.log $(SOAK)/crash-states.log || true
-	@for part in file-systems crash-states; do \
-		if ! test -e $(SOAK)/$$part-passed; then echo "$$part: FAILED, see $(SOAK)/$$part.log"; \
-		elif grep -q ^SKIPPED $(SOAK)/$$part.log; then echo "$$part: SKIPPED in part"; \
-		else echo "$$part: passed"; fi; done
-	@test -e $(SOAK)/file-systems-passed && test -e $(SOAK)/crash-states-passed
+	rm -rf $(BUILD)/fuzz/seeds
+	PCCHECK_WRITE_FUZZ_SEEDS=$(abspath $(BUILD))/fuzz/seeds $(SWIFT) test --skip-build \
+		--filter SeedWriter
+	$(FUZZ) merge $(BUILD)/fuzz/seeds
+
+THREAD_RUNS ?= 20
+THREAD_FIRST ?= 0
+THREAD_SCRATCH := .build-tsan
+
+# The first report ends the program: nothing is suppressed.
+test-threads: $(BUILD)/packages-ready
+	PCCHECK_DRIVERS=1 $(SWIFT) build --scratch-path $(THREAD_SCRATCH) --product StressDriver \
+		--sanitize thread -Xswiftc -use-ld=lld
+	SWIFT_BACKTRACE=enable=no TSAN_OPTIONS=halt_on_error=1 \
+		$(THREAD_SCRATCH)/debug/StressDriver $(THREAD_RUNS) $(THREAD_FIRST)
 
 # ---------------------------------------------------------------- measuring the tests
 
@@ -243,7 +285,7 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
 
 clean:
-	rm -rf $(BUILD) $(SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
+	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
 
 distclean: clean
 	rm -rf $(VENV)

@@ -34,6 +34,18 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
+// Programs beside the tests, built with sanitizers: `make fuzz` and `make test-threads` set this.
+let drivers: [Target] =
+    Context.environment["PCCHECK_DRIVERS"] == nil
+    ? []
+    : [driver("Fuzz", exclude: ["run"]), driver("Stress")]
+
+func driver(_ name: String, exclude: [String] = []) -> Target {
+    .executableTarget(
+        name: "\(name)Driver", dependencies: [.target(name: "\(name)Targets")],
+        path: "Tests/\(name)Driver", exclude: exclude, swiftSettings: swiftSettings)
+}
+
 let package = Package(
     name: "pccheck",
     products: [
@@ -97,6 +109,22 @@ let package = Package(
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
         module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
+                "StorageFaults",
+            ],
+            path: "Tests/FuzzTargets", swiftSettings: swiftSettings),
+        module(
+            "CheckpointSimulation",
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+            ]),
+        .executableTarget(
+            name: "simulate", dependencies: ["CheckpointSimulation", argumentParser],
+            swiftSettings: swiftSettings),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
         tests(
@@ -115,12 +143,14 @@ let package = Package(
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CrashConsistencyTests",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointSimulation",
             ]),
         tests(
             "CommandTests",
@@ -129,6 +159,15 @@ let package = Package(
                 "CheckpointWriter", "CheckpointCommands", "pcfsck", "pcinspect", "pcextract",
                 "pccheck",
             ]),
+        .target(
+            name: "StressTargets",
+            dependencies: [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointWriter", "StorageFaults",
+            ],
+            path: "Tests/StressTargets", swiftSettings: swiftSettings),
+        tests("StressTests", ["CheckpointFormat", "CheckpointWriter", "StressTargets"]),
+        tests("FuzzTests", ["CheckpointFormat", "StorageFaults", "FuzzTargets"]),
         tests("TidyTests", ["CheckpointFormat", "CheckpointCheck"]),
-    ]
+    ] + drivers
 )

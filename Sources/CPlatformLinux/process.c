@@ -186,6 +186,11 @@ bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline)
     return pthread_cond_timedwait(&monitor->condition, &monitor->mutex, &until) == 0;
 }
 
+static _Thread_local void *current_scheduler;
+
+void *pccp_scheduler(void) { return current_scheduler; }
+void pccp_set_scheduler(void *scheduler) { current_scheduler = scheduler; }
+
 struct start {
     void (*body)(void *);
     void *context;

@@ -84,8 +84,7 @@ enum Pass6CrossChecks {
         _ decision: RecoveryDecision, _ context: inout CheckContext
     ) {
         let isLost = !decision.candidates.contains { context.unloadable[$0.slot] == nil }
-        let hadOne = decision.superblock?.anchor != nil || !decision.candidates.isEmpty
-        guard isLost, hadOne, !decision.isTruncated else { return }
+        guard isLost, decision.mayHoldDurable, !decision.isTruncated else { return }
         let newest = decision.superblock?.anchor?.sequence ?? decision.highestSequence
         context.report(
             Finding(

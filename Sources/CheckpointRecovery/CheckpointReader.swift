@@ -131,8 +131,9 @@ public final class CheckpointReader: Sendable {
     /// - Parameter use: reads what it needs. When it throws `corrupt`, `inputOutput` or `busy`, the
     ///   next candidate is tried; another error ends the search.
     /// - Returns: what `use` returned, its candidate, and those rejected before it.
-    /// - Throws: `noCheckpoint` when there is no candidate, `corrupt` when all were rejected; the
-    ///   message names every slot and why.
+    /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
+    ///   checkpoint; `busy` when a writer is still at work on every one; `corrupt` when all were
+    ///   rejected otherwise. The message names every slot and why.
     public func loadNewest<Value>(
         where isWanted: (Candidate) -> Bool = { _ in true },
         _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
@@ -184,14 +185,18 @@ public final class CheckpointReader: Sendable {
             return text
         }
         let list = slots.joined(separator: "; ")
-        return rejected.isEmpty
-            ? CheckpointError(
+        let wasUnfinished =
+            !decision.mayHoldDurable && rejected.allSatisfy { $0.error.code == .corrupt }
+        guard let first = rejected.first, !wasUnfinished else {
+            return CheckpointError(
                 .noCheckpoint,
                 "\(storage.path) holds no checkpoint that fits the request (\(list))")
-            : CheckpointError(
-                .corrupt,
-                "\(storage.path): every checkpoint that fits the request is damaged (\(list))",
-                slot: rejected.first?.candidate.slot,
-                byteOffset: rejected.first?.error.byteOffset)
+        }
+        let isBusy = rejected.allSatisfy { $0.error.code == .busy }
+        return CheckpointError(
+            isBusy ? .busy : .corrupt,
+            "\(storage.path): every checkpoint that fits the request is "
+                + (isBusy ? "in the hands of a writer; try again" : "damaged") + " (\(list))",
+            slot: first.candidate.slot, byteOffset: first.error.byteOffset)
     }
 }

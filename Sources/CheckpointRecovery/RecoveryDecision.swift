@@ -150,4 +150,11 @@ public struct RecoveryDecision: Sendable {
     public let highestGeneration: Generation
     /// The file is shorter than its geometry says.
     public let isTruncated: Bool
+
+    /// Whether a checkpoint may have been acknowledged: the newest whole superblock names one, or
+    /// none is left that could tell. Otherwise what does not verify is what a crash left of a
+    /// first checkpoint that was never finished, and nothing is lost with it.
+    public var mayHoldDurable: Bool {
+        superblock.map { $0.anchor != nil } ?? slots.contains { $0.reason != .empty }
+    }
 }

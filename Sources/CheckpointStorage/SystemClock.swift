@@ -8,9 +8,13 @@ public import CheckpointFormat
 /// Times and facts of this process and machine, for headers and statistics.
 public enum SystemClock {
     /// Nanoseconds since 1970-01-01 UTC.
-    public static var wallTime: UInt64 { pccp_wall_time() }
+    public static var wallTime: UInt64 {
+        CurrentScheduler.value.map { simulationStart + $0.monotonicTime } ?? pccp_wall_time()
+    }
     /// Nanoseconds since an arbitrary start; never goes back.
-    public static var monotonicTime: UInt64 { pccp_monotonic_time() }
+    public static var monotonicTime: UInt64 {
+        CurrentScheduler.value?.monotonicTime ?? pccp_monotonic_time()
+    }
     /// User and system CPU time of this process in nanoseconds.
     public static var processCPUTime: UInt64 { pccp_cpu_time() }
     /// Processors that this process may run on.
@@ -23,7 +27,13 @@ public enum SystemClock {
         pccp_process_exists(processID)
     }
 
-    public static func sleep(nanoseconds: UInt64) { pccp_sleep(nanoseconds) }
+    public static func sleep(nanoseconds: UInt64) {
+        guard let scheduler = CurrentScheduler.value else { return pccp_sleep(nanoseconds) }
+        scheduler.sleep(nanoseconds: nanoseconds)
+    }
+
+    /// 2023-11-14, where simulated clocks begin.
+    private static let simulationStart: UInt64 = 1_700_000_000_000_000_000
 
     public static var processID: UInt32 { UInt32(bitPattern: getpid()) }
 

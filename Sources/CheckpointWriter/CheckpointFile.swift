@@ -171,7 +171,9 @@ public enum CheckpointFile {
         }
         let reserved = [UInt8](repeating: 0, count: Limits.blockByteCount)
         try storage.writeBlocks(reserved, at: 3 * UInt64(Limits.blockByteCount))
-        // Last, so that an interrupted creation on a device is not taken for a checkpoint file.
+        // Last, and only when all else is on the medium, so that an interrupted creation on a
+        // device is not taken for a checkpoint file.
+        try storage.flush()
         for offset in geometry.identityOffsets {
             try storage.writeBlocks(identity.encoded(), at: offset)
         }

@@ -63,10 +63,13 @@ public final class CheckpointWriter: Sendable {
         let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
             storage: storage,
-            slots: SlotTable(slots: start.identity.geometry.slots, kept: start.kept),
+            slots: SlotTable(
+                slots: start.identity.geometry.slots, kept: start.kept,
+                unreadable: start.unreadable),
             superblock: start.superblock, superblockDigest: .zero,
             nextSequence: start.nextSequence,
             freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
+        state.statistics.quarantinedSlotCount = start.unreadable.count
         state.statistics.storageKind = storage.kind
         state.statistics.storageDetail = storage.detail
         state.statistics.poolByteCount = UInt64(pool.byteCount)
@@ -240,8 +243,8 @@ public final class CheckpointWriter: Sendable {
             throw CheckpointError(
                 .slotsExhausted,
                 "\(engine.storage.path): \(state.slots.quarantinedCount) slots are out of use "
-                    + "after failed flushes, and none is left; reopen the file, and check the "
-                    + "device if that repeats")
+                    + "after failed flushes or reads, and none is left; reopen the file, and check "
+                    + "the device if that repeats")
         }
         guard state.inFlight.count < engine.geometry.inFlightCount else { return nil }
         for slot in state.slots.free {

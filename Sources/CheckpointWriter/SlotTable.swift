@@ -10,8 +10,9 @@ struct SlotTable {
         case inFlight(SequenceNumber)
         /// Named by the newest durable superblock.
         case kept(SequenceNumber)
-        /// A flush failed while it was being written. Nothing is known of what reached the
-        /// medium, so it stays unused until the file is opened again.
+        /// Unused until the file is opened again: a flush failed while it was being written, so
+        /// nothing is known of what reached the medium; or it holds a newer checkpoint than the one
+        /// that the writer went on from, and could not be read.
         case quarantined
     }
 
@@ -19,9 +20,11 @@ struct SlotTable {
     /// Free slots, the longest free first: a slot that just failed is tried last.
     private(set) var free: [SlotIndex] = []
 
-    init(slots: [SlotIndex], kept: [SlotIndex: SequenceNumber]) {
+    init(slots: [SlotIndex], kept: [SlotIndex: SequenceNumber], unreadable: [SlotIndex]) {
         for slot in slots {
-            if let sequence = kept[slot] {
+            if unreadable.contains(slot) {
+                uses[slot] = .quarantined
+            } else if let sequence = kept[slot] {
                 uses[slot] = .kept(sequence)
             } else {
                 uses[slot] = .free
@@ -33,8 +36,10 @@ struct SlotTable {
     func use(_ slot: SlotIndex) -> Use { uses[slot] ?? .free }
 
     var quarantinedCount: Int { uses.values.count { $0 == .quarantined } }
+    /// In order, so that a run can be repeated.
     var keptSlots: [SlotIndex] {
         uses.keys.filter { if case .kept = use($0) { true } else { false } }
+            .sorted { $0.rawValue < $1.rawValue }
     }
 
     mutating func take(_ slot: SlotIndex, for sequence: SequenceNumber) {

@@ -13,6 +13,8 @@ struct WriterOpening {
         let identity: IdentityBlock
         let superblock: Superblock
         let kept: [SlotIndex: SequenceNumber]
+        /// They hold newer checkpoints that could not be read: not to be overwritten.
+        let unreadable: [SlotIndex]
         let nextSequence: UInt64
     }
 
@@ -41,14 +43,14 @@ struct WriterOpening {
                     + "differ, so two writers have used this file at once; nothing is written. "
                     + "Extract the checkpoint you want with pcextract and start a new file")
         }
-        let chosen = try choose(decision, image)
+        let (chosen, unreadable) = try choose(decision, image)
         let superblock = firstSuperblock(decision, chosen)
         var kept: [SlotIndex: SequenceNumber] = [:]
         if let chosen { kept[chosen.slot] = chosen.sequence }
         for entry in superblock.retained { kept[entry.slot] = entry.sequence }
         return Result(
             identity: decision.identity, superblock: superblock, kept: kept,
-            nextSequence: nextSequence(decision))
+            unreadable: unreadable, nextSequence: nextSequence(decision))
     }
 
     /// Above everything seen, and above everything that was given and left no trace.
@@ -160,18 +162,21 @@ struct WriterOpening {
     /// free the slot of the older checkpoint that a load falls back to, the last whole one.
     private func choose(
         _ decision: RecoveryDecision, _ image: MetadataImage
-    ) throws(CheckpointError) -> Candidate? {
+    ) throws(CheckpointError) -> (Candidate?, unreadable: [SlotIndex]) {
         var damage: CheckpointError?
+        var unreadable: [SlotIndex] = []
         let isTrusting = !hasLostPower(decision) && options.trustsAnchor
         for candidate in decision.candidates {
-            if candidate.isAnchored, isTrusting { return candidate }
+            if candidate.isAnchored, isTrusting { return (candidate, unreadable) }
             do throws(CheckpointError) {
                 try SlotVerifier.verify(candidate, in: storage)
             } catch {
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
+                // What cannot be read now may be read tomorrow.
+                if error.code != .corrupt { unreadable.append(candidate.slot) }
                 options.logger.warning(
-                    "rejected a damaged checkpoint",
+                    "rejected a checkpoint that is damaged or cannot be read",
                     metadata: ["step": "\(candidate.step)", "error": "\(error)"])
                 if candidate.kind != .unanchored || decision.superblock == nil {
                     damage = damage ?? error
@@ -183,7 +188,7 @@ struct WriterOpening {
                     "anchored another checkpoint than the last superblock",
                     metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
             }
-            return candidate
+            return (candidate, unreadable)
         }
         if damage == nil, let anchor = decision.superblock?.anchor {
             damage = CheckpointError(
@@ -192,7 +197,7 @@ struct WriterOpening {
                     + "\(anchor.sequence)), but its header or chunk table is damaged",
                 slot: anchor.slot, byteOffset: decision.identity.geometry.headerOffset(anchor.slot))
         }
-        guard var damage else { return nil }
+        guard var damage else { return (nil, unreadable) }
         damage.message +=
             "; no checkpoint is whole, so nothing is written: look with pcfsck --verify full and "
             + "save what is left with pcextract, then start a new file"
@@ -219,11 +224,7 @@ struct WriterOpening {
     private func firstSuperblock(
         _ decision: RecoveryDecision, _ chosen: Candidate?
     ) -> Superblock {
-        let older = decision.candidates
-            .filter { $0.sequence < chosen?.sequence ?? .none }
-            .lazy.filter { isWhole($0) }
-            .prefix(decision.identity.geometry.retainCount - 1)
-            .map { RetainedSlot(slot: $0.slot, sequence: $0.sequence) }
+        let older = olderToRetain(decision, chosen)
         return Superblock(
             fileUUID: decision.identity.fileUUID,
             generation: Generation(rawValue: decision.highestGeneration.rawValue + 1),
@@ -236,8 +237,22 @@ struct WriterOpening {
             watermarkStep: decision.superblock?.watermarkStep,
             commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
             writerPID: SystemClock.processID, storageKind: storage.kind,
-            unsafeShutdownCount: storage.unsafeShutdownCount, retained: Array(older),
+            unsafeShutdownCount: storage.unsafeShutdownCount, retained: older,
             sequenceLimit: nextSequence(decision) + Limits.sequenceReserve)
+    }
+
+    /// Asks each candidate once: after an error that passes, a second answer may be another one.
+    private func olderToRetain(
+        _ decision: RecoveryDecision, _ chosen: Candidate?
+    ) -> [RetainedSlot] {
+        var older: [RetainedSlot] = []
+        for candidate in decision.candidates where candidate.sequence < chosen?.sequence ?? .none {
+            guard older.count < decision.identity.geometry.retainCount - 1 else { break }
+            if isWhole(candidate) {
+                older.append(RetainedSlot(slot: candidate.slot, sequence: candidate.sequence))
+            }
+        }
+        return older
     }
 
     /// Whether a superblock may name the checkpoint as retained: one that was released, or was

@@ -48,6 +48,8 @@ public struct WriterStatistics: Sendable, Hashable {
     /// Time that callers of `save` waited for a slot.
     public var busyNanoseconds: UInt64 = 0
     public var writeQueueCountMaximum = 0
+    /// Slots out of use until the file is reopened, after a failed flush, or because the newer
+    /// checkpoint that they hold could not be read.
     public var quarantinedSlotCount = 0
     public var newestDurableStep: UInt64?
     public var newestDurableSequence = SequenceNumber.none

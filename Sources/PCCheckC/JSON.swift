@@ -107,6 +107,7 @@ extension RecoveryDecision {
             ("generation", .number(highestGeneration.rawValue)),
             ("highest_sequence", .number(highestSequence.rawValue)),
             ("is_clean_close", .bool(superblock?.isCleanClose ?? false)),
+            ("may_hold_durable", .bool(mayHoldDurable)),
             ("slots", .array(slots.map(\.json))),
         ])
     }

@@ -15,6 +15,11 @@ public final class MemoryStorage: Storage {
     /// with.
     public typealias FaultHook = @Sendable (Call) -> Int32?
 
+    /// A closure alone in a monitor would be wrapped anew at each access, without end.
+    private struct Hook: Sendable {
+        var body: FaultHook?
+    }
+
     private struct Medium {
         var bytes: [UInt8]
         /// Who holds each byte: the opener's identity, and whether it holds it alone.
@@ -26,14 +31,13 @@ public final class MemoryStorage: Storage {
     public let kind = StorageKind.memory
     public let byteCount: UInt64
     private let medium: Monitor<Medium>
-    private let hook: Monitor<FaultHook?>
+    private let hook = Monitor(Hook())
 
     /// A medium of its own that holds `contents`.
     public init(contents: [UInt8], path: String = "memory") {
         self.path = path
         byteCount = UInt64(contents.count)
         medium = Monitor(Medium(bytes: contents))
-        hook = Monitor(nil)
     }
 
     /// A medium of its own, all zero.
@@ -46,7 +50,6 @@ public final class MemoryStorage: Storage {
         path = other.path
         byteCount = other.byteCount
         medium = other.medium
-        hook = Monitor(nil)
     }
 
     deinit {
@@ -81,10 +84,10 @@ public final class MemoryStorage: Storage {
     }
 
     /// Installs or removes the hook of this opener.
-    public func setFaultHook(_ newHook: FaultHook?) { hook.withLock { $0 = newHook } }
+    public func setFaultHook(_ newHook: FaultHook?) { hook.withLock { $0.body = newHook } }
 
     private func fail(_ call: Call, _ operation: String) throws(StorageError) {
-        guard let hook = hook.withLock({ $0 }), let error = hook(call) else { return }
+        guard let hook = hook.withLock({ $0.body }), let error = hook(call) else { return }
         var failure = StorageError(operation: operation, path: path, osErrorNumber: error)
         switch call {
         case .read(let offset, let byteCount), .write(let offset, let byteCount):

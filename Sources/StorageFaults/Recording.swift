@@ -11,7 +11,7 @@ public struct Recording: Sendable {
         /// Forgotten, and gone from the cache as well.
         var isDiscarded = false
         /// It is known not to be on the medium.
-        var isLost = false
+        public internal(set) var isLost = false
         /// It lies outside of what flushes cover: a caller's mistake, or a medium's.
         var isBeyondFlushes = false
         var hasEnded = false
@@ -28,6 +28,8 @@ public struct Recording: Sendable {
         case flushBegan
         case flushEnded(began: Int)
         case flushFailed(began: Int)
+        /// Made durable alone, by the thread that wrote it: persistent memory.
+        case fenced(Int)
         /// Every write forgotten so far is known not to be on the medium from here on.
         case cacheDiscarded
         /// Something the test wants to know the position of.
@@ -38,6 +40,10 @@ public struct Recording: Sendable {
     public let initial: [UInt8]
     public internal(set) var writes: [Write] = []
     public internal(set) var events: [Event] = []
+    /// Writes that went nowhere, or elsewhere, and were called done.
+    public internal(set) var silentFaultCount = 0
+    /// Where a write went whose buffer changed before it had ended; nil when none did.
+    public internal(set) var changedWriteOffset: Int?
 
     init(initial: [UInt8]) { self.initial = initial }
 
@@ -110,6 +116,10 @@ public struct Recording: Sendable {
             case .flushFailed(let began):
                 forgotten.formUnion(covered(by: began, in: recording))
                 return false
+            case .fenced(let write):
+                durable.insert(write)
+                pending.remove(write)
+                return true
             case .cacheDiscarded:
                 pending.subtract(forgotten)
                 return false

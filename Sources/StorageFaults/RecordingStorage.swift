@@ -64,6 +64,9 @@ public final class RecordingStorage: Storage {
         log.withLock { $0.recording.events.append(.note(number)) }
     }
 
+    /// The write with this index is durable from here on.
+    func fence(_ index: Int) { log.withLock { $0.recording.events.append(.fenced(index)) } }
+
     private func nextEffect(_ kind: FaultPlan.CallKind) -> FaultPlan.Effect? {
         log.withLock { log in
             let number = log.callCounts[kind, default: 0]
@@ -72,7 +75,7 @@ public final class RecordingStorage: Storage {
         }
     }
 
-    private func observe() {
+    func observe() {
         guard let body = observer.withLock({ $0 }) else { return }
         for number in body() { note(number) }
     }
@@ -92,6 +95,21 @@ public final class RecordingStorage: Storage {
         _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError) {
         observe()
+        try end(begin(buffer, range, at: offset))
+    }
+
+    /// A write between its beginning and its end.
+    struct WriteUnderWay {
+        let index: Int
+        fileprivate let buffer: AlignedBuffer
+        fileprivate let part: Range<Int>
+        fileprivate let place: Int
+        fileprivate let error: StorageError?
+        fileprivate let isLost: Bool
+    }
+
+    /// From here on a power cut may leave the write on the medium. Reads see it when it has ended.
+    func begin(_ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64) -> WriteUnderWay {
         let effect = nextEffect(.write)
         var place = Int(offset)
         var count = range.count
@@ -109,28 +127,41 @@ public final class RecordingStorage: Storage {
         let part = range.lowerBound..<range.lowerBound + count
         let isLost =
             effect == .lostWrite || place < 0 || place + count > Int(clamping: byteCount)
-        let bytes = buffer.array(part)
+        var write = Recording.Write(offset: place, bytes: buffer.array(part))
+        write.isLost = isLost
+        let isMisplaced = isLost || place != Int(offset)
         let index = log.withLock { log in
-            var write = Recording.Write(offset: place, bytes: bytes)
-            write.isLost = isLost
             write.isBeyondFlushes = place + count > log.flushLimit
             log.recording.writes.append(write)
+            if isMisplaced { log.recording.silentFaultCount += 1 }
             let index = log.recording.writes.count - 1
             log.recording.events.append(.writeBegan(index))
             return index
         }
+        let error = failure.map {
+            StorageError(
+                operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
+                osErrorNumber: $0)
+        }
+        return WriteUnderWay(
+            index: index, buffer: buffer, part: part, place: place, error: error, isLost: isLost)
+    }
+
+    func end(_ write: WriteUnderWay) throws(StorageError) {
+        let index = write.index
+        let bytes = write.buffer.array(write.part)
         do throws(StorageError) {
-            if !isLost { try memory.write(buffer, part, at: UInt64(place)) }
-            if let failure {
-                throw StorageError(
-                    operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
-                    osErrorNumber: failure)
-            }
+            if !write.isLost { try memory.write(write.buffer, write.part, at: UInt64(write.place)) }
+            if let error = write.error { throw error }
         } catch {
-            log.withLock { $0.recording.events.append(.writeFailed(index)) }
+            log.withLock { log in
+                log.recording.noteEnd(of: index, bytes)
+                log.recording.events.append(.writeFailed(index))
+            }
             throw error
         }
         log.withLock { log in
+            log.recording.noteEnd(of: index, bytes)
             log.recording.writes[index].hasEnded = true
             log.recording.events.append(.writeEnded(index))
         }
@@ -189,6 +220,11 @@ public final class RecordingStorage: Storage {
 }
 
 extension Recording {
+    /// A device may read the buffer at any time between a write's two ends.
+    mutating func noteEnd(of index: Int, _ bytes: [UInt8]) {
+        if writes[index].bytes != bytes { changedWriteOffset = writes[index].offset }
+    }
+
     /// Whether a flush that succeeded before event `limit` covers write `index`.
     func isDurable(_ index: Int, before limit: Int) -> Bool {
         guard let ended = events.firstIndex(of: .writeEnded(index)) else { return false }

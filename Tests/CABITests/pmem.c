@@ -3,6 +3,7 @@
  * fence; apart from Swift, so that checkers of stores can run it.
  *
  *     pmem FOLDER        checks the sequence and the refusals in FOLDER
+ *     pmem FOLDER LIB    and that every store has its fence; LIB is pmem_recorder.c, built
  *     pmem FOLDER MIB    measures it against a plain non-temporal copy of MIB mebibytes
  *
  * PMEM2_FORCE_GRANULARITY=CACHE_LINE makes any file system do.
@@ -10,6 +11,7 @@
 #define _GNU_SOURCE
 #include "pmem.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -95,6 +97,38 @@ static void check_sequence(void)
     CHECK(pccp_pmem_write(pmem, data, 2, UINT64_MAX) == -ENXIO);
     CHECK(pccp_pmem_deep_flush(pmem, data_offset + 2 * chunk, 1) == -ENXIO);
     CHECK(pccp_pmem_write(pmem, NULL, 0, 0) == 0);
+    free(data);
+    pccp_pmem_close(pmem);
+    close(fd);
+}
+
+/* pmem_recorder.c in the place of libpmem2: when a write returns, no store of it is without its
+ * fence. */
+static void check_fences(const char *recorder)
+{
+    void *handle = dlopen(recorder, RTLD_NOW | RTLD_LOCAL);
+    CHECK(handle);
+    unsigned long long (*undrained)(void), (*stores)(void);
+    *(void **)&undrained = dlsym(handle, "pmem_recorder_undrained");
+    *(void **)&stores = dlsym(handle, "pmem_recorder_stores");
+    CHECK(undrained && stores);
+    int fd = new_file(4 * chunk);
+    struct pccp_pmem *pmem = NULL;
+    CHECK(pccp_pmem_open(recorder, fd, &pmem, text, sizeof text) == 0);
+    unsigned char *data = malloc(chunk);
+    fill(data, chunk, 1);
+    static const size_t counts[] = {1, 8, 63, 64, 255, record, 65537, chunk};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        unsigned long long before = stores();
+        CHECK(pccp_pmem_write(pmem, data, counts[i], i * 17) == 0);
+        CHECK(stores() > before && undrained() == 0);
+        void *target;
+        CHECK(pccp_pmem_begin(pmem, i * 17, counts[i], &target) == 0);
+        pccp_pmem_store(pmem, target, data, counts[i]);
+        CHECK(undrained() > 0);
+        pccp_pmem_drain(pmem);
+        CHECK(undrained() == 0);
+    }
     free(data);
     pccp_pmem_close(pmem);
     close(fd);
@@ -238,7 +272,7 @@ static void measure(uint64_t byte_count)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: pmem FOLDER [MIB]\n");
+        fprintf(stderr, "usage: pmem FOLDER [MIB | RECORDER]\n");
         return 16;
     }
     folder = argv[1];
@@ -249,6 +283,8 @@ int main(int argc, char **argv)
     }
     check_sequence();
     check_refusals();
+    if (argc > 2)
+        check_fences(argv[2]);
     printf("persistent memory: ok\n");
     return 0;
 }

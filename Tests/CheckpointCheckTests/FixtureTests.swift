@@ -1,6 +1,7 @@
 import CheckpointCheck
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import CheckpointStorage
 import StorageFaults
 import Testing

@@ -65,18 +65,11 @@ struct ImageEditor {
 
     /// Changes the raw bytes of an identity block and seals it again, in the given copies.
     mutating func editIdentity(copies: [Int] = [0, 1], _ change: (inout [UInt8]) -> Void) {
-        let checksum = IdentityBlock.Layout.checksum
         for copy in copies {
             let offset = geometry.identityOffsets[copy]
             var block = builder.block(at: offset)
             change(&block)
-            let digest = Digest(of: block, 0..<checksum.offset)
-            for index in 0..<8 {
-                block[checksum.offset + index] = UInt8(
-                    truncatingIfNeeded: digest.low >> (8 * index))
-                block[checksum.offset + 8 + index] = UInt8(
-                    truncatingIfNeeded: digest.high >> (8 * index))
-            }
+            Sealing.sealBlock(&block, at: 0, checksum: IdentityBlock.Layout.checksum)
             builder.put(block, at: offset)
         }
     }

@@ -1,5 +1,6 @@
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import StorageFaults
 
 /// One changed byte of the metadata at a time, each in place and taken back.

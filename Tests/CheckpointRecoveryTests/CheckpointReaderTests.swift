@@ -51,6 +51,40 @@ import Testing
         #expect(try selected.chunk(1) == Array(content.bytes[65536..<131_072]))
     }
 
+    /// A first checkpoint that is complete but not anchored yet is no damage.
+    @Test func whatAWriterHasInHandIsBusy() throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        builder.complete(slot: 0, sequence: 1)
+        builder.commit(builder.superblock(generation: 3, anchor: nil))
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(SlotIndex(rawValue: 0)), exclusive: true))
+        let reader = try CheckpointReader(storage: storage, workerCount: 1)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == .busy)
+        #expect(error?.message.contains("in the hands of a writer; try again") == true)
+        try writer.unlock(.slot(SlotIndex(rawValue: 0)))
+        #expect(try reader.loadNewest { _ throws(CheckpointError) in }.candidate.step == 10)
+    }
+
+    /// A crash before the first F1 leaves a complete slot with chunks missing: nothing was lost.
+    /// Without a superblock nobody knows that it was the first.
+    @Test(arguments: [true, false])
+    func aFirstCheckpointCutShortIsNone(hasSuperblock: Bool) throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        builder.complete(slot: 0, sequence: 1)
+        if hasSuperblock { builder.commit(builder.superblock(generation: 3, anchor: nil)) }
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)) + 17)
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: 1)
+        #expect(reader.decision.mayHoldDurable == !hasSuperblock)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == (hasSuperblock ? .noCheckpoint : .corrupt))
+    }
+
     @Test func scatteredDestinationsReadEachChunkOnce() throws {
         let (builder, content) = try builder()
         let storage = builder.storage()

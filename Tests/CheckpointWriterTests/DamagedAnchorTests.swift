@@ -123,4 +123,54 @@ import Testing
         // The slot that was not taken is not locked either.
         #expect(try MemoryStorage(openerOf: storage).tryLock(.slot(SlotIndex(0)), exclusive: false))
     }
+
+    /// Found by simulation: a candidate that verified when asked once, and not when asked again.
+    @Test func errorsThatPassWhileOldCheckpointsAreVerifiedAreNoTrap() throws {
+        var builder = try ImageBuilder(inFlight: 1, retain: 3, capacity: 200_000)
+        builder.complete(slot: 1, sequence: 3)
+        builder.complete(slot: 2, sequence: 4)
+        let anchor = builder.complete(slot: 0, sequence: 5)
+        builder.commit(builder.superblock(generation: 3, anchor: anchor))
+        let clean = RecordingStorage(contents: builder.bytes)
+        try CheckpointWriter(storage: clean).close()
+        let readCount = try #require(clean.callCounts[.read])
+        for number in 0..<readCount {
+            let storage = RecordingStorage(contents: builder.bytes)
+            storage.setPlan(FaultPlan([.init(.read, number: number, .error(5))]))
+            guard let writer = try? CheckpointWriter(storage: storage) else { continue }
+            #expect(writer.statistics.newestDurableSequence.rawValue >= 4, "read \(number)")
+            writer.abandon()
+        }
+    }
+
+    /// Found by simulation: the newest checkpoint was overwritten, because one read of it failed.
+    @Test func whatCouldNotBeReadOnceIsNotOverwritten() throws {
+        var builder = try ImageBuilder(inFlight: 2, retain: 1, capacity: 200_000)
+        builder.complete(slot: 1, sequence: 4)
+        let anchor = builder.complete(slot: 0, sequence: 5)
+        builder.commit(builder.superblock(generation: 3, anchor: anchor))
+        let storage = RecordingStorage(contents: builder.bytes)
+        let data = builder.geometry.slotDataOffset(SlotIndex(rawValue: 0))
+        storage.setFaultHook { call in
+            if case .read(data, _) = call { 5 } else { nil }
+        }
+        let writer = try CheckpointWriter(storage: storage)
+        #expect(writer.statistics.newestDurableSequence.rawValue == 4)
+        #expect(writer.statistics.quarantinedSlotCount == 1)
+        storage.setFaultHook(nil)
+        // Nothing newer is complete, so sequence 5 is what a resume must load.
+        storage.setPlan(FaultPlan([.init(.write, number: 1, .error(5))]))
+        let ticket = try writer.save(
+            step: 60, payload: CheckpointPayload(opaque: pattern(6, count: 200_000)))
+        guard case .failed = try ticket.wait() else {
+            Issue.record("a save with a failed write is not durable")
+            return
+        }
+        writer.abandon()
+        let found = try CheckpointReader(storage: MemoryStorage(contents: storage.contents))
+            .loadNewest { selected throws(CheckpointError) in selected.candidate.sequence }
+        #expect(found.value.rawValue == 5)
+        let next = try CheckpointWriter(storage: MemoryStorage(contents: storage.contents))
+        #expect(next.statistics.newestDurableSequence.rawValue == 5)
+    }
 }

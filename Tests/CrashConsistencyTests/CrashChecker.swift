@@ -1,5 +1,6 @@
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import CheckpointStorage
 import CheckpointWriter
 import Foundation
@@ -58,7 +59,7 @@ struct CrashChecker {
             // Some states go the reader's own way; all go its parts, with results kept by content.
             let problem =
                 stateCount % 61 == 0
-                ? Self.problem(image, promised: promised, generation: generation, payloads)
+                ? promise.problem(image, payloads)
                 : memo.problem(image, promise, payloads)
             if let problem {
                 report(problem, states, fates, image)
@@ -67,28 +68,6 @@ struct CrashChecker {
             if isReopened { try reopen(image.contents, promised, states, fates) }
         }
         return true
-    }
-
-    /// Why the image breaks an invariant; nil when it keeps them all.
-    static func problem(
-        _ image: any Storage, promised: SequenceNumber, generation: Generation,
-        _ payloads: [UInt64: Set<Digest>]
-    ) -> String? {
-        do throws(CheckpointError) {
-            let reader = try CheckpointReader(storage: image, workerCount: 1)
-            let newest = try reader.loadNewest { selected throws(CheckpointError) in
-                let count = selected.candidate.header.payloadByteCount
-                let bytes = try selected.readBytes(0..<count)
-                return Recovered(
-                    sequence: selected.candidate.sequence, digest: Digest(of: bytes))
-            }.value
-            return Promise(sequence: promised, generation: generation).problem(
-                reader.decision, newest, payloads[newest.sequence.rawValue, default: []])
-        } catch {
-            let isEmpty = error.code == .noCheckpoint || error.code == .corrupt
-            return isEmpty && promised == .none
-                ? nil : "I1: nothing was recovered, but \(promised) was durable: \(error)"
-        }
     }
 
     /// The process is killed at `point` and the page cache survives: a real writer opens the file,
@@ -135,9 +114,10 @@ struct CrashChecker {
         runner.observe()
         let writer = try runner.open()
         // What the writer goes on from must load, whatever else is on the file.
-        let adopted = Self.problem(
-            storage, promised: max(promised, writer.statistics.newestDurableSequence),
-            generation: before.highestGeneration, payloads)
+        let adopted = Promise(
+            sequence: max(promised, writer.statistics.newestDurableSequence),
+            generation: before.highestGeneration
+        ).problem(storage, payloads)
         let payload = Toy.payload(step: 1_000_003)
         let ticket = try writer.save(
             step: 1_000_003, payload: CheckpointPayload(opaque: payload))
@@ -157,9 +137,8 @@ struct CrashChecker {
         }
         problem =
             problem
-            ?? Self.problem(
-                storage, promised: ticket.sequence, generation: after.highestGeneration,
-                runner.promises.payloads)
+            ?? Promise(sequence: ticket.sequence, generation: after.highestGeneration)
+            .problem(storage, runner.promises.payloads)
         if let problem { report(problem, states, fates, MemoryStorage(contents: contents)) }
         if isNested { return }
         var second = CrashChecker(

@@ -1,5 +1,6 @@
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import CheckpointStorage
 import CheckpointWriter
 import StorageFaults
@@ -96,9 +97,8 @@ import Testing
         #expect(ticket.sequence > result.promised)
         try writer.close()
         result.promises.began(ticket, payload)
-        let problem = CrashChecker.problem(
-            storage, promised: ticket.sequence, generation: Generation(rawValue: 3),
-            result.promises.payloads)
+        let promise = Promise(sequence: ticket.sequence, generation: Generation(rawValue: 3))
+        let problem = promise.problem(storage, result.promises.payloads)
         #expect(problem == nil, "\(name): \(problem ?? "")")
     }
 
@@ -107,6 +107,7 @@ import Testing
         let clean = try Self.run(FaultPlan(), retain: retain)
         let calls = clean.callCounts[kind] ?? 0
         #expect(calls > 5)
+        var runCount = 0
         for number in 0..<calls {
             for isPermanent in [false, true] {
                 var effects = [FaultPlan.Effect.error(FaultPlan.inputOutputError)]
@@ -121,9 +122,11 @@ import Testing
                         "retain=\(retain) \(kind) \(number) \(effect)"
                         + (isPermanent ? " for ever" : " once")
                     try Self.check(Self.run(FaultPlan([rule]), retain: retain), name)
+                    runCount += 1
                 }
             }
         }
+        print("retain=\(retain) \(kind), failing calls: \(runCount) runs")
     }
 
     /// With writes that get lost or go astray, a medium that lies, a checkpoint may be lost; what
@@ -133,9 +136,8 @@ import Testing
         for number in 0..<UInt64(60 * crashScale) {
             let plan = FaultPlan(seed: crashSeed &+ number, callCount: 24)
             let result = try Self.run(plan, retain: 1 + Int(number % 2))
-            let problem = CrashChecker.problem(
-                result.storage, promised: .none, generation: Generation(rawValue: 0),
-                result.promises.payloads)
+            let promise = Promise(sequence: .none, generation: Generation(rawValue: 0))
+            let problem = promise.problem(result.storage, result.promises.payloads)
             // A file whose two identity blocks were hit is refused, which is right too.
             let isRefusal = problem?.hasPrefix("I1: nothing") == true
             #expect(problem == nil || isRefusal, "seed \(crashSeed &+ number): \(problem ?? "")")

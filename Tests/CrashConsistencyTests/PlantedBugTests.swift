@@ -1,5 +1,6 @@
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointSimulation
 import CheckpointStorage
 @testable import CheckpointWriter
 import Foundation

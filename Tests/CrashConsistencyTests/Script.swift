@@ -1,9 +1,7 @@
 import CheckpointFormat
-import CheckpointRecovery
-import CheckpointStorage
+import CheckpointSimulation
 import CheckpointWriter
 import StorageFaults
-import Synchronization
 import Testing
 
 /// What a run does, in one word per step.
@@ -38,79 +36,6 @@ struct Script: Sendable, CustomStringConvertible {
     static func sequences(_ count: Int) -> [[Operation]] {
         guard count > 0 else { return [[]] }
         return sequences(count - 1).flatMap { head in Operation.allCases.map { head + [$0] } }
-    }
-}
-
-/// What a run promised and to whom.
-final class Promises: Sendable {
-    private struct State {
-        /// What was saved under a sequence. There may be several: one in the run that went on, and
-        /// one in the run that was cut before that number was given, and reopened.
-        var payloads: [UInt64: Set<Digest>] = [:]
-        var open: [CheckpointTicket] = []
-    }
-
-    private let state = Mutex(State())
-
-    /// False when the sequence was given before.
-    @discardableResult
-    func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) -> Bool {
-        state.withLock { state in
-            let isNew = state.payloads[ticket.sequence.rawValue] == nil
-            state.payloads[ticket.sequence.rawValue, default: []].insert(Digest(of: payload))
-            state.open.append(ticket)
-            return isNew
-        }
-    }
-
-    /// The sequences that were found durable since the last call.
-    func newlyDurable() -> [UInt64] {
-        state.withLock { state in
-            let ended = state.open.filter { $0.outcome != nil }
-            state.open.removeAll { $0.outcome != nil }
-            return ended.filter { $0.outcome == .durable }.map(\.sequence.rawValue)
-        }
-    }
-
-    func add(_ payloads: [UInt64: Set<Digest>]) {
-        state.withLock { $0.payloads.merge(payloads) { $0.union($1) } }
-    }
-
-    var payloads: [UInt64: Set<Digest>] { state.withLock { $0.payloads } }
-}
-
-/// Toy geometry: chunks of 64 KiB, slots of three.
-enum Toy {
-    static let chunkByteCount = 64 << 10
-
-    /// A new file.
-    static func file(inFlight: Int, retain: Int) throws -> [UInt8] {
-        var builder = try ImageBuilder(
-            inFlight: inFlight, retain: retain, capacity: UInt64(3 * chunkByteCount),
-            chunkByteCount: chunkByteCount)
-        let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
-        builder.commit(builder.superblock(generation: 2, anchor: nil, parent: parent))
-        return builder.bytes
-    }
-
-    static func payload(step: UInt64) -> [UInt8] {
-        let counts = [1, 65_536, 70_001, 131_072, 196_608, 4096, 140_003]
-        let count = counts[Int(step % UInt64(counts.count))]
-        // Noise that repeats at no multiple of a block; doubling is quick also in debug builds.
-        var bytes = ImageBuilder.bytes(509, seed: step)
-        while bytes.count < count { bytes += bytes }
-        bytes.removeSubrange(count...)
-        return bytes
-    }
-
-    static func options(_ codec: Codec = .none, _ bug: PlantedBug? = nil) -> WriterOptions {
-        var options = WriterOptions()
-        options.plantedBug = bug
-        options.snapshotWorkerCount = 1
-        options.writerWorkerCount = 2
-        options.poolByteCount = UInt64(4 * chunkByteCount)
-        options.codec = codec
-        return options
     }
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -51,20 +52,38 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def run(path: str, seed: int, acknowledge: str, options: dict[str, Any]) -> None:
-    """Goes on from the newest checkpoint until it is killed or a save fails."""
+def run(
+    path: str, seed: int, acknowledge: str, options: dict[str, Any], log: str | None,
+    goes_on: bool,
+) -> None:  # fmt: skip
+    """Goes on from the newest checkpoint until it is killed or a save fails.
+
+    ``log`` names a file to which somebody else writes: each line says how long it was by then.
+    With ``goes_on`` a save that failed is reported, and only a writer that takes no more ends it.
+    """
     pending: deque[tuple[pccheck.SaveHandle, str]] = deque()
+    last_word = "ended" if goes_on else "failed"
+
+    def position() -> str:
+        return "" if log is None else f" {os.stat(log).st_size}"
 
     def acknowledge_oldest() -> None:
-        handle, digest = pending.popleft()
+        try:
+            acknowledge_one(*pending.popleft())
+        except pccheck.CheckpointError as error:
+            if not goes_on:
+                raise
+            say(f"failed {error}{position()}")
+
+    def acknowledge_one(handle: pccheck.SaveHandle, digest: str) -> None:
         if acknowledge == "staged":
             # What a careless trainer might take for durable: a copy in memory.
             handle.wait_staged()
-            say(f"saved {handle.step} {handle.sequence} {digest}")
+            say(f"saved {handle.step} {handle.sequence} {digest}{position()}")
         else:
             outcome = handle.wait()
             if outcome.kind != "skipped":
-                say(f"saved {handle.step} {outcome.sequence} {digest}")
+                say(f"saved {handle.step} {outcome.sequence} {digest}{position()}")
 
     with pccheck.Checkpointer(path, capacity=CAPACITY, chunk=CHUNK, **options) as checkpointer:
         step, _ = checkpointer.resume()
@@ -76,7 +95,7 @@ def run(path: str, seed: int, acknowledge: str, options: dict[str, Any]) -> None
                 if len(pending) > options["in_flight"]:
                     acknowledge_oldest()
         except pccheck.CheckpointError as error:
-            say(f"failed {error}")
+            say(f"{last_word} {error}")
         while pending:
             # A promise that was already made still counts after another save failed.
             try:
@@ -96,10 +115,13 @@ def main() -> None:
         return
     request = json.loads(line)
     try:
-        run(request["path"], request["seed"], acknowledge, request["options"])
+        run(
+            request["path"], request["seed"], acknowledge, request["options"], request.get("log"),
+            request.get("goes_on", False),
+        )  # fmt: skip
     except pccheck.CheckpointError as error:
         # The file system may be gone before the file was open.
-        say(f"failed {error}")
+        say(f"{'ended' if request.get('goes_on') else 'failed'} {error}")
         time.sleep(3600)
 
 

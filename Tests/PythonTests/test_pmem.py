@@ -119,6 +119,27 @@ def test_the_tools_say_how_it_was_written(path: Path, run_child: Start) -> None:
     assert newest["unsafe_shutdown_count"] == 0, "tmpfs does not count"
 
 
+RECORDER = ROOT / "build" / "tests" / "pmem-recorder" / "libpmem2.so.1"
+
+
+def test_every_store_has_its_fence(
+    path: Path, run_child: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here loses a store, so libpmem2's calls are counted, for the chunks' path too."""
+    if not RECORDER.exists():
+        pytest.skip(f"{RECORDER} is not built; run make test-c")
+    log = tmp_path / "log"
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(RECORDER.parent))
+    monkeypatch.setenv("PMEM_RECORDER_LOG", str(log))
+    told = output(run_child(PRELUDE + SAVE, path, "CACHE_LINE", "plain"))
+    assert isinstance(told, dict)
+    assert told["backend"] == "persistent_memory"
+    counts = dict(field.split("=") for field in log.read_text().split())
+    assert int(counts["stores"]) > 100, "the chunks went another way"
+    assert int(counts["drains"]) > 5
+    assert int(counts["undrained"]) == 0
+
+
 @pytest.mark.parametrize("granularity", ["unforced", "PAGE"])
 def test_page_granularity_is_refused(path: Path, run_child: Start, granularity: str) -> None:
     message = output(run_child(PRELUDE + REFUSED, path, granularity))

@@ -121,3 +121,24 @@ def test_report_names_every_slot(path: Path) -> None:
         slots = pccheck.report(path)["slots"]
     assert len(slots) == 3
     assert sorted(slot["reason"] for slot in slots) == ["anchored", "empty", "empty"]
+
+
+def test_first_checkpoint_cut_short_is_no_damage(path: Path) -> None:
+    """Complete in its slot but for a chunk, and named by no superblock: a crash before F1."""
+    pccheck.Checkpointer(path, capacity="4M").close()
+    empty = path.read_bytes()
+    with pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, {"x": pattern(1)}).wait()
+    flip_byte_of(path, 1)
+    head, tail = 4 * 4096, 3 * 4096
+    path.write_bytes(empty[:head] + path.read_bytes()[head:-tail] + empty[-tail:])
+
+    with pytest.raises(pccheck.NoCheckpoint, match="finished"):
+        pccheck.load(path)
+    for _ in range(2):
+        assert run_tool("pcfsck", "--verify", "full", path).returncode == 0
+        with pccheck.Checkpointer(path) as checkpointer:
+            assert checkpointer.resume() == (0, None)
+    with pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, {"x": pattern(1)}).wait()
+    assert (pccheck.load(path)["x"] == pattern(1)).all()

@@ -94,6 +94,11 @@ void pccp_monitor_wake_all(struct pccp_monitor *monitor);
 /* Waits with the lock held. The deadline is on pccp_monotonic_time, 0 for none; false after it. */
 bool pccp_monitor_wait(struct pccp_monitor *monitor, uint64_t deadline);
 
+/* Per thread: what decides in the system's place which thread runs next. NULL except in a
+ * simulation. */
+void *pccp_scheduler(void);
+void pccp_set_scheduler(void *scheduler);
+
 /* Starts a named joinable thread. All signals are blocked in it: they belong to the application. */
 int pccp_thread_start(const char *name, void (*body)(void *), void *context, uint64_t *thread);
 void pccp_thread_join(uint64_t thread);

@@ -8,11 +8,14 @@ internal import CPlatformLinux
 // Unchecked: `state` is touched only with the lock held, and the lock orders the accesses.
 @safe public final class Monitor<State>: @unchecked Sendable {
     private let monitor: OpaquePointer
+    /// Who locks instead, when this was made in a simulation.
+    private let simulated: (scheduler: any ThreadScheduler, number: Int)?
     private var state: State
 
     public init(_ initial: sending State) {
         // Safe: the call returns a monitor or ends the process.
         unsafe monitor = pccp_monitor_create()
+        simulated = CurrentScheduler.value.map { ($0, $0.makeMonitor()) }
         state = initial
     }
 
@@ -26,15 +29,14 @@ internal import CPlatformLinux
     public func withLock<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        // Safe: the monitor lives as long as self.
-        unsafe pccp_monitor_lock(monitor)
-        // Safe: as above.
-        defer { unsafe pccp_monitor_unlock(monitor) }
+        lock()
+        defer { unlock() }
         return try body(&state)
     }
 
     /// Wakes every waiting thread, which then evaluates its condition again.
     public func wakeAll() {
+        if let simulated { return simulated.scheduler.wakeAll(simulated.number) }
         // Safe: the monitor lives as long as self.
         unsafe pccp_monitor_wake_all(monitor)
     }
@@ -62,14 +64,33 @@ internal import CPlatformLinux
     public func waitFor<Result>(
         deadline: UInt64, _ body: (inout State) -> Result?
     ) -> Result? {
-        // Safe: the monitor lives as long as self; the wait releases and retakes the lock.
-        unsafe pccp_monitor_lock(monitor)
-        // Safe: as above.
-        defer { unsafe pccp_monitor_unlock(monitor) }
+        lock()
+        defer { unlock() }
         while true {
             if let result = body(&state) { return result }
-            // Safe: as above. After the deadline the condition has its last word.
-            guard unsafe pccp_monitor_wait(monitor, deadline) else { return body(&state) }
+            // After the deadline the condition has its last word.
+            guard sleep(deadline) else { return body(&state) }
         }
+    }
+
+    private func lock() {
+        if let simulated { return simulated.scheduler.lock(simulated.number) }
+        // Safe: the monitor lives as long as self.
+        unsafe pccp_monitor_lock(monitor)
+    }
+
+    private func unlock() {
+        if let simulated { return simulated.scheduler.unlock(simulated.number) }
+        // Safe: the monitor lives as long as self.
+        unsafe pccp_monitor_unlock(monitor)
+    }
+
+    /// Releases the lock until somebody wakes this thread; false when the deadline passed first.
+    private func sleep(_ deadline: UInt64) -> Bool {
+        if let simulated {
+            return simulated.scheduler.wait(simulated.number, deadline: deadline)
+        }
+        // Safe: the monitor lives as long as self; the wait releases and retakes the lock.
+        return unsafe pccp_monitor_wait(monitor, deadline)
     }
 }

@@ -6,6 +6,8 @@ internal import Synchronization
 /// Whoever starts one joins it; a thread that is never joined keeps its stack.
 public final class WorkerThread: Sendable {
     private let handle: UInt64
+    /// Who knows in the system's place when it has ended, in a simulation.
+    private let simulated: (scheduler: any ThreadScheduler, number: Int)?
     private let isJoined = Mutex(false)
 
     /// Starts `body` on a new thread. The kernel shows the first 15 bytes of `name`.
@@ -16,8 +18,10 @@ public final class WorkerThread: Sendable {
     ) throws(StorageError) {
         var handle: UInt64 = 0
         let shown = String(decoding: name.utf8.prefix(15), as: UTF8.self)
+        simulated = CurrentScheduler.value.map { ($0, $0.register()) }
+        let run = simulated.map { Self.simulate(body, $0.scheduler, $0.number) } ?? body
         // Safe: the box is retained here and released by the thread that runs it.
-        let context = unsafe Unmanaged.passRetained(Body(run: body)).toOpaque()
+        let context = unsafe Unmanaged.passRetained(Body(run: run)).toOpaque()
         // Safe: the C function copies its arguments before it returns.
         let result = unsafe pccp_thread_start(shown, Self.enter, context, &handle)
         guard result == 0 else {
@@ -30,6 +34,16 @@ public final class WorkerThread: Sendable {
         self.handle = handle
     }
 
+    private static func simulate(
+        _ body: @escaping @Sendable () -> Void, _ scheduler: any ThreadScheduler, _ number: Int
+    ) -> @Sendable () -> Void {
+        {
+            scheduler.enter(number)
+            scheduler.during(body)
+            scheduler.leave(number)
+        }
+    }
+
     /// The same, for a reader of the call site.
     public static func start(
         name: String, _ body: @escaping @Sendable () -> Void
@@ -38,12 +52,15 @@ public final class WorkerThread: Sendable {
     }
 
     /// setpriority(2) for the calling thread: it gets less of a busy processor than the others.
-    public static func yieldToOthers(nice: Int) { pccp_thread_yield_to_others(Int32(nice)) }
+    public static func yieldToOthers(nice: Int) {
+        if CurrentScheduler.value == nil { pccp_thread_yield_to_others(Int32(nice)) }
+    }
 
     /// Waits until the thread has ended. Further calls return once the first has.
     public func join() {
         isJoined.withLock { isJoined in
             if isJoined { return }
+            if let simulated { simulated.scheduler.join(simulated.number) }
             pccp_thread_join(handle)
             isJoined = true
         }

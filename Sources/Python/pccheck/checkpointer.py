@@ -375,7 +375,8 @@ def load_from(
 def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
     """Says in the log why a newer checkpoint was passed over."""
     infos = reader.list()
-    for damage in describe_damage(reader.report()):
+    found = reader.report()
+    for damage in describe_damage(found):
         log.warning("%s: %s; run pcfsck to see more", path, damage)
     if not infos:
         raise NoCheckpoint(f"{path}: the file holds no checkpoint")
@@ -395,6 +396,9 @@ def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[Checkpoin
                 else "no older one is left",
             )  # fmt: skip
     assert failure is not None
+    if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
+        # What a crash left of a first checkpoint: nothing that was ever finished.
+        raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished") from failure
     raise failure
 
 
@@ -417,8 +421,10 @@ def load_with(
 
 
 def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
+    """None in a file that never held a durable checkpoint: a crash tears what is not finished."""
     with Reader(path, fingerprint) as reader:
-        return describe_damage(reader.report())
+        found = reader.report()
+    return describe_damage(found) if found["may_hold_durable"] else []
 
 
 # Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.

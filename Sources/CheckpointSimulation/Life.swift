@@ -1,0 +1,159 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointStorage
+internal import CheckpointWriter
+internal import StorageFaults
+
+/// One writer from its opening to its end, with a caller, perhaps somebody who watches it, and
+/// perhaps a reader of the same file.
+struct Life {
+    private(set) var start: Simulation.Start
+    let medium: RecordingStorage
+    let promises: Promises
+    private let shape: Simulation.Shape
+    private let scheduler: SimulatedScheduler
+    private let plan: FaultPlan
+    private var random: SplitMix64
+    private var step: UInt64
+    private var tickets: [CheckpointTicket] = []
+    private(set) var report = SimulationReport()
+
+    init(
+        _ shape: Simulation.Shape, _ start: Simulation.Start, _ promises: Promises,
+        _ scheduler: SimulatedScheduler, seed: UInt64
+    ) {
+        self.shape = shape
+        self.start = start
+        self.promises = promises
+        self.scheduler = scheduler
+        random = SplitMix64(seed: seed)
+        medium = RecordingStorage(contents: start.contents)
+        let isFaulty = Bool.random(using: &random)
+        plan = isFaulty ? FaultPlan(seed: random.next(), callCount: 60) : FaultPlan()
+        step = 0
+    }
+
+    mutating func run() {
+        if start.silentFaultCount == 0 { noteAcknowledged(upTo: .max) }
+        for write in start.cached where !write.bytes.isEmpty {
+            try? medium.writeBlocks(write.bytes, at: UInt64(write.offset))
+        }
+        medium.setObserver { [promises] in promises.newlyDurable() }
+        medium.setPlan(plan)
+        do throws(CheckpointError) {
+            let disk = SimulatedDisk(medium, scheduler: scheduler)
+            try use(CheckpointWriter(storage: disk, options: shape.options))
+        } catch {
+            // A medium that is in order opens.
+            if plan.rules.isEmpty, start.silentFaultCount == 0 {
+                fail("the writer refused: \(error)")
+            }
+        }
+        medium.setPlan(FaultPlan())
+        for sequence in promises.newlyDurable() { medium.note(sequence) }
+        medium.setObserver(nil)
+        if let offset = medium.recording.changedWriteOffset {
+            fail("the buffer of the write at \(offset) changed while it was under way")
+        }
+        report.faultCount += plan.rules.count
+        report.durableCount = tickets.count { $0.outcome == .durable }
+    }
+
+    /// A medium that is silent about damage may have cost what is newer than `sequence`.
+    private func noteAcknowledged(upTo sequence: UInt64) {
+        for number in start.acknowledged where number <= sequence { medium.note(number) }
+    }
+
+    private mutating func fail(_ problem: String) { report.violation = report.violation ?? problem }
+
+    // MARK: Around the caller
+
+    private mutating func use(_ writer: CheckpointWriter) throws(CheckpointError) {
+        let newest = writer.statistics.newestDurableSequence.rawValue
+        let promised = start.acknowledged.last ?? 0
+        if start.silentFaultCount > 0 {
+            noteAcknowledged(upTo: newest)
+        } else if newest < promised, !plan.rules.isEmpty {
+            // The next one will find it again.
+            start.hasGoneBack = true
+        } else if newest < promised {
+            fail("I1: the writer goes on from sequence \(newest), but \(promised) was durable")
+        }
+        medium.note(newest)
+        let onlookers = Onlookers(
+            writer, medium, scheduler, readsFail: plan.rules.contains { $0.kind == .read })
+        if Bool.random(using: &random) { onlookers.watch() }
+        if UInt8.random(in: 0..<3, using: &random) == 0 { onlookers.read() }
+        for _ in 0..<Int.random(in: 1...8, using: &random) { act(writer) }
+        end(writer)
+        onlookers.stop()
+        for ticket in tickets where ticket.outcome == nil {
+            fail("I6: the writer has ended, and sequence \(ticket.sequence) has not")
+        }
+        let isSilent = start.silentFaultCount + medium.recording.silentFaultCount > 0
+        let payloads = promises.payloads
+        if let problem = onlookers.problem(payloads, allowsErrors: isSilent || !plan.rules.isEmpty)
+        {
+            fail(problem)
+        }
+    }
+
+    private mutating func end(_ writer: CheckpointWriter) {
+        if UInt8.random(in: 0..<3, using: &random) == 0 { return writer.abandon() }
+        do throws(CheckpointError) {
+            try writer.close()
+        } catch {
+            if plan.rules.isEmpty { fail("close failed: \(error)") }
+        }
+    }
+
+    // MARK: The caller
+
+    private mutating func act(_ writer: CheckpointWriter) {
+        switch UInt8.random(in: 0..<8, using: &random) {
+        case 0..<3: save(writer)
+        case 3: if let ticket = save(writer) { _ = try? ticket.wait() }
+        case 4: if let ticket = tickets.randomElement(using: &random) { _ = try? ticket.wait() }
+        case 5:
+            if let ticket = tickets.last {
+                _ = try? ticket.wait(timeoutNanoseconds: random.next() % 2_000_000)
+            }
+        case 6:
+            step = step / 2
+            try? writer.rewind(to: step)
+        default: scheduler.sleep(nanoseconds: random.next() % 5_000_000)
+        }
+    }
+
+    @discardableResult
+    private mutating func save(_ writer: CheckpointWriter) -> CheckpointTicket? {
+        step += 1
+        let payload = Toy.payload(step: random.next() % 1_000_000)
+        // Memory that is the caller's: the writer must be done with it when it says staged.
+        let memory = AlignedBuffer(byteCount: payload.count)
+        memory.copy(payload, to: 0)
+        // Safe: the buffer lives until the end of this function, which waits for staged.
+        let region = unsafe CheckpointPayload.Region(
+            UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount))
+        do throws(CheckpointError) {
+            let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: [region]))
+            guard ticket.outcome != .skipped else { return nil }
+            if ticket.sequence.rawValue <= start.acknowledged.last ?? 0 {
+                fail("I3: sequence \(ticket.sequence) is given a second time")
+            }
+            promises.began(ticket, payload)
+            tickets.append(ticket)
+            report.savedCount += 1
+            try? ticket.waitStaged()
+            memory.fillWithZeros(0..<memory.byteCount)
+            return ticket
+        } catch {
+            let isAllowed =
+                [.busy, .timeout].contains(error.code)
+                || !plan.rules.isEmpty
+                    && [.failStop, .slotsExhausted, .inputOutput].contains(error.code)
+            if !isAllowed { fail("save failed: \(error)") }
+            return nil
+        }
+    }
+}

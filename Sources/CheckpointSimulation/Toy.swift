@@ -1,0 +1,38 @@
+package import CheckpointFormat
+package import CheckpointWriter
+internal import StorageFaults
+
+/// Toy geometry: chunks of 64 KiB, slots of three.
+package enum Toy {
+    package static let chunkByteCount = 64 << 10
+
+    /// A new file.
+    package static func file(inFlight: Int, retain: Int) throws -> [UInt8] {
+        var builder = try ImageBuilder(
+            inFlight: inFlight, retain: retain, capacity: UInt64(3 * chunkByteCount),
+            chunkByteCount: chunkByteCount)
+        let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
+        builder.commit(builder.superblock(generation: 2, anchor: nil, parent: parent))
+        return builder.bytes
+    }
+
+    package static func payload(step: UInt64) -> [UInt8] {
+        let counts = [1, 65_536, 70_001, 131_072, 196_608, 4096, 140_003]
+        let count = counts[Int(step % UInt64(counts.count))]
+        // Noise that repeats at no multiple of a block; doubling is quick also in debug builds.
+        var bytes = ImageBuilder.bytes(509, seed: step)
+        while bytes.count < count { bytes += bytes }
+        bytes.removeSubrange(count...)
+        return bytes
+    }
+
+    package static func options(_ codec: Codec = .none, _ bug: PlantedBug? = nil) -> WriterOptions {
+        var options = WriterOptions()
+        options.plantedBug = bug
+        options.snapshotWorkerCount = 1
+        options.writerWorkerCount = 2
+        options.poolByteCount = UInt64(4 * chunkByteCount)
+        options.codec = codec
+        return options
+    }
+}
