@@ -131,23 +131,20 @@ struct PayloadReader: Sendable {
             var failures: [Int: CheckpointError] = [:]
         }
         let progress = Monitor(Progress())
+        let claim: @Sendable () -> Int? = {
+            progress.withLock { progress in
+                guard progress.failures.isEmpty, progress.next < indices.count else { return nil }
+                progress.next += 1
+                return progress.next - 1
+            }
+        }
         let work: @Sendable () -> Void = {
             let buffers = ChunkBuffers(for: candidate.table)
-            while true {
-                let claimed = progress.withLock { progress -> Int? in
-                    guard progress.failures.isEmpty, progress.next < indices.count else {
-                        return nil
-                    }
-                    progress.next += 1
-                    return progress.next - 1
-                }
-                guard let claimed else { return }
-                do throws(CheckpointError) {
-                    let index = indices[claimed]
-                    try body(
-                        index,
-                        Result { () throws(ChunkDamage) in try load(index, into: buffers) })
-                } catch {
+            while let claimed = claim() {
+                let index = indices[claimed]
+                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
+                let outcome = Result { () throws(CheckpointError) in try body(index, chunk) }
+                if case .failure(let error) = outcome {
                     progress.withLock { $0.failures[claimed] = error }
                 }
             }
