@@ -16,16 +16,17 @@ extension MetadataImage {
         let block = UInt64(Limits.blockByteCount)
         let head = source.region(at: 0, byteCount: Geometry.headByteCount)
         // The mirror lies in the last whole block, whatever the geometry says.
-        let endBlocks = storage.byteCount / block
-        let tailOffset = max(endBlocks * block, Geometry.tailByteCount) - Geometry.tailByteCount
+        let end = storage.byteCount / block * block
+        let mirrorOffset = max(end, block) - block
+        let tailOffset = max(end, Geometry.tailByteCount) - Geometry.tailByteCount
         let tail = source.region(at: tailOffset, byteCount: Geometry.tailByteCount)
         var image = MetadataImage(
             fileByteCount: storage.byteCount,
             identityBlocks: [
                 IdentityCopy(position: .head, offset: 0, bytes: head.block(at: 0)),
                 IdentityCopy(
-                    position: .tail, offset: endBlocks > 0 ? (endBlocks - 1) * block : 0,
-                    bytes: endBlocks > 1 ? tail.block(at: (endBlocks - 1) * block) : nil),
+                    position: .tail, offset: mirrorOffset,
+                    bytes: mirrorOffset > 0 ? tail.block(at: mirrorOffset) : nil),
             ])
         guard let identity = image.decodableIdentity else {
             if image.identityBlocks.allSatisfy({ $0.bytes == nil }),

@@ -127,14 +127,15 @@ struct PayloadReader: Sendable {
     ) throws(CheckpointError) {
         struct Progress {
             var next = 0
-            var failure: (position: Int, error: CheckpointError)?
+            /// By position in `indices`.
+            var failures: [Int: CheckpointError] = [:]
         }
         let progress = Monitor(Progress())
         let work: @Sendable () -> Void = {
             let buffers = ChunkBuffers(for: candidate.table)
             while true {
                 let claimed = progress.withLock { progress -> Int? in
-                    guard progress.failure == nil, progress.next < indices.count else {
+                    guard progress.failures.isEmpty, progress.next < indices.count else {
                         return nil
                     }
                     progress.next += 1
@@ -147,11 +148,7 @@ struct PayloadReader: Sendable {
                         index,
                         Result { () throws(ChunkDamage) in try load(index, into: buffers) })
                 } catch {
-                    progress.withLock {
-                        if claimed < $0.failure?.position ?? .max {
-                            $0.failure = (claimed, error)
-                        }
-                    }
+                    progress.withLock { $0.failures[claimed] = error }
                 }
             }
         }
@@ -161,7 +158,8 @@ struct PayloadReader: Sendable {
         }
         work()
         for thread in threads { thread.join() }
-        if let failure = progress.withLock({ $0.failure }) { throw failure.error }
+        let failures = progress.withLock { $0.failures }
+        if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
     }
 
     /// `load` with the public error.

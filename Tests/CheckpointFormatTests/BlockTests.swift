@@ -140,6 +140,7 @@ import Testing
         (IdentityBlock.Layout.dataStride, UInt64.max),
         (IdentityBlock.Layout.slotByteCount, 0), (IdentityBlock.Layout.slotByteCount, 4097),
         (IdentityBlock.Layout.slotByteCount, UInt64.max - 4095),
+        (IdentityBlock.Layout.slotByteCount, 303_103),
         (IdentityBlock.Layout.fileByteCount, 0), (IdentityBlock.Layout.fileByteCount, 4096),
         (IdentityBlock.Layout.fileByteCount, UInt64.max),
         (IdentityBlock.Layout.fileByteCount, (1 << 53) + 4096),
@@ -199,7 +200,8 @@ import Testing
         (SlotHeader.Layout.step, 1 << 63), (SlotHeader.Layout.payloadByteCount, 65_536),
         (SlotHeader.Layout.payloadByteCount, UInt64.max),
         (SlotHeader.Layout.storedByteCount, 132_073), (SlotHeader.Layout.chunkByteCount, 0),
-        (SlotHeader.Layout.chunkByteCount, 1), (SlotHeader.Layout.chunkByteCount, 0xFFFF_0000),
+        (SlotHeader.Layout.chunkByteCount, 65_537), (SlotHeader.Layout.chunkByteCount, 1),
+        (SlotHeader.Layout.chunkByteCount, 0xFFFF_0000),
         (SlotHeader.Layout.chunkCount, 2), (SlotHeader.Layout.chunkCount, 0xFFFF_FFFF),
         (SlotHeader.Layout.codec, 3), (SlotHeader.Layout.codec, 256),
         (SlotHeader.Layout.payloadKind, 0), (SlotHeader.Layout.payloadKind, 3),
@@ -242,6 +244,12 @@ import Testing
         (1, ChunkEntry.Layout.reserved18, 1, ""), (2, ChunkEntry.Layout.reserved40, 1, ""),
     ]
 
+    /// What the error says that a chunk's field should hold.
+    static let expectations: [Int: [String: String]] = [
+        0: ["stored_byte_count": "65536", "plane_width": "1"],
+        2: ["raw_byte_count": "1000", "plane_width": "2, 4 or 8"],
+    ]
+
     @Test(arguments: hostileEntries)
     func hostileTableIsRefused(
         index: Int, field: LayoutField, value: UInt64, name: String
@@ -256,7 +264,10 @@ import Testing
             try ChunkTable(decoding: bytes, header: header, geometry: geometry)
         }
         switch error {
-        case .invalidField(let found, _, _): #expect(found == name)
+        case .invalidField(let found, _, let expected):
+            #expect(found == name)
+            #expect(
+                Self.expectations[index, default: [:]][field.name, default: expected] == expected)
         case .reservedBytesNotZero(let offset): #expect(name == "" && offset == place.offset)
         default: Issue.record("\(name) is wrong, but the error is \(String(describing: error))")
         }
@@ -304,6 +315,12 @@ import Testing
                 decoding: superblock.encoded().bytes, fileUUID: Samples.uuid, slotCount: 5)
             #expect(decoded.sequenceLimit == limit)
         }
+        let empty = Superblock(
+            fileUUID: Samples.uuid, generation: Generation(rawValue: 1), anchor: nil,
+            sequenceLimit: 1)
+        #expect(
+            try Superblock(
+                decoding: empty.encoded().bytes, fileUUID: Samples.uuid, slotCount: 5) == empty)
         for limit: UInt64 in [1, 77] {
             superblock.sequenceLimit = limit
             #expect(

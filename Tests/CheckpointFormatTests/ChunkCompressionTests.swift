@@ -160,6 +160,24 @@ import Testing
         }
     }
 
+    /// A frame that ends within its header, one that does not say its size, and one that lies.
+    @Test func theErrorSaysWhatTheFrameRecords() {
+        let magic: [UInt8] = [0x28, 0xB5, 0x2F, 0xFD]
+        let emptyBlock: [UInt8] = [0x01, 0, 0]
+        for (frame, found) in [
+            (magic, "no"), (magic + [0x00, 0x58] + emptyBlock, "no"),
+            (
+                magic + [0xE0, 0xFD] + [UInt8](repeating: 0xFF, count: 7) + emptyBlock,
+                "18446744073709551613"
+            ),
+        ] {
+            #expect(
+                throws: FormatError.invalidCompression(
+                    "the frame records \(found) content bytes, expected 100")
+            ) { try Self.decode(frame, rawByteCount: 100, .zstd, width: 1) }
+        }
+    }
+
     @Test func trailingBytesAndSecondFramesAreRefused() throws {
         let stored = try #require(Self.encode(Self.raw, .zstd, width: 1))
         for tail in [[0], [UInt8](repeating: 0, count: 32), stored] {

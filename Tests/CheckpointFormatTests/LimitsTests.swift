@@ -54,6 +54,8 @@ import Testing
             #expect(zeros == [6: 0xBF, 8: 0x7F][index, default: 0xFF])
         }
         #expect(Set(drawn.map { $0[0] }).count == 256)
+        #expect(drawn.contains { $0[6] & 0x0F != $0[7] & 0x0F })
+        #expect(drawn.contains { $0[8] & 0x3F != $0[9] & 0x3F })
     }
 
     @Test func errorsSayWhatWasFound() {
@@ -144,6 +146,20 @@ import Testing
             let refusal = FormatError.invalidField(
                 "chunk_count", found: 5, expected: "5, and at most 4")
             #expect(result == (chunkCount == 4 ? .success(header) : .failure(refusal)))
+        }
+    }
+
+    @Test func anOpaquePayloadHasNoManifest() throws {
+        let identity = try Samples.identity()
+        var header = try Samples.header()
+        header.payloadKind = .opaque
+        header.manifestByteCount = 1
+        #expect(
+            throws: FormatError.invalidField(
+                "manifest_byte_count", found: 1, expected: "0, as the payload is opaque")
+        ) {
+            try SlotHeader(
+                decoding: header.encoded().bytes, slot: header.slot, identity: identity)
         }
     }
 

@@ -136,6 +136,16 @@ import Testing
         #expect(try Self.decode(escaped, dataByteCount: 1).tensors.map(\.name) == [name])
     }
 
+    @Test func theLargestPayloadIsAccepted() throws {
+        let largest = try Self.tensor("a", "U8", [1 << 46])
+        let encoded = try SafetensorsManifest.encode([largest], metadata: [])
+        #expect(encoded.dataByteCount == 1 << 46)
+        let byte = try Self.tensor("b", "U8", [1])
+        #expect(throws: FormatError.self) {
+            try SafetensorsManifest.encode([largest, byte], metadata: [])
+        }
+    }
+
     @Test func typesAreKnownByName() {
         #expect(ElementType(name: "F33") == nil && ElementType(name: "f32") == nil)
         for type in ElementType.all { #expect(ElementType(name: type.name) == type) }
@@ -240,6 +250,12 @@ import Testing
             "{\"" + String(repeating: "n", count: 4096) + #"\u006e":{"dtype":"U8","shape":[4],"#
                 + #""data_offsets":[0,4]}}"#
         ),
+        (
+            "name of 4201 bytes around an escape",
+            "{\"" + String(repeating: "n", count: 4000) + #"\u006e"#
+                + String(repeating: "n", count: 200)
+                + #"":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#
+        ),
         ("single quotes", "{'a':1}"),
         ("comment", "{/**/}"),
         ("literal", "{\"a\":null}"),
@@ -274,6 +290,10 @@ import Testing
         (#"{"__metadata__":{"\ud834\u"#, "past the end of the JSON, expected four hexadecimal"),
         (#"{"__metadata__":{"\ud834"}}"#, "byte 32 follows half of a surrogate pair"),
         (#"{"__metadata__":{"\ud834\u0041"}}"#, "byte 32 does not complete a surrogate pair"),
+        (#"{"a":{"shape":[4.0]}}"#, "byte 24 is '.', expected an integer, not a fraction"),
+        (#"{"a":{"shape":[4e0]}}"#, "byte 24 is 'e', expected an integer, not a fraction"),
+        (#"{"a":{"shape":[4E0]}}"#, "byte 24 is 'E', expected an integer, not a fraction"),
+        (" {}", "byte 8 is ' ', expected '{'"),
         ("{\u{1F}}", "byte 9 is byte 0x1f, expected"), ("{~}", "byte 9 is '~', expected"),
         ("{\u{7F}}", "byte 9 is byte 0x7f, expected"),
         ("{\"__metadata__\":{\"a\nb\":\"\"}}", "is byte 0xa, expected the rest of a string"),
@@ -319,9 +339,11 @@ import Testing
     @Test func emptyTensorsMayComeInAnyOrder() throws {
         let json =
             #"{"c":{"dtype":"U8","shape":[0],"data_offsets":[4,4]},"#
+            + #""d":{"dtype":"U8","shape":[2,0],"data_offsets":[4,4]},"#
             + #""b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"#
             + #""a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#
-        #expect(try Self.decode(json, dataByteCount: 4).tensors.map(\.name) == ["a", "b", "c"])
+        #expect(
+            try Self.decode(json, dataByteCount: 4).tensors.map(\.name) == ["a", "b", "c", "d"])
     }
 
     @Test func theLengthOfTheJSONHasABound() throws {

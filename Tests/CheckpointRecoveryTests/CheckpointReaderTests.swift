@@ -173,6 +173,36 @@ import Testing
         #expect(error?.code == .corrupt && error?.byteOffset == offsets[0])
     }
 
+    @Test func nothingIsReadBehindTheFirstDamage() throws {
+        var (builder, _) = try builder()
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)) + 65_536)
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage, workerCount: 1)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let reads = Monitor(0)
+        storage.setFaultHook { _ in
+            reads.withLock { $0 += 1 }
+            return nil
+        }
+        #expect(throws: CheckpointError.self) { try selected.readBytes(0..<300_001) }
+        #expect(reads.withLock { $0 } == 2)
+    }
+
+    @Test func everyDamagedSlotSaysWhy() throws {
+        var (builder, _) = try builder()
+        let data = [0, 1].map { builder.geometry.slotDataOffset(SlotIndex($0)) }
+        builder.flip(data[0])
+        builder.flip(data[1] + 65_536)
+        let reader = try CheckpointReader(storage: builder.storage())
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { selected throws(CheckpointError) in try selected.verify() }
+        }
+        let message = error?.message ?? ""
+        #expect(message.contains("slot 0 at byte \(data[0]): chunk 0 has digest"))
+        #expect(message.contains("slot 1 at byte \(data[1] + 65_536): chunk 1 has digest"))
+        #expect(error?.slot == SlotIndex(0) && error?.byteOffset == data[0])
+    }
+
     @Test func wrongLogicalDigestIsFoundThoughChunksMatch() throws {
         var (builder, _) = try builder()
         let offset = builder.geometry.headerOffset(SlotIndex(0))
@@ -263,6 +293,9 @@ import Testing
         let second = try reader.select(candidate)
         let slot = LockByte.slot(candidate.slot)
         #expect(try !writer.tryLock(slot, exclusive: true))
+        let other = MemoryStorage(openerOf: storage)
+        #expect(try other.tryLock(slot, exclusive: false), "readers share a slot")
+        try other.unlock(slot)
         first.close()
         first.close()
         #expect(try !writer.tryLock(slot, exclusive: true))
@@ -375,6 +408,9 @@ import Testing
         let size = UInt64(content.bytes.count)
         #expect(try selected.readBytes(size..<size).isEmpty)
         #expect(try selected.readBytes(size - 1..<size) == content.bytes.suffix(1))
+        for end in [65_535, 65_536, 65_537] {
+            #expect(try selected.readBytes(0..<UInt64(end)) == Array(content.bytes[..<end]))
+        }
         var byte: [UInt8] = [0]
         for offset in [size, .max] {
             // Safe: the array outlives the call, which writes nothing.

@@ -195,6 +195,24 @@ import Testing
         #expect(error?.message == "the image has no identity block")
     }
 
+    /// The file ends behind the first slot's header: that is not the medium's fault.
+    @Test func blocksBehindTheEndAreNotReadFailures() throws {
+        let builder = try ImageBuilder()
+        let storage = MemoryStorage(contents: Array(builder.bytes[..<20_480]))
+        let image = try MetadataImage.read(from: storage)
+        #expect(image.readFailures.isEmpty)
+        let decision = try SlotSelection.decide(image, allowsTruncation: true)
+        #expect(decision.slots.map(\.reason) == [.empty, .unreadable, .unreadable])
+    }
+
+    @Test(arguments: [(0, 0), (1, 0), (2, 4096), (3, 8192), (5, 16_384)])
+    func theMirrorIsLookedForInTheLastBlock(blockCount: Int, offset: UInt64) throws {
+        let contents = [UInt8](repeating: 1, count: blockCount * 4096)
+        let image = try MetadataImage.read(from: MemoryStorage(contents: contents))
+        #expect(image.identityBlocks.map(\.offset) == [0, offset])
+        #expect(image.identityBlocks.map { $0.bytes == nil } == [blockCount < 1, blockCount < 2])
+    }
+
     @Test func truncatedFileIsRefusedUnlessAllowed() throws {
         var builder = try ImageBuilder()
         builder.commit(

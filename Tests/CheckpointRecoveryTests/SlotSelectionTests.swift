@@ -211,6 +211,14 @@ import Testing
         #expect(decision.highestSequence.rawValue == highest)
     }
 
+    @Test func aSuperblockThatIsMissingSaysSo() throws {
+        var image = try MetadataImage.read(from: ImageBuilder().storage())
+        image.superblocks[0].bytes = nil
+        let report = try #require(SlotSelection.decide(image).superblockFindings.first)
+        #expect(report.result == .failure(.truncated(found: 0, expected: 512)))
+        #expect(report.isUnreadable && report.target == nil)
+    }
+
     @Test func aHeaderThatIsCutShortIsDamaged() throws {
         var image = try MetadataImage.read(from: ImageBuilder().storage())
         image.slots[1].header = SlotHeader.magic
