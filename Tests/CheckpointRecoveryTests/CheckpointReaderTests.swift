@@ -333,7 +333,7 @@ import Testing
         #expect(attempts.withLock { $0 } == 16)
     }
 
-    /// Readers that are ahead of a slow consumer wait for its buffers, and go on with them.
+    /// Readers ahead of a slow consumer wait for its buffers, and go on when they get them.
     @Test(arguments: [0, 1, 2, 4]) func aSlowConsumerGetsEveryChunk(workerCount: Int) throws {
         let (builder, content) = try builder()
         let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
