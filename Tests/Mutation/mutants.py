@@ -58,7 +58,7 @@ UNUSED = [
     r'\.library\(name: "pccheck-c".*?\),', r'\.target\(name: "CPCCheck"\),',
     r'\.target\(\s*name: "PCCheckC".*?boundarySettings\),',
     r'module\(\s*"CheckpointCommands".*?exclude: \["man"\]\),',
-    r'tests\(\s*"(CommandTests|TidyTests)",\s*\[[^]]*\]\),',
+    r'tests\(\s*"(CommandTests|TidyTests|FuzzTests|StressTests)",\s*\[[^]]*\]\),',
 ]
 
 
