@@ -29,8 +29,8 @@ help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: the protocol model, Swift, C, Python'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
-	@echo 'make soak         writers killed on real file systems for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
-	@echo '                  and more crash states than in make test (SOAK_CRASH_SCALE=$(SOAK_CRASH_SCALE))'
+	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
+	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
 	@echo 'make fuzz         hostile inputs for decoders, recovery and repair (FUZZ_SECONDS=$(FUZZ_SECONDS))'
 	@echo 'make test-threads threads at one writer under ThreadSanitizer (THREAD_RUNS=$(THREAD_RUNS))'
 	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
@@ -182,34 +182,18 @@ test-python: python tools
 
 # ---------------------------------------------------------------- crashing for longer
 
-# The minutes are for the file systems; the crash states are SCALE times as many runs drawn
-# at random, each looked at SCALE times as closely as in `make test`, for as long as that takes.
 SOAK_MINUTES ?= 10
-SOAK_CRASH_SCALE ?= 2
-SOAK := $(BUILD)/soak
+SOAK_SEED ?=
 
 $(BUILD)/soak-packages-ready: .ci/install-packages
 	SWIFT="$(SWIFT)" .ci/install-packages --with-soak
 	@mkdir -p $(@D) && touch $@
 
-# Both parts run to their end, whatever the first one finds; `tee` must not hide how they ended.
-soak: python tools $(BUILD)/soak-packages-ready
-	$(SWIFT) build --build-tests
-	@rm -rf $(SOAK) && mkdir -p $(SOAK)
-	@{ PCCHECK_SOAK_SECONDS=$$(($(SOAK_MINUTES) * 60)) PATH="$$PATH:/usr/sbin:/sbin" \
-		$(PYTHON) -m pytest -q -rs Tests/PythonTests/test_file_systems.py 2>&1 && \
-		touch $(SOAK)/file-systems-passed; } | tee $(SOAK)/file-systems.log
-	@{ PCCHECK_CRASH_SCALE=$(SOAK_CRASH_SCALE) \
-		$(SWIFT) test --skip-build --filter CrashStateTests 2>&1 && \
-		touch $(SOAK)/crash-states-passed; } | tee $(SOAK)/crash-states.log
-	@echo '---- summary ($(SOAK)/*.log)'
-	@grep -hE ' 0 violations|caught at|crash states of|^(SKIPPED|FAILED)|Violation:' \
-		$(SOAK)/file-systems.log $(SOAK)/crash-states.log || true
-	@for part in file-systems crash-states; do \
-		if ! test -e $(SOAK)/$$part-passed; then echo "$$part: FAILED, see $(SOAK)/$$part.log"; \
-		elif grep -q ^SKIPPED $(SOAK)/$$part.log; then echo "$$part: SKIPPED in part"; \
-		else echo "$$part: passed"; fi; done
-	@test -e $(SOAK)/file-systems-passed && test -e $(SOAK)/crash-states-passed
+# Every rung of spec/TRUST.md; the Swift ones without debugging, which is ten times as quick.
+soak: python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
+	$(SWIFT) build --build-tests -c release --scratch-path .build-soak -Xswiftc -enable-testing
+	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
+		$(SOAK_SEED:%=--seed %)
 
 # ---------------------------------------------------------------- sanitizers
 
@@ -251,13 +235,17 @@ test-threads: $(BUILD)/packages-ready
 
 # ---------------------------------------------------------------- measuring the tests
 
-# Without the commands: each of them is a process of its own, which leaves its counts lying about.
+# Threads count at once, so that each line's count is an atomic one. The tests that only repeat
+# what others do, a hundred thousand times, are left out; and those of the commands, each of which
+# is a process of its own.
 COVERAGE := --enable-code-coverage --scratch-path .build-coverage
+COVERAGE_SKIPS := CommandTests CrashStateTests PlantedBugTests MutationTests
 
 coverage: $(BUILD)/packages-ready
-	$(SWIFT) build --build-tests $(COVERAGE)
+	$(SWIFT) build --build-tests $(COVERAGE) \
+		-Xswiftc -Xllvm -Xswiftc -instrprof-atomic-counter-update-all
 	rm -rf .build-coverage/debug/codecov
-	$(SWIFT) test --skip-build $(COVERAGE) --skip CommandTests --skip TidyTests
+	$(SWIFT) test --skip-build $(COVERAGE) $(COVERAGE_SKIPS:%=--skip %)
 	$(PYTHON3) Tests/Coverage/coverage.py .build-coverage
 
 MUTANTS ?= 300

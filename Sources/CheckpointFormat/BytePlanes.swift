@@ -4,8 +4,6 @@
 /// For `n` bytes of elements `w` bytes wide there are m = n / w elements, and
 /// `out[p · m + i] = in[i · w + p]`; the n mod w bytes that fill no element follow unchanged.
 enum BytePlanes {
-    static let widths = [2, 4, 8]
-
     /// Elements handled at once, so that the planes of one block stay in the first-level cache.
     private static let blockElementCount = 2048
 

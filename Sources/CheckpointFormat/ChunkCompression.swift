@@ -13,10 +13,9 @@ internal import CZstd
         precondition(unsafe context != nil, "out of memory for a zstd context")
         // Safe: the context was just created; a level out of range is clamped by zstd.
         unsafe ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)
-        unsafe ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 1)
-        // The digest of the stored bytes already covers the frame.
-        unsafe ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 0)
-        unsafe scratch = .allocate(byteCount: max(chunkByteCount, 1), alignment: 64)
+        // zstd then records the content size, which decoding needs, and no checksum: the digest of
+        // the stored bytes already covers the frame.
+        unsafe scratch = .allocate(byteCount: chunkByteCount, alignment: 64)
     }
 
     deinit {
@@ -33,10 +32,9 @@ internal import CZstd
         _ raw: UnsafeRawBufferPointer, codec: Codec, planeWidth: Int,
         into output: UnsafeMutableRawBufferPointer
     ) -> Int? {
-        guard codec != .none, raw.count > 1, var source = raw.baseAddress else { return nil }
+        guard codec != .none, unsafe !raw.isEmpty, var source = raw.baseAddress else { return nil }
         precondition(output.count >= raw.count, "the output has room for the raw chunk")
         if codec == .planesZstd {
-            precondition(BytePlanes.widths.contains(planeWidth), "planes of 2, 4 or 8 bytes")
             // Safe: the scratch memory belongs to self; only its size and start are read here.
             precondition(unsafe raw.count <= scratch.count, "a chunk of the announced size")
             guard let planes = unsafe scratch.baseAddress else { return nil }
@@ -77,7 +75,6 @@ public enum ChunkCompression {
         case .zstd:
             unsafe try decompress(stored, into: raw)
         case .planesZstd:
-            precondition(BytePlanes.widths.contains(entry.planeWidth), "a checked plane width")
             let planes = UnsafeMutableRawBufferPointer.allocate(
                 byteCount: raw.count, alignment: 64)
             defer { unsafe planes.deallocate() }
@@ -103,8 +100,9 @@ public enum ChunkCompression {
             throw .invalidCompression(
                 "the frame records \(found) content bytes, expected \(raw.count)")
         }
+        // An error, here and below, is a number that no size reaches.
         let frameByteCount = unsafe ZSTD_findFrameCompressedSize(stored.baseAddress, stored.count)
-        guard ZSTD_isError(frameByteCount) == 0, frameByteCount == stored.count else {
+        guard frameByteCount == stored.count else {
             throw .invalidCompression(
                 "the \(stored.count) stored bytes are not exactly one zstd frame")
         }
@@ -116,7 +114,6 @@ public enum ChunkCompression {
         // memory of its own, whatever size the frame asks for.
         let size = unsafe ZSTD_decompress(
             raw.baseAddress, raw.count, stored.baseAddress, stored.count)
-        // An error is a number that no size reaches.
         guard size == raw.count else {
             // Safe: a constant C string.
             let name = unsafe String(cString: ZSTD_getErrorName(size))

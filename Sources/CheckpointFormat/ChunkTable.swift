@@ -136,8 +136,8 @@ public struct ChunkTable: Hashable, Sendable {
     /// The table's bytes padded with zeros to 4 KiB, and the digest of the entries alone.
     public func encoded() -> (bytes: [UInt8], digest: Digest) {
         let byteCount = entries.count * ChunkEntry.Layout.byteCount
-        let block = Limits.blockByteCount
-        var encoder = BlockEncoder(byteCount: (byteCount + block - 1) / block * block)
+        var encoder = BlockEncoder(
+            byteCount: Int(UInt64(byteCount).roundedUp(to: Geometry.block)))
         for (index, entry) in entries.enumerated() { entry.encode(into: &encoder, at: index) }
         let digest = Digest(of: encoder.bytes, 0..<byteCount)
         return (encoder.bytes, digest)
@@ -160,13 +160,9 @@ public struct ChunkTable: Hashable, Sendable {
             throw .checksumMismatch(found: digest, expected: header.chunkTableDigest)
         }
         let decoder = BlockDecoder(table)
-        var entries: [ChunkEntry] = []
-        entries.reserveCapacity(header.chunkCount)
-        for index in 0..<header.chunkCount {
-            entries.append(
-                try ChunkEntry(decoder, index: index, header: header, geometry: geometry))
+        entries = try (0..<header.chunkCount).map { index throws(FormatError) in
+            try ChunkEntry(decoder, index: index, header: header, geometry: geometry)
         }
-        self.entries = entries
         try checkTotals(header)
     }
 

@@ -29,8 +29,8 @@ public struct Geometry: Hashable, Sendable {
     public static let block = UInt64(Limits.blockByteCount)
     /// Huge-page alignment for slots at least as large.
     static let hugePageByteCount: UInt64 = 2 << 20
-    static let headByteCount = 4 * block
-    static let tailByteCount = 3 * block
+    public static let headByteCount = 4 * block
+    public static let tailByteCount = 3 * block
 
     /// The geometry of a new file.
     ///
@@ -50,29 +50,29 @@ public struct Geometry: Hashable, Sendable {
             throw .invalidField(
                 "chunk size", found: UInt64(chunkByteCount), expected: "a multiple of 65536")
         }
-        guard capacity > 0, capacity <= Limits.slotByteCount.upperBound,
-            let slotByteCount = capacity.roundedUp(to: Self.block)
-        else {
+        guard capacity > 0, capacity <= Limits.slotByteCount.upperBound else {
             throw .invalidField(
                 "capacity", found: capacity, expected: "1 to \(Limits.slotByteCount.upperBound)")
         }
-        let chunkCapacity = Int(
-            (slotByteCount + UInt64(chunkByteCount) - 1) / UInt64(chunkByteCount))
+        let slotByteCount = capacity.roundedUp(to: Self.block)
+        let chunk = UInt64(chunkByteCount)
+        let chunkCapacity = Int(slotByteCount.roundedUp(to: chunk) / chunk)
         try Self.check("chunks per slot", chunkCapacity, Limits.chunkCapacity)
         let slotCount = inFlight + retain
         let tableByteCount = UInt64(chunkCapacity * ChunkEntry.Layout.byteCount)
         let alignment =
             slotByteCount >= Self.hugePageByteCount ? Self.hugePageByteCount : Self.block
-        let metadataStride = Self.block + (tableByteCount.roundedUp(to: Self.block) ?? 0)
+        let metadataStride = Self.block + tableByteCount.roundedUp(to: Self.block)
         let dataOffset =
-            (Self.headByteCount + UInt64(slotCount) * metadataStride).roundedUp(to: alignment) ?? 0
-        let dataStride = slotByteCount.roundedUp(to: alignment) ?? 0
+            (Self.headByteCount + UInt64(slotCount) * metadataStride).roundedUp(to: alignment)
+        let dataStride = slotByteCount.roundedUp(to: alignment)
+        // Within the limits above this stays below the limit of a file's size.
         let needed = dataOffset + UInt64(slotCount) * dataStride + Self.tailByteCount
-        guard needed <= fileByteCount ?? needed, needed <= Limits.fileByteCountMaximum else {
+        if let fileByteCount, fileByteCount < needed {
             throw .invalidField(
                 "capacity", found: capacity,
-                expected: "a file of \(fileByteCount ?? Limits.fileByteCountMaximum) bytes to hold "
-                    + "\(slotCount) slots, which need \(needed) bytes")
+                expected: "a file of \(fileByteCount) bytes to hold \(slotCount) slots, which need "
+                    + "\(needed) bytes")
         }
         self.slotCount = slotCount
         self.inFlightCount = inFlight

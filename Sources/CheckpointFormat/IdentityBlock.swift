@@ -80,7 +80,7 @@ public struct IdentityBlock: Hashable, Sendable {
                 "fingerprint_byte_count", found: UInt64(fingerprint.utf8.count),
                 expected: "0 to \(Limits.fingerprintByteCount)")
         }
-        guard worldSize >= 1, rank < worldSize else {
+        guard rank < worldSize else {
             throw .invalidField(
                 "rank", found: UInt64(rank), expected: "below the world size \(worldSize)")
         }

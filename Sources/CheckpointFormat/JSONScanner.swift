@@ -32,6 +32,9 @@ struct JSONScanner {
         }
     }
 
+    /// `character` comes next, without white space.
+    func isNext(_ character: Unicode.Scalar) -> Bool { next == UInt8(ascii: character) }
+
     /// Consumes `character`, after white space.
     mutating func expect(_ character: Unicode.Scalar) throws(FormatError) {
         guard consume(character) else { throw failure("'\(character)'") }
@@ -40,7 +43,7 @@ struct JSONScanner {
     /// Consumes `character` when it is next after white space.
     mutating func consume(_ character: Unicode.Scalar) -> Bool {
         skipSpace()
-        guard next == UInt8(ascii: character) else { return false }
+        guard isNext(character) else { return false }
         position += 1
         return true
     }
@@ -90,14 +93,10 @@ struct JSONScanner {
             try escape(into: &content)
         }
         // Escapes give valid UTF-8; the bytes between them may not.
-        guard content.allSatisfy({ $0 < 0x80 }) || isValidUTF8(content) else {
+        guard String(validating: content, as: UTF8.self) != nil else {
             throw .invalidManifest("a string before byte \(position) is not UTF-8")
         }
         return content
-    }
-
-    private func isValidUTF8(_ content: [UInt8]) -> Bool {
-        String(validating: content, as: UTF8.self) != nil
     }
 
     private mutating func escape(into content: inout [UInt8]) throws(FormatError) {

@@ -6,7 +6,6 @@ public enum Limits {
     public static let leafByteCount = 64 << 10
     public static let inFlightCount = 1...64
     public static let retainCount = 1...16
-    public static let slotCount = 2...80
     public static let chunkByteCount = leafByteCount...(256 << 20)
     public static let chunkCapacity = 1...(1 << 24)
     public static let slotByteCount: ClosedRange<UInt64> = 4096...(1 << 46)
@@ -57,10 +56,9 @@ public struct FeatureMasks: Hashable, Sendable {
 }
 
 extension UInt64 {
-    /// The least multiple of `alignment` that is not below self; nil on overflow.
-    public func roundedUp(to alignment: UInt64) -> UInt64? {
-        let (sum, overflow) = addingReportingOverflow(alignment - 1)
-        return overflow ? nil : sum / alignment * alignment
+    /// The least multiple of `alignment` that is not below self, which is one of the bounded sizes.
+    public func roundedUp(to alignment: UInt64) -> UInt64 {
+        (self + alignment - 1) / alignment * alignment
     }
 
     /// self × factor + term; nil on overflow.

@@ -58,7 +58,6 @@ public struct SafetensorsManifest: Hashable, Sendable {
                 "\(tensors.count) tensors, expected at most \(bounds.tensorCount)")
         }
         var bytes = [UInt8](repeating: 0, count: lengthByteCount)
-        bytes.reserveCapacity(4096 + tensors.count * 128)
         bytes.append(UInt8(ascii: "{"))
         try appendMetadata(metadata, to: &bytes)
         let order = payloadOrder(tensors)
@@ -78,8 +77,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
             dataEnd = end
         }
         bytes.append(UInt8(ascii: "}"))
-        let block = Limits.blockByteCount
-        let paddedByteCount = (bytes.count + block - 1) / block * block
+        let paddedByteCount = Int(UInt64(bytes.count).roundedUp(to: Geometry.block))
         let jsonByteCount = paddedByteCount - lengthByteCount
         guard jsonByteCount <= bounds.jsonByteCount else {
             throw .invalidManifest(
@@ -139,7 +137,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     private static func append(
         _ tensor: TensorDescription, _ range: Range<UInt64>, to bytes: inout [UInt8]
     ) {
-        if bytes.count > lengthByteCount + 1 { bytes.append(UInt8(ascii: ",")) }
+        if bytes.last != UInt8(ascii: "{") { bytes.append(UInt8(ascii: ",")) }
         JSONWriter.appendString(tensor.name, to: &bytes)
         JSONWriter.append(":{\"dtype\":\"", to: &bytes)
         JSONWriter.append(tensor.elementType.name, to: &bytes)
@@ -198,9 +196,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
         }
         var scanner = JSONScanner(bytes, Self.lengthByteCount..<Int(dataOffset))
         // safetensors wants the brace to come first, without white space.
-        guard dataOffset > 8, bytes[Self.lengthByteCount] == UInt8(ascii: "{") else {
-            throw scanner.failure("'{'")
-        }
+        guard scanner.isNext("{") else { throw scanner.failure("'{'") }
         var tensors: [Tensor] = []
         var metadata: [MetadataEntry]?
         var names = Set<[UInt8]>()
@@ -257,25 +253,27 @@ public struct SafetensorsManifest: Hashable, Sendable {
         _ scanner: inout JSONScanner, name: [UInt8]
     ) throws(FormatError) -> Tensor {
         let text = String(decoding: name, as: UTF8.self)
+        let limit = Limits.tensorNameByteCount
         var elementType: ElementType?
         var shape: [UInt64]?
         var offsets: [UInt64]?
         try scanner.expect("{")
         repeat {
-            let key = String(decoding: try scanner.string(limit: 16), as: UTF8.self)
+            let key = String(decoding: try scanner.string(limit: limit), as: UTF8.self)
             try scanner.expect(":")
             switch key {
             case "dtype" where elementType == nil:
-                let typeName = String(decoding: try scanner.string(limit: 16), as: UTF8.self)
+                let typeName = String(
+                    decoding: try scanner.string(limit: limit), as: UTF8.self)
                 elementType = ElementType(name: typeName)
                 guard elementType != nil else {
                     throw .invalidManifest(
                         "tensor \"\(text)\" has the unknown dtype \"\(typeName)\"")
                 }
             case "shape" where shape == nil:
-                shape = try decodeIntegers(&scanner, limit: Limits.tensorRank)
+                shape = try decodeIntegers(&scanner)
             case "data_offsets" where offsets == nil:
-                offsets = try decodeIntegers(&scanner, limit: 2)
+                offsets = try decodeIntegers(&scanner)
             default:
                 throw .invalidManifest(
                     "tensor \"\(text)\" has the key \"\(key)\", expected dtype, shape and "
@@ -300,15 +298,16 @@ public struct SafetensorsManifest: Hashable, Sendable {
     }
 
     private static func decodeIntegers(
-        _ scanner: inout JSONScanner, limit: Int
+        _ scanner: inout JSONScanner
     ) throws(FormatError) -> [UInt64] {
         var integers: [UInt64] = []
         try scanner.expect("[")
         if scanner.consume("]") { return [] }
         repeat {
-            guard integers.count < limit else {
+            guard integers.count < Limits.tensorRank else {
                 throw .invalidManifest(
-                    "an array at byte \(scanner.position) has more than \(limit) elements")
+                    "an array at byte \(scanner.position) has more than \(Limits.tensorRank) "
+                        + "elements")
             }
             integers.append(try scanner.unsignedInteger())
         } while scanner.consume(",")
@@ -320,10 +319,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     private static func inPayloadOrder(
         _ tensors: [Tensor], dataByteCount: UInt64
     ) throws(FormatError) -> [Tensor] {
-        let isSorted = zip(tensors, tensors.dropFirst()).allSatisfy { pair in
-            precedes(pair.0, pair.1) || !precedes(pair.1, pair.0)
-        }
-        let sorted = isSorted ? tensors : tensors.sorted(by: precedes)
+        let sorted = tensors.sorted(by: precedes)
         var end: UInt64 = 0
         for tensor in sorted {
             guard tensor.dataRange.lowerBound == end else {

@@ -209,7 +209,7 @@ public struct SlotHeader: Hashable, Sendable {
                 expected: "a multiple of 65536 up to \(Limits.chunkByteCount.upperBound)")
         }
         let size = UInt64(chunkByteCount)
-        let expectedCount = (payloadByteCount + size - 1) / size
+        let expectedCount = payloadByteCount.roundedUp(to: size) / size
         guard UInt64(chunkCount) == expectedCount, chunkCount <= geometry.chunkCapacity else {
             throw .invalidField(
                 "chunk_count", found: UInt64(chunkCount),

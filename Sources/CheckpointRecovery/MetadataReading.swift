@@ -14,11 +14,11 @@ extension MetadataImage {
     public static func read(from storage: any Storage) throws(CheckpointError) -> MetadataImage {
         var source = BlockSource(storage: storage)
         let block = UInt64(Limits.blockByteCount)
-        let head = source.region(at: 0, byteCount: 4 * block)
+        let head = source.region(at: 0, byteCount: Geometry.headByteCount)
         // The mirror lies in the last whole block, whatever the geometry says.
         let endBlocks = storage.byteCount / block
-        let tailOffset = endBlocks >= 3 ? (endBlocks - 3) * block : 0
-        let tail = source.region(at: tailOffset, byteCount: 3 * block)
+        let tailOffset = max(endBlocks * block, Geometry.tailByteCount) - Geometry.tailByteCount
+        let tail = source.region(at: tailOffset, byteCount: Geometry.tailByteCount)
         var image = MetadataImage(
             fileByteCount: storage.byteCount,
             identityBlocks: [
@@ -39,7 +39,7 @@ extension MetadataImage {
         let geometry = identity.geometry
         if geometry.tailOffset != tailOffset {
             // The file is longer or shorter than it was made: look where the geometry says.
-            let mirror = source.region(at: geometry.tailOffset, byteCount: 3 * block)
+            let mirror = source.region(at: geometry.tailOffset, byteCount: Geometry.tailByteCount)
             image.identityBlocks[1] = IdentityCopy(
                 position: .tail, offset: geometry.identityOffsets[1],
                 bytes: mirror.block(at: geometry.identityOffsets[1]))
@@ -76,9 +76,8 @@ extension MetadataImage {
         _ geometry: Geometry, from storage: any Storage
     ) -> [[UInt8]?] {
         var source = BlockSource(storage: storage)
-        let head = source.region(at: 0, byteCount: 4 * UInt64(Limits.blockByteCount))
-        let tail = source.region(
-            at: geometry.tailOffset, byteCount: 3 * UInt64(Limits.blockByteCount))
+        let head = source.region(at: 0, byteCount: Geometry.headByteCount)
+        let tail = source.region(at: geometry.tailOffset, byteCount: Geometry.tailByteCount)
         var image = MetadataImage(fileByteCount: storage.byteCount, identityBlocks: [])
         image.addSuperblocks(geometry, head: head, tail: tail)
         return image.superblocks.map(\.bytes)
@@ -141,7 +140,7 @@ struct BlockSource {
     mutating func region(at offset: UInt64, byteCount: UInt64) -> BlockRegion {
         let block = UInt64(Limits.blockByteCount)
         let end = storage.byteCount / block * block
-        let count = Int(min(byteCount, end > offset ? end - offset : 0) / block)
+        let count = Int(min(byteCount, end - min(end, offset)) / block)
         if let bytes = try? storage.readBlocks(at: offset, count: count * Int(block)) {
             return BlockRegion(
                 offset: offset,
@@ -154,9 +153,7 @@ struct BlockSource {
 
     /// `byteCount` bytes at `offset`, or nil.
     mutating func bytes(at offset: UInt64, byteCount: UInt64) -> [UInt8]? {
-        guard offset <= storage.byteCount, byteCount <= storage.byteCount - offset else {
-            return nil
-        }
+        guard offset + byteCount <= storage.byteCount else { return nil }
         do throws(StorageError) {
             return try storage.readBlocks(at: offset, count: Int(byteCount))
         } catch {
@@ -169,9 +166,7 @@ struct BlockSource {
     mutating func slots(_ identity: IdentityBlock) -> [MetadataImage.SlotBlocks] {
         let geometry = identity.geometry
         let byteCount = UInt64(geometry.slotCount) * geometry.metadataStride
-        let isSmall = byteCount <= MetadataImage.regionByteCountMaximum
-        let isInside = geometry.metadataOffset + byteCount <= storage.byteCount
-        if isSmall, isInside,
+        if byteCount <= MetadataImage.regionByteCountMaximum,
             let region = try? storage.readBlocks(
                 at: geometry.metadataOffset, count: Int(byteCount))
         {
@@ -197,10 +192,11 @@ struct BlockSource {
         // file's size, so a hostile header cannot ask for more memory than the file has bytes.
         guard let bytes,
             let header = try? SlotHeader(decoding: bytes, slot: slot, identity: identity),
-            header.state == .complete,
-            let tableByteCount = UInt64(header.tableByteCount).roundedUp(to: block)
+            header.state == .complete
         else { return blocks }
-        blocks.table = self.bytes(at: geometry.tableOffset(slot), byteCount: tableByteCount)
+        blocks.table = self.bytes(
+            at: geometry.tableOffset(slot),
+            byteCount: UInt64(header.tableByteCount).roundedUp(to: block))
         return blocks
     }
 }

@@ -8,11 +8,18 @@ final class ChunkBuffers: Sendable {
     let raw: AlignedBuffer?
 
     init(for table: ChunkTable) {
-        let block = Limits.blockByteCount
-        let largest = table.entries.map(\.storedByteCount).max() ?? 0
-        stored = AlignedBuffer.forTransfers(byteCount: (largest + block - 1) / block * block)
+        let largest = table.entries.map(\.paddedByteCount).max() ?? 0
+        stored = AlignedBuffer.forTransfers(byteCount: largest)
         let largestRaw = table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max()
         raw = largestRaw.map { AlignedBuffer.forTransfers(byteCount: $0) }
+    }
+}
+
+extension ChunkEntry {
+    /// The data area is a multiple of 4096 long and the chunk starts on one, so the padding that
+    /// O_DIRECT needs lies inside it.
+    fileprivate var paddedByteCount: Int {
+        Int(UInt64(storedByteCount).roundedUp(to: Geometry.block))
     }
 }
 
@@ -44,12 +51,8 @@ struct PayloadReader: Sendable {
     func load(_ index: Int, into buffers: ChunkBuffers) throws(ChunkDamage) -> LoadedChunk {
         let entry = entries[index]
         let offset = candidate.dataOffset + entry.storedOffset
-        let block = Limits.blockByteCount
-        // The data area is a multiple of 4096 long and the chunk starts on one, so the padding
-        // that O_DIRECT needs lies inside it.
-        let padded = (entry.storedByteCount + block - 1) / block * block
         do throws(StorageError) {
-            try storage.read(into: buffers.stored, 0..<padded, at: offset)
+            try storage.read(into: buffers.stored, 0..<entry.paddedByteCount, at: offset)
         } catch {
             throw ChunkDamage(index: index, byteOffset: offset, cause: .unreadable(error))
         }

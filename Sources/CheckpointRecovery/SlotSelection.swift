@@ -95,16 +95,15 @@ public enum SlotSelection {
     }
 
     /// Whole superblocks: highest generation first; within one, a copy whose anchor matches
-    /// before one whose does not, the head before the tail.
+    /// before one whose does not. The sort is stable, so that the head comes before the tail.
     private static func newestFirst(_ reports: [SuperblockReport]) -> [SuperblockReport] {
-        let whole = reports.filter { $0.superblock != nil }
-        func rank(_ report: SuperblockReport) -> (Generation, Int, Int) {
-            (
-                report.superblock?.generation ?? Generation(rawValue: 0),
-                isFollowed(report) ? 1 : 0, report.position == .head ? 1 : 0
-            )
+        let whole = reports.compactMap { report in
+            report.superblock.map { (report: report, rank: ($0.generation, isFollowed(report))) }
         }
-        return whole.sorted { rank($0) > rank($1) }
+        return whole.sorted { first, second in
+            first.rank.0 == second.rank.0
+                ? first.rank.1 && !second.rank.1 : first.rank.0 > second.rank.0
+        }.map(\.report)
     }
 
     private static func isFork(_ whole: [SuperblockReport]) -> Bool {

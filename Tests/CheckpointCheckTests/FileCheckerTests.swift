@@ -89,6 +89,64 @@ import Testing
         #expect(report.resume.choice?.sequence.rawValue == 2)
     }
 
+    /// A safetensors checkpoint in slot 0, anchored.
+    private func tensors(_ change: (inout SlotHeader) -> Void = { _ in }) throws -> ImageBuilder {
+        var builder = try ImageBuilder(capacity: 256 << 10)
+        let content = try ImageBuilder.Content.tensors([1000], metadata: [], seed: 1)
+        var anchor = builder.complete(slot: 0, sequence: 2, content: content)
+        try builder.edit(anchor.slot, change)
+        anchor.headerDigest = try builder.header(anchor.slot).encoded().digest
+        let parent = builder.commit(builder.superblock(generation: 4, anchor: anchor))
+        builder.commit(
+            builder.superblock(generation: 5, anchor: anchor, parent: parent, isCleanClose: true))
+        return builder
+    }
+
+    @Test func aManifestWhoseHeaderLiesAboutItsSizeIsInvalid() throws {
+        #expect(check(try tensors().storage()).findings.isEmpty)
+        let report = check(try tensors { $0.manifestByteCount += 8 }.storage(), .metadata)
+        // And so there is nothing left to load.
+        #expect(report.findings.map(\.id) == ["PCK-T004", "PCK-X001"])
+        let finding = try #require(report.findings.first)
+        #expect(finding.slot == SlotIndex(0))
+        #expect(finding.found.contains("manifest_byte_count is 4104, expected 4096"))
+        #expect(report.resume.choice == nil)
+    }
+
+    /// Both passes that read payload meet the writer, and one finding says so.
+    @Test func aManifestThatAWriterTookIsNotDamage() throws {
+        let storage = try tensors().storage()
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(SlotIndex(0)), exclusive: true))
+        for depth in CheckOptions.Depth.allCases {
+            let report = check(storage, depth)
+            #expect(report.findings.map(\.id) == ["PCK-S009"])
+            #expect(report.resume.choice?.sequence.rawValue == 2)
+        }
+    }
+
+    @Test func aManifestThatCannotBeReadIsTheMediumsFault() throws {
+        let builder = try tensors()
+        let bad = storage(builder, bad: builder.geometry.slotDataOffset(SlotIndex(0)))
+        let report = check(bad, .metadata)
+        #expect(report.findings.map(\.id) == ["PCK-T003", "PCK-X001"])
+        #expect(report.hasMediumFailure)
+        let rejected = try #require(report.resume.rejected.first)
+        #expect(rejected.explanation.contains("its manifest cannot be read"))
+    }
+
+    /// The metadata was read; the header is gone when the payload is looked at.
+    @Test func aSlotThatFailsLaterIsUnreadable() throws {
+        let storage = try builder().storage()
+        let header = try builder().geometry.headerOffset(SlotIndex(0))
+        storage.setFaultHook { call in
+            if case .read(header, Limits.blockByteCount) = call { 5 } else { nil }
+        }
+        let report = check(storage)
+        #expect(report.findings.map(\.id) == ["PCK-C003"])
+        #expect(report.hasMediumFailure && report.resume.choice?.sequence.rawValue == 1)
+    }
+
     @Test func manyDamagedChunksAreCountedAndCapped() throws {
         var builder = try ImageBuilder(capacity: 80 * 65536)
         let anchor = builder.complete(
@@ -144,6 +202,10 @@ import Testing
         let storage = damaged.storage()
         let plan = check(storage).plan
         #expect(plan.repairs.map(\.problem.id) == ["PCK-I001", "PCK-B001"])
+        let mirror = damaged.geometry.identityOffsets[1]
+        #expect(
+            plan.repairs.first?.description
+                == "PCK-I001: rewrite the block at byte \(mirror) from the whole copy at byte 0")
         #expect(try plan.apply(to: storage).count == 2)
         #expect(storage.contents == (try builder().bytes))
         #expect(check(storage).findings.isEmpty)

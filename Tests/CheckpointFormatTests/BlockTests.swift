@@ -142,6 +142,8 @@ import Testing
         (IdentityBlock.Layout.slotByteCount, UInt64.max - 4095),
         (IdentityBlock.Layout.fileByteCount, 0), (IdentityBlock.Layout.fileByteCount, 4096),
         (IdentityBlock.Layout.fileByteCount, UInt64.max),
+        (IdentityBlock.Layout.fileByteCount, (1 << 53) + 4096),
+        (IdentityBlock.Layout.fileByteCount, (1 << 53) - 1),
         (IdentityBlock.Layout.blockByteCount, 512), (IdentityBlock.Layout.rank, 8),
         (IdentityBlock.Layout.worldSize, 0),
         (IdentityBlock.Layout.fingerprintByteCount, 255),
@@ -156,6 +158,13 @@ import Testing
         Samples.put(value, field, &bytes)
         let sealed = Samples.resealed(bytes, IdentityBlock.Layout.checksum)
         #expect(throws: FormatError.self) { try IdentityBlock(decoding: sealed) }
+    }
+
+    @Test func theLargestFileIsAccepted() throws {
+        var bytes = try Samples.identity().encoded()
+        Samples.put(UInt64(1) << 53, IdentityBlock.Layout.fileByteCount, &bytes)
+        let sealed = Samples.resealed(bytes, IdentityBlock.Layout.checksum)
+        #expect(try IdentityBlock(decoding: sealed).geometry.fileByteCount == 1 << 53)
     }
 
     static let hostileSuperblocks: [(LayoutField, UInt64)] = [
@@ -213,29 +222,43 @@ import Testing
         }
     }
 
-    static let hostileEntries: [(Int, LayoutField, UInt64)] = [
-        (0, ChunkEntry.Layout.storedOffset, UInt64(1)),
-        (0, ChunkEntry.Layout.storedOffset, UInt64.max - 4095),
-        (0, ChunkEntry.Layout.storedOffset, 65_536), (1, ChunkEntry.Layout.storedOffset, 0),
-        (1, ChunkEntry.Layout.storedOffset, 303_104),
-        (0, ChunkEntry.Layout.storedByteCount, 65_535),
-        (1, ChunkEntry.Layout.storedByteCount, 65_536),
-        (1, ChunkEntry.Layout.storedByteCount, 0), (1, ChunkEntry.Layout.storedByteCount, 5001),
-        (2, ChunkEntry.Layout.rawByteCount, 65_536), (0, ChunkEntry.Layout.rawByteCount, 0),
-        (0, ChunkEntry.Layout.codec, 3), (0, ChunkEntry.Layout.planeWidth, 4),
-        (2, ChunkEntry.Layout.planeWidth, 3), (2, ChunkEntry.Layout.planeWidth, 1),
-        (1, ChunkEntry.Layout.reserved18, 1), (2, ChunkEntry.Layout.reserved40, 1),
+    /// Chunk, field, value, and the field that the error names.
+    static let hostileEntries: [(Int, LayoutField, UInt64, String)] = [
+        (0, ChunkEntry.Layout.storedOffset, UInt64(1), "chunk 0 stored_offset"),
+        (0, ChunkEntry.Layout.storedOffset, UInt64.max - 4095, "chunk 0 stored_offset"),
+        (0, ChunkEntry.Layout.storedOffset, 65_536, "chunk 1 stored_offset"),
+        (1, ChunkEntry.Layout.storedOffset, 0, "chunk 1 stored_offset"),
+        (1, ChunkEntry.Layout.storedOffset, 303_104, "chunk 1 stored_offset"),
+        (0, ChunkEntry.Layout.storedByteCount, 65_535, "chunk 0 stored_byte_count"),
+        (1, ChunkEntry.Layout.storedByteCount, 65_536, "chunk 1 stored_byte_count"),
+        (1, ChunkEntry.Layout.storedByteCount, 0, "chunk 1 stored_byte_count"),
+        (1, ChunkEntry.Layout.storedByteCount, 5001, "stored_byte_count"),
+        (2, ChunkEntry.Layout.rawByteCount, 65_536, "chunk 2 raw_byte_count"),
+        (0, ChunkEntry.Layout.rawByteCount, 0, "chunk 0 raw_byte_count"),
+        (0, ChunkEntry.Layout.codec, 3, "chunk 0 codec"),
+        (0, ChunkEntry.Layout.planeWidth, 4, "chunk 0 plane_width"),
+        (2, ChunkEntry.Layout.planeWidth, 3, "chunk 2 plane_width"),
+        (2, ChunkEntry.Layout.planeWidth, 1, "chunk 2 plane_width"),
+        (1, ChunkEntry.Layout.reserved18, 1, ""), (2, ChunkEntry.Layout.reserved40, 1, ""),
     ]
 
     @Test(arguments: hostileEntries)
-    func hostileTableIsRefused(index: Int, field: LayoutField, value: UInt64) throws {
+    func hostileTableIsRefused(
+        index: Int, field: LayoutField, value: UInt64, name: String
+    ) throws {
         var bytes = Samples.table().encoded().bytes
-        Samples.put(value, ChunkEntry.field(field, at: index), &bytes)
+        let place = ChunkEntry.field(field, at: index)
+        Samples.put(value, place, &bytes)
         var header = try Samples.header()
         header.chunkTableDigest = Digest(of: bytes, 0..<header.tableByteCount)
         let geometry = try Samples.geometry()
-        #expect(throws: FormatError.self) {
+        let error = #expect(throws: FormatError.self) {
             try ChunkTable(decoding: bytes, header: header, geometry: geometry)
+        }
+        switch error {
+        case .invalidField(let found, _, _): #expect(found == name)
+        case .reservedBytesNotZero(let offset): #expect(name == "" && offset == place.offset)
+        default: Issue.record("\(name) is wrong, but the error is \(String(describing: error))")
         }
     }
 
@@ -262,6 +285,15 @@ import Testing
         #expect(throws: error) {
             try Superblock(decoding: sealed, fileUUID: Samples.uuid, slotCount: 5)
         }
+    }
+
+    @Test func generationsBeginWithOne() {
+        var bytes = Samples.superblock().encoded().bytes
+        Samples.put(UInt64(0), Superblock.Layout.generation, &bytes)
+        let sealed = Samples.resealed(bytes, Superblock.Layout.checksum)
+        #expect(
+            throws: FormatError.invalidField("generation", found: 0, expected: "at least 1")
+        ) { try Superblock(decoding: sealed, fileUUID: Samples.uuid, slotCount: 5) }
     }
 
     @Test func everySequenceLiesBelowTheLimit() throws {

@@ -41,22 +41,42 @@ import Testing
         #expect(regions.allSatisfy { $0.start % 4096 == 0 })
     }
 
-    static let invalidSizes: [(UInt64, Int, Int, Int)] = [
-        (0, 2, 1, 4_194_304), (70_368_744_177_665, 2, 1, 4_194_304),
-        (.max, 2, 1, 4_194_304), (4096, 0, 1, 4_194_304), (4096, 65, 1, 4_194_304),
-        (4096, -1, 1, 4_194_304), (4096, 2, 0, 4_194_304), (4096, 2, 17, 4_194_304),
-        (4096, .max, 1, 4_194_304), (4096, 2, 1, 0), (4096, 2, 1, 4096),
-        (4096, 2, 1, 65_537), (4096, 2, 1, 536_870_912), (4096, 2, 1, .max),
-        (1_099_511_627_777, 2, 1, 65_536),
+    static let invalidSizes: [(String, UInt64, Int, Int, Int)] = [
+        ("capacity", 0, 2, 1, 4_194_304),
+        ("capacity", 70_368_744_177_665, 2, 1, 4_194_304),
+        ("capacity", .max, 2, 1, 4_194_304),
+        ("in-flight", 4096, 0, 1, 4_194_304), ("in-flight", 4096, 65, 1, 4_194_304),
+        ("in-flight", 4096, -1, 1, 4_194_304), ("in-flight", 4096, .max, 1, 4_194_304),
+        ("retain", 4096, 2, 0, 4_194_304), ("retain", 4096, 2, 17, 4_194_304),
+        ("chunk size", 4096, 2, 1, 0), ("chunk size", 4096, 2, 1, 4096),
+        ("chunk size", 4096, 2, 1, 65_537), ("chunk size", 4096, 2, 1, 536_870_912),
+        ("chunk size", 4096, 2, 1, .max), ("chunks per slot", 1_099_511_627_777, 2, 1, 65_536),
     ]
 
     @Test(arguments: invalidSizes)
-    func limitsAreKept(capacity: UInt64, inFlight: Int, retain: Int, chunkByteCount: Int) {
-        #expect(throws: FormatError.self) {
+    func limitsAreKept(
+        name: String, capacity: UInt64, inFlight: Int, retain: Int, chunkByteCount: Int
+    ) {
+        let error = #expect(throws: FormatError.self) {
             try Geometry(
                 capacity: capacity, inFlight: inFlight, retain: retain,
                 chunkByteCount: chunkByteCount)
         }
+        guard case .invalidField(name, _, _) = error else {
+            Issue.record("\(name) is wrong, but the error is \(String(describing: error))")
+            return
+        }
+    }
+
+    @Test(arguments: [(65_536, 1), (65_537, 2), (4 * 65_536, 4)] as [(UInt64, Int)])
+    func everyByteHasItsChunk(capacity: UInt64, chunkCapacity: Int) throws {
+        let geometry = try Geometry(
+            capacity: capacity, inFlight: 1, retain: 1, chunkByteCount: 65_536)
+        #expect(geometry.chunkCapacity == chunkCapacity)
+        #expect(geometry.slots == [SlotIndex(0), SlotIndex(1)])
+        let last = ChunkEntry.rawByteCount(
+            index: chunkCapacity - 1, payloadByteCount: capacity, chunkByteCount: 65_536)
+        #expect(UInt64(last) == capacity - UInt64(chunkCapacity - 1) << 16)
     }
 
     @Test func aDeviceKeepsItsTailAtItsEnd() throws {
@@ -68,6 +88,10 @@ import Testing
         #expect(device.fileByteCount == 1 << 30)
         #expect(device.identityOffsets == [0, (1 << 30) - 4096])
         #expect(device.dataOffset == exact.dataOffset)
+        let snug = try Geometry(
+            capacity: 1 << 20, inFlight: 2, retain: 1, chunkByteCount: 65_536,
+            fileByteCount: exact.fileByteCount)
+        #expect(snug == exact)
         #expect(throws: FormatError.self) {
             try Geometry(
                 capacity: 1 << 20, inFlight: 2, retain: 1, chunkByteCount: 65_536,
@@ -76,8 +100,8 @@ import Testing
     }
 
     @Test func overflowIsNil() {
-        #expect(UInt64.max.roundedUp(to: 4096) == nil)
-        #expect(UInt64(4097).roundedUp(to: 4096) == 8192)
+        let rounded = ([0, 1, 4095, 4096, 4097] as [UInt64]).map { $0.roundedUp(to: 4096) }
+        #expect(rounded == [0, 4096, 4096, 4096, 8192])
         #expect(UInt64.max.multiplied(by: 2, plus: 0) == nil)
         #expect(UInt64.max.multiplied(by: 1, plus: 1) == nil)
         #expect(UInt64(7).multiplied(by: 10, plus: 3) == 73)

@@ -219,9 +219,19 @@ import Testing
         ("high surrogate alone", #"{"__metadata__":{"\ud834":""}}"#),
         ("high surrogate at the end", #"{"__metadata__":{"\ud834"#),
         ("high surrogate twice", #"{"__metadata__":{"\ud834\ud834":""}}"#),
+        ("high surrogate and a backslash at the end", #"{"__metadata__":{"\ud834\"#),
+        ("high surrogate and another escape", #"{"__metadata__":{"\ud834\ndd1e":""}}"#),
+        ("high surrogate and a letter", #"{"__metadata__":{"\ud834\u0041":""}}"#),
+        ("high surrogate and a private one", #"{"__metadata__":{"\ud834\ue000":""}}"#),
+        ("low surrogate twice", #"{"__metadata__":{"\udc00\udc00":""}}"#),
         ("low surrogate alone", #"{"__metadata__":{"\udd1e":""}}"#),
         ("bad escape", #"{"__metadata__":{"\x41":""}}"#),
         ("short escape", #"{"__metadata__":{"\u00"#),
+        ("the character before 0", #"{"__metadata__":{"\u00/0":""}}"#),
+        ("the character behind 9", #"{"__metadata__":{"\u00:0":""}}"#),
+        ("the character before A", #"{"__metadata__":{"\u00@0":""}}"#),
+        ("the character behind F", #"{"__metadata__":{"\u00G0":""}}"#),
+        ("the character before a", #"{"__metadata__":{"\u00`0":""}}"#),
         ("bad hexadecimal", #"{"__metadata__":{"\u00g0":""}}"#),
         ("raw control character", "{\"__metadata__\":{\"a\nb\":\"\"}}"),
         ("name of 4097 bytes", "{\"" + String(repeating: "n", count: 4097)),
@@ -235,9 +245,12 @@ import Testing
         ("literal", "{\"a\":null}"),
     ]
 
+    /// With the data that the tensors ask for, and without data, as far as there are no tensors.
     @Test(arguments: hostile) func hostileHeadersAreRefused(name: String, json: String) {
-        #expect(throws: FormatError.self, "\(name)") {
-            try Self.decode(json, dataByteCount: 4)
+        for dataByteCount in [0, 4] {
+            #expect(throws: FormatError.self, "\(name)") {
+                try Self.decode(json, dataByteCount: dataByteCount)
+            }
         }
     }
 
@@ -253,6 +266,72 @@ import Testing
         #expect(throws: FormatError.self) {
             try SafetensorsManifest(decoding: head, payloadByteCount: UInt64(head.count))
         }
+    }
+
+    /// JSON of metadata, and where and how the error says that it goes wrong.
+    static let complaints: [(String, String)] = [
+        (#"{"__metadata__":{"\x41":""}}"#, "byte 27 is 'x', expected one of the escapes of JSON"),
+        (#"{"__metadata__":{"\ud834\u"#, "past the end of the JSON, expected four hexadecimal"),
+        (#"{"__metadata__":{"\ud834"}}"#, "byte 32 follows half of a surrogate pair"),
+        (#"{"__metadata__":{"\ud834\u0041"}}"#, "byte 32 does not complete a surrogate pair"),
+        ("{\u{1F}}", "byte 9 is byte 0x1f, expected"), ("{~}", "byte 9 is '~', expected"),
+        ("{\u{7F}}", "byte 9 is byte 0x7f, expected"),
+        ("{\"__metadata__\":{\"a\nb\":\"\"}}", "is byte 0xa, expected the rest of a string"),
+    ]
+
+    @Test(arguments: complaints) func errorsSayWhere(json: String, complaint: String) {
+        let error = #expect(throws: FormatError.self) { try Self.decode(json, dataByteCount: 0) }
+        guard case .invalidManifest(let message) = error else {
+            Issue.record("expected an invalid manifest, found \(String(describing: error))")
+            return
+        }
+        #expect(message.contains(complaint))
+    }
+
+    @Test func everyEscapeIsUnderstood() throws {
+        let json =
+            #"{"__metadata__":{"\"\\\/\b\f\n\r\t":"\u0041\u00aF\u00Fa\u0009\uFFFF","#
+            + #""\ud800\udc00\udbff\udfff":"\ud7ff\ue000"}}"#
+        let metadata = try Self.decode(json, dataByteCount: 0).metadata
+        #expect(metadata.map(\.key) == ["\"\\/\u{8}\u{C}\n\r\t", "\u{10000}\u{10FFFF}"])
+        #expect(
+            metadata.map(\.value) == ["A\u{AF}\u{FA}\t\u{FFFF}", "\u{D7FF}\u{E000}"])
+    }
+
+    @Test func theTextIsTheShortest() throws {
+        let tensors = [
+            try Self.tensor("\u{9}\u{A}\u{F}\u{10}\u{1F} ~\u{7F}", "U8", [9, 10, 0]),
+            try Self.tensor("b", "U8", [0, .max]),
+        ]
+        let bytes = try SafetensorsManifest.encode(tensors, metadata: [("k", "v")]).bytes
+        let text = String(decoding: bytes[8...], as: UTF8.self)
+        #expect(
+            text.prefix { $0 != "}" } + "}"
+                == #"{"__metadata__":{"k":"v"}"#)
+        let first = #""\u0009\u000a\u000f\u0010\u001f ~"# + "\u{7F}\""
+        #expect(
+            text.contains(
+                first + #":{"dtype":"U8","shape":[9,10,0],"data_offsets":[0,0]},"b":{"dtype":"U8","#
+                    + #""shape":[0,18446744073709551615],"data_offsets":[0,0]}}   "#))
+    }
+
+    /// Tensors without bytes come before those that begin at the same place.
+    @Test func emptyTensorsMayComeInAnyOrder() throws {
+        let json =
+            #"{"c":{"dtype":"U8","shape":[0],"data_offsets":[4,4]},"#
+            + #""b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"#
+            + #""a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#
+        #expect(try Self.decode(json, dataByteCount: 4).tensors.map(\.name) == ["a", "b", "c"])
+    }
+
+    @Test func theLengthOfTheJSONHasABound() throws {
+        func offset(_ length: UInt64, payload: UInt64) throws(FormatError) -> UInt64 {
+            let head = (0..<8).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) }
+            return try SafetensorsManifest.dataOffset(decoding: head, payloadByteCount: payload)
+        }
+        #expect(try offset(100_000_000, payload: 100_000_008) == 100_000_008)
+        #expect(throws: FormatError.self) { try offset(100_000_000, payload: 100_000_007) }
+        #expect(throws: FormatError.self) { try offset(100_000_001, payload: .max) }
     }
 
     @Test func harmlessOddityIsAccepted() throws {

@@ -69,6 +69,22 @@ import Testing
         #expect(try reader.loadNewest { _ throws(CheckpointError) in }.candidate.step == 10)
     }
 
+    /// A crash before the first F1 leaves a complete slot with chunks missing: nothing was lost.
+    /// Without a superblock nobody knows that it was the first.
+    @Test(arguments: [true, false])
+    func aFirstCheckpointCutShortIsNone(hasSuperblock: Bool) throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        builder.complete(slot: 0, sequence: 1)
+        if hasSuperblock { builder.commit(builder.superblock(generation: 3, anchor: nil)) }
+        builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)) + 17)
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: 1)
+        #expect(reader.decision.mayHoldDurable == !hasSuperblock)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.loadNewest { _ throws(CheckpointError) in }
+        }
+        #expect(error?.code == (hasSuperblock ? .noCheckpoint : .corrupt))
+    }
+
     @Test func scatteredDestinationsReadEachChunkOnce() throws {
         let (builder, content) = try builder()
         let storage = builder.storage()
@@ -132,6 +148,31 @@ import Testing
         }
     }
 
+    /// Both chunks fail, one of them late: the error is that of the first, whoever fails first.
+    @Test(arguments: [0, 1]) func theFirstDamagedChunkIsNamed(late: Int) throws {
+        var (builder, _) = try builder()
+        let start = builder.geometry.slotDataOffset(SlotIndex(0))
+        let offsets = [start, start + 65536]
+        for offset in offsets { builder.flip(offset) }
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage, workerCount: 2)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let isOtherRead = Monitor(false)
+        storage.setFaultHook { call in
+            if case .read(offsets[1 - late], _) = call {
+                isOtherRead.withLock { $0 = true }
+                isOtherRead.wakeAll()
+            }
+            if case .read(offsets[late], _) = call {
+                isOtherRead.wait { $0 }
+                SystemClock.sleep(nanoseconds: 50_000_000)
+            }
+            return nil
+        }
+        let error = #expect(throws: CheckpointError.self) { try selected.readBytes(0..<131_072) }
+        #expect(error?.code == .corrupt && error?.byteOffset == offsets[0])
+    }
+
     @Test func wrongLogicalDigestIsFoundThoughChunksMatch() throws {
         var (builder, _) = try builder()
         let offset = builder.geometry.headerOffset(SlotIndex(0))
@@ -152,10 +193,17 @@ import Testing
     @Test func loadFallsBackAndSaysSo() throws {
         var (builder, _) = try builder()
         builder.flip(builder.geometry.slotDataOffset(SlotIndex(0)) + 1)
-        let reader = try CheckpointReader(storage: builder.storage())
+        let storage = builder.storage()
+        let reader = try CheckpointReader(storage: storage)
+        let pins = Monitor(0)
+        storage.setFaultHook { call in
+            if case .lock = call { pins.withLock { $0 += 1 } }
+            return nil
+        }
         let loaded = try reader.loadNewest { selected throws(CheckpointError) in
             try selected.readBytes(0..<selected.candidate.header.payloadByteCount)
         }
+        #expect(pins.withLock { $0 } == 2, "damage is not looked at twice")
         #expect(loaded.candidate.sequence.rawValue == 4)
         #expect(loaded.value == ImageBuilder.bytes(100_000, seed: 4))
         #expect(loaded.rejected.map(\.candidate.sequence.rawValue) == [5])
@@ -222,7 +270,60 @@ import Testing
         #expect(try writer.tryLock(slot, exclusive: true))
         let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
         #expect(error?.code == .busy)
-        #expect(throws: CheckpointError.self) { try first.readBytes(0..<1) }
+        let calls: [() throws -> Void] = [
+            { _ = try first.readBytes(0..<1) }, { try first.verify() },
+            { _ = try first.check() }, { _ = try first.chunk(0) },
+            { _ = try first.chunkStatus(0) }, { try first.read([]) },
+            { try first.forEachChunk { _, _, _ throws(CheckpointError) in } },
+        ]
+        for (number, call) in calls.enumerated() {
+            let closed = #expect(throws: CheckpointError.self) { try call() }
+            #expect(closed?.code == .closed, "call \(number)")
+        }
+    }
+
+    /// A writer holds the slot and never commits: the search ends after sixteen attempts.
+    @Test func aSlotThatStaysTakenEndsTheSearch() throws {
+        let (builder, _) = try builder()
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        #expect(try writer.tryLock(.slot(SlotIndex(0)), exclusive: true))
+        let reader = try CheckpointReader(storage: storage)
+        let attempts = Monitor(0)
+        storage.setFaultHook { call in
+            if case .lock(.slot(SlotIndex(0)), _) = call { attempts.withLock { $0 += 1 } }
+            return nil
+        }
+        let loaded = try reader.loadNewest { _ throws(CheckpointError) in }
+        #expect(loaded.candidate.sequence.rawValue == 4)
+        #expect(loaded.rejected.map(\.error.code) == [.busy])
+        #expect(attempts.withLock { $0 } == 16)
+    }
+
+    /// Readers that are ahead of a slow consumer wait for its buffers, and go on when they get them.
+    @Test(arguments: [0, 1, 2, 4]) func aSlowConsumerGetsEveryChunk(workerCount: Int) throws {
+        let (builder, content) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        var seen: [UInt64] = []
+        try selected.forEachChunk { _, offset, bytes throws(CheckpointError) in
+            SystemClock.sleep(nanoseconds: 20_000_000)
+            seen.append(offset + UInt64(bytes.byteCount))
+        }
+        #expect(seen == [65_536, 131_072, 196_608, 262_144, UInt64(content.bytes.count)])
+    }
+
+    @Test(arguments: [1, 2]) func aConsumerMayStopEarly(workerCount: Int) throws {
+        let (builder, _) = try builder()
+        let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
+        let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let error = #expect(throws: CheckpointError.self) {
+            try selected.forEachChunk { index, _, _ throws(CheckpointError) in
+                SystemClock.sleep(nanoseconds: 20_000_000)
+                if index == 0 { throw CheckpointError(.closed, "enough") }
+            }
+        }
+        #expect(error?.message == "enough")
     }
 
     @Test func aHeaderThatCannotBeReadAgainLetsTheSlotGo() throws {

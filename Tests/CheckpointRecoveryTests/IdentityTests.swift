@@ -97,6 +97,78 @@ import Testing
         #expect(error?.message.contains("its mirror at byte") == true)
     }
 
+    /// What the two copies say, the most telling first.
+    private static let findings = [
+        "format version is 2.0", "line ends were rewritten", "the content has digest",
+        "the magic is", "it is all zero", "it ends after 0 bytes",
+    ]
+
+    /// An identity block that makes recovery say `findings[index]`; nil: it cannot be read.
+    private func block(_ index: Int, _ builder: ImageBuilder) -> [UInt8]? {
+        let good = builder.identity.encoded()
+        switch index {
+        case 0: return resealed(builder) { $0[8] = 2 }
+        case 1: return Array((good.filter { $0 != 0x0D } + [0, 0]).prefix(4096))
+        case 2: return good.enumerated().map { $0 == 100 ? $1 ^ 1 : $1 }
+        case 3: return [UInt8](repeating: 7, count: 4096)
+        case 4: return [UInt8](repeating: 0, count: 4096)
+        default: return nil
+        }
+    }
+
+    @Test(arguments: 0..<6, 0..<6) func theCopyThatSaysMostComesFirst(head: Int, tail: Int) throws {
+        let builder = try ImageBuilder()
+        let offsets = builder.geometry.identityOffsets
+        let error = #expect(throws: CheckpointError.self) {
+            try SlotSelection.decide(
+                MetadataImage(
+                    fileByteCount: builder.geometry.fileByteCount,
+                    identityBlocks: [
+                        .init(position: .head, offset: offsets[0], bytes: block(head, builder)),
+                        .init(position: .tail, offset: offsets[1], bytes: block(tail, builder)),
+                    ]))
+        }
+        let message = error?.message ?? ""
+        let first = head <= tail ? "identity block" : "its mirror"
+        let offset = offsets[head <= tail ? 0 : 1]
+        #expect(
+            message.hasPrefix("\(first) at byte \(offset): \(Self.findings[min(head, tail)])"))
+        let other = head <= tail ? "; its mirror at byte" : "; identity block at byte"
+        #expect(message.contains(other) && message.contains(Self.findings[max(head, tail)]))
+    }
+
+    /// 28672 bytes are the smallest file; what is smaller says so, unless its head says more.
+    @Test func aSmallFileIsNamedUnlessItsHeadSaysMore() throws {
+        func message(_ contents: [UInt8]) -> String? {
+            #expect(throws: CheckpointError.self) {
+                try SlotSelection.decide(
+                    MetadataImage.read(from: MemoryStorage(contents: contents)))
+            }?.message
+        }
+        let zeros = [UInt8](repeating: 0, count: 28_672)
+        #expect(message(zeros)?.contains("creation was interrupted") == true)
+        #expect(message(zeros.dropLast())?.contains("has 28671 bytes") == true)
+        let damaged = try #require(block(2, ImageBuilder()))
+        #expect(message(damaged + zeros[..<8192])?.contains("the content has digest") == true)
+        let foreign = [UInt8](repeating: 7, count: 28_671)
+        #expect(message(foreign)?.contains("at least 28672") == true)
+    }
+
+    @Test func aDamagedHeadBesideAnUnreadableMirrorIsDamage() throws {
+        var builder = try ImageBuilder()
+        builder.flip(100)
+        let storage = builder.storage()
+        let mirror = builder.geometry.identityOffsets[1]
+        storage.setFaultHook { call in
+            guard case .read(let offset, let byteCount) = call else { return nil }
+            return (offset..<offset + UInt64(byteCount)).contains(mirror) ? 5 : nil
+        }
+        let image = try MetadataImage.read(from: storage)
+        #expect(image.readFailures.map(\.byteOffset) == [mirror])
+        let error = #expect(throws: CheckpointError.self) { try SlotSelection.decide(image) }
+        #expect(error?.code == .corrupt)
+    }
+
     @Test func allZero() throws {
         let error = try error { builder in
             builder.bytes = [UInt8](repeating: 0, count: builder.bytes.count)

@@ -151,14 +151,55 @@ import Testing
         let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
         #expect(decision.superblock?.generation.rawValue == 2)
         let wrong = decision.superblockFindings.first { $0.position == .tail && $0.parity == 0 }
-        guard case .failure(.misdirected) = wrong?.result else {
+        guard case .failure(.misdirected(let found, let expected)) = wrong?.result else {
+            Issue.record("expected a misdirected copy, found \(String(describing: wrong))")
+            return
+        }
+        #expect(found == builder.geometry.superblockOffsets(parity: 1)[1])
+        #expect(expected == builder.geometry.superblockOffsets(parity: 0)[1])
+    }
+
+    @Test func theHeadsCopyToo() throws {
+        var builder = try ImageBuilder()
+        let even = builder.superblock(generation: 2, anchor: nil).encoded().bytes
+        builder.put(even, at: builder.geometry.superblockOffsets(parity: 1)[0])
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.superblock == nil && decision.highestGeneration.rawValue == 0)
+        let wrong = decision.superblockFindings.first { $0.position == .head && $0.parity == 1 }
+        guard case .failure(.misdirected(4096, 8192)) = wrong?.result else {
             Issue.record("expected a misdirected copy, found \(String(describing: wrong))")
             return
         }
     }
 
+    /// Of two copies of one generation the one whose anchor is there is followed, wherever it is.
+    @Test(arguments: [0, 1]) func theCopyThatIsFollowedWins(side: Int) throws {
+        var builder = try ImageBuilder()
+        let anchor = builder.complete(slot: 0, sequence: 3)
+        var lost = anchor
+        lost.headerDigest = .zero
+        let offsets = builder.geometry.superblockOffsets(parity: 0)
+        for (index, named) in [anchor, lost].enumerated() {
+            let superblock = builder.superblock(generation: 2, anchor: named)
+            builder.put(superblock.encoded().bytes, at: offsets[index ^ side])
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.superblock?.anchor == anchor && decision.isFork)
+        #expect(decision.candidates.map(\.kind) == [.anchored])
+    }
+
+    @Test func onlyWhatHoldsACheckpointIsUsable() {
+        let usable = SlotReason.allCases.filter(\.isUsable)
+        #expect(usable == [.anchored, .retained, .unanchored, .older, .stale])
+    }
+
+    /// What is found beside sequence 3, and the highest that counts.
+    static let damagedSequences: [(found: UInt64, highest: UInt64)] = [
+        (9, 9), (0x0102, 0x0102), (1_048_579, 1_048_579), (1_048_580, 3), (1 << 60, 3),
+    ]
+
     /// Rot in a header must not burn the number space; a torn header's number counts.
-    @Test(arguments: [(UInt64(9), UInt64(9)), (1 << 60, 3)])
+    @Test(arguments: damagedSequences)
     func sequenceOfADamagedHeader(_ found: UInt64, _ highest: UInt64) throws {
         var builder = try ImageBuilder()
         let anchor = builder.complete(slot: 0, sequence: 3)
@@ -168,6 +209,14 @@ import Testing
         let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
         #expect(decision.slots[1].reason == .headerDamaged)
         #expect(decision.highestSequence.rawValue == highest)
+    }
+
+    @Test func aHeaderThatIsCutShortIsDamaged() throws {
+        var image = try MetadataImage.read(from: ImageBuilder().storage())
+        image.slots[1].header = SlotHeader.magic
+        let decision = try SlotSelection.decide(image)
+        #expect(decision.slots.map(\.reason) == [.empty, .headerDamaged, .empty])
+        #expect(decision.highestSequence == .none)
     }
 
     @Test func candidatesSayWhereTheyLie() throws {

@@ -194,6 +194,22 @@ final class TemporaryFileSystem {
         #expect(FileManager.default.contents(atPath: path) == before)
     }
 
+    @Test func aFileInUseIsNotReplacedAndAnIdleOneIs() throws {
+        try createFile(path)
+        var options = CheckpointFile.Options(capacity: 2 << 20)
+        options.replacesExisting = true
+        let writer = try CheckpointWriter(path: path)
+        let error = #expect(throws: CheckpointError.self) {
+            try CheckpointFile.create(path: path, options: options)
+        }
+        #expect(error?.code == .locked)
+        #expect(error?.message.contains("close that writer before replacing it") == true)
+        try writer.close()
+        try CheckpointFile.create(path: path, options: options)
+        let identity = try CheckpointReader(path: path).decision.identity
+        #expect(identity.geometry.slotByteCount == 2 << 20)
+    }
+
     @Test func aDirectoryThatIsMissingIsNamed() throws {
         let error = #expect(throws: CheckpointError.self) {
             try createFile(directory.file("none/run.pcc"))

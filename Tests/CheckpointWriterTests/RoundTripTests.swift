@@ -40,6 +40,57 @@ import Testing
         #expect(try loadNewest(path).bytes == bytes)
     }
 
+    private func tensor(_ name: String, elements: UInt64) throws -> TensorDescription {
+        TensorDescription(
+            name: name, elementType: try #require(ElementType(name: "F32")), shape: [elements])
+    }
+
+    @Test func tensorsComeBackUnderTheirNames() throws {
+        try createFile(path)
+        let content = pattern(1, count: 140_004)
+        let memory = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: content.count, alignment: 16)
+        defer { unsafe memory.deallocate() }
+        unsafe memory.copyBytes(from: content)
+        // Safe, twice: the memory lives until the writer is closed, and nobody changes it.
+        let first = unsafe UnsafeRawBufferPointer(rebasing: memory[..<40_000])
+        let second = unsafe UnsafeRawBufferPointer(rebasing: memory[40_000...])
+        let payload = try CheckpointPayload(
+            tensors: [
+                (tensor("first", elements: 10_000), unsafe CheckpointPayload.Region(first)),
+                (tensor("second", elements: 25_001), unsafe CheckpointPayload.Region(second)),
+            ], metadata: [("run", "a")])
+        let writer = try CheckpointWriter(path: path)
+        #expect(try writer.save(step: 1, payload: payload).wait() == .durable)
+        try writer.close()
+        let bytes = try loadNewest(path).bytes
+        let manifest = try SafetensorsManifest(
+            decoding: bytes, payloadByteCount: UInt64(bytes.count))
+        #expect(manifest.metadata.map(\.value) == ["a"])
+        #expect(manifest.tensors.map(\.name) == ["first", "second"])
+        #expect(manifest.tensors.map(\.dataRange) == [0..<40_000, 40_000..<140_004])
+        #expect(Array(bytes[Int(manifest.dataOffset)...]) == content)
+    }
+
+    @Test func tensorsThatDoNotFitTheirShapeAreRefused() throws {
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 40, alignment: 16)
+        defer { unsafe memory.deallocate() }
+        // Safe: the payloads do not come to be.
+        let region = unsafe CheckpointPayload.Region(UnsafeRawBufferPointer(memory))
+        let wrongSize = #expect(throws: CheckpointError.self) {
+            try CheckpointPayload(tensors: [(tensor("w", elements: 11), region)], metadata: [])
+        }
+        #expect(wrongSize?.code == .invalidArgument)
+        #expect(
+            wrongSize?.message
+                == "the byte count of tensor w is 40, expected 44, from its shape and dtype")
+        let twice = try tensor("w", elements: 10)
+        let repeated = #expect(throws: CheckpointError.self) {
+            try CheckpointPayload(tensors: [(twice, region), (twice, region)], metadata: [])
+        }
+        #expect(repeated?.code == .invalidArgument)
+    }
+
     @Test func manyInFlightAllEndAndTheNewestIsFound() throws {
         try createFile(path, inFlight: 4)
         let writer = try CheckpointWriter(path: path)

@@ -345,6 +345,67 @@ import Testing
         }
     }
 
+    @Test func aPoolThatNoMachineHasIsRefused() throws {
+        let storage = try memoryFile()
+        var options = WriterOptions()
+        for byteCount in [UInt64(1) << 60, .max] {
+            options.poolByteCount = byteCount
+            expect(.outOfMemory, ["no memory for a staging pool", "smaller pool"]) {
+                () throws(CheckpointError) in
+                _ = try CheckpointWriter(storage: storage, options: options)
+            }
+        }
+        options.poolByteCount = 4 << 16
+        let writer = try CheckpointWriter(storage: storage, options: options)
+        #expect(unsafe writer.poolMemory.count >= 4 << 16)
+        #expect(try writer.outcome(1, pattern(1, count: 100_000)) == .durable)
+        try writer.close()
+    }
+
+    @Test func aLockThatFailsIsAnError() throws {
+        let storage = try memoryFile()
+        storage.setFaultHook { call in
+            if case .lock(.writer, _) = call { 37 } else { nil }
+        }
+        let opening = #expect(throws: CheckpointError.self) {
+            try CheckpointWriter(storage: storage)
+        }
+        #expect(opening?.code == .inputOutput && opening?.osErrorNumber == 37)
+        storage.setFaultHook(nil)
+        let writer = try CheckpointWriter(storage: storage)
+        storage.setFaultHook { call in
+            if case .lock(.slot, _) = call { 37 } else { nil }
+        }
+        let saving = #expect(throws: CheckpointError.self) { try writer.save(1, [1]) }
+        #expect(saving?.code == .inputOutput && saving?.slot != nil)
+        storage.setFaultHook(nil)
+        #expect(try writer.outcome(1, [1]) == .durable)
+        try writer.close()
+    }
+
+    @Test func aWaitEndsWithItsTimeoutAndTheCheckpointGoesOn() throws {
+        let storage = try memoryFile()
+        var options = WriterOptions()
+        options.poolByteCount = 3 << 16
+        let writer = try CheckpointWriter(storage: storage, options: options)
+        let gate = try dataGate(storage)
+        storage.setFaultHook(gate.hook)
+        // The first fills the pool, so that the second cannot be staged.
+        let first = try writer.save(1, pattern(1, count: 192 << 10))
+        let second = try writer.save(2, pattern(2, count: 192 << 10))
+        #expect(gate.waitUntilHolding())
+        expect(.timeout, ["step 2", "is not staged after"]) { () throws(CheckpointError) in
+            try second.waitStaged(timeoutNanoseconds: 1_000_000)
+        }
+        expect(.timeout, ["step 2", "is not durable after"]) { () throws(CheckpointError) in
+            _ = try second.wait(timeoutNanoseconds: 1_000_000)
+        }
+        gate.open()
+        #expect(try first.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        #expect(try second.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        try writer.close()
+    }
+
     @Test func theCallersMemoryIsFreeOnceStaged() throws {
         let storage = try memoryFile()
         let writer = try CheckpointWriter(storage: storage)

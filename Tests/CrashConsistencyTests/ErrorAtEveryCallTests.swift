@@ -107,6 +107,7 @@ import Testing
         let clean = try Self.run(FaultPlan(), retain: retain)
         let calls = clean.callCounts[kind] ?? 0
         #expect(calls > 5)
+        var runCount = 0
         for number in 0..<calls {
             for isPermanent in [false, true] {
                 var effects = [FaultPlan.Effect.error(FaultPlan.inputOutputError)]
@@ -121,9 +122,11 @@ import Testing
                         "retain=\(retain) \(kind) \(number) \(effect)"
                         + (isPermanent ? " for ever" : " once")
                     try Self.check(Self.run(FaultPlan([rule]), retain: retain), name)
+                    runCount += 1
                 }
             }
         }
+        print("retain=\(retain) \(kind), failing calls: \(runCount) runs")
     }
 
     /// With writes that get lost or go astray, a medium that lies, a checkpoint may be lost; what

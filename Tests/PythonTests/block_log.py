@@ -79,15 +79,17 @@ class CutDisk:
 
     def __init__(
         self, path: Path, byte_count: int, entries: list[Entry],
-        with_garbage: bool = False, failed: frozenset[int] = frozenset(),
+        with_garbage: bool = False, failed: frozenset[int] = frozenset(), whole_below: int = 0,
     ) -> None:  # fmt: skip
         """``with_garbage``: the sector that was being written when the power went may hold
         anything. ``failed``: the entries of flushes that failed; the disk may have lost any part
-        of what they should have covered, for good, whatever a later flush says.
+        of what they should have covered, for good, whatever a later flush says. ``whole_below``:
+        what is written at sectors below is there whole or not at all.
         """
         self.path = path
         self._with_garbage = with_garbage
         self._failed = failed
+        self._whole_below = whole_below
         self._entries = entries
         with open(path, "w+b") as file:
             file.truncate(byte_count)
@@ -143,7 +145,7 @@ class CutDisk:
         for index in order:
             entry = self._entries[index]
             place = disk[entry.sector : entry.sector + len(entry.data)]
-            if choices.random() < torn_share:
+            if choices.random() < torn_share and entry.sector >= self._whole_below:
                 self._tear(place, entry.data, choices)
             else:
                 place[:] = entry.data

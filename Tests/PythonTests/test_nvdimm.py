@@ -22,6 +22,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def libraries_of(program: Path) -> Iterator[Path]:
 class GuestImage:
     """The kernel, and the initramfs with all that the guest runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, early: bool) -> None:
         kernel = unpacked_kernel()
         (self.kernel,) = (kernel / "boot").glob("vmlinuz-*")
         self.initramfs = folder / "initramfs"
@@ -94,7 +95,7 @@ class GuestImage:
         for name, place in [("busybox", "bin"), ("ndctl", "bin"), ("mkfs.ext4", "bin")]:
             self._add_program(Path(shutil.which(name) or ""), place)
         self._add_program(PCFSCK, "bin")
-        self._add_writer(folder)
+        self._add_writer(folder, early)
         shutil.copy(GUEST / "init", self._root / "init")
         (self._root / "init").chmod(0o755)
         (self._root / "etc").mkdir()
@@ -122,11 +123,11 @@ class GuestImage:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(library, target)
 
-    def _add_writer(self, folder: Path) -> None:
+    def _add_writer(self, folder: Path, early: bool) -> None:
         built = folder / "writer"
         done = command(
-            "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-o", built,
-            GUEST / "writer.c", f"-I{ROOT / 'build' / 'include'}", LIBRARY,
+            "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", f"-DEARLY={int(early)}",
+            "-o", built, GUEST / "writer.c", f"-I{ROOT / 'build' / 'include'}", LIBRARY,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         self._add_program(built, "bin")
@@ -229,38 +230,65 @@ def check(lines: list[str], acknowledged: int, cut: int) -> None:
     require("cache line" in storage or "byte granularity" in storage, f"unexpected: {storage}")
 
 
-def test_power_cut_of_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
+@dataclass
+class Cuts:
+    """One NVDIMM, and what was acknowledged before each cut."""
+
+    image: GuestImage
+    memory: Path
+    choices: random.Random
+    boot_count: int = 0
+    acknowledged: int = -1
+    save_count: int = 0
+
+    def cut_once(self) -> None:
+        with powered(self.image, self.memory, makes=self.boot_count == 0) as guest:
+            guest.wait_for("storage")
+            # From the first instruction of a save to dozens of them.
+            if self.choices.random() < 0.8:
+                guest.wait_for("saved")
+            time.sleep(self.choices.uniform(0, 3))
+            lines = guest.cut_the_power()
+        check(lines, self.acknowledged, self.boot_count)
+        steps = [int(step) for step in said(lines, "saved")]
+        self.acknowledged = max([self.acknowledged, *steps])
+        self.save_count += len(steps)
+        self.boot_count += 1
+
+
+@contextlib.contextmanager
+def machine(name: str, early: bool = False) -> Iterator[Cuts]:
     if os.environ.get("PCCHECK_NVDIMM") != "1" and not SOAK_SECONDS:
         pytest.skip("it takes minutes; PCCHECK_NVDIMM=1 asks for it")
     for tool in TOOLS:
         need(shutil.which(tool) is not None, f"{tool} is missing")
     need(LIBRARY.exists() and PCFSCK.exists(), "libpccheck or pcfsck is not built")
-    began = time.monotonic()
-    choices = random.Random(f"{SEED} nvdimm")
-    acknowledged, save_count, boot_count = -1, 0, 0
     with quick_folder() as folder:
-        image = GuestImage(folder)
+        image = GuestImage(folder, early)
         memory = folder / "nvdimm"
         with open(memory, "wb") as file:
             file.truncate(MEMORY_BYTE_COUNT)
+        yield Cuts(image, memory, random.Random(f"{SEED} {name}"))
+
+
+def test_power_cut_of_a_guest_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    with machine("nvdimm") as cuts:
         # The boot after the last cut checks that one.
-        while boot_count <= CUT_COUNT or time.monotonic() - began < SOAK_SECONDS:
-            with powered(image, memory, makes=boot_count == 0) as guest:
-                guest.wait_for("storage")
-                # From the first instruction of a save to dozens of them.
-                if choices.random() < 0.8:
-                    guest.wait_for("saved")
-                time.sleep(choices.uniform(0, 3))
-                lines = guest.cut_the_power()
-            check(lines, acknowledged, boot_count)
-            steps = [int(step) for step in said(lines, "saved")]
-            acknowledged = max([acknowledged, *steps])
-            save_count += len(steps)
-            boot_count += 1
-    assert save_count > 0
+        while cuts.boot_count <= CUT_COUNT or time.monotonic() - began < SOAK_SECONDS:
+            cuts.cut_once()
+    assert cuts.save_count > 0
     seconds = time.monotonic() - began
     report(
         capsys,
-        f"power cuts of a guest with an NVDIMM: {boot_count - 1} looked at after the next boot, "
-        f"{save_count} saves acknowledged, 0 violations, {seconds:.0f} s, seed {SEED}",
+        f"power cuts of a guest with an NVDIMM: {cuts.boot_count - 1} looked at after the next "
+        f"boot, {cuts.save_count} saves acknowledged, 0 violations, {seconds:.0f} s, seed {SEED}",
     )
+
+
+def test_power_cut_catches_a_promise_made_early(capsys: pytest.CaptureFixture[str]) -> None:
+    with machine("early", early=True) as cuts:
+        with pytest.raises(Violation, match="was acknowledged") as caught:
+            for _ in range(6):
+                cuts.cut_once()
+        report(capsys, f"early, caught at cut {cuts.boot_count}: {str(caught.value)[:80]}")

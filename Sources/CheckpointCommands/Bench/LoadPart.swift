@@ -62,7 +62,7 @@ extension BenchRunner {
         let storedByteCount = candidate.table.entries.reduce(0) { $0 + UInt64($1.storedByteCount) }
         let fioTarget = Fio.Target(
             path: path, offset: candidate.dataOffset,
-            byteCount: storedByteCount.roundedUp(to: 4096) ?? storedByteCount,
+            byteCount: storedByteCount.roundedUp(to: 4096),
             loopCount: byteCount < 256 << 20 ? 8 : 1, isRead: true)
         var entry = LoadSection.Entry(
             byteCount: UInt64(state.byteCount), backend: probe.storage.kind.name,
