@@ -228,10 +228,10 @@ THREAD_SCRATCH := .build-tsan
 
 # The first report ends the program: nothing is suppressed.
 test-threads: $(BUILD)/packages-ready
-	PCCHECK_DRIVERS=1 $(SWIFT) build --scratch-path $(THREAD_SCRATCH) --product StressDriver \
+	PCCHECK_DRIVERS=1 $(SWIFT) build -c release --scratch-path $(THREAD_SCRATCH) --product StressDriver \
 		--sanitize thread -Xswiftc -use-ld=lld
 	SWIFT_BACKTRACE=enable=no TSAN_OPTIONS=halt_on_error=1 \
-		$(THREAD_SCRATCH)/debug/StressDriver $(THREAD_RUNS) $(THREAD_FIRST)
+		$(THREAD_SCRATCH)/release/StressDriver $(THREAD_RUNS) $(THREAD_FIRST)
 
 # ---------------------------------------------------------------- measuring the tests
 

@@ -70,7 +70,7 @@ enum Pass2Superblocks {
                     newest.isCleanClose ? .error : .warning, at: first.offset,
                     found: damaged.map { "at byte \($0.offset): \(problemText($0))" }
                         .joined(separator: "; "),
-                    expected: "a whole copy of generation \(newest.generation.rawValue + 1) or "
+                    expected: "a whole copy of generation \(newest.generation.rawValue &+ 1) or "
                         + "\(newest.generation.rawValue &- 1)"))
         }
     }

@@ -16,13 +16,17 @@ public final class RecordingStorage: Storage {
     /// Bytes as reads see them, and the locks.
     private let memory: MemoryStorage
     private let log: Monitor<Log>
-    private let observer: Monitor<(@Sendable () -> [UInt64])?>
+    /// A closure alone in a monitor would be wrapped anew at each access, without end.
+    private struct Observer: Sendable {
+        var body: (@Sendable () -> [UInt64])?
+    }
+    private let observer: Monitor<Observer>
 
     /// A medium of its own that holds `contents`.
     public init(contents: [UInt8], path: String = "memory") {
         memory = MemoryStorage(contents: contents, path: path)
         log = Monitor(Log(recording: Recording(initial: contents)))
-        observer = Monitor(nil)
+        observer = Monitor(Observer())
     }
 
     /// Another opener of the medium of `other`: the same bytes, recording, plan and observer, but
@@ -57,7 +61,9 @@ public final class RecordingStorage: Storage {
     /// Called before each write and flush is recorded, without a lock held; what it returns is
     /// noted there. A test that returns what it was told so far knows what the caller knew before
     /// that call.
-    public func setObserver(_ body: (@Sendable () -> [UInt64])?) { observer.withLock { $0 = body } }
+    public func setObserver(_ body: (@Sendable () -> [UInt64])?) {
+        observer.withLock { $0.body = body }
+    }
 
     /// Records `number` at this position.
     public func note(_ number: UInt64) {
@@ -76,7 +82,7 @@ public final class RecordingStorage: Storage {
     }
 
     func observe() {
-        guard let body = observer.withLock({ $0 }) else { return }
+        guard let body = observer.withLock({ $0.body }) else { return }
         for number in body() { note(number) }
     }
 

@@ -80,6 +80,7 @@ public struct FuzzMutator {
             }
             if seals() { Sealing.sealTable(&image, header: 0) }
         }
+        if chance(1, in: 16) { image.removeLast(Int.random(in: 0...image.count, using: &random)) }
         return image
     }
 

@@ -23,6 +23,19 @@ import Testing
         }
     }
 
+    /// What once trapped or broke a promise; each name begins with its target's.
+    @Test func whatWasFoundStaysMended() throws {
+        let files = try FileManager.default.contentsOfDirectory(
+            at: Self.root.appending(path: "found"), includingPropertiesForKeys: nil)
+        #expect(!files.isEmpty)
+        for file in files {
+            let name = file.lastPathComponent
+            let target = try #require(
+                FuzzTarget.allCases.first { name.hasPrefix($0.rawValue + "-") })
+            #expect(target.problem(in: [UInt8](try Data(contentsOf: file))) == nil, "\(name)")
+        }
+    }
+
     @Test(arguments: FuzzTarget.allCases) func seedsKeepEveryPromise(target: FuzzTarget) throws {
         for seed in try Seeds.inputs(target) { #expect(target.problem(in: seed) == nil) }
     }

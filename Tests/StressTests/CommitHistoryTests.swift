@@ -41,7 +41,7 @@ import Testing
     @Test func nothingIsExplained() { #expect(Self.violation([], kept: []) == nil) }
 
     @Test func overlappingSavesMayBeNumberedEitherWay() {
-        let steps = [
+        let steps: [(UInt64, UInt64, Event)] = [
             (0, 10, Self.saved(2)), (1, 9, Self.saved(1)),
             (11, 30, Self.superseded(1, by: 2)), (12, 20, Self.durable(2)),
         ]
@@ -49,7 +49,7 @@ import Testing
     }
 
     @Test func observationsThatOverlapTheCommitMaySeeEither() {
-        let steps = [
+        let steps: [(UInt64, UInt64, Event)] = [
             (0, 1, Self.saved(1)), (2, 20, Self.durable(1)), (3, 19, Self.newest(0)),
             (4, 5, Self.newest(1)), (4, 18, Self.loaded(0)), (21, 22, Self.loaded(1)),
         ]
@@ -57,7 +57,7 @@ import Testing
     }
 
     @Test func olderOnesAreKept() {
-        let steps = [
+        let steps: [(UInt64, UInt64, Event)] = [
             (0, 1, Self.saved(1)), (2, 3, Self.saved(2)), (4, 5, Self.saved(3)),
             (6, 7, Self.durable(1)), (6, 7, Self.durable(2)), (6, 8, Self.durable(3)),
         ]

@@ -1,3 +1,4 @@
+import CheckpointWriter
 import StressTargets
 import Testing
 
