@@ -25,6 +25,7 @@ from schemata import find_sites, mutated_source, switch_module
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutation"
 PACKAGE = BUILD / "package"
+SWITCH = PACKAGE / "Sources" / "MutantSwitch" / "MutantSwitch.swift"
 EQUIVALENT = pathlib.Path(__file__).with_name("equivalent.json")
 # Places that did not compile last time, to save the attempt.
 DROPPED = BUILD / "dropped.json"
@@ -65,8 +66,12 @@ UNUSED = [
 def copy_package():
     """The package without warnings as errors: a mutated condition may well never be true."""
     PACKAGE.mkdir(parents=True, exist_ok=True)
+    mutated = [PACKAGE / "Sources" / module for module in MODULES]
     for folder in ["Sources", "Tests", "Fixtures", "spec"]:
-        mutated = [PACKAGE / "Sources" / module for module in MODULES]
+        for copied in (PACKAGE / folder).rglob("*"):
+            original = ROOT / copied.relative_to(PACKAGE)
+            if copied.is_file() and copied != SWITCH and not original.exists():
+                copied.unlink()
         for source in (ROOT / folder).rglob("*"):
             target = PACKAGE / source.relative_to(ROOT)
             if source.is_dir() or any(target.is_relative_to(module) for module in mutated):
@@ -125,7 +130,7 @@ def swift_build():
 
 def build(texts, sites):
     """Leaves out the mutants that do not compile, until all others do."""
-    write_if_changed(PACKAGE / "Sources/MutantSwitch/MutantSwitch.swift", switch_module(sites))
+    write_if_changed(SWITCH, switch_module(sites))
     known = json.loads(DROPPED.read_text()) if DROPPED.exists() else []
     kept = [site for site in sites if place(site) not in known]
     blamed_lines = set()
