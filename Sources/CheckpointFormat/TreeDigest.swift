@@ -7,18 +7,19 @@
 /// A chunk holds a whole number of leaves. Workers therefore digest the chunks of a payload in
 /// any order, and a chunk that is stored as it is serves both digests with one pass over memory.
 public struct TreeDigest: Sendable {
-    private var leaves: [Digest]
+    /// As far as they are known: a header may claim more bytes than there are.
+    private var leaves: [Digest] = []
     private let byteCount: UInt64
 
-    public init(byteCount: UInt64) {
-        self.byteCount = byteCount
-        let leaf = UInt64(Limits.leafByteCount)
-        leaves = [Digest](repeating: .zero, count: Int((byteCount + leaf - 1) / leaf))
-    }
+    public init(byteCount: UInt64) { self.byteCount = byteCount }
 
     /// Stores the leaf digests of the bytes that begin at `offset`, a multiple of 65536.
     public mutating func setLeaves(_ digests: [Digest], at offset: UInt64) {
         let first = Int(offset / UInt64(Limits.leafByteCount))
+        let missing = first + digests.count - leaves.count
+        if !digests.isEmpty, missing > 0 {
+            leaves.append(contentsOf: repeatElement(.zero, count: missing))
+        }
         for (index, digest) in digests.enumerated() { leaves[first + index] = digest }
     }
 

@@ -97,7 +97,8 @@ public final class SelectedCheckpoint: Sendable {
     }
 
     /// Fills all destinations. Each chunk that they touch is read once, by several threads, and
-    /// verified before a byte of it is copied.
+    /// verified before a byte of it is copied; where they touch every chunk, the payload's digest is
+    /// verified at the end.
     ///
     /// - Throws: `corrupt` or `inputOutput`; some destinations may then be filled, others not.
     ///   `invalidArgument` when one reaches beyond the payload.
@@ -118,9 +119,15 @@ public final class SelectedCheckpoint: Sendable {
             }
         }
         let parts = wanted
+        let isWhole = parts.count == reader.entries.count
+        let digest = Monitor(TreeDigest(byteCount: candidate.header.payloadByteCount))
         try reader.loadAll(parts.keys.sorted()) { chunk throws(CheckpointError) in
             for destination in parts[chunk.index] ?? [] { Self.copy(chunk, to: destination) }
+            guard isWhole else { return }
+            let leaves = chunk.leaves
+            digest.withLock { $0.setLeaves(leaves, at: chunk.payloadOffset) }
         }
+        if isWhole { try reader.checkLogicalDigest(digest.withLock { $0.finish() }) }
     }
 
     private static func copy(_ chunk: LoadedChunk, to destination: Destination) {

@@ -18,20 +18,24 @@ public enum SlotVerifier {
         let reader = PayloadReader(
             storage: storage, candidate: candidate, workerCount: workerCount)
         let report = try reader.check(progress: progress, stopsAtDamage: true)
-        let header = candidate.header
-        guard let found = report.logicalDigest else { return }
-        guard found == header.logicalDigest else {
-            throw CheckpointError(
-                .corrupt,
-                "\(storage.path): slot \(candidate.slot): every chunk matches its digest, but the "
-                    + "payload has digest \(found), expected \(header.logicalDigest); the file "
-                    + "was made by a faulty program",
-                slot: candidate.slot, byteOffset: candidate.headerOffset)
-        }
+        if let found = report.logicalDigest { try reader.checkLogicalDigest(found) }
     }
 }
 
 extension PayloadReader {
+    /// The digest of the whole payload, once every chunk is known to match its own.
+    func checkLogicalDigest(_ found: Digest) throws(CheckpointError) {
+        let expected = candidate.header.logicalDigest
+        guard found == expected else {
+            throw CheckpointError(
+                .corrupt,
+                "\(storage.path): slot \(candidate.slot): every chunk matches its digest, but the "
+                    + "payload has digest \(found), expected \(expected); the file was made by "
+                    + "a faulty program",
+                slot: candidate.slot, byteOffset: candidate.headerOffset)
+        }
+    }
+
     /// Reads every chunk.
     ///
     /// - Parameter stopsAtDamage: throw the first damage instead of collecting all of it.

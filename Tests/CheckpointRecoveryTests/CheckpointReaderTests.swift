@@ -218,6 +218,14 @@ import Testing
             try SlotVerifier.verify(candidate, in: builder.storage())
         }
         #expect(error?.message.contains("faulty program") == true)
+        // Whoever reads all of it finds out, too; a part of it says nothing of the whole.
+        let selected = try reader.select(candidate)
+        defer { selected.close() }
+        #expect(try selected.readBytes(0..<65_536).count == 65_536)
+        let size = candidate.header.payloadByteCount
+        let reading = #expect(throws: CheckpointError.self) { try selected.readBytes(0..<size) }
+        #expect(reading?.code == .corrupt)
+        #expect(reading?.message.contains("faulty program") == true)
     }
 
     @Test func loadFallsBackAndSaysSo() throws {
