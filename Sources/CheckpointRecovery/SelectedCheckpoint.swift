@@ -97,8 +97,8 @@ public final class SelectedCheckpoint: Sendable {
     }
 
     /// Fills all destinations. Each chunk that they touch is read once, by several threads, and
-    /// verified before a byte of it is copied; where they touch every chunk, the payload's digest is
-    /// verified at the end.
+    /// verified before a byte of it is copied; where they touch every chunk, the payload's digest
+    /// is verified at the end.
     ///
     /// - Throws: `corrupt` or `inputOutput`; some destinations may then be filled, others not.
     ///   `invalidArgument` when one reaches beyond the payload.
