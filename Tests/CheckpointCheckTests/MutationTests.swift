@@ -68,7 +68,9 @@ import Testing
             "\(faults.fallbackCount) of them from an older checkpoint;",
             "seed \(MutationRun.seed), \(clock.now - began)")
         #expect(faults.count > 60_000, "so few prove little")
-        #expect(faults.detectedCount > faults.count / 2 && faults.fallbackCount > 0)
+        // Bytes behind a block's fields may have any value, and most values are tried there in a
+        // long run.
+        #expect(faults.detectedCount > faults.count / 3 && faults.fallbackCount > 0)
     }
 
     /// One byte of the newest payload costs that checkpoint and no other; padding costs nothing.
