@@ -98,7 +98,7 @@ import Testing
         var faults = DoubleFaults(base, seed: which.seed)
         let clock = ContinuousClock()
         let began = clock.now
-        for number in 0..<(10_000 * MutationRun.scale) {
+        for number in 0..<(34_000 * MutationRun.scale) {
             let pair = faults.nextPair()
             guard let problem = faults.problem(pair, checks: number % 64 == 0) else { continue }
             Issue.record(

@@ -92,7 +92,7 @@ RUNGS = (
     ),
     Rung(
         "two faults anywhere",
-        swift("MutationTests/twoFaultsAnywhere", PCCHECK_CRASH_SCALE="20"),
+        swift("MutationTests/twoFaultsAnywhere", PCCHECK_CRASH_SCALE="6"),
         (("runs", r": (\d+) files with two faults"),),
         share=10, repeats=True,
     ),
