@@ -164,10 +164,14 @@ def run(
             command, environment = rung.command(given, used)
             replay = " ".join([*(f"{k}={v}" for k, v in environment.items()), *command])
             print(f"$ {replay}", file=output, flush=True)
-            child = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **environment}, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            try:
+                child = subprocess.Popen(
+                    command, cwd=ROOT, env={**os.environ, **environment}, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            except OSError as error:
+                result.failures.append(f"{replay} ({error}; make soak builds what is missing)")
+                break
             assert child.stdout is not None
             for line in child.stdout:
                 output.write(line)
