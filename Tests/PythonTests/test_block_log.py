@@ -47,6 +47,7 @@ from disks import (
 from writers import (
     BACKENDS,
     DEVICE_BYTE_COUNT,
+    LOSS,
     NO_FLUSH,
     NO_JOIN,
     SEED,
@@ -264,7 +265,6 @@ def test_power_cut_catches(
     """The library as it is, above a C library that does less than it says."""
     shim = preloadable(tmp_path, name, source)
     with rung(kind, child={"preload": shim}, backends=[backend]) as disks:
-        # Either what was acknowledged is gone, or a flushed superblock names what is not there.
-        with pytest.raises(Violation, match="is lost|are lost|cannot be opened") as caught:
+        with pytest.raises(Violation, match=LOSS) as caught:
             disks.replay(SEED, IMAGE_COUNTS[kind], 0)
         report(capsys, f"{name} on {backend}, caught: {caught.value}")

@@ -47,6 +47,7 @@ from disks import (
 from reader import Identity
 from writers import (
     DEVICE_BYTE_COUNT,
+    LOSS,
     SEED,
     SOAK_SECONDS,
     Child,
@@ -85,10 +86,6 @@ static int again(const char *name, int file) {
 int fsync(int file) { return again("fsync", file); }
 int fdatasync(int file) { return again("fdatasync", file); }
 """
-
-
-#: Something acknowledged is gone, or pcfsck finds damage that no power cut explains.
-LOSS = "was acknowledged|pcfsck -p exits with 4"
 
 
 def run_to_the_end(

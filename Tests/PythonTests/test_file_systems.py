@@ -22,6 +22,7 @@ from crash_child import CAPACITY, CHUNK, digest_of, state_of
 from disks import PCFSCK, Disk, command, disk_of
 from writers import (
     BACKENDS,
+    LOSS,
     NO_FLUSH,
     SEED,
     SOAK_SECONDS,
@@ -250,7 +251,7 @@ def expect_caught(
             trial.path, capacity=CAPACITY, chunk=CHUNK, **trial.options
         ) as writer:
             writer.save(0, state_of(trial.data_seed, 0)).wait()
-        with pytest.raises(Violation, match="is lost|are lost") as caught:
+        with pytest.raises(Violation, match=LOSS) as caught:
             for _ in range(10):
                 shut_down_once(trial, next_child(), False, **options)
         report(capsys, f"caught at shutdown {trial.crash_count}: {caught.value}")

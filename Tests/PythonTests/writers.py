@@ -78,6 +78,12 @@ class Violation(AssertionError):
     """A promise of the format that was broken; the message says which, and how to replay it."""
 
 
+#: What a writer that promises too much is found out by: something acknowledged is gone, a
+#: superblock that reached the disk names what did not, or pcfsck finds damage that no power cut
+#: explains.
+LOSS = r"was acknowledged|are lost|cannot be opened|pcfsck( -p)? exits with 4"
+
+
 class Child:
     """A writer that has read its libraries and waits to be told what to write."""
 
