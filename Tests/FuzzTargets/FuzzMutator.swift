@@ -55,6 +55,7 @@ public struct FuzzMutator {
     // MARK: One block
 
     private mutating func mutateBlock(_ image: [UInt8], _ kind: DecoderTarget.Kind) -> [UInt8] {
+        if chance(1, in: 16) { return cut(image, kind) }
         var image = image
         switch kind {
         case .manifest, .chunk:
@@ -80,8 +81,19 @@ public struct FuzzMutator {
             }
             if seals() { Sealing.sealTable(&image, header: 0) }
         }
-        if chance(1, in: 16) { image.removeLast(Int.random(in: 0...image.count, using: &random)) }
         return image
+    }
+
+    /// Ends somewhere; of a slot's blocks mostly inside the table, which its header vouches for.
+    private mutating func cut(_ image: [UInt8], _ kind: DecoderTarget.Kind) -> [UInt8] {
+        var end = Int.random(in: 0...image.count, using: &random)
+        if kind == .slot,
+            let entry = Self.tables(at: Self.block, upTo: image.count, slot: 0)
+                .randomElement(using: &random)
+        {
+            end = Int.random(in: entry.range, using: &random)
+        }
+        return Array(image.prefix(end))
     }
 
     private mutating func seals() -> Bool { isSealing && chance(7, in: 8) }
