@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes Fixtures/composed and the fixtures of Fixtures/corrupt that are composed.
+"""Writes Fixtures/composed, Fixtures/hostile, and what is composed of Fixtures/corrupt.
 
     make.py             writes what is missing or differs
     make.py --check     says what would be written, and fails when there is something
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import crash
 import damage
+import hostile
 import rules
 import shapes
 import xxhash
 import zstandard
-from compose import BLOCK, ROOT, SAFETENSORS, SUPERBLOCK, Image, field
+from compose import BLOCK, ROOT, SAFETENSORS, SUPERBLOCK, Image, SparseBytes, field
 from expect import Case, Resume
 
 FIXTURES = ROOT / "Fixtures"
@@ -138,6 +139,41 @@ def case_json(case: Case, base: bytes) -> dict[str, object]:
     return result
 
 
+def pieces(image: Image) -> Iterator[tuple[int, bytes]]:
+    """The parts of an image that are not zero, at least a block each."""
+    data = image.data
+    if isinstance(data, SparseBytes):
+        blocks = sorted((offset, bytes(block)) for offset, block in data.blocks.items())
+    else:
+        blocks = [(offset, bytes(data[offset:offset + BLOCK]))
+                  for offset in range(0, len(data), BLOCK)]
+    start, piece = 0, b""
+    for offset, block in blocks:
+        if offset >= len(data) or not any(block):
+            continue
+        if piece and start + len(piece) != offset:
+            yield start, piece
+            piece = b""
+        start, piece = (offset, block) if not piece else (start, piece + block)
+    if piece:
+        yield start, piece
+
+
+def hostile_json(item: hostile.Hostile) -> dict[str, object]:
+    result: dict[str, object] = {
+        "description": item.description, "verdict": item.verdict,
+        "findings": sorted(f"PCK-{id}" for id in item.findings),
+    }
+    if not item.is_large:
+        image = item.make()
+        result["file_byte_count"] = len(image.data)
+        result["patches"] = [
+            {"offset": offset + row.pop("at"), **row}
+            for offset, piece in pieces(image) for row in rows(piece)
+            if row["bytes"] != "00"]
+    return result
+
+
 def files() -> Iterator[tuple[Path, bytes]]:
     """Everything that is written."""
     images: dict[str, bytes] = {}
@@ -148,6 +184,8 @@ def files() -> Iterator[tuple[Path, bytes]]:
         yield FIXTURES / f"{name}.json", encode(base_json(description, image))
     for case in cases():
         yield FIXTURES / "corrupt" / f"{case.name}.json", encode(case_json(case, images[case.base]))
+    for item in hostile.all_hostile():
+        yield FIXTURES / "hostile" / f"{item.name}.json", encode(hostile_json(item))
 
 
 def encode(value: dict[str, object]) -> bytes:
