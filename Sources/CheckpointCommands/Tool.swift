@@ -26,7 +26,8 @@ public enum Tool: String, CaseIterable, Sendable {
         // A reader that closes a pipe shows as EPIPE, which `Output` takes for the end.
         _ = signal(SIGPIPE, SIG_IGN)
         Interruption.install()
-        var status = execute(Array(CommandLine.arguments.dropFirst()))
+        var status = refuseUnreadableArguments()
+        if status.isEmpty { status = execute(Array(CommandLine.arguments.dropFirst())) }
         Output.standard.flush()
         if Output.standard.errorNumber != 0 {
             let error = CheckpointError(
@@ -36,6 +37,23 @@ public enum Tool: String, CaseIterable, Sendable {
         }
         Output.diagnostics.flush()
         exit(status.rawValue)
+    }
+
+    /// Swift replaces what is not UTF-8 in an argument, which would then name another file.
+    private func refuseUnreadableArguments() -> ExitStatus {
+        for index in 1..<max(1, Int(CommandLine.argc)) {
+            // Safe: argc pointers to C strings, which nobody changes.
+            guard let argument = unsafe CommandLine.unsafeArgv[index],
+                unsafe String(validatingCString: argument) == nil
+            else { continue }
+            let text = PrintableText.escaped(unsafe String(cString: argument))
+            return report(
+                CheckpointError(
+                    .invalidArgument,
+                    "argument \(index) is not UTF-8: \(text); rename the file, or give it a "
+                        + "symbolic link with another name"))
+        }
+        return .clean
     }
 
     private func execute(_ arguments: [String]) -> ExitStatus {
