@@ -293,12 +293,13 @@ def test_file_that_is_replaced(file: Path, tmp_path: Path, meanwhile: Callable) 
 
 
 WRITER = """
-import sys, numpy, pccheck
+import sys, time, numpy, pccheck
 with pccheck.Checkpointer(sys.argv[1], capacity="2M", in_flight=2, retain=2) as checkpointer:
     print("ready", flush=True)
     for step in range(1, 1_000_000):
         array = numpy.full(100_000, step, dtype=numpy.int64)
         checkpointer.save(step, {"x": array})
+        time.sleep(0.005)
 """
 
 

@@ -84,7 +84,7 @@ struct ExtractCommand: ToolCommand {
 
     /// Says when the newest durable checkpoint is too damaged to be tried at all.
     private func sayWhatIsLost(_ inspection: Inspection) -> Bool {
-        guard !choice.isPinned, let loss = inspection.loss,
+        guard !choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
             let next = inspection.decision.candidates.first
         else { return false }
         let why = loss.report.detail.map { ": \($0)" } ?? ""
