@@ -290,10 +290,10 @@ def wide_json() -> Image:
 
 
 def full_tables(slots: int, is_sealed: bool) -> Callable[[], Image]:
-    """Slots that each claim 2²² chunks, in a file that ends behind their chunk tables: 200 MB
+    """Slots that each claim 2¹⁹ chunks, in a file that ends behind their chunk tables: 25 MB
     each, without a byte on the disk."""
     def make() -> Image:
-        entries = 1 << 22
+        entries = 1 << 19
         image = Image(in_flight=min(slots - 1, 64), retain=max(1, slots - 64),
                       capacity=entries * 65_536, is_sparse=True)
         table = digest(bytes(entries * 48)) if is_sealed else bytes(16)
@@ -392,10 +392,10 @@ def tables() -> list[Hostile]:
                 superblock(sequence_limit=TOP), verdict=LOADS, findings=()),
         hostile("file-2-53", "One block that speaks of 2^53 bytes.", far_end,
                 verdict=TRUNCATED, findings=("I008", "B010")),
-        hostile("tables-large", "Four slots that claim 2^22 chunks each.", full_tables(4, False),
-                verdict=TRUNCATED, findings=("I008", "B010", *["T001"] * 4)),
+        hostile("tables-large", "16 slots that claim 2^19 chunks each.", full_tables(16, False),
+                verdict=TRUNCATED, findings=("I008", "B010", *["T001"] * 16)),
         hostile("tables-large-sealed", "The same, and the digests of their empty tables fit.",
-                full_tables(4, True), verdict=TRUNCATED, findings=("I008", "B010", *["T002"] * 4)),
+                full_tables(16, True), verdict=TRUNCATED, findings=("I008", "B010", *["T002"] * 16)),
         hostile("json-claim-top", "A manifest that claims 2^64 - 1 bytes.", json_claim(TOP), **t004),
         hostile("json-claim-limit", "A manifest that claims 100 million bytes.",
                 json_claim(100_000_000), **t004),
