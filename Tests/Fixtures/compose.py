@@ -107,7 +107,8 @@ def opaque(seed: int, count: int = 150_000, fill: bool = True) -> Content:
 
 def body(seed: int, count: int, fill: bool) -> bytes:
     if fill:
-        leaves = [bytes([(seed * 16 + index) % 255 + 1]) * LEAF for index in range(-(-count // LEAF))]
+        leaves = [bytes([(seed * 16 + index) % 255 + 1]) * LEAF
+                  for index in range(-(-count // LEAF))]
         return b"".join(leaves)[:count]
     return (noise(300, seed) * (count // 300 + 1))[:count]
 
@@ -299,7 +300,8 @@ class Image:
         head = self.block(self.header_offset(anchor))
         for offset in self.superblock_offsets(generation):
             self.edit(offset, SUPERBLOCK, slot_index=anchor,
-                      slot_header_digest=bytes(head[4080:]), sequence=field(head, HEADER, "sequence"),
+                      slot_header_digest=bytes(head[4080:]),
+                      sequence=field(head, HEADER, "sequence"),
                       step=field(head, HEADER, "step"))
 
 
@@ -337,9 +339,11 @@ def run(
     generation: int = 2, sequence: int = 0, step: int | None = None, count: int = 150_000,
     save_options: dict[str, int | bytes] | None = None, has_notes: bool = False, **options,
 ) -> Image:
-    """A file after so many saves, slot after slot; the oldest content is overwritten. `generation`
-    and `sequence` are those from which the run goes on. Notes are user metadata as long as it may
-    be, so that headers differ in more than one sector."""
+    """A file after so many saves, slot after slot; the oldest content is overwritten.
+
+    `generation` and `sequence` are those from which the run goes on. Notes are user metadata as
+    long as it may be, so that headers differ in more than one sector.
+    """
     image = Image(**options)
     for number in (generation - 1, generation):
         image.commit(number)

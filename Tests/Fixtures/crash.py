@@ -231,9 +231,6 @@ def bases() -> list[tuple[str, str, Image]]:
     for kind, codec in [(SAFETENSORS, NONE), (SAFETENSORS, ZSTD), (SAFETENSORS, PLANES),
                         (OPAQUE, NONE), (OPAQUE, ZSTD)]:
         scene = Scene(kind, codec)
-        result.append((scene.base, f"Four saves of {end_of(scene.base)}, not closed.", scene.before))
+        description = f"Four saves of {scene.base.removeprefix('composed/')}, not closed."
+        result.append((scene.base, description, scene.before))
     return result
-
-
-def end_of(name: str) -> str:
-    return name.rsplit("/", 1)[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compose import BLOCK, OPAQUE, OTHER_UUID, SUPERBLOCK, HEADER, Image, noise, run
+from compose import BLOCK, HEADER, OPAQUE, OTHER_UUID, SUPERBLOCK, Image, noise, run
 from expect import Case, Found, Resume, found
 
 ANCHORED, RETAINED, RETAINED2, OLDER, OLDEST = 1, 0, 4, 3, 2

@@ -1,9 +1,9 @@
 """Files that are made to harm: every digest fits, so that only the rules and limits of the
 specification stand between what they say and whoever believes it.
 
-Each holds an honest checkpoint of sequence 1 in slot 0 and a hostile one of sequence 2, anchored, in
-slot 1, unless its table says otherwise. A tool must say what is wrong, show nothing of it raw, and
-go on with the honest one.
+Each holds an honest checkpoint of sequence 1 in slot 0 and a hostile one of sequence 2, anchored,
+in slot 1, unless its table says otherwise. A tool must say what is wrong, show nothing of it raw,
+and go on with the honest one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ from dataclasses import dataclass
 
 import zstandard
 from compose import (
-    HEADER, IDENTITY, NONE, PLANES, SAFETENSORS, SUPERBLOCK, ZSTD, Content, Image, encoded,
-    manifest, noise, tensors,
+    HEADER,
+    IDENTITY,
+    NONE,
+    PLANES,
+    SAFETENSORS,
+    SUPERBLOCK,
+    ZSTD,
+    Content,
+    Image,
+    encoded,
+    manifest,
+    noise,
+    tensors,
 )
 from reader import digest
 
@@ -155,7 +166,7 @@ MANIFESTS: list[tuple[str, str | bytes, str]] = [
     ("key-twice", "{" + tensor("a") + "," + tensor("a") + "}", "twice"),
     ("key-twice-escaped", "{" + tensor("a") + ',"\\u0061":{}}', "twice"),
     ("metadata-twice", '{"__metadata__":{},"__metadata__":{},' + tensor("a") + "}", "twice"),
-    ("metadata-key-twice", '{"__metadata__":{"\x20":"","\\u0020":""},' + tensor("a") + "}", "twice"),
+    ("metadata-key-twice", '{"__metadata__":{" ":"","\\u0020":""},' + tensor("a") + "}", "twice"),
     ("metadata-array", '{"__metadata__":[],' + tensor("a") + "}", ""),
     ("lone-surrogate", '{"\\ud800":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', ""),
     ("low-surrogate", '{"\\udc00\\ud800":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', ""),
@@ -176,7 +187,8 @@ MANIFESTS: list[tuple[str, str | bytes, str]] = [
     ("number-nan", "{" + tensor("a", shape="[NaN]") + "}", ""),
     ("number-true", "{" + tensor("a", shape="[true]") + "}", ""),
     ("shape-overflow", "{" + tensor("a", shape="[4294967296,4294967296,4]") + "}", ""),
-    ("shape-wraps", "{" + tensor("a", shape="[9223372036854775808,2,2]", offsets="[0,0]") + "}", ""),
+    ("shape-wraps", "{" + tensor(
+        "a", shape="[9223372036854775808,2,2]", offsets="[0,0]") + "}", ""),
     ("shape-zero-wraps", "{" + tensor(
         "a", shape="[18446744073709551615,18446744073709551615]", offsets="[0,1]") + "}", ""),
     ("shape-bits-wrap", "{" + tensor("a", shape="[2305843009213693952]", offsets="[0,0]",
@@ -395,8 +407,10 @@ def tables() -> list[Hostile]:
         hostile("tables-large", "16 slots that claim 2^19 chunks each.", full_tables(16, False),
                 verdict=TRUNCATED, findings=("I008", "B010", *["T001"] * 16)),
         hostile("tables-large-sealed", "The same, and the digests of their empty tables fit.",
-                full_tables(16, True), verdict=TRUNCATED, findings=("I008", "B010", *["T002"] * 16)),
-        hostile("json-claim-top", "A manifest that claims 2^64 - 1 bytes.", json_claim(TOP), **t004),
+                full_tables(16, True), verdict=TRUNCATED,
+                findings=("I008", "B010", *["T002"] * 16)),
+        hostile("json-claim-top", "A manifest that claims 2^64 - 1 bytes.",
+                json_claim(TOP), **t004),
         hostile("json-claim-limit", "A manifest that claims 100 million bytes.",
                 json_claim(100_000_000), **t004),
         hostile("json-claim-over", "A manifest that claims a byte more than the limit.",

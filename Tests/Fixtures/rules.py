@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compose import (
-    BLOCK, ENTRY, HEADER, IDENTITY, SAFETENSORS, SUPERBLOCK, Content, Image, manifest, put, seal,
+    HEADER,
+    IDENTITY,
+    SAFETENSORS,
+    SUPERBLOCK,
+    Content,
+    manifest,
 )
-from damage import ANCHORED, BASE, OLDER, SEQUENCES, case, header, resume, whole
+from damage import ANCHORED, OLDER, SEQUENCES, case, header, whole
 from expect import Case, found
 
 BIG = 1 << 63
@@ -153,9 +158,9 @@ def identities() -> Iterator[Case]:
         for offset in copies:
             image.edit(offset, IDENTITY, **values)
         is_lost = len(copies) == 2
+        who = "Both identity blocks say" if is_lost else "One identity block says"
         yield case(
-            f"rule-identity-{name}",
-            f"{'Both identity blocks say' if is_lost else 'One identity block says'} {text(values)}.",
+            f"rule-identity-{name}", f"{who} {text(values)}.",
             image, [found("I003" if is_lost else "I001")], tuple(SEQUENCES) if is_lost else ())
 
 
@@ -244,7 +249,7 @@ def features() -> Iterator[Case]:
         image.write(image.superblock_offsets(10)[0], bytes(512))
         image.write(image.superblock_offsets(9)[1], bytes(512))
         yield case(
-            f"feature-{name}-damaged", "A feature that is not known, and damage that is not mended.",
+            f"feature-{name}-damaged", "A feature that is not known; damage is not mended.",
             image, [item, found("B001"), found("B001", place=1)], is_refused=True)
 
 

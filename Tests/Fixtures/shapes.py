@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compose import BLOCK, HEADER, OPAQUE, PLANES, SAFETENSORS, SUPERBLOCK, ZSTD, Image, noise, run
+from compose import BLOCK, OPAQUE, SUPERBLOCK, Image, noise, run
 from damage import BASE, KEPT, SEQUENCES, whole
 from expect import Case, Found, Resume, found
 

@@ -44,7 +44,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def tool(line: str, path: Path | str, out: Path | str = "", **options) -> subprocess.CompletedProcess:
+def tool(
+    line: str, path: Path | str, out: Path | str = "", **options
+) -> subprocess.CompletedProcess:
     words = [{"FILE": str(path), "OUT": str(out)}.get(word, word) for word in line.split()]
     options = {"capture_output": True, "env": UTF8, "timeout": 60} | options
     return subprocess.run([TOOLS / words[0], *words[1:]], check=False, **options)
@@ -201,7 +203,8 @@ def test_odd_names(name: str, tmp_path: Path) -> None:
             path if word == "FILE" else word.encode() for word in words[1:])]
         result = subprocess.run(arguments, capture_output=True, env=UTF8, timeout=60)
         assert result.returncode == 0, f"{line}: {result.stderr!r}"
-        assert not has_unsafe(result.stdout.decode("utf-8") + result.stderr.decode("utf-8"))
+        said = result.stdout.decode("utf-8") + result.stderr.decode("utf-8")
+        assert not has_unsafe(said) and (name not in said or "\n" not in name), line
     # A name alone that begins with a dash is an option, unless -- says that none follows.
     if name.startswith("-"):
         result = subprocess.run([TOOLS / "pcfsck", "--", name], cwd=tmp_path, capture_output=True)

@@ -91,8 +91,8 @@ struct ExtractCommand: ToolCommand {
         Output.diagnostics.line(
             """
             \("pcextract:", .yellow) step \(loss.anchor.step), the newest durable checkpoint, is \
-            lost: slot \(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back to \
-            step \(next.step) in slot \(next.slot)
+            lost: slot \(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back \
+            to step \(next.step) in slot \(next.slot)
             """)
         return true
     }
