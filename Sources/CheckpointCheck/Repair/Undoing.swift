@@ -103,6 +103,13 @@ public struct Undoing: Sendable {
     ) -> State {
         if bytes == record.oldBytes { return .old }
         if Digest(of: bytes) == record.newDigest { return .new }
+        // The record of a superblock ends before its block does: what is torn behind it may leave
+        // a whole one, of before the repair or of the repair.
+        let used = Array(bytes[..<Superblock.recordByteCount])
+        let rest = [UInt8](repeating: 0, count: bytes.count - used.count)
+        if record.oldBytes.starts(with: used) || Digest(of: used + rest) == record.newDigest {
+            return .torn
+        }
         return Self.isSealed(bytes, identity) ? .changed : .torn
     }
 
