@@ -22,11 +22,12 @@ enum RepairScreen {
     static func foreseen(_ run: FsckRun) -> [StyledText] {
         let width = Output.standard.columnCount
         let (safe, full) = (run.report.plan.repairs, run.fullPlan.repairs)
+        let more = full.filter { !safe.contains($0) }
         var lines: [StyledText] = []
-        if !safe.isEmpty { lines += group(safe == full ? "-p or -y" : "-p", safe) }
-        if full != safe, !full.isEmpty {
-            lines += group("-y", full)
-            if run.report.depth != .full, full.contains(where: { $0.sourceByteOffset == nil }) {
+        if !safe.isEmpty { lines += group(more.isEmpty ? "-p and -y" : "-p", "would", safe) }
+        if !more.isEmpty {
+            lines += group("-y", safe.isEmpty ? "would" : "would, too,", more)
+            if run.report.depth != .full, more.contains(where: { $0.sourceByteOffset == nil }) {
                 lines += TextWrap.lines(
                     "what a superblock names is verified in full before", indent: indent,
                     width: width)
@@ -35,10 +36,12 @@ enum RepairScreen {
         return lines
     }
 
-    private static func group(_ option: String, _ repairs: [Repair]) -> [StyledText] {
+    private static func group(
+        _ option: String, _ verb: String, _ repairs: [Repair]
+    ) -> [StyledText] {
         let width = Output.standard.columnCount
         let label = StyledText("plan", .bold).padded(to: 9, isRight: false)
-        let head: StyledText = "  \(label)\(option, .bold) would:"
+        let head: StyledText = "  \(label)\(option, .bold) \(verb)"
         return [head]
             + repairs.flatMap {
                 TextWrap.lines("\($0.action) (\($0.problem.id))", indent: indent, width: width)
