@@ -110,9 +110,9 @@ public struct CheckReport: Sendable {
     /// - Parameters:
     ///   - stamp: goes into the superblocks that are written.
     ///   - consents: identifiers of problems whose question a person has answered with yes.
-    ///   - verify: reads every chunk of a candidate that the check has not verified, and throws when
-    ///     it is not whole. Without it, the plan is what would be done were all of them whole, and
-    ///     must not be carried out.
+    ///   - verify: reads every chunk of a candidate that the check has not verified, and throws
+    ///     when it is not whole. Without it, the plan is what would be done were all of them whole,
+    ///     and must not be carried out.
     public func fullPlan(
         stamp: RepairStamp, consents: Set<String> = [],
         verify: @escaping (Candidate) throws(CheckpointError) -> Void = { _ in }

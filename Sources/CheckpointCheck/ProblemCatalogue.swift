@@ -205,7 +205,8 @@ public enum ProblemCatalogue {
     static let tableInvalid = Problem(
         "PCK-T002", .error, "chunk table invalid",
         "The chunk table matches its digest, but an entry breaks the rules of the format.",
-        "A faulty program made the file. Keep it and report it.")
+        "A faulty program made the file. Keep it and report it.",
+        .full, "new superblocks without it when it was kept")
     static let manifestDamaged = Problem(
         "PCK-T003", .error, "manifest damaged",
         "A chunk that holds the directory of tensors does not match its digest.",

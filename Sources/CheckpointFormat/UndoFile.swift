@@ -138,13 +138,13 @@ public struct UndoFile: Hashable, Sendable {
         highestGeneration = Generation(rawValue: head.integer(Layout.highestGeneration))
         records = []
         for index in 0..<Int(count) {
-            records.append(try Self.record(index, in: bytes, before: fileByteCount))
-            guard !records.dropLast().contains(where: { $0.byteOffset == records[index].byteOffset })
-            else {
+            let record = try Self.record(index, in: bytes, before: fileByteCount)
+            guard !records.contains(where: { $0.byteOffset == record.byteOffset }) else {
                 throw .invalidField(
-                    "byte_offset", found: records[index].byteOffset,
+                    "byte_offset", found: record.byteOffset,
                     expected: "a block that no other record names")
             }
+            records.append(record)
         }
     }
 

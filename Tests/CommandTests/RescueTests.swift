@@ -27,7 +27,7 @@ import Testing
         let run = try rescue([file.path, "--step", "10", "--output", out])
         #expect(run.status == 0, "\(run.diagnostics)")
         for text in [
-            "to load step 10 from slot 0", "every byte of which was verified",
+            "loads step 10 from slot 0 then", "every byte of it was verified",
             "set aside step 20 in slot 1", "set aside step 30 in slot 2", "loads step 10",
         ] {
             #expect(run.text.contains(text), "\(text) in:\n\(run.text)")

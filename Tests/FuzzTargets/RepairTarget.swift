@@ -3,8 +3,8 @@ import CheckpointFormat
 import CheckpointRecovery
 import StorageFaults
 
-/// pcfsck says what a resume then does, and its repairs, of both kinds, make nothing worse and leave
-/// nothing to repair.
+/// pcfsck says what a resume then does, and its repairs, of both kinds, make nothing worse and
+/// leave nothing to repair.
 enum RepairTarget {
     private static let options = CheckOptions(depth: .full, workerCount: 1)
 

@@ -126,9 +126,10 @@ struct FullRepairs {
 
     /// Two whole identity blocks that differ: which file is this?
     private mutating func settleIdentity() -> Bool {
-        guard let other = decision.identityFindings.first(where: {
-            (try? $0.result.get()) != nil && !$0.agreesWithChosen
-        }), let old = facts.image.identityBytes(at: other.offset),
+        guard
+            let other = decision.identityFindings.first(where: {
+                (try? $0.result.get()) != nil && !$0.agreesWithChosen
+            }), let old = facts.image.identityBytes(at: other.offset),
             let source = decision.identityFindings.first(where: \.agreesWithChosen),
             let bytes = facts.image.identityBytes(at: source.offset)
         else { return true }
@@ -136,12 +137,11 @@ struct FullRepairs {
             notes.append("no superblock and no slot header belongs to the identity block in use")
             return false
         }
-        guard isAllowed(
-            ProblemCatalogue.identityCopiesDiffer,
-            "Is this file \(decision.identity.fileUUID), as byte \(source.offset), the superblocks "
-                + "and the slots say? The identity block at byte \(other.offset) is rewritten then."
-        )
-        else { return false }
+        let question =
+            "Is this file \(decision.identity.fileUUID), as byte \(source.offset), the "
+            + "superblocks and the slots say? The identity block at byte \(other.offset) is "
+            + "rewritten then."
+        guard isAllowed(ProblemCatalogue.identityCopiesDiffer, question) else { return false }
         repairs.append(
             .copy(
                 ProblemCatalogue.identityCopiesDiffer, .asked, at: other.offset,

@@ -154,9 +154,10 @@ struct RepairMedium {
     func whileLocked<Result>(
         _ body: (RepairMedium) throws(CheckpointError) -> Result
     ) throws(CheckpointError) -> Result {
-        guard try withCheckpointErrors({ () throws(StorageError) in
-            try storage.tryLock(.writer, exclusive: true)
-        })
+        guard
+            try withCheckpointErrors({ () throws(StorageError) in
+                try storage.tryLock(.writer, exclusive: true)
+            })
         else {
             throw CheckpointError(
                 .locked, "\(storage.path): a writer has the file open; close it before the repair")

@@ -56,7 +56,8 @@ public struct Rescue: Sendable {
             fixClass: .asked, rewritesAll: isRebuild)
         guard succession.hasRoom else {
             throw CheckpointError(
-                .corrupt, "the numbers of sequences or generations are used up; extract the "
+                .corrupt,
+                "the numbers of sequences or generations are used up; extract the "
                     + "checkpoint with pcextract and start a new file")
         }
         let superblocks = succession.repairs(anchor: target, retained: retained)

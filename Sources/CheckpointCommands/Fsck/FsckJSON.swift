@@ -90,7 +90,7 @@ enum FsckJSON {
         ])
     }
 
-    static func repair(_ repair: Repair) -> JSONValue {
+    private static func repair(_ repair: Repair) -> JSONValue {
         .dictionary([
             "problem": .string(repair.problem.id),
             "class": .string(repair.fixClass.rawValue),

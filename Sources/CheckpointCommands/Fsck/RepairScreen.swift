@@ -11,10 +11,11 @@ enum RepairScreen {
         return [head] + steps(plan.repairs)
     }
 
-    static func steps(_ repairs: [Repair]) -> [StyledText] {
+    static func steps(_ repairs: [Repair], namesProblems: Bool = true) -> [StyledText] {
         let width = Output.standard.columnCount
         return repairs.flatMap { repair in
-            TextWrap.lines("\(repair.problem.id)  \(repair.action)", indent: 2, width: width)
+            TextWrap.lines(
+                namesProblems ? "\(repair)" : repair.action, indent: 2, width: width)
         }
     }
 
@@ -52,14 +53,18 @@ enum RepairScreen {
     static func outcome(_ run: FsckRun) -> [StyledText] {
         let width = Output.standard.columnCount
         var lines: [StyledText] = []
-        for repair in run.repairs { lines += ["  \("✔", .green) \(repair)"] }
+        if !run.repairs.isEmpty {
+            let count = Quantity.plural(run.repairs.count, "step")
+            lines += ["  \("✔", .green) \(count) done, flushed and read back"]
+        }
         if let undoPath = run.undoPath {
             lines += TextWrap.lines(
                 "pcfsck --apply-undo \(undoPath) \(run.report.path) takes it back", indent: 4,
                 width: nil)
         }
         if let refusal = run.refusal {
-            lines += ["  \("✘", .red) nothing is repaired: \(refusal)"]
+            lines += ["  \("✘", .red) \("nothing is repaired", .bold)"]
+            lines += TextWrap.lines(refusal, indent: 4, width: width)
         }
         for note in run.notes { lines += TextWrap.lines(note, indent: 4, width: width) }
         for question in run.questions {

@@ -36,7 +36,8 @@ enum UndoFileAccess {
             try file.publish(replacing: false)
         } catch {
             var failure = CheckpointError(error)
-            failure.message = "the undo file cannot be written, so nothing is changed: "
+            failure.message =
+                "the undo file cannot be written, so nothing is changed: "
                 + "\(failure.message)"
             throw failure
         }

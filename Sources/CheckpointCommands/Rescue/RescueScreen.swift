@@ -16,11 +16,13 @@ struct RescueScreen {
     var plan: [StyledText] {
         let target = rescue.target
         let count = Quantity.plural(rescue.plan.repairs.count, "step")
-        let head: StyledText = """
-            \(path, .bold): \(count) to load \("step \(target.step)", .green) from slot \
-            \(target.slot) (sequence \(target.sequence)), every byte of which was verified
-            """
-        return [head] + RepairScreen.steps(rescue.plan.repairs)
+        let head: StyledText = "\(path, .bold): \(count) to do"
+        let width = Output.standard.columnCount
+        return [head]
+            + TextWrap.lines(
+                "loads step \(target.step) from slot \(target.slot) then (sequence "
+                    + "\(target.sequence)); every byte of it was verified", indent: 2, width: width)
+            + RepairScreen.steps(rescue.plan.repairs, namesProblems: false)
     }
 
     func result(_ outcome: RescueOutcome) -> [StyledText] {
@@ -64,7 +66,14 @@ enum RescueJSON {
         case .output(let path): output = path
         case .inPlace(let path): undo = path
         }
-        let repairs = JSONValue.array(rescue.plan.repairs.map(FsckJSON.repair))
+        let repairs = JSONValue.array(
+            rescue.plan.repairs.map { repair in
+                .dictionary([
+                    "action": .string(repair.action),
+                    "byte_offset": .integer(repair.byteOffset),
+                    "source_byte_offset": .number(repair.sourceByteOffset),
+                ])
+            })
         return .document(
             tool: "pccheck",
             [
