@@ -94,6 +94,27 @@ import Testing
         #expect(plan.isEmpty && plan.notes.contains { $0.contains("medium") }, "\(plan.notes)")
     }
 
+    /// Without a full check before it, a repair still names nothing that it has not read.
+    @Test(arguments: ["slot-unanchored-damaged", "superblocks-lost"])
+    func whatDoesNotVerifyIsNotAnchored(_ name: String) throws {
+        let storage = try storage(name)
+        let metadata = FileChecker(storage: storage).run(options: CheckOptions())
+        let newest = try #require(metadata.decision?.candidates.first)
+        storage.flip(1, at: newest.dataOffset + 70_000)
+        #expect(
+            metadata.fullPlan(stamp: FullRepairTests.stamp).repairs.contains {
+                $0.action.contains("in slot \(newest.slot)")
+            }, "before anything is read, hope is allowed")
+        let plan = metadata.fullPlan(stamp: FullRepairTests.stamp) {
+            candidate throws(CheckpointError) in
+            try SlotVerifier.verify(candidate, in: storage, workerCount: 1)
+        }
+        try plan.apply(to: storage)
+        let report = FullRepairTests.check(storage)
+        #expect(report.decision?.superblock?.anchor?.slot != newest.slot)
+        #expect(report.decision?.superblock?.anchor?.slot == report.resume.choice?.slot)
+    }
+
     /// The limit covers the sequence that an emptied header may have told.
     @Test func anEmptiedHeaderTakesNoSequenceAway() throws {
         let storage = try storage("header-torn")
