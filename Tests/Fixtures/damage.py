@@ -199,7 +199,8 @@ def strays() -> Iterator[Case]:
     for count, word in ((512, "a sector"), (BLOCK, "a block")):
         image = whole()
         image.data[:] = (bytes(count) + bytes(image.data))[:image.byte_count]
-        id = "I004"
+        # A superblock where the mirror should be tells that this was a checkpoint file.
+        id = "I003" if count == BLOCK else "I004"
         yield case(f"stray-shift-{count}", f"Everything lies {word} too far.", image, [found(id)],
                    tuple(SEQUENCES))
 

@@ -315,7 +315,10 @@ def test_writer_at_work(tmp_path: Path, run_child: Callable) -> None:
     lines = ("pcfsck FILE", "pcfsck --verify full FILE", "pcfsck -p FILE", "pcinspect FILE",
              "pcinspect slots --json FILE", "pcinspect tensors FILE", "pcextract FILE -o OUT")
     statuses = hammer(path, tmp_path / "out", 2.5, lines)
-    # Nothing is damaged in a file that is being written.
+    # Nothing is damaged in a file that is being written; at most the writer was faster, again and
+    # again.
+    said = statuses.pop(8, "taken it for a newer checkpoint")
+    assert "taken it for a newer checkpoint" in said, said
     assert set(statuses) == {0}, statuses
     assert writer.poll() is None, "the writer was disturbed"
     writer.kill()
