@@ -51,7 +51,8 @@ def command(line: str, *statuses: int | tuple[int, ...], is_payload: bool = Fals
     return Command(line, statuses, is_payload)
 
 
-# FILE is the hostile file, COPY one that may be changed, OUT and UNDO names that are free. A new command is a line here.
+# FILE is the hostile file, COPY one that may be changed, OUT and UNDO names that are free. A new
+# command is a line here.
 #                                                     loads block manifest chunk corrupt truncated
 COMMANDS = [
     command("pcfsck -n FILE",                             0,    4,    4,    0,    4,    4),
