@@ -15,7 +15,7 @@ struct InspectCommand: ParsableCommand {
         version: Tool.version,
         subcommands: [
             InspectSummaryCommand.self, InspectSuperCommand.self, InspectSlotsCommand.self,
-            InspectChunksCommand.self, InspectTensorsCommand.self,
+            InspectChunksCommand.self, InspectTensorsCommand.self, InspectHexdumpCommand.self,
         ],
         defaultSubcommand: InspectSummaryCommand.self)
 }
