@@ -16,7 +16,7 @@ struct InspectCommand: ParsableCommand {
         subcommands: [
             InspectSummaryCommand.self, InspectSuperCommand.self, InspectSlotsCommand.self,
             InspectChunksCommand.self, InspectTensorsCommand.self, InspectHexdumpCommand.self,
-            InspectDiffCommand.self,
+            InspectDiffCommand.self, InspectMetadumpCommand.self,
         ],
         defaultSubcommand: InspectSummaryCommand.self)
 }
