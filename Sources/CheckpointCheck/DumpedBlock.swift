@@ -35,7 +35,7 @@ struct DumpedBlock {
         for field in layout {
             let isText = field.byteCount > 16 && !field.isReserved
             let isHidden =
-                field.isReserved
+                field.isReserved || field == checksum
                 || (isText && String(validating: bytes[field.range], as: UTF8.self) == nil)
             guard isHidden else { continue }
             for index in field.range where bytes[index] != 0 { bytes[index] = 0xFF }

@@ -178,7 +178,8 @@ public struct MetadataDump {
             self.scrubber = scrubber
         }
         if let (old, new) = header.reseal() {
-            renewed[old] = new
+            // A copy of a header in another slot is not what a superblock names.
+            if slot.header != nil { renewed[old] = new }
             report.resealedHeaderCount += 1
         }
         try put(header.bytes, at: slot.headerOffset)

@@ -111,7 +111,12 @@ struct NameScrubber {
         replace(&bytes, &word)
     }
 
-    private static func isWordCharacter(_ byte: UInt8) -> Bool { alphabet.contains(byte) }
+    private static func isWordCharacter(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
+        default: false
+        }
+    }
 
     private enum Escape {
         /// `\uXXXX` of a scalar, or of half of a whole pair.
