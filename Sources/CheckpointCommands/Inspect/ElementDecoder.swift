@@ -240,8 +240,8 @@ struct SmallFloat {
     }
 
     private func value(_ bits: Int) -> Double {
-        let mantissa = bits & (1 << mantissaBitCount) - 1
-        let exponent = bits >> mantissaBitCount & (1 << exponentBitCount) - 1
+        let mantissa = bits & ((1 << mantissaBitCount) - 1)
+        let exponent = (bits >> mantissaBitCount) & ((1 << exponentBitCount) - 1)
         let isNegative = bits >> (exponentBitCount + mantissaBitCount) == 1
         let highest = (1 << exponentBitCount) - 1
         switch specials {
