@@ -16,7 +16,7 @@ struct SummaryScreen {
     init(_ inspection: Inspection) { self.inspection = inspection }
 
     func lines(width: Int?) -> [StyledText] {
-        [title, ""] + facts(width: width) + [""] + table(width: width) + problems
+        [title, ""] + facts(width: width) + [""] + table(width: width) + problems(width: width)
     }
 
     private var title: StyledText {
@@ -32,7 +32,7 @@ struct SummaryScreen {
 
     private func facts(width: Int?) -> [StyledText] {
         let identity = decision.identity
-        var table = TableLayout([.left(""), .flexible("")])
+        var table = TableLayout([.left(""), .left("")])
         func add(_ name: String, _ value: StyledText) {
             table.add([StyledText(name, .dim), value])
         }
@@ -51,7 +51,7 @@ struct SummaryScreen {
         if identity.worldSize > 1 { add("rank", "\(identity.rank) of \(identity.worldSize)") }
         add("created", "\(Quantity.date(identity.createdTime)) by \(identity.creator)")
         add("file id", "\(identity.fileUUID)")
-        return table.lines(width: width)
+        return table.wrappedLines(width: width)
     }
 
     private var newest: StyledText {
@@ -139,7 +139,7 @@ struct SummaryScreen {
             parts.append("\(count) checkpoints/h")
         }
         if let ratio = rates.compressionRatio, ratio != 1 {
-            parts.append("compressed \(Quantity.significant(ratio)) : 1")
+            parts.append("compressed \(Quantity.significant(ratio))×")
         }
         return parts.isEmpty ? nil : "\(parts.joined(separator: ", "))"
     }
@@ -226,9 +226,9 @@ struct SummaryScreen {
         return age.hasSuffix(" ago") ? String(age.dropLast(4)) : age
     }
 
-    private var problems: [StyledText] {
-        var lines: [StyledText] = []
-        func add(_ text: StyledText) { lines.append("  \("✘", .red) \(text)") }
+    private func problems(width: Int?) -> [StyledText] {
+        var list = TableLayout([.left(""), .left("")])
+        func add(_ text: StyledText) { list.add([StyledText("✘", .red), text]) }
         if decision.isTruncated {
             add(
                 """
@@ -250,8 +250,9 @@ struct SummaryScreen {
             add("slot \(report.slot) at byte \(report.headerOffset): \(why)")
         }
         for failure in inspection.image.readFailures { add("\(failure)") }
-        if lines.isEmpty { return [] }
-        return [""] + lines + ["", "  \("pcfsck \(inspection.path)", .bold) says what this means."]
+        if list.rows.isEmpty { return [] }
+        return [""] + list.wrappedLines(width: width)
+            + ["", "  \("pcfsck \(inspection.path)", .bold) says what this means."]
     }
 
     static func failure<Value>(_ result: Result<Value, FormatError>) -> String? {
