@@ -113,8 +113,9 @@ struct InspectMetadumpCommand: ToolCommand {
         var lines: [StyledText] = [
             """
             \(output, .bold): \(size) of metadata in a file of \
-            \(Quantity.bytes(storage.byteCount)); tensors and payloads are holes
+            \(Quantity.bytes(storage.byteCount))
             """,
+            "  tensors and payloads are holes; pcfsck --verify full finds them damaged",
             "  manifests kept: \(report.manifestCount)",
         ]
         let resealed = [

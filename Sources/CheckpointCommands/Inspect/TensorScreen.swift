@@ -95,11 +95,6 @@ struct StatisticsScreen {
     }
 
     func lines(_ candidate: Candidate, width: Int?) -> [StyledText] {
-        var table = TableLayout([
-            .flexible("tensor"), .left("dtype"), .right("elements"), .right("min"),
-            .right("max"), .right("mean"), .right("std"), .right("zero"), .left(""),
-        ])
-        for (tensor, result) in zip(tensors, results) { table.add(row(tensor, result)) }
         let byteCount = tensors.reduce(UInt64(0)) { $0 + UInt64($1.dataRange.count) }
         var lines: [StyledText] = [
             """
@@ -108,7 +103,17 @@ struct StatisticsScreen {
             verified
             """
         ]
-        lines += table.lines(width: width)
+        let beside = table(width: width, hasNotes: true)
+        if let width, beside.contains(where: { $0.columnCount > width }) {
+            lines += table(width: width, hasNotes: false)
+            for (tensor, result) in zip(tensors, results) {
+                let note = note(result)
+                if note.isEmpty { continue }
+                lines += TextWrap.lines("\(tensor.name): \(note)", indent: 2, width: width)
+            }
+        } else {
+            lines += beside
+        }
         let damaged = zip(tensors, results).filter { !$1.damagedChunks.isEmpty }
         for (tensor, result) in damaged {
             lines += TextWrap.lines(
@@ -121,6 +126,34 @@ struct StatisticsScreen {
         return lines
     }
 
+    private func table(width: Int?, hasNotes: Bool) -> [StyledText] {
+        // A narrow screen has room for three digits.
+        let digitCount = width.map { $0 < 100 } ?? false ? 3 : 4
+        var table = TableLayout(
+            [
+                .flexible("tensor"), .left("dtype"), .right("min"), .right("max"),
+                .right("mean"), .right("std"), .right("zero"),
+            ] + (hasNotes ? [.left("")] : []))
+        for (tensor, result) in zip(tensors, results) {
+            let row = row(tensor, result, digitCount: digitCount)
+            table.add(row + (hasNotes ? [StyledText(note(result), .red)] : []))
+        }
+        return table.lines(width: width)
+    }
+
+    /// What a reader should look at.
+    private func note(_ result: TensorScan.Result) -> String {
+        let statistics = result.statistics
+        var notes: [String] = result.damagedChunks.isEmpty ? [] : ["damaged"]
+        if statistics.notANumberCount > 0 {
+            notes.append("\(Quantity.short(statistics.notANumberCount)) NaN")
+        }
+        if statistics.infinityCount > 0 {
+            notes.append("\(Quantity.short(statistics.infinityCount)) Inf")
+        }
+        return notes.joined(separator: " ")
+    }
+
     private func missing(
         _ tensor: SafetensorsManifest.Tensor, _ result: TensorScan.Result
     ) -> String {
@@ -130,42 +163,29 @@ struct StatisticsScreen {
     }
 
     private func row(
-        _ tensor: SafetensorsManifest.Tensor, _ result: TensorScan.Result
+        _ tensor: SafetensorsManifest.Tensor, _ result: TensorScan.Result, digitCount: Int
     ) -> [StyledText] {
         let start: [StyledText] = [
             "\(tensor.name)", StyledText(tensor.elementType.name, .cyan),
-            "\(Quantity.short(tensor.elementCount))",
         ]
-        let isDamaged = !result.damagedChunks.isEmpty
         let statistics = result.statistics
-        guard statistics.elementCount > 0, !isDamaged || isSalvage else {
-            let note = isDamaged ? StyledText("damaged", .red) : StyledText()
-            return start + [StyledText](repeating: "—", count: 5) + [note]
+        guard statistics.elementCount > 0, result.damagedChunks.isEmpty || isSalvage else {
+            return start + [StyledText](repeating: "—", count: 5)
         }
-        var notes: [String] = isDamaged ? ["damaged"] : []
-        if statistics.notANumberCount > 0 {
-            notes.append("\(Quantity.short(statistics.notANumberCount)) NaN")
+        func text(_ value: TensorStatistics.Extreme?) -> StyledText {
+            switch value {
+            case nil: "—"
+            case .integer(let integer) where abs(integer) < 1_000_000: "\(integer)"
+            case .integer(let integer):
+                "\(Quantity.significant(Double(integer), digitCount: digitCount))"
+            case .real(let real): "\(Quantity.significant(real, digitCount: digitCount))"
+            }
         }
-        if statistics.infinityCount > 0 {
-            notes.append("\(Quantity.short(statistics.infinityCount)) Inf")
-        }
-        let hasFinite = statistics.finiteCount > 0
         return start + [
-            Self.text(statistics.least), Self.text(statistics.largest),
-            hasFinite ? "\(Quantity.significant(statistics.mean))" : "—",
-            "\(statistics.standardDeviation.map { Quantity.significant($0) } ?? "—")",
+            text(statistics.least), text(statistics.largest),
+            text(statistics.finiteCount == 0 ? nil : .real(statistics.mean)),
+            text(statistics.standardDeviation.map { .real($0) }),
             "\(Quantity.percent(statistics.zeroCount, of: statistics.elementCount))",
-            StyledText(notes.joined(separator: " "), .red),
         ]
-    }
-
-    private static func text(_ value: TensorStatistics.Extreme?) -> StyledText {
-        switch value {
-        case nil: "—"
-        case .integer(let integer):
-            abs(integer) < 1_000_000
-                ? "\(integer)" : "\(Quantity.significant(Double(integer)))"
-        case .real(let real): "\(Quantity.significant(real))"
-        }
     }
 }

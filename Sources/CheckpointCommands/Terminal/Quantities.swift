@@ -90,13 +90,16 @@ enum Quantity {
         return unit > 1 && whole < 10 && tenth > 0 ? "\(whole).\(tenth)\(name)" : "\(whole)\(name)"
     }
 
-    /// Four significant digits, as `%.4g` of printf(3) has them.
-    static func significant(_ value: Double) -> String {
+    /// So many significant digits, as `%.4g` of printf(3) has them.
+    static func significant(_ value: Double, digitCount: Int = 4) -> String {
         var text = [CChar](repeating: 0, count: 32)
-        // Safe: vsnprintf(3) writes at most 32 bytes, with a zero at the end, and takes one double.
+        // Safe: vsnprintf(3) writes at most 32 bytes, with a zero at the end, and takes an int and
+        // a double.
         return unsafe text.withUnsafeMutableBufferPointer { buffer in
             guard let start = buffer.baseAddress else { return "" }
-            unsafe _ = withVaList([value]) { unsafe vsnprintf(start, buffer.count, "%.4g", $0) }
+            unsafe _ = withVaList([CInt(digitCount), value]) {
+                unsafe vsnprintf(start, buffer.count, "%.*g", $0)
+            }
             return unsafe String(cString: start)
         }
     }
