@@ -22,7 +22,8 @@ struct DumpedBlock {
         }
         bytes = Array(block[..<end])
         hasMagic = bytes.starts(with: magic)
-        isSealed = hasMagic && Digest(of: bytes, 0..<checksum.offset) == Self.digest(bytes, checksum)
+        isSealed =
+            hasMagic && Digest(of: bytes, 0..<checksum.offset) == Self.digest(bytes, checksum)
         if isSealed || bytes.allSatisfy({ $0 == 0 }) { return }
         guard hasMagic else {
             // The first bytes tell a text-mode transfer from something else.

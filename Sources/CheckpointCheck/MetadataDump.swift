@@ -216,7 +216,8 @@ public struct MetadataDump {
         for start in stride(from: 0, to: manifest.count, by: chunkByteCount) {
             let index = start / chunkByteCount
             let part = Array(manifest[start..<min(start + chunkByteCount, manifest.count)])
-            guard let stored = table.replace(
+            guard
+                let stored = table.replace(
                     index, with: part, candidate, isKept: scrubber == nil,
                     dataByteCount: decision.identity.geometry.dataStride)
             else {

@@ -118,7 +118,8 @@ import Testing
         #expect(run.text.contains("2 fields wrong"))
     }
 
-    @Test func bytesAreShownAsHexdumpShowsThem() throws {
+    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/hexdump")))
+    func bytesAreShownAsHexdumpShowsThem() throws {
         let file = try SampleFile()
         for arguments in [["--offset", "0", "--length", "5000"], ["--offset", "20477"]] {
             let run = try ToolRun(.pcinspect, ["hexdump", file.path] + arguments)

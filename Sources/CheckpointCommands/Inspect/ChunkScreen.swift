@@ -106,7 +106,8 @@ struct ChunkScreen {
 
     private func list(width: Int?) -> [StyledText] {
         let damaged = entries.indices.filter(isDamaged)
-        let shown = listsAll ? Array(entries.indices) : Array(damaged.prefix(Self.damageCountMaximum))
+        let shown =
+            listsAll ? Array(entries.indices) : Array(damaged.prefix(Self.damageCountMaximum))
         var table = TableLayout([
             .right("chunk"), .right("file byte"), .right("raw"), .right("stored"), .left("codec"),
             .left("digest"), .left(states == nil ? "" : "state"),
@@ -115,7 +116,8 @@ struct ChunkScreen {
         var lines = shown.isEmpty ? [] : table.lines(width: width)
         let hidden = entries.count - shown.count
         if hidden > 0 {
-            let what = states != nil && damaged.count > shown.count ? "damaged ones too" : "not shown"
+            let what =
+                states != nil && damaged.count > shown.count ? "damaged ones too" : "not shown"
             lines.append("  \(Quantity.plural(hidden, "chunk")) \(what); --all lists every one")
         }
         return lines

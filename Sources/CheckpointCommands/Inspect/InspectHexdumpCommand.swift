@@ -48,7 +48,8 @@ struct InspectHexdumpCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let file = try WreckedFile(path: options.file)
         let named = offset == nil ? FileBlock(words: block.isEmpty ? ["identity"] : block) : nil
-        let place = try named.map { (block) throws(CheckpointError) in try file.place(block) }
+        let place =
+            try named.map { (block) throws(CheckpointError) in try file.place(block) }
             ?? (offset: offset ?? 0, byteCount: 256)
         let shown = length.map { min($0.byteCount, offset == nil ? place.byteCount : .max) }
         let inside = file.byteCount - min(place.offset, file.byteCount)

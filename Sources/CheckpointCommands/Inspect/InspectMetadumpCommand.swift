@@ -14,8 +14,9 @@ struct InspectMetadumpCommand: ToolCommand {
         abstract: "A copy of all metadata without the tensors, to go with a bug report.",
         discussion: """
             OUT is a sparse file of the same size, which pcinspect and pcfsck open as they open \
-            FILE: with the same metadata and the same damage in it. Tensors and opaque payloads are \
-            holes, so that pcfsck --verify full finds them damaged. Compress it before sending it.
+            FILE: with the same metadata and the same damage in it. Tensors and opaque payloads \
+            are holes, so that pcfsck --verify full finds them damaged. Compress it before \
+            sending it.
 
             Chunks that hold the manifest are stored without the tensor bytes behind it, and the \
             digests that cover them are made anew; the report says how many.

@@ -53,7 +53,8 @@ struct TensorScan {
         for tensor in tensors {
             guard let decoder = ElementDecoder(tensor.elementType) else {
                 throw CheckpointError(
-                    .unsupported, "tensor \"\(tensor.name)\" has dtype \(tensor.elementType), "
+                    .unsupported,
+                    "tensor \"\(tensor.name)\" has dtype \(tensor.elementType), "
                         + "whose values this version cannot read; leave it out with --tensor")
             }
             decoders.append(decoder)
@@ -92,8 +93,9 @@ struct TensorScan {
 
     private func chunks(_ range: Range<UInt64>) -> Range<Int> {
         if range.isEmpty { return 0..<0 }
-        return Int(range.lowerBound / chunkByteCount)..<Int(
-            (range.upperBound - 1) / chunkByteCount + 1)
+        return Int(
+            range.lowerBound / chunkByteCount)..<Int(
+                (range.upperBound - 1) / chunkByteCount + 1)
     }
 
     private var chunkIndices: [Int] {

@@ -48,9 +48,10 @@ struct TensorStatistics: Sendable {
         infinityCount += other.infinityCount
         zeroCount += other.zeroCount
         if let found = other.integers {
-            integers = integers.map {
-                min($0.lowerBound, found.lowerBound)...max($0.upperBound, found.upperBound)
-            } ?? found
+            integers =
+                integers.map {
+                    min($0.lowerBound, found.lowerBound)...max($0.upperBound, found.upperBound)
+                } ?? found
         }
         leastNumber = min(leastNumber, other.leastNumber)
         largestNumber = max(largestNumber, other.largestNumber)
@@ -73,6 +74,7 @@ struct TensorStatistics: Sendable {
         let size = decoder.unitByteCount
         precondition(bytes.count % size == 0, "whole units")
         let room = ElementDecoder.blockUnitCount * decoder.unitNumberCount
+        // Safe: the memory is used during the call only.
         unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: room) { numbers in
             guard let target = numbers.baseAddress else { return }
             var offset = 0

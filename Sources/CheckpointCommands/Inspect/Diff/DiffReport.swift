@@ -38,7 +38,8 @@ struct DiffReport {
         func rank(_ change: TensorChange) -> Double {
             switch change.kind {
             case .added, .removed, .retyped: .infinity
-            default: change.difference.map { $0.relativeNorm ?? .greatestFiniteMagnitude } ?? .infinity
+            default:
+                change.difference.map { $0.relativeNorm ?? .greatestFiniteMagnitude } ?? .infinity
             }
         }
         let ranks = (rank(left), rank(right))

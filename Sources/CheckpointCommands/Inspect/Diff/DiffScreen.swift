@@ -26,9 +26,8 @@ struct DiffScreen {
 
     private func verdict(width: Int?) -> [StyledText] {
         if report.isIdentical {
-            return [
-                "\("the same", .green): the payloads have digest \(report.first.header.logicalDigest)"
-            ]
+            let digest = report.first.header.logicalDigest
+            return ["\("the same", .green): both payloads have digest \(digest)"]
         }
         var counts = [Quantity.plural(report.count(.changed), "tensor") + " changed"]
         for kind in [TensorChange.Kind.added, .removed, .reshaped, .retyped]

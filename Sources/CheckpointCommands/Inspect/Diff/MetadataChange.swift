@@ -195,8 +195,7 @@ struct JSONLeaves {
                 return string().map { add($0) } ?? false
             } else {
                 let start = position
-                while let byte = next, ![0x2C, 0x5D, 0x7D, 0x20, 0x0A, 0x0D, 0x09].contains(byte)
-                {
+                while let byte = next, ![0x2C, 0x5D, 0x7D, 0x20, 0x0A, 0x0D, 0x09].contains(byte) {
                     position += 1
                 }
                 return start < position

@@ -215,13 +215,15 @@ struct TensorComparison {
             let begin = UInt64(chunk) * size
             let piece = range.clamped(to: begin..<begin + size)
             let here = bytes.extracting(
-                Int(piece.lowerBound - range.lowerBound)..<Int(
-                    piece.upperBound - range.lowerBound))
+                Int(
+                    piece.lowerBound - range.lowerBound)..<Int(
+                        piece.upperBound - range.lowerBound))
             let there = Int(piece.lowerBound - begin)..<Int(piece.upperBound - begin)
-            let loader = loaders.withLock { free -> ChunkLoader? in
-                let index = free.firstIndex { $0.loadedIndex == chunk } ?? free.indices.last
-                return index.map { free.remove(at: $0) }
-            } ?? second.selected.makeChunkLoader()
+            let loader =
+                loaders.withLock { free -> ChunkLoader? in
+                    let index = free.firstIndex { $0.loadedIndex == chunk } ?? free.indices.last
+                    return index.map { free.remove(at: $0) }
+                } ?? second.selected.makeChunkLoader()
             defer { loaders.withLock { $0.append(loader) } }
             do throws(CheckpointError) {
                 part.difference.merge(

@@ -43,6 +43,7 @@ struct TensorDifference: Sendable {
         let size = decoder.unitByteCount
         precondition(first.count % size == 0, "whole units")
         let room = ElementDecoder.blockUnitCount * decoder.unitNumberCount
+        // Safe: the memory is used during the call only.
         unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: 2 * room) { numbers in
             guard let x = numbers.baseAddress else { return }
             var offset = 0

@@ -104,7 +104,8 @@ extension BlockAnnotation {
                     found % Geometry.block == 0 && found <= stride && count <= stride - found,
                     expected: "a multiple of 4096 that keeps the chunk inside the slot")
             case Layout.storedByteCount: return storedByteCount(judge, field)
-            case Layout.rawByteCount: return judge.number(field, equals: rawByteCount(header, index))
+            case Layout.rawByteCount:
+                return judge.number(field, equals: rawByteCount(header, index))
             case Layout.codec:
                 let names = Codec.allCases.map { (UInt64($0.rawValue), $0.label) }
                 return judge.name(field, Dictionary(uniqueKeysWithValues: names))
