@@ -58,7 +58,7 @@ struct InspectHexdumpCommand: ToolCommand {
             shownByteCount: min(shown ?? place.byteCount, inside))
         guard inside > 0 else {
             throw CheckpointError(
-                .invalidArgument,
+                file.byteCount == 0 ? .notACheckpointFile : .invalidArgument,
                 "\(options.file): byte \(place.offset) is behind the end of the file, which has "
                     + "\(file.byteCount) bytes", byteOffset: place.offset)
         }
