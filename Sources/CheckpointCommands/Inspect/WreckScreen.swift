@@ -27,12 +27,10 @@ struct WreckScreen {
         if table.rows.isEmpty { return [] }
         let path = file.path
         return [
-            """
-            \(path, .bold): no identity block can be used, so that nothing says where slots lie; \
-            these blocks were found
-            """
+            "\(path, .bold): no identity block can be used",
+            "  Nothing says where slots lie; these blocks were found:",
         ] + table.lines(width: width) + [
-            "  pcinspect hexdump \(path) --offset BYTE --length 4096 shows one of them"
+            "  pcinspect hexdump \(path) --offset BYTE --annotate shows one of them."
         ]
     }
 
