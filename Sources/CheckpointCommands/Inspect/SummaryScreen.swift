@@ -135,7 +135,8 @@ struct SummaryScreen {
             parts.append("newest stored at \(Quantity.rate(bytesPerSecond: rate))")
         }
         if let rate = rates.checkpointsPerHour {
-            let count = rate < 1000 ? Quantity.significant(rate) : Quantity.short(UInt64(saturating: rate))
+            let count =
+                rate < 1000 ? Quantity.significant(rate) : Quantity.short(UInt64(saturating: rate))
             parts.append("\(count) checkpoints/h")
         }
         if let ratio = rates.compressionRatio, ratio != 1 {
