@@ -101,9 +101,9 @@ def test_numbers_beyond_belief_are_shown_or_refused(path: Path) -> None:
     slot = image.index(b"PCKSLOTH", 16385)
     largest = struct.pack("<Q", 2**64 - 1)
     for offset in range(8, 148, 8):
-        for content in (largest[:4], largest, struct.pack("<Q", 2**62), bytes(8)):
+        for content in (largest[:4], largest, struct.pack("<Q", 2**62)):
             path.write_bytes(resealed(image, slot, {offset: content}))
-            for view in ("summary {f}", "slots {f}", "hexdump {f} slot 1 --annotate"):
+            for view in ("summary {f}", "hexdump {f} slot 1 --annotate"):
                 assert run(view, path).returncode in (0, 4)
     # A sequence far above the other, a nanosecond later: a rate that no integer holds.
     times = struct.pack("<2Q", 5, 6)
@@ -113,9 +113,9 @@ def test_numbers_beyond_belief_are_shown_or_refused(path: Path) -> None:
 
 def test_every_cut_of_a_file_is_shown_or_refused(path: Path) -> None:
     image = two_checkpoints(path)
-    for size in (1, 4096, 4097, 16384, 20000, 24576, len(image) // 2, len(image) - 4096):
+    for size in (1, 4097, 16384, 24576, len(image) // 2, len(image) - 4096):
         path.write_bytes(image[:size])
-        for view in VIEWS[::3] + VIEWS[-6:]:
+        for view in VIEWS[::4] + VIEWS[-5:]:
             result = run(view, path)
             assert result.stdout or result.stderr
 
