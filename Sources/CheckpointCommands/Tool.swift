@@ -40,6 +40,10 @@ public enum Tool: String, CaseIterable, Sendable {
 
     private func execute(_ arguments: [String]) -> ExitStatus {
         func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
+            if let script = CompletionScript.requested(by: arguments, of: root) {
+                Output.standard.write(Array(script.utf8))
+                return .clean
+            }
             do {
                 var command = try root.parseAsRoot(arguments)
                 if let command = command as? any ToolCommand { return try command.execute() }

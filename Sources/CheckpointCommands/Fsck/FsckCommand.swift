@@ -49,7 +49,8 @@ struct FsckCommand: ToolCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Say what a finding means and what to do about it.", valueName: "id"))
+            "Say what a finding means and what to do about it.", valueName: "id"),
+        completion: .list(ProblemCatalogue.all.map(\.id)))
     var explain: String?
 
     @Argument(help: "Checkpoint files or block devices.", completion: .file())
