@@ -14,6 +14,7 @@ SCRATCH := .build-c
 BUILD := build
 # The same for library and tools: modules are compiled anew when these differ.
 SWIFT_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
+STRIP := strip --strip-unneeded --remove-section=.comment
 # Nothing is looked for beside what is built, and no pointer to a function stays writable.
 LINK_FLAGS := --disable-local-rpath -Xlinker -z -Xlinker now
 LIBRARY := $(BUILD)/lib/libpccheck.so
@@ -83,7 +84,7 @@ $(LIBRARY): $(SOURCES) $(BUILD)/packages-ready
 		-Xlinker --version-script=$(CURDIR)/Sources/PCCheckC/pccheck.map
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/libpccheck-c.so $(BUILD)/lib/libpccheck.so.1
-	strip --strip-unneeded $(BUILD)/lib/libpccheck.so.1
+	$(STRIP) $(BUILD)/lib/libpccheck.so.1
 	ln -sf libpccheck.so.1 $@
 	@touch $(BUILD)/lib/libpccheck.so.1
 
@@ -98,11 +99,15 @@ $(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config Makefile
 
 tools: $(TOOL_FILES)
 
-$(TOOL_FILES) $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
+$(BUILD)/bin/pccheck $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS) $(LINK_FLAGS)
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/$* $@
-	strip --strip-unneeded $@
+	$(STRIP) $@
+
+# One program under four names: it is large, as it holds Swift's run time.
+$(filter-out %/pccheck,$(TOOL_FILES)): $(BUILD)/bin/pccheck
+	ln -sf pccheck $@
 
 python: $(VENV)/pccheck-ready
 
@@ -124,17 +129,22 @@ uninstall:
 DEB_ROOT := $(BUILD)/deb/root
 DEB = $(BUILD)/deb/pccheck_$(VERSION)_$(shell dpkg --print-architecture).deb
 
+$(BUILD)/deb-packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages --with-packaging
+	@mkdir -p $(@D) && touch $@
+
 # For Debian and Ubuntu: needs nothing of Swift where it is installed.
-deb: lib tools
+deb: lib tools $(BUILD)/deb-packages-ready
 	rm -rf $(BUILD)/deb
-	$(MAKE) --no-print-directory install DESTDIR=$(DEB_ROOT) PREFIX=/usr \
-		LIBDIR=/usr/lib/$$(dpkg-architecture -qDEB_HOST_MULTIARCH)
+	Sources/Packaging/install "$(BUILD)" $(VERSION) /usr \
+		/usr/lib/$$(dpkg-architecture -qDEB_HOST_MULTIARCH) $(DEB_ROOT)
 	Sources/Packaging/build-deb $(DEB_ROOT) $(VERSION) $(BUILD)/deb
 
-# Into a fresh Debian in a folder; needs root.
-test-deb: deb
-	SWIFT="$(SWIFT)" .ci/install-packages --with-deb
-	zstd -dqf Fixtures/valid/v1/safetensors.pcc.zst -o $(BUILD)/deb/run.pcc
+# Debian's own checker; then into a fresh Debian in a folder, which needs root.
+test-deb: deb python
+	lintian --fail-on error,warning --allow-root $(DEB)
+	$(PYTHON) -c 'import sys, zstandard; zstandard.ZstdDecompressor().copy_stream(sys.stdin.buffer, sys.stdout.buffer)' \
+		< Fixtures/valid/v1/safetensors.pcc.zst > $(BUILD)/deb/run.pcc
 	Tests/PackagingTests/try-deb $(DEB) $(BUILD)/deb/run.pcc $(BUILD)/deb/debian
 
 # ---------------------------------------------------------------- testing

@@ -2,9 +2,10 @@ internal import ArgumentParser
 
 /// The script with which a shell completes a tool's command line: ArgumentParser's, mended.
 ///
-/// Two things are wrong in what ArgumentParser writes. It offers `help` as a subcommand of tools
-/// that have none, which zsh refuses beside a list of files. And where a subcommand may be left
-/// out, it does not offer the files that may then follow.
+/// Three things are wrong in what ArgumentParser writes. It offers `help` as a subcommand of tools
+/// that have none, which zsh refuses beside a list of files. Where a subcommand may be left out, it
+/// does not offer the files that may then follow. And bash's script says that it is a program,
+/// though it is only ever read by a shell.
 enum CompletionScript {
     /// The script that these arguments ask for, as ArgumentParser spells the question.
     static func requested(
@@ -15,7 +16,7 @@ enum CompletionScript {
         else { return nil }
         let configuration = command.configuration
         let name = configuration.commandName ?? ""
-        let script = command.completionScript(for: shell)
+        let script = command.completionScript(for: shell).cut(from: "#!/bin/bash\n", to: "")
         if configuration.subcommands.isEmpty {
             return withoutSubcommands(script, name, shell)
         }
@@ -76,7 +77,9 @@ extension String {
     /// Without the text from the first `start` to the `end` behind it, which stays.
     fileprivate func cut(from start: String, to end: String, leaving rest: String = "") -> String {
         guard let first = firstRange(of: start),
-            let last = self[first.upperBound...].firstRange(of: end)
+            let last = end.isEmpty
+                ? first.upperBound..<first.upperBound
+                : self[first.upperBound...].firstRange(of: end)
         else { return self }
         return self[..<first.lowerBound] + rest + self[last.lowerBound...]
     }
