@@ -130,7 +130,7 @@ DEB_ROOT := $(BUILD)/deb/root
 DEB = $(BUILD)/deb/pccheck_$(VERSION)_$(shell dpkg --print-architecture).deb
 
 $(BUILD)/deb-packages-ready: .ci/install-packages
-	SWIFT="$(SWIFT)" .ci/install-packages --with-packaging
+	SWIFT="$(SWIFT)" .ci/install-packages --with-deb
 	@mkdir -p $(@D) && touch $@
 
 # For Debian and Ubuntu: needs nothing of Swift where it is installed.
