@@ -61,11 +61,11 @@ def command(tool: str) -> Command:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small file with two checkpoints, the newer one of step 120."""
+    """A small file with a checkpoint in each slot, the newest one of step 120."""
     path = tmp_path_factory.mktemp("sample") / "run.pcc"
     numbers = np.arange(100_000, dtype=np.float32)
-    with pccheck.Checkpointer(path, retain=2, chunk="64 KiB") as checkpointer:
-        for step in (110, 120):
+    with pccheck.Checkpointer(path, in_flight=2, retain=2, chunk="64 KiB") as checkpointer:
+        for step in (90, 100, 110, 120):
             layer = {"weight": numbers + step, "bias": numbers[:100]}
             state = {"model": {"layers": {"0": layer, "1": layer}}, "step": step}
             checkpointer.save(step, state, metadata=f"step {step}").wait()
