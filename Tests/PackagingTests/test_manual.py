@@ -128,6 +128,21 @@ def test_no_other_option_is_documented(tool: str) -> None:
     assert every | synopsis <= known, f"{tool}.1: {sorted((every | synopsis) - known)}"
 
 
+def test_every_option_that_is_mentioned_exists() -> None:
+    """Also those of the other tools, to which a page sends its reader."""
+    known = {option for tool in NAMES for part in command(tool).all() for option in part.options}
+    for page in PAGES:
+        text = "\n".join(plain(line) for lines in sections(page).values() for line in lines)
+        mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+        assert mentioned <= known, f"{page} mentions {sorted(mentioned - known)}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_the_version(page: str) -> None:
+    version = run(TOOLS / "pccheck", "--version").stdout.strip()
+    assert f'"PCcheck {version}"' in sections(page)[""][0]
+
+
 # -- whether the examples run
 
 # What a page says of a large run, in small.
