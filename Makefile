@@ -28,7 +28,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
 	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
-	install uninstall deb test-deb test-packaging clean distclean format lint
+	install uninstall deb test-deb wheel test-wheel test-packaging clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -52,6 +52,8 @@ help:
 	@echo '                  make uninstall takes them away'
 	@echo 'make deb          the same as a package for Debian in $(BUILD)/deb; make test-deb installs it'
 	@echo '                  into a fresh Debian without Swift, and uses it there (root, a minute)'
+	@echo 'make wheel        the Python package, with every library it needs, in $(BUILD)/wheel; make test-wheel'
+	@echo '                  tries it by itself'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -145,6 +147,23 @@ test-deb: deb
 	lintian --fail-on error,warning --allow-root $(DEB)
 	zstd -dqf Fixtures/valid/v1/safetensors.pcc.zst -o $(BUILD)/deb/run.pcc
 	Tests/PackagingTests/try-deb $(DEB) $(BUILD)/deb/run.pcc $(BUILD)/deb/debian
+
+$(VENV)/wheel-ready: Sources/Python/requirements-wheel.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# With the native library in it, and the libraries that it needs beside that.
+wheel: lib $(VENV)/wheel-ready
+	rm -rf $(BUILD)/wheel
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		-w $(BUILD)/wheel/bare ./Sources/Python
+	@rm -rf Sources/Python/build Sources/Python/pccheck.egg-info
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel repair -w $(BUILD)/wheel \
+		$(BUILD)/wheel/bare/*.whl
+
+# In a fresh environment, with nothing else to find.
+test-wheel: wheel
+	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
 
 # ---------------------------------------------------------------- testing
 
