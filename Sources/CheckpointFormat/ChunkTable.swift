@@ -166,8 +166,8 @@ public struct ChunkTable: Hashable, Sendable {
         try checkTotals(header)
     }
 
-    /// What is left of a table that is damaged, or longer than `bytes`: nil for an entry that breaks
-    /// the rules.
+    /// What is left of a table that is damaged, or longer than `bytes`: nil for an entry that
+    /// breaks the rules.
     ///
     /// Nothing vouches for an entry but its own chunk: use what it names only once the stored bytes
     /// match its digest.

@@ -117,7 +117,9 @@ struct ExtractCommand: ToolCommand {
     func validate() throws {
         if list {
             if output != nil { throw ValidationError("--list writes nothing; leave -o out") }
-            if all || salvage { throw ValidationError("--list shows; leave --all and --salvage out") }
+            if all || salvage {
+                throw ValidationError("--list shows; leave --all and --salvage out")
+            }
             return
         }
         guard let output else {

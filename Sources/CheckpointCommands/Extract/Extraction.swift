@@ -225,7 +225,8 @@ struct Extraction {
         }
         if command.all && !command.quiet {
             let total = results.reduce(0) { $0 + $1.byteCount }
-            let lost = rejections.isEmpty
+            let lost =
+                rejections.isEmpty
                 ? "" : ", \(Quantity.plural(rejections.count, "slot")) could not be written"
             Output.diagnostics.line(
                 """

@@ -87,7 +87,8 @@ struct ExtractionTarget {
         switch kind {
         case .file:
             let file = plan.files.count == 1 ? plan.files.first : nil
-            let isWhole = file?.chunks(of: selected.candidate.header).count
+            let isWhole =
+                file?.chunks(of: selected.candidate.header).count
                 == selected.candidate.header.chunkCount
             // Nothing says that the chunks of an unanchored slot reached the medium, so a part
             // of it is good only when all of it is.

@@ -83,7 +83,8 @@ struct HolesMap: Sendable {
         }
     }
 
-    func json(file: String, output: String, format: OutputFormat, holes: HoleTreatment) -> JSONValue {
+    func json(file: String, output: String, format: OutputFormat, holes: HoleTreatment) -> JSONValue
+    {
         let header = source.candidate.header
         var slot = JSONValue.null
         if case .slot(let other) = names { slot = .count(Int(other.rawValue)) }

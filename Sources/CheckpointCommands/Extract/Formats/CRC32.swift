@@ -42,10 +42,12 @@ enum CRC32 {
             let next = unsafe UInt32(
                 littleEndian: bytes.loadUnaligned(fromByteOffset: position + 4, as: UInt32.self))
             // Safe: as above.
-            let low = unsafe tables[1792 + Int(crc & 0xFF)] ^ tables[1536 + Int(crc >> 8 & 0xFF)]
+            let low =
+                unsafe tables[1792 + Int(crc & 0xFF)] ^ tables[1536 + Int(crc >> 8 & 0xFF)]
                 ^ tables[1280 + Int(crc >> 16 & 0xFF)] ^ tables[1024 + Int(crc >> 24)]
             // Safe: as above.
-            let high = unsafe tables[768 + Int(next & 0xFF)] ^ tables[512 + Int(next >> 8 & 0xFF)]
+            let high =
+                unsafe tables[768 + Int(next & 0xFF)] ^ tables[512 + Int(next >> 8 & 0xFF)]
                 ^ tables[256 + Int(next >> 16 & 0xFF)] ^ tables[Int(next >> 24)]
             crc = low ^ high
             position += 8

@@ -114,7 +114,9 @@ enum NumpyScalar {
         var bytes: [UInt8] = []
         for index in stride(from: 0, to: digits.count, by: 2) {
             let pair = String(decoding: digits[index..<index + 2], as: UTF8.self)
-            guard !"+-".contains(pair.prefix(1)), let byte = UInt8(pair, radix: 16) else { return nil }
+            guard !"+-".contains(pair.prefix(1)), let byte = UInt8(pair, radix: 16) else {
+                return nil
+            }
             bytes.insert(byte, at: 0)
         }
         // Room for the sign.

@@ -231,7 +231,8 @@ struct StateDocument {
             if isMutable { $0.global("builtins", "bytearray") }
             // As Python writes bytes in protocol 2: text whose characters are the bytes.
             $0.global("_codecs", "encode")
-            $0.string(Array(content.map { Character(Unicode.Scalar($0)) }).map(String.init).joined())
+            $0.string(
+                Array(content.map { Character(Unicode.Scalar($0)) }).map(String.init).joined())
             $0.string("latin1")
             $0.tuple2()
             $0.reduce()
