@@ -219,20 +219,34 @@ struct Extraction {
                 ).bytes)
             return
         }
+        if command.all { return reportAll(results, rejections, names) }
+        let output = Output.diagnostics
         for (result, name) in zip(results, names)
         where !command.quiet || result.isIncomplete || result.remark != nil {
-            result.lines(name: name).forEach { Output.diagnostics.line($0) }
+            result.lines(name: name).forEach(output.line)
         }
-        if command.all && !command.quiet {
-            let total = results.reduce(0) { $0 + $1.byteCount }
-            let lost =
-                rejections.isEmpty
-                ? "" : ", \(Quantity.plural(rejections.count, "slot")) could not be written"
-            Output.diagnostics.line(
-                """
-                \("\(Quantity.plural(results.count, "checkpoint"))", .bold) in \(output), \
-                \(Quantity.bytes(total))\(lost)
-                """)
+    }
+
+    private func reportAll(
+        _ results: [ExtractionResult], _ rejections: [ExtractionRejection], _ names: [String]
+    ) {
+        let output = Output.diagnostics
+        var table = TableLayout(ExtractionResult.columns)
+        for (result, name) in zip(results, names) { table.add(result.row(name: name)) }
+        if !command.quiet { table.lines(width: output.columnCount).forEach(output.line) }
+        for result in results where result.isIncomplete || result.remark != nil {
+            output.line("\("step \(result.candidate.step)", .bold)")
+            result.details.forEach { output.line("  \($0)") }
         }
+        if command.quiet { return }
+        let total = results.reduce(0) { $0 + $1.byteCount }
+        let lost =
+            rejections.isEmpty
+            ? "" : ", \(Quantity.plural(rejections.count, "slot")) could not be written"
+        output.line(
+            """
+            \("\(Quantity.plural(results.count, "checkpoint"))", .bold) in \(self.output), \
+            \(Quantity.bytes(total))\(lost)
+            """)
     }
 }

@@ -41,49 +41,56 @@ struct ExtractionResult {
     func lines(name: String) -> [StyledText] {
         let tensors = tensorCount.map { " with \(Quantity.plural($0, "tensor"))" } ?? ""
         let count = files.count > 1 ? " in \(files.count) shards" : ""
-        let place = indexPath ?? name
         let verb = isIncomplete ? "what was verified is in" : "every digest verified, written to"
-        var lines: [StyledText] = [
+        return [
             """
             step \(candidate.step) from slot \(candidate.slot): \
-            \(Quantity.bytes(byteCount))\(tensors)\(count), \(verb) \(place)
+            \(Quantity.bytes(byteCount))\(tensors)\(count), \(verb) \(indexPath ?? name)
             """
+        ] + details
+    }
+
+    /// The columns of the table of all checkpoints.
+    static let columns: [TableLayout.Column] = [
+        .right("step"), .right("slot"), .right("tensors"), .right("size"), .right("lost"),
+        .flexible("written to"),
+    ]
+
+    func row(name: String) -> [StyledText] {
+        let lost = salvage?.map.lostByteCount ?? 0
+        return [
+            "\(candidate.step)", "\(candidate.slot)",
+            "\(tensorCount.map { Quantity.count(UInt64($0)) } ?? "—")",
+            "\(Quantity.bytes(byteCount))",
+            lost == 0 ? StyledText("—", .dim) : StyledText(Quantity.bytes(lost), .red),
+            "\(indexPath ?? name)",
         ]
-        if let remark { lines.append("\("note:", .yellow) \(remark)") }
+    }
+
+    /// What else there is to say.
+    var details: [StyledText] {
+        var lines: [StyledText] = remark.map { ["\("note:", .yellow) \($0)"] } ?? []
         if let salvage { lines += Self.lines(salvage.map, salvage.path) }
         return lines
     }
 
     private static func lines(_ map: HolesMap, _ path: String) -> [StyledText] {
         let survey = map.survey
-        let total = map.source.candidate.header.payloadByteCount
+        let header = map.source.candidate.header
+        if survey.isWhole { return ["no chunk is damaged; the map is in \(path)"] }
         var lines: [StyledText] = []
-        if survey.holes.isEmpty {
-            lines.append("no chunk is damaged; the map is in \(path)")
-        } else {
+        if !survey.holes.isEmpty {
             lines.append(
                 """
                 \("lost:", .red) \(Quantity.plural(survey.holes.count, "chunk")) of \
-                \(map.source.candidate.header.chunkCount), \
-                \(Quantity.bytes(map.lostByteCount)) of \(Quantity.bytes(total)); the map is in \
-                \(path)
+                \(header.chunkCount), \(Quantity.bytes(map.lostByteCount)) of \
+                \(Quantity.bytes(header.payloadByteCount)); the map is in \(path)
                 """)
         }
         switch map.names {
-        case .own, .slot:
-            let partly = map.count(.partlyLost)
-            lines.append(
-                """
-                tensors: \(map.count(.whole)) whole, \(partly) partly lost, \
-                \(map.count(.fullyLost)) lost; \
-                \(map.tensors.count { $0.isWritten }) written
-                """)
+        case .own, .slot: lines += tensorLines(map)
         case .lost: lines.append("the names of the tensors are lost; holes are zeros")
         case .opaque: lines.append("holes are zeros")
-        }
-        if case .slot(let slot) = map.names {
-            lines.append(
-                "\("note:", .yellow) names, types and shapes are those of slot \(slot)")
         }
         if map.source.isTableDamaged, survey.payloadDigest != .matches {
             lines.append(
@@ -91,6 +98,24 @@ struct ExtractionResult {
                 \("note:", .yellow) the chunk table is damaged: each chunk matches its own entry, \
                 but nothing says that all are of this step
                 """)
+        }
+        return lines
+    }
+
+    private static func tensorLines(_ map: HolesMap) -> [StyledText] {
+        let written = map.tensors.count { $0.isWritten }
+        var lines: [StyledText] = [
+            """
+            tensors: \(map.count(.whole)) whole, \(map.count(.partlyLost)) partly lost, \
+            \(map.count(.fullyLost)) lost; \(written) written
+            """
+        ]
+        if map.tensors.contains(where: { $0.state == .partlyLost && !$0.isWritten }) {
+            lines.append("--holes zero also writes what is left of those that are partly lost")
+        }
+        if case .slot(let slot) = map.names {
+            lines.append(
+                "\("note:", .yellow) names, types and shapes are those of slot \(slot)")
         }
         return lines
     }

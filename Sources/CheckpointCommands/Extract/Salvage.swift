@@ -77,7 +77,7 @@ struct Salvage {
             return (try Manifest.read(selected), .own)
         }
         let lost = survey.lost(in: 0..<header.manifestByteCount)
-        var why = "\(Quantity.plural(lost.count, "part")) of it lie in damaged chunks"
+        var why = "it lies in a damaged chunk"
         if lost.isEmpty {
             do throws(CheckpointError) {
                 return (try Manifest.read(selected), .own)
