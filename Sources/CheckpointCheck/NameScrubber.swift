@@ -130,7 +130,8 @@ struct NameScrubber {
         func unit(_ start: Int) -> UInt32? {
             guard start >= 0, start + 6 <= end, bytes[start] == 0x5C, bytes[start + 1] == 0x75
             else { return nil }
-            return UInt32(String(decoding: bytes[start + 2..<start + 6], as: UTF8.self), radix: 16)
+            let digits = String(decoding: bytes[start + 2..<start + 6], as: UTF8.self)
+            return digits.allSatisfy(\.isHexDigit) ? UInt32(digits, radix: 16) : nil
         }
         let (highs, lows): (Range<UInt32>, Range<UInt32>) = (0xD800..<0xDC00, 0xDC00..<0xE000)
         guard let value = unit(position) else { return .other }

@@ -137,6 +137,11 @@ import Testing
         #expect(run.status == 4)
         #expect(run.text.contains("✘ checksum = ") && run.text.contains("✘ data_offset = "))
         #expect(try ToolRun(.pcinspect, ["hexdump", file.path, "slot", "0"]).status == 0)
+        let found = try ToolRun(.pcinspect, [file.path])
+        #expect(found.status == 4 && found.diagnostics.contains("both copies are lost"))
+        for fact in ["slot 2 ", "complete, step 30, sequence 3", "superblock  right", "wrong"] {
+            #expect(found.text.contains(fact), "\(fact): \(found.text)")
+        }
         let lost = try ToolRun(.pcinspect, ["hexdump", file.path, "slot", "1"])
         #expect(lost.status == 4 && lost.diagnostics.contains("--offset"))
         let unknown = try ToolRun(.pcinspect, ["hexdump", file.path, "slots", "1"])

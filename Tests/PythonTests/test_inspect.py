@@ -60,7 +60,7 @@ def check(found: dict[str, Any], wanted: dict[str, Any], name: str) -> None:
         if value is None or key.endswith("count") or key in ("minimum", "maximum"):
             assert found[key] == value, (name, key)
         else:
-            scale = max(abs(wanted["minimum"]), abs(wanted["maximum"]))
+            scale = max(abs(float(wanted["minimum"])), abs(float(wanted["maximum"])))
             assert math.isclose(found[key], value, rel_tol=1e-12, abs_tol=1e-13 * scale), (
                 name,
                 key,

@@ -87,11 +87,35 @@ def test_strangers_are_refused_with_a_reason(path: Path, stranger: str) -> None:
         assert b"run.pcc" in result.stderr and result.stderr.startswith(b"pcinspect: "), result
 
 
+def resealed(image: bytes, slot_offset: int, patches: dict[int, bytes]) -> bytes:
+    """The image with other bytes in a slot header, whose checksum fits again."""
+    header = bytearray(image[slot_offset : slot_offset + 4080])
+    for offset, content in patches.items():
+        header[offset : offset + len(content)] = content
+    sealed = images.seal(bytes(header), 4096)
+    return image[:slot_offset] + sealed + image[slot_offset + 4096 :]
+
+
+def test_numbers_beyond_belief_are_shown_or_refused(path: Path) -> None:
+    image = two_checkpoints(path)
+    slot = image.index(b"PCKSLOTH", 16385)
+    largest = struct.pack("<Q", 2**64 - 1)
+    for offset in range(8, 148, 8):
+        for content in (largest[:4], largest, struct.pack("<Q", 2**62)):
+            path.write_bytes(resealed(image, slot, {offset: content}))
+            for view in ("summary {f}", "hexdump {f} slot 1 --annotate"):
+                assert run(view, path).returncode in (0, 4)
+    # A sequence far above the other, a nanosecond later: a rate that no integer holds.
+    times = struct.pack("<2Q", 5, 6)
+    path.write_bytes(resealed(image, slot, {40: struct.pack("<Q", 2**63), 56: times}))
+    assert b"checkpoints/h" in run("summary {f}", path).stdout
+
+
 def test_every_cut_of_a_file_is_shown_or_refused(path: Path) -> None:
     image = two_checkpoints(path)
-    for size in (1, 4096, 4097, 16384, 20000, 24576, len(image) // 2, len(image) - 4096):
+    for size in (1, 4097, 16384, 24576, len(image) // 2, len(image) - 4096):
         path.write_bytes(image[:size])
-        for view in VIEWS[::3] + VIEWS[-6:]:
+        for view in VIEWS[::4] + VIEWS[-5:]:
             result = run(view, path)
             assert result.stdout or result.stderr
 

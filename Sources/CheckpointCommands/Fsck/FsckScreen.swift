@@ -20,14 +20,9 @@ struct FsckScreen {
 
     var lines: [StyledText] {
         var lines = [verdict]
-        for repair in run.repairs {
-            lines += ["  \("✔", .green) \(repair)"]
-        }
-        if let refusal = run.refusal {
-            lines += ["  \("✘", .red) nothing is repaired: \(refusal)"]
-        }
-        lines += findings
-        return lines + resume
+        lines += RepairScreen.outcome(run)
+        lines += findings + resume
+        return lines + RepairScreen.foreseen(run)
     }
 
     /// All findings; of many alike in one slot, such as damaged chunks, only the first ones.
@@ -105,14 +100,7 @@ struct FsckScreen {
             return count == 0 ? nil : Quantity.plural(count, noun)
         }
         let fixable = report.findings.count(where: \.isFixable)
-        var text: StyledText = "\(report.path, .bold): "
-        if report.isClean {
-            text.append("clean", .green)
-        } else if report.decision == nil {
-            text.append("cannot be used", .red)
-        } else {
-            text.append("damaged", .red)
-        }
+        var text: StyledText = "\(report.path, .bold): \(Self.word(run))"
         if !counts.isEmpty { text.append(", \(counts.joined(separator: ", "))", nil) }
         if !run.repairs.isEmpty {
             text.append("; \(Quantity.plural(run.repairs.count, "repair")) made", nil)
@@ -124,12 +112,24 @@ struct FsckScreen {
         return text
     }
 
+    /// The verdict in a word or two.
+    static func word(_ run: FsckRun) -> StyledText {
+        if run.report.isClean { return StyledText("clean", .green) }
+        return StyledText(run.report.decision == nil ? "cannot be used" : "damaged", .red)
+    }
+
     /// `--explain`.
     static func explain(_ problem: Problem, width: Int?) -> [StyledText] {
         let head: StyledText = """
             \(problem.id, .bold)  \(problem.title)  \("(\(problem.severity.rawValue))", .dim)
             """
-        let fix = problem.safeFix.map { "pcfsck -p can repair it: \($0.rawValue)." }
+        let fix = problem.fix.map { fix in
+            switch fix.class {
+            case .safe: "pcfsck -p can repair it: \(fix.action)."
+            case .full: "pcfsck -y can repair it: \(fix.action)."
+            case .asked: "pcfsck -y asks on a terminal whether to repair it: \(fix.action)."
+            }
+        }
         return [head] + TextWrap.lines(problem.explanation, indent: 2, width: width)
             + TextWrap.lines(problem.advice, indent: 2, width: width)
             + (fix.map { TextWrap.lines($0, indent: 2, width: width) } ?? [])

@@ -47,10 +47,7 @@ struct InspectHexdumpCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let file = try WreckedFile(path: options.file)
-        let named = offset == nil ? FileBlock(words: block.isEmpty ? ["identity"] : block) : nil
-        let place =
-            try named.map { (block) throws(CheckpointError) in try file.place(block) }
-            ?? (offset: offset ?? 0, byteCount: 256)
+        let (named, place) = try chosen(file)
         let shown = length.map { min($0.byteCount, offset == nil ? place.byteCount : .max) }
         let inside = file.byteCount - min(place.offset, file.byteCount)
         let dump = HexdumpRange(
@@ -58,7 +55,7 @@ struct InspectHexdumpCommand: ToolCommand {
             shownByteCount: min(shown ?? place.byteCount, inside))
         guard inside > 0 else {
             throw CheckpointError(
-                .invalidArgument,
+                file.byteCount == 0 ? .notACheckpointFile : .invalidArgument,
                 "\(options.file): byte \(place.offset) is behind the end of the file, which has "
                     + "\(file.byteCount) bytes", byteOffset: place.offset)
         }
@@ -69,6 +66,20 @@ struct InspectHexdumpCommand: ToolCommand {
             try HexdumpScreen(dump, isAnnotated: annotate).write(groups, to: Output.standard)
         }
         return groups.contains { $0.fields.contains(where: \.isWrong) } ? .uncorrected : .clean
+    }
+
+    /// The block that was named, or that lies where it was asked for; and its place.
+    private func chosen(
+        _ file: WreckedFile
+    ) throws(CheckpointError) -> (block: FileBlock?, place: (offset: UInt64, byteCount: UInt64)) {
+        guard let offset else {
+            let block = FileBlock(words: block.isEmpty ? ["identity"] : block) ?? .identity(.head)
+            return (block, try file.place(block))
+        }
+        if annotate, length == nil, let block = try file.recognized(at: offset) {
+            return (block, (offset, Geometry.block))
+        }
+        return (nil, (offset, 256))
     }
 
     /// The fields of the block, in groups: one, or one per entry of a table.

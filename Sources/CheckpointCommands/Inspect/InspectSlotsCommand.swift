@@ -52,7 +52,7 @@ struct InspectSlotsCommand: ToolCommand {
             if header.state == .complete {
                 add("completed", completed(header, inspection))
                 if let rate = header.storedBytesPerSecond {
-                    add("rate", "\(Quantity.bytes(UInt64(rate)))/s stored")
+                    add("rate", "\(Quantity.rate(bytesPerSecond: rate)) stored")
                 }
                 add("payload", payload(header))
                 add("stored", stored(header))

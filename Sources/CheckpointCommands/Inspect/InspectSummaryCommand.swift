@@ -10,7 +10,13 @@ struct InspectSummaryCommand: ToolCommand {
     @OptionGroup var options: InspectedFile
 
     func execute() throws -> ExitStatus {
-        let inspection = try Inspection(path: options.file)
+        let inspection: Inspection
+        do throws(CheckpointError) {
+            inspection = try Inspection(path: options.file)
+        } catch {
+            if !options.json { try showWreck() }
+            throw error
+        }
         if options.json {
             Output.standard.write(
                 JSONValue.document(
@@ -30,5 +36,12 @@ struct InspectSummaryCommand: ToolCommand {
             SummaryScreen(inspection).lines(width: output.columnCount).forEach(output.line)
         }
         return inspection.status
+    }
+
+    /// What is left of a file that cannot be opened as one, when there is anything.
+    private func showWreck() throws(CheckpointError) {
+        let output = Output.standard
+        guard let file = try? WreckedFile(path: options.file) else { return }
+        try WreckScreen(file).lines(width: output.columnCount).forEach(output.line)
     }
 }

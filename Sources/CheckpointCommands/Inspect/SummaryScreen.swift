@@ -132,10 +132,11 @@ struct SummaryScreen {
         let rates = SlotRates(decision.slots)
         var parts: [String] = []
         if let rate = rates.storedBytesPerSecond {
-            parts.append("newest stored at \(Quantity.bytes(UInt64(rate)))/s")
+            parts.append("newest stored at \(Quantity.rate(bytesPerSecond: rate))")
         }
         if let rate = rates.checkpointsPerHour {
-            let count = rate < 1000 ? Quantity.significant(rate) : Quantity.short(UInt64(rate))
+            let count =
+                rate < 1000 ? Quantity.significant(rate) : Quantity.short(UInt64(saturating: rate))
             parts.append("\(count) checkpoints/h")
         }
         if let ratio = rates.compressionRatio, ratio != 1 {
@@ -211,7 +212,7 @@ struct SummaryScreen {
             of: inspection.geometry.slotByteCount,
             width: barColumnCount, full: isWhole ? "█" : "▒")
         let time = isWhole ? header.completedTime : header.beganTime
-        let rate = header.storedBytesPerSecond.map { "\(Quantity.bytes(UInt64($0)))/s" }
+        let rate = header.storedBytesPerSecond.map { Quantity.rate(bytesPerSecond: $0) }
         return [
             "\(report.slot)", StyledText(bar, state.parts.first?.style), state,
             "\(header.step)", "\(header.sequence)",

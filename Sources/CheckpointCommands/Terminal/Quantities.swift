@@ -90,6 +90,11 @@ enum Quantity {
         return unit > 1 && whole < 10 && tenth > 0 ? "\(whole).\(tenth)\(name)" : "\(whole)\(name)"
     }
 
+    /// `1.2 GiB/s`, of any number that a hostile header may give.
+    static func rate(bytesPerSecond: Double) -> String {
+        "\(bytes(UInt64(saturating: bytesPerSecond)))/s"
+    }
+
     /// So many significant digits, as `%.4g` of printf(3) has them.
     static func significant(_ value: Double, digitCount: Int = 4) -> String {
         var text = [CChar](repeating: 0, count: 32)
@@ -172,5 +177,12 @@ enum Quantity {
         if part > 0 { filled = max(filled, 1) }
         return String(repeating: full, count: filled)
             + String(repeating: "░", count: width - filled)
+    }
+}
+
+extension UInt64 {
+    /// `value` without its fraction, or the nearest number that there is; 0 for NaN.
+    init(saturating value: Double) {
+        self = value >= 0x1p64 ? .max : value > 0 ? UInt64(value) : 0
     }
 }

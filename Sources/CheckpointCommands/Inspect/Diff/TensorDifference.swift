@@ -66,37 +66,45 @@ struct TensorDifference: Sendable {
     }
 
     private mutating func addEqual(_ numbers: UnsafePointer<Double>, _ count: Int) {
+        var sum = firstSquares
         for index in 0..<count {
             // Safe: below `count`.
             let value = unsafe numbers[index]
-            if value.isFinite { firstSquares += value * value }
+            if value - value == 0 { sum += value * value }
         }
+        firstSquares = sum
     }
 
     private mutating func addBlock(
         _ p: UnsafeRawPointer, _ q: UnsafeRawPointer, _ x: UnsafePointer<Double>,
         _ y: UnsafePointer<Double>, _ unitCount: Int, _ decoder: ElementDecoder
     ) {
-        let width = decoder.unitNumberCount / decoder.unitElementCount
-        for element in 0..<unitCount * decoder.unitElementCount {
-            var (isFinite, square) = (true, 0.0)
-            for part in element * width..<(element + 1) * width {
-                // Safe: there are as many numbers as parts.
-                let (first, second) = unsafe (x[part], y[part])
-                isFinite = isFinite && first.isFinite && second.isFinite
-                square += (second - first) * (second - first)
-                if first.isFinite && second.isFinite { firstSquares += first * first }
+        let count = unitCount * decoder.unitElementCount
+        for element in 0..<count {
+            // Safe: here and below, the elements lie in both runs, and each has its numbers.
+            if unsafe Self.differs(p, q, x, y, element, decoder) { changedCount += 1 }
+        }
+        var (sum, firstSum, farthest) = (squares, firstSquares, largest)
+        let width = decoder.isComplex ? 2 : 1
+        for element in 0..<count {
+            var distance = unsafe y[element * width] - x[element * width]
+            var norm = unsafe x[element * width] * x[element * width]
+            if width == 2 {
+                // Parts have single precision, so that their squares cannot overflow.
+                let other = unsafe y[element * 2 + 1] - x[element * 2 + 1]
+                distance = (distance * distance + other * other).squareRoot()
+                norm += unsafe x[element * 2 + 1] * x[element * 2 + 1]
             }
-            // Safe: the elements lie in both runs.
-            let isChanged = unsafe Self.differs(p, q, x, y, element, decoder)
-            if isChanged { changedCount += 1 }
-            if isFinite {
-                squares += square
-                largest = max(largest, square.squareRoot())
-            } else if isChanged {
+            // What is not finite is NaN when subtracted from itself.
+            if distance - distance == 0 {
+                sum += distance * distance
+                firstSum += norm
+                farthest = max(farthest, abs(distance))
+            } else if unsafe Self.differs(p, q, x, y, element, decoder) {
                 changedNotFiniteCount += 1
             }
         }
+        (squares, firstSquares, largest) = (sum, firstSum, farthest)
         if decoder.is64BitInteger {
             // Safe: as above.
             largest = max(largest, unsafe decoder.largestDistance(p, q, unitCount: unitCount))

@@ -105,6 +105,19 @@ struct WreckedFile {
         return geometry
     }
 
+    /// The block that the bytes at `offset` say that they are, wherever they lie.
+    func recognized(at offset: UInt64) throws(CheckpointError) -> FileBlock? {
+        let block = RawBlock(try bytes(at: offset, count: Limits.blockByteCount))
+        if block.bytes.starts(with: IdentityBlock.magic) { return .identity(.head) }
+        if block.bytes.starts(with: Superblock.magic) {
+            let generation = block.integer(Superblock.Layout.generation)
+            return .superblock(.head, parity: Int(generation & 1))
+        }
+        guard block.bytes.starts(with: SlotHeader.magic) else { return nil }
+        let slot = block.integer(SlotHeader.Layout.slotIndex)
+        return .header(SlotIndex(rawValue: UInt32(truncatingIfNeeded: slot)))
+    }
+
     /// The slot's header, when it can be decoded.
     func header(_ slot: SlotIndex) -> SlotHeader? {
         decision?.slots.first { $0.slot == slot }?.header
