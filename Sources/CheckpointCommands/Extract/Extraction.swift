@@ -16,7 +16,7 @@ struct Extraction {
     func one() throws(CheckpointError) -> ExitStatus {
         let target = try ExtractionTarget(output, source: inspection.path)
         if command.salvage { return try salvageOne(target) }
-        var rejections: [ExtractionRejection] = []
+        var rejections = lostNewest()
         let result = try newestThatWorks(&rejections) {
             selected throws(CheckpointError) -> ExtractionResult? in
             try extract(selected, to: target)
@@ -24,6 +24,22 @@ struct Extraction {
         let status: ExitStatus = rejections.isEmpty ? .clean : .uncorrected
         if let result { report([result], rejections, [target.name]) }
         return status
+    }
+
+    /// The newest durable checkpoint, when it is too damaged to be tried at all; says so.
+    private func lostNewest() -> [ExtractionRejection] {
+        guard !command.choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
+            let next = inspection.decision.candidates.first
+        else { return [] }
+        let why = loss.report.detail.map { ": \($0)" } ?? ""
+        let message =
+            "step \(loss.anchor.step), the newest durable checkpoint, is lost: slot "
+            + "\(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back to step "
+            + "\(next.step) in slot \(next.slot)"
+        say(message)
+        return [
+            ExtractionRejection(slot: loss.anchor.slot, step: loss.anchor.step, message: message)
+        ]
     }
 
     private func salvageOne(_ target: ExtractionTarget) throws(CheckpointError) -> ExitStatus {
