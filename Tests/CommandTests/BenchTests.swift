@@ -14,6 +14,9 @@ import Testing
 
     typealias Object = [String: Any]
 
+    static let manual = URL(filePath: #filePath).deletingLastPathComponent()
+        .appending(path: "../../Sources/CheckpointCommands/man/pccheck.1")
+
     /// The JSON of one run, whose every key must be in the manual page.
     private func bench(_ arguments: [String]) throws -> Object {
         let run = try ToolRun(
@@ -23,8 +26,7 @@ import Testing
         #expect(run.diagnostics.isEmpty)
         #expect(directory.names == [], "no file is left")
         let json = try run.json()
-        let page = try String(
-            contentsOf: ManualTests.folder.appending(path: "pccheck.1"), encoding: .utf8)
+        let page = try String(contentsOf: Self.manual, encoding: .utf8)
         for key in Self.keys(json) where !key.hasPrefix("fio ") {
             #expect(page.contains(key), "pccheck.1 does not explain \(key)")
         }
