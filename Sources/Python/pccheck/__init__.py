@@ -4,6 +4,7 @@
 ``pccheck.Checkpointer`` stores any nest of plain values and arrays.
 """
 
+from ._comparing import Difference, ResumeReport, StateMismatch
 from ._engine import Outcome, SaveHandle
 from ._native import library_path
 from ._reader import CheckpointInfo
@@ -17,9 +18,12 @@ __version__ = VERSION
 __all__ = [
     "Checkpointer",
     "CheckpointInfo",
+    "Difference",
     "Outcome",
     "RawTensor",
+    "ResumeReport",
     "SaveHandle",
+    "StateMismatch",
     "TorchValue",
     "checkpoints",
     "library_path",

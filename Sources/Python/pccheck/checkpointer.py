@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from . import _native
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
+from ._comparing import ResumeReport, StateMismatch
 from ._loading import ArrayMemory, Loading
 from ._reader import CheckpointInfo, Reader
 from .errors import (
@@ -159,6 +160,7 @@ class BaseCheckpointer:
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
+        self._resume_report: ResumeReport | None = None
         if os.path.exists(self._path):
             self._open()
         elif capacity is not None:
@@ -281,9 +283,15 @@ class BaseCheckpointer:
         self._engine.rewind(info.step)
         return state
 
+    @property
+    def resume_report(self) -> ResumeReport | None:
+        """How the checkpoint of the last ``resume`` fitted the live state."""
+        return self._resume_report
+
     def _resume_state(self, loading: Loading) -> tuple[int, Any] | None:
         """The next step and the newest whole state; None when nothing was ever saved."""
         self._check_open()
+        self._resume_report = None
         if self._engine is None:
             return None
         try:
@@ -297,6 +305,10 @@ class BaseCheckpointer:
                     + ". Run pcfsck, or start over with another file"
                 ) from None
             return None
+        finally:
+            self._resume_report = loading.report
+        if loading.report is not None and not loading.report.is_exact:
+            log.warning("%s", loading.report)
         assert self._loaded is not None
         return self._loaded.step + 1, state
 
@@ -366,10 +378,23 @@ def load_from(
         if step is None:
             return _load_newest(path, reader, loading)
         info = reader.select_step(operator.index(step))
-        return info, reader.load(loading)
+        return info, _load_selected(path, reader, info, loading)
     except CheckpointError as error:
         loading.explain(error)
         raise
+
+
+def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:
+    """What is asked for; a mismatch names the checkpoint."""
+    try:
+        return reader.load(loading)
+    except StateMismatch as mismatch:
+        report = mismatch.report
+        report.path, report.step = path, info.step
+        raise StateMismatch(report) from None
+    finally:
+        if loading.report is not None:
+            loading.report.path, loading.report.step = path, info.step
 
 
 def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
@@ -384,7 +409,7 @@ def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[Checkpoin
     for index, info in enumerate(infos):
         try:
             reader.select(info.sequence)
-            return info, reader.load(loading)
+            return info, _load_selected(path, reader, info, loading)
         except (Corrupt, NoCheckpoint, StateFormatError) as error:
             failure = error
             older = infos[index + 1 :]

@@ -29,6 +29,8 @@ INLINE_BYTES_LIMIT = 1024
 NAME_BYTE_LIMIT = 4096
 #: Integers that every JSON reader keeps exactly.
 _PLAIN_INTEGER_LIMIT = 1 << 53
+# Sizes and strides of views are below this, so that their sums and products fit 64 bits.
+_VIEW_LIMIT = 1 << 48
 _CANONICAL_NAN = struct.pack("<d", math.nan)
 
 # NumPy types that the safetensors format has a name for.
@@ -40,6 +42,7 @@ _STORED_TO_NUMPY = {stored: np.dtype(name) for name, stored in _NUMPY_TO_STORED.
 # Types of the ml_dtypes package, known to NumPy once it is imported.
 _EXTENSION_TO_STORED = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 _STORED_TO_EXTENSION = {stored: name for name, stored in _EXTENSION_TO_STORED.items()}
+_EXTENSION_ITEM_SIZE = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 #: Element sizes of the stored types, in bytes.
 STORED_ITEM_SIZE = {
     **{stored: dtype.itemsize for stored, dtype in _STORED_TO_NUMPY.items()},
@@ -85,6 +88,9 @@ def joined(path: str, key: object) -> str:
 class Encoder:
     """Turns one state into a JSON-able document and the tensors that it refers to."""
 
+    #: What encodes a value of exactly this type.
+    methods: dict[type, Callable[[Any, Any, str], Any]] = {}
+
     def __init__(self) -> None:
         self.entries: list[TensorEntry] = []
         self._names: set[str] = {"__metadata__"}
@@ -109,7 +115,7 @@ class Encoder:
             return _encode_int(value)  # type: ignore[arg-type]
         if kind is float:
             return _encode_float(value)  # type: ignore[arg-type]
-        method = _CONTAINERS.get(kind)
+        method = self.methods.get(kind)
         if method is not None:
             return method(self, value, path)
         if isinstance(value, np.generic):
@@ -289,7 +295,7 @@ class Encoder:
         return name
 
 
-_CONTAINERS: dict[type, Callable[[Encoder, Any, str], Any]] = {
+Encoder.methods = {
     dict: Encoder._encode_dict,
     OrderedDict: Encoder._encode_ordered,
     Counter: Encoder._encode_counter,
@@ -357,6 +363,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     #: One-dimensional uint8 array, or for torch a uint8 tensor: fresh memory, or the caller's.
     memory: Any = None
+    #: Where its bytes begin in the payload.
+    payload_offset: int = 0
 
     @property
     def byte_count(self) -> int:
@@ -397,6 +405,8 @@ class Decoder:
         """Tags of torch values, read without torch."""
         if tag == "$tensor":
             return self._torch_tensor(document)
+        if tag == "$view":
+            return self._torch_view(document)
         if tag.startswith("$torch."):
             return TorchValue(tag, document[tag])
         raise StateFormatError(
@@ -518,6 +528,61 @@ class Decoder:
             return memory.view(_STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
 
         return self.made_once(("tensor", name, tag), make)
+
+    def _torch_view(self, document: dict[str, Any]) -> Any:
+        """A torch tensor that shares its memory with others, in the same way."""
+        view = View(document)
+        tensor = self.stored(view.name)
+        size = _EXTENSION_ITEM_SIZE.get(view.dtype)
+        try:
+            # What NumPy does not have is taken apart as items without a meaning.
+            dtype = np.dtype(view.dtype if size is None else f"V{size}")
+        except TypeError:
+            raise StateFormatError(
+                f"the state document views '{view.name}' as {view.dtype}, which is no type of views"
+            ) from None
+        view.check(dtype.itemsize, tensor)
+        memory = self.bytes_of(tensor)
+        end = view.offset + (memory.nbytes - view.offset) // dtype.itemsize * dtype.itemsize
+        words = memory[view.offset : end].view(dtype)
+        steps = [step * dtype.itemsize for step in view.stride]
+        items = np.lib.stride_tricks.as_strided(words, view.shape, steps)
+        if size is None:
+            return items
+        dense = np.ascontiguousarray(items).reshape(-1).view(np.uint8)
+        return RawTensor(view.dtype, view.shape, dense)
+
+
+class View:
+    """A `$view` node: elements of a stored tensor that other nodes see in another way."""
+
+    def __init__(self, node: dict[str, Any]) -> None:
+        try:
+            self.name: str = node["$view"]
+            self.dtype: str = node["dtype"]
+            self.offset: int = node["offset"]
+            self.shape = tuple(node["shape"])
+            self.stride = tuple(node["stride"])
+        except (KeyError, TypeError) as error:
+            raise StateFormatError(f"the state document has a broken $view: {error}") from None
+        numbers = (self.offset, *self.shape, *self.stride)
+        is_whole = all(type(n) is int and 0 <= n < _VIEW_LIMIT for n in numbers)
+        names_fit = type(self.name) is str and type(self.dtype) is str
+        if not is_whole or not names_fit or len(self.shape) != len(self.stride):
+            raise StateFormatError(
+                f"the state document has a broken $view of '{self.name}': its numbers make no view"
+            )
+
+    def check(self, item_size: int, tensor: StoredTensor) -> None:
+        """Raises when the view reaches outside of the tensor, or is not aligned in it."""
+        steps = zip(self.shape, self.stride, strict=True)
+        last = sum((count - 1) * step for count, step in steps) if math.prod(self.shape) else -1
+        end = self.offset + (last + 1) * item_size
+        if end > tensor.byte_count or self.offset % item_size or math.prod(self.shape) >= _VIEW_LIMIT:
+            raise StateFormatError(
+                f"the state document views '{self.name}' up to byte {end}, but it has "
+                f"{tensor.byte_count}, in items of {item_size}"
+            )
 
 
 _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
