@@ -537,6 +537,8 @@ class Decoder:
         try:
             # What NumPy does not have is taken apart as items without a meaning.
             dtype = np.dtype(view.dtype if size is None else f"V{size}")
+            if size is None and dtype.kind not in "biufc":
+                raise TypeError
         except TypeError:
             raise StateFormatError(
                 f"the state document views '{view.name}' as {view.dtype}, which is no type of views"
