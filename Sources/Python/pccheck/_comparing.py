@@ -28,9 +28,12 @@ class Leaf:
 
     dtype: str
     shape: tuple[int, ...]
+    #: How it is spread over processes, and which part is here; nothing for a whole tensor.
+    sharding: str = ""
 
     def __str__(self) -> str:
-        return f"{self.dtype} {_shape_text(self.shape)}"
+        text = f"{self.dtype} {_shape_text(self.shape)}"
+        return f"{text}, {self.sharding}" if self.sharding else text
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class ResumeReport:
         """What may be the reason: another name of a part, a wrapper around a module."""
         if any(name not in self.held_parts and "." not in name for name in self.missing):
             yield f"  the checkpoint holds: {', '.join(map(printable, self.held_parts)) or 'nothing'}"
+        if any("sharded" in item.saved + item.live for item in self.reshaped):
+            yield (
+                "  a file holds the shards of its rank only; load_full() puts those of all ranks "
+                "together"
+            )
         missing, unexpected = set(self.missing), set(self.unexpected)
         for prefix, wrapper in _WRAPPERS.items():
             for where, has, lacks in (
@@ -189,7 +197,7 @@ class Comparison:
         saved = self._memory.leaf(node, self._tensors) if isinstance(node, dict) else None
         if saved is None:
             return self.reshaped(name, _kind_of(node), f"a tensor {live}")
-        if saved.shape != live.shape:
+        if saved.shape != live.shape or saved.sharding != live.sharding:
             return self.reshaped(name, str(saved), str(live))
         if saved.dtype != live.dtype:
             difference = Difference(name, saved.dtype, live.dtype)

@@ -104,6 +104,10 @@ class ArrayMemory:
 
     # -- in place
 
+    def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
+        """The node and the target inside of ones that wrap a tensor."""
+        return None
+
     def place(
         self, node: dict[str, Any], kind: str, tensor: StoredTensor, target: Any
     ) -> Place | None:
@@ -239,6 +243,10 @@ class _Matching:
             for _, key, child in items_of(node) or []:
                 if key in target:
                     self.match(child, target[key])
+        else:
+            inside = self._memory.unwrapped(node, target)
+            if inside is not None:
+                self.match(*inside)
 
     def _place(self, kind: str, node: dict[str, Any], target: Any) -> None:
         tensor = self._tensors.get(node[kind])

@@ -83,7 +83,10 @@ def _fits(comparison: Comparison, node: Any, parameter: torch.Tensor, path: str)
         saved = memory.leaf(child, comparison._tensors) if isinstance(child, dict) else None
         if saved is None:
             continue
-        if key in _LIKE_THE_PARAMETER and expected and saved.shape != expected.shape:
+        is_alike = expected is None or (saved.shape, saved.sharding) == (
+            expected.shape, expected.sharding
+        )  # fmt: skip
+        if key in _LIKE_THE_PARAMETER and not is_alike:
             report.reshaped.append(
                 Difference(f"{path}.{key}", str(saved), f"a parameter {expected}")
             )

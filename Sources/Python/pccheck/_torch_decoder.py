@@ -13,6 +13,7 @@ from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
 from ._stateful import fills_in_place
 from ._torch_comparing import compare_module, compare_optimizer
+from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
 from ._torch_types import (
     DTYPES,
     PLAIN_TENSOR_TYPES,
@@ -21,6 +22,7 @@ from ._torch_types import (
     dtype_named,
     is_plain_memory,
 )
+from .errors import InvalidArgument
 from .state import Decoder, StoredTensor, View
 
 log = logging.getLogger("pccheck")
@@ -34,10 +36,12 @@ class TorchDecoder(Decoder):
         tensors: dict[str, StoredTensor],
         made: dict[object, Any] | None = None,
         device: torch.device | None = None,
+        sharded: LiveShards | None = None,
     ) -> None:
         """`device` is where tensors that were not filled in place go."""
         super().__init__(tensors, made)
         self._device = device
+        self._sharded = sharded or LiveShards()
 
     def bytes_of(self, tensor: StoredTensor) -> np.ndarray:
         """The memory of a tensor for NumPy."""
@@ -52,6 +56,8 @@ class TorchDecoder(Decoder):
             return self.made_once(("torch", content, dtype), lambda: self._make(content, dtype))
         if tag == "$view":
             return self._view(View(document))
+        if tag == "$dtensor":
+            return self._dtensor(content)
         if tag == "$torch.Size":
             return torch.Size(content)
         if tag == "$torch.device":
@@ -64,6 +70,18 @@ class TorchDecoder(Decoder):
         tensor = self.stored(name)
         dtype, shape = tensor_type(tensor, tag)
         return self._flat(tensor).view(dtype).view(shape)
+
+    def _dtensor(self, content: Any) -> Any:
+        """The live DTensor that was filled, one on a mesh that is known, or what was saved."""
+        sharding = Sharding.decoded(content)
+        local = self.decode(content.get("local"))
+        live = self._sharded.tensors.get(id(content))
+        if live is not None and local is live[1]:
+            return live[0]
+        mesh = self._sharded.meshes.get(sharding.mesh)
+        if mesh is None or not isinstance(local, torch.Tensor):
+            return LocalShard(local, sharding)
+        return dtensor(local.to(mesh.device_type), mesh, sharding)
 
     def _view(self, view: View) -> torch.Tensor:
         tensor = self.stored(view.name)
@@ -91,12 +109,27 @@ class TorchDecoder(Decoder):
         return tensor.memory.to(self._device)  # type: ignore[no-any-return]
 
 
+class LiveShards:
+    """The DTensors of a live state, and the meshes that they lie on."""
+
+    def __init__(self) -> None:
+        #: DTensor and its local tensor, by the identity of the node that fills them.
+        self.tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.meshes: dict[object, Any] = {}
+
+    def add_mesh(self, tensor: Any) -> None:
+        """Notes the mesh of a tensor, if it has one."""
+        if is_dtensor(tensor):
+            self.meshes[Sharding.of(tensor).mesh] = tensor.device_mesh
+
+
 class TorchMemory(ArrayMemory):
-    """Memory for torch tensors, and for the arrays that a torch state holds."""
+    """Memory for torch tensors, and for the arrays that a torch state holds. For one load."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         """`device` is where tensors that are not filled in place go; None is the CPU."""
         self.device = device
+        self._sharded = LiveShards()
 
     def allocate(self, byte_count: int) -> tuple[Any, int]:
         """Fresh memory of the CPU."""
@@ -110,7 +143,7 @@ class TorchMemory(ArrayMemory):
 
     def decoder(self, tensors: dict[str, StoredTensor], made: dict[object, Any]) -> Decoder:
         """The decoder that knows tensors."""
-        return TorchDecoder(tensors, made, self.device)
+        return TorchDecoder(tensors, made, self.device, self._sharded)
 
     def state_of(self, target: Any) -> Any:
         """Modules and optimizers show their live tensors; other objects may give copies."""
@@ -122,6 +155,24 @@ class TorchMemory(ArrayMemory):
         """Gives the parts of a module that are on the meta device memory to be loaded into."""
         if isinstance(target, torch.nn.Module):
             give_memory(target, self.device)
+            for parameter in target.parameters():
+                self._sharded.add_mesh(parameter)
+        elif isinstance(target, torch.optim.Optimizer):
+            for group in target.param_groups:
+                for parameter in group["params"]:
+                    self._sharded.add_mesh(parameter)
+
+    def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
+        """The local tensor of a DTensor that is sharded as the saved one was."""
+        content = node.get("$dtensor")
+        if not isinstance(content, dict) or not is_dtensor(target):
+            return None
+        self._sharded.add_mesh(target)
+        if Sharding.decoded(content) != Sharding.of(target):
+            return None
+        local = local_of(target)
+        self._sharded.tensors[id(content)] = (target, local)
+        return content.get("local"), local
 
     # -- comparing
 
@@ -148,6 +199,10 @@ class TorchMemory(ArrayMemory):
                 return None
             dtype, shape = tensor_type(tensor, node.get("dtype"))
             return Leaf(dtype_name(dtype), shape)
+        if "$dtensor" in node:
+            sharding = Sharding.decoded(node["$dtensor"])
+            local = self.leaf(node["$dtensor"].get("local") or {}, tensors)
+            return local and Leaf(local.dtype, sharding.shape, str(sharding))
         return super().leaf(node, tensors)
 
     def live_leaf(self, target: Any) -> Leaf | None:
@@ -155,7 +210,8 @@ class TorchMemory(ArrayMemory):
         if isinstance(target, torch.Tensor):
             if torch.nn.parameter.is_lazy(target):
                 return None
-            return Leaf(dtype_name(target.dtype), tuple(target.shape))
+            sharding = str(Sharding.of(target)) if is_dtensor(target) else ""
+            return Leaf(dtype_name(target.dtype), tuple(target.shape), sharding)
         return super().live_leaf(target)
 
     def keeps_values(self, saved: Leaf, live: Leaf) -> bool:
@@ -260,8 +316,13 @@ def give_memory(module: torch.nn.Module, device: torch.device | None = None) -> 
     for path, part in module.named_modules():
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
-                if type(tensor) not in PLAIN_TENSOR_TYPES or not tensor.is_meta:
+                if tensor is None or not tensor.is_meta:
                     continue
+                if type(tensor) not in PLAIN_TENSOR_TYPES:
+                    raise InvalidArgument(
+                        f"'{path}.{name}' is sharded and on the meta device; give it memory before"
+                        " the resume: model.to_empty(device=…)"
+                    )
                 if name in part._non_persistent_buffers_set:
                     log.warning(
                         "the buffer '%s' is on the meta device and in no checkpoint, because it is "

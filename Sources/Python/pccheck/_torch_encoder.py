@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ._torch_sharded import Sharding, is_dtensor, local_of
 from ._torch_types import (
     PLAIN_TENSOR_TYPES,
     TORCH_TO_STORED,
@@ -62,7 +63,17 @@ class TorchEncoder(Encoder):
         return super().encode_other(value, path)
 
     def encode_tensor_subclass(self, value: torch.Tensor, path: str) -> Any:
-        """A tensor that is more than its values."""
+        """A tensor that is more than its values: of a DTensor, what this process holds."""
+        if is_dtensor(value):
+            try:
+                sharding = Sharding.of(value)
+            except TypeError as error:
+                raise self.refusal(value, path, str(error)) from None
+            local = self.encode(local_of(value), path)
+            return {"$dtensor": {"local": local, **sharding.document()}}
+        if type(value).__name__ == "ShardedTensor":
+            reason = "it is of the old sharding; use fully_shard, whose tensors are DTensors"
+            raise self.refusal(value, path, reason)
         raise self.refusal(value, path, "convert this tensor subclass to a plain tensor")
 
     def _encode_tensor(self, value: Any, path: str) -> Any:

@@ -13,6 +13,7 @@ from ._stateful import (
     python_and_numpy_random_state,
     set_python_and_numpy_random_state,
 )
+from ._torch_sharded import local_of
 from ._torch_types import PLAIN_TENSOR_TYPES
 
 class TorchRestorer(Restorer):
@@ -62,9 +63,10 @@ def in_place_storages(objects: list[object]) -> set[int]:
         elif isinstance(value, torch.optim.Optimizer):
             for state in value.state.values():
                 tensors += [item for item in state.values() if isinstance(item, torch.Tensor)]
+    local = [local_of(tensor) for tensor in tensors]
     return {
         tensor.untyped_storage().data_ptr()
-        for tensor in tensors
+        for tensor in local
         if tensor.layout == torch.strided and type(tensor) in PLAIN_TENSOR_TYPES
     }
 
@@ -72,7 +74,7 @@ def in_place_storages(objects: list[object]) -> set[int]:
 def room_for_moments(objects: list[object]) -> int:
     """Bytes that optimizers without any state will need once they have stepped."""
     return sum(
-        2 * parameter.numel() * parameter.element_size()
+        2 * local_of(parameter).nbytes
         for value in objects
         if isinstance(value, torch.optim.Optimizer) and not value.state
         for group in value.param_groups

@@ -407,6 +407,9 @@ class Decoder:
             return self._torch_tensor(document)
         if tag == "$view":
             return self._torch_view(document)
+        if tag == "$dtensor" and isinstance(document[tag], dict):
+            content = document[tag]
+            return TorchValue(tag, {**content, "local": self.decode(content.get("local"))})
         if tag.startswith("$torch."):
             return TorchValue(tag, document[tag])
         raise StateFormatError(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,12 +39,13 @@ from ._torch_parts import (
     set_random_state,
 )
 from ._torch_pinning import pin_for_cuda, pin_where_possible
-from .checkpointer import BaseCheckpointer, load_with
-from .errors import InvalidArgument
+from ._torch_sharded import LocalShard, Sharding, joined
+from .checkpointer import BaseCheckpointer, checkpoints, load_with
+from .errors import InvalidArgument, NoCheckpoint
 
 __all__ = [
-    "Checkpointer", "LazyTensor", "TorchDecoder", "TorchEncoder", "TorchMemory", "load", "load_tensor",
-    "pin_for_cuda",
+    "Checkpointer", "LazyTensor", "LocalShard", "Sharding", "TorchDecoder", "TorchEncoder",
+    "TorchMemory", "load", "load_full", "load_tensor", "pin_for_cuda",
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")
@@ -195,6 +197,29 @@ def load(
             raise InvalidArgument("lazy=True reads nothing, so it has no use for into=")
         return load_lazily(path, step, _device(map_location))
     return load_with(TorchMemory(_device(map_location)), path, step, into)
+
+
+def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) -> Any:
+    """The state of a sharded run with whole tensors, from the files of all ranks.
+
+    Takes the step, or the newest one that every file holds; loads all of it to the CPU. What is
+    not sharded is that of the first file. Give the tensors to ``distribute_tensor``, or the state
+    to ``torch.distributed.checkpoint.state_dict``, to go on with another number of ranks. Raises
+    ``CheckpointError`` when a shard is in none of the files.
+    """
+    if not paths:
+        raise InvalidArgument("no files were given; name those of all ranks")
+    if step is None:
+        held = [{info.step for info in checkpoints(path)} for path in paths]
+        common = set.intersection(*held)
+        if not common:
+            found = "; ".join(
+                f"{os.fspath(path)}: {', '.join(map(str, sorted(steps))) or 'none'}"
+                for path, steps in zip(paths, held, strict=True)
+            )
+            raise NoCheckpoint(f"no step is in the files of all ranks ({found})")
+        step = max(common)
+    return joined([load(path, step) for path in paths])
 
 
 def _device(map_location: str | torch.device | None) -> torch.device | None:
