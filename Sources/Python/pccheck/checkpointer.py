@@ -27,6 +27,7 @@ from .errors import (
     NoCheckpoint,
     StateFormatError,
 )
+from .policies import Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
 
 log = logging.getLogger("pccheck")
@@ -89,6 +90,7 @@ class BaseCheckpointer:
         allow_network: bool = False,
         deep_flush: bool = False,
         pin: bool | str | Pin | None = False,
+        policy: Policy | int | None = None,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -113,6 +115,9 @@ class BaseCheckpointer:
         the pool's address and size in bytes when the file is opened, and returns a callable that
         undoes it, which is called before the pool is freed. ``pccheck.torch`` knows how to pin for
         CUDA: see there.
+
+        ``policy`` says at which steps ``maybe_save`` saves: a number of steps, or one of
+        ``pccheck.policies``.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
@@ -156,6 +161,9 @@ class BaseCheckpointer:
                 f"in_flight is {in_flight} and retain is {retain}; both must be at least 1"
             )
         self._pin = self._pinning(pin)
+        self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
+        if self._policy is not None:
+            self._policy.bind(self._path, in_flight)
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
@@ -186,7 +194,21 @@ class BaseCheckpointer:
         if self._on_busy == "wait":
             limit = self._busy_timeout
             until = math.inf if limit is None else time.monotonic() + limit
-        return engine.save(step, encoder.entries, metadata, note, until)
+        handle = engine.save(step, encoder.entries, metadata, note, until)
+        if self._policy is not None:
+            self._policy.began(step, handle)
+        return handle
+
+    def is_due(self, step: int) -> bool:
+        """Whether the policy wants this step to be saved. To be asked once a step, as by
+        ``maybe_save``: the answers time the training."""
+        self._check_open()
+        if self._policy is None:
+            raise InvalidArgument(
+                "there is no policy to ask; give one, such as Checkpointer(…, policy=10) or "
+                "policy=pccheck.policies.Auto()"
+            )
+        return self._policy.is_due(operator.index(step))
 
     def _capacity_for(self, encoder: Encoder, metadata: dict[str, str]) -> int:
         address, count = self._size_table.fill(encoder.entries)
@@ -364,6 +386,10 @@ class Checkpointer(BaseCheckpointer):
         self._check_open()
         encoder = Encoder()
         return self._save_state(step, encoder, encoder.encode_state(state), metadata)
+
+    def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:
+        """Saves when the policy says so; call it at the end of every step."""
+        return self.save(step, state, **options) if self.is_due(step) else None
 
     def resume(self) -> tuple[int, Any]:
         """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""

@@ -49,6 +49,14 @@ class Checkpointer(BaseCheckpointer):
         encoder = Encoder()
         return self._save_state(step, encoder, encoder.encode_state(parts), metadata)
 
+    def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
+        """Saves when the policy says so; takes what ``save`` takes.
+
+        Call it at the end of every step. It costs nothing when the step is not due: no state is
+        looked at.
+        """
+        return self.save(step, **state) if self.is_due(step) else None
+
     def resume(self, *, rng: bool = True, strict: bool = True, **state: Any) -> int:
         """Fills the parts from the newest whole checkpoint; returns the step to go on with.
 

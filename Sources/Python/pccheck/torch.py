@@ -96,6 +96,14 @@ class Checkpointer(BaseCheckpointer):
             self._hook = register_optimizer_step_pre_hook(_wait_before_step)
         return handle
 
+    def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
+        """Saves when the policy says so; takes what ``save`` takes.
+
+        Call it at the end of every step. It costs nothing when the step is not due: no state is
+        looked at.
+        """
+        return self.save(step, **state) if self.is_due(step) else None
+
     def resume(
         self,
         *,
