@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _native
+from ._debug import Watch
 from .errors import CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
@@ -23,6 +25,8 @@ log = logging.getLogger("pccheck")
 
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
+# Between two attempts to get a slot from a writer whose policy is not to wait for one.
+_BUSY_PAUSE_SECONDS = 0.005
 
 #: Registers memory, given its address and size in bytes; returns what undoes that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -60,7 +64,10 @@ class Outcome:
 class SaveHandle:
     """One checkpoint on its way. Dropping the handle does not stop the checkpoint."""
 
-    def __init__(self, ticket: c.c_void_p, step: int, owners: list[object]) -> None:
+    def __init__(
+        self, ticket: c.c_void_p, step: int, owners: list[object], watch: Watch | None = None
+    ) -> None:
+        self._watch = watch
         self._library = _native.library()
         self._ticket = ticket
         self._process = os.getpid()
@@ -96,7 +103,7 @@ class SaveHandle:
         after ``timeout`` seconds.
         """
         self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
-        self._owners.clear()
+        self._release()
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Returns when the checkpoint is durable, was superseded by a newer one, or skipped.
@@ -109,9 +116,10 @@ class SaveHandle:
             raise
         except CheckpointError:
             self._is_noticed = True
-            self._owners.clear()
+            self._watch = None
+            self._release()
             raise
-        self._owners.clear()
+        self._release()
         kinds = {_native.SUPERSEDED: "superseded", _native.SKIPPED: "skipped"}
         return Outcome(
             kinds.get(status, "durable"),
@@ -131,6 +139,15 @@ class SaveHandle:
         except CheckpointError as error:
             return error
         return None
+
+    def _release(self) -> None:
+        """Lets go of the memory, which was copied; in debug mode, of what did not change."""
+        watch, self._watch = self._watch, None
+        try:
+            if watch is not None:
+                watch.check()
+        finally:
+            self._owners.clear()
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -166,6 +183,10 @@ class SaveHandle:
         error = self.exception()
         self._is_noticed = True
         log.error("the checkpoint of step %d failed: %s", self.step, error)
+
+
+def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
+    return _native.TICKET_STATES[library.pcc_ticket_state(ticket)] == "skipped"
 
 
 def _seconds(nanoseconds: int) -> float | None:
@@ -267,15 +288,23 @@ class Engine:
         metadata: dict[str, str],
         user_metadata: bytes | None,
         retry_busy_until: float | None,
+        urgent: bool = False,
+        watch: Watch | None = None,
     ) -> SaveHandle:
-        """Begins a checkpoint; while every slot is in flight, retries until the deadline."""
+        """Begins a checkpoint; while every slot is in flight, retries until the deadline.
+
+        An urgent one waits for a slot whatever the policy, and then goes before the others.
+        """
+        if urgent:
+            retry_busy_until = math.inf
         rows = metadata_array(metadata)
-        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), 0, user_metadata)
+        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), urgent, user_metadata)
         with self.lock:
             writer = self._open_writer()
             self.reap()
             address, count = self._table.fill(entries)
             ticket, error = c.c_void_p(), _native.Error()
+            owners = [entry.owner for entry in entries]
             while True:
                 status = self._library.pcc_writer_save(
                     writer, step, address, count, rows, len(rows), c.byref(options),
@@ -283,10 +312,15 @@ class Engine:
                 )  # fmt: skip
                 is_busy = status in (_native.BUSY, _native.TIMEOUT)
                 if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
+                    time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
+                    continue
+                if urgent and status == _native.OK and _was_skipped(self._library, ticket):
+                    self._library.pcc_ticket_free(ticket)
+                    time.sleep(_BUSY_PAUSE_SECONDS)
                     continue
                 break
             _native.check(status, error)
-            handle = SaveHandle(ticket, step, [entry.owner for entry in entries])
+            handle = SaveHandle(ticket, step, owners, watch)
             self._outstanding.append(handle)
             return handle
 
@@ -297,7 +331,7 @@ class Engine:
             for handle in self._outstanding:
                 state = handle.state
                 if state != "staging":
-                    handle._owners.clear()
+                    handle._release()
                 if state in ("staging", "staged"):
                     unfinished.append(handle)
                     continue
@@ -309,7 +343,7 @@ class Engine:
         if self._writer is None or os.getpid() != self._process:
             return
         for handle in list(self._outstanding):
-            if handle._owners:
+            if handle._owners or handle._watch:
                 handle.wait_staged()
 
     def wait_finished(self) -> None:
@@ -362,6 +396,11 @@ class Engine:
             status = self._library.pcc_writer_close(writer, c.byref(error))
             _native.check(status, error)
 
+    @property
+    def is_open(self) -> bool:
+        """True while this process may save with it."""
+        return self._writer is not None and os.getpid() == self._process
+
     def _open_writer(self) -> c.c_void_p:
         if os.getpid() != self._process:
             raise Forked(
@@ -380,3 +419,10 @@ def wait_staged_everywhere() -> None:
     """Returns when no checkpointer of this process reads its caller's memory any more."""
     for engine in list(_engines):
         engine.wait_staged()
+
+
+def wait_finished_everywhere() -> None:
+    """Returns when no checkpointer of this process has anything in flight."""
+    for engine in list(_engines):
+        if engine.is_open:
+            engine.wait_finished()

@@ -172,7 +172,9 @@ class _Leaves:
         copy = _dense(tensor)
         if pair:
             shape = (*shape, 2)
-        return encoder.add(stored, shape, copy.data_ptr(), copy.nbytes, copy, path), tag
+        name = encoder.add(stored, shape, copy.data_ptr(), copy.nbytes, copy, path)
+        encoder.entries[-1].is_copy = True
+        return name, tag
 
     def _copy_small(self) -> None:
         """Copies what was put off, all tensors of a type by one call."""
@@ -184,7 +186,7 @@ class _Leaves:
             address = copy.data_ptr()
             for entry_index, _ in items:
                 entry = entries[entry_index]
-                entry.address, entry.owner = address, copy
+                entry.address, entry.owner, entry.is_copy = address, copy, True
                 address += entry.byte_count
 
     # -- tensors on one storage

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
+from ._engine import wait_staged_everywhere
 from ._stateful import (
     Restorer,
     collect,
@@ -15,6 +18,9 @@ from ._stateful import (
 )
 from ._torch_sharded import local_of
 from ._torch_types import PLAIN_TENSOR_TYPES
+
+_GUARD_MARK = "_waits_until_staged"
+
 
 class TorchRestorer(Restorer):
     """Adds tensors and generators, and modules that take a part of their state."""
@@ -69,6 +75,29 @@ def in_place_storages(objects: list[object]) -> set[int]:
         for tensor in local
         if tensor.layout == torch.strided and type(tensor) in PLAIN_TENSOR_TYPES
     }
+
+
+def guard_averaging(objects: list[object]) -> None:
+    """Has averaged models wait, like optimizers, before they change their parameters.
+
+    They have no hook for that. What stays in their class does nothing while nothing is staged.
+    """
+    function = AveragedModel.update_parameters
+    if hasattr(function, _GUARD_MARK) or not any(
+        isinstance(part, AveragedModel)
+        for value in objects
+        if isinstance(value, torch.nn.Module)
+        for part in value.modules()
+    ):
+        return
+
+    @functools.wraps(function)
+    def update_parameters(self: AveragedModel, model: torch.nn.Module) -> None:
+        wait_staged_everywhere()
+        function(self, model)
+
+    setattr(update_parameters, _GUARD_MARK, True)
+    AveragedModel.update_parameters = update_parameters  # type: ignore[method-assign]
 
 
 def room_for_moments(objects: list[object]) -> int:

@@ -13,10 +13,11 @@ import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _native
+from . import _debug, _native
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
 from ._comparing import ResumeReport, StateMismatch
 from ._loading import ArrayMemory, Loading
+from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
 from .errors import (
     CheckpointError,
@@ -91,6 +92,10 @@ class BaseCheckpointer:
         deep_flush: bool = False,
         pin: bool | str | Pin | None = False,
         policy: Policy | int | None = None,
+        on_sigterm: str | None = None,
+        after_sigterm: str = "exit",
+        grace: float = 30.0,
+        debug: str | bool | None = None,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -118,6 +123,17 @@ class BaseCheckpointer:
 
         ``policy`` says at which steps ``maybe_save`` saves: a number of steps, or one of
         ``pccheck.policies``.
+
+        ``on_sigterm="save"`` saves one more state when the process is told to end: the next
+        ``save`` or ``maybe_save`` is urgent, waits until it is durable, and says in the log how
+        long that took of the ``grace`` seconds. A handler that was there before is called then.
+        ``after_sigterm`` says what follows: ``exit`` raises ``SystemExit(143)``, ``signal`` ends
+        the process as the signal would have, ``return`` goes on, for a loop that asks
+        ``should_stop()``. For the main thread only.
+
+        ``debug="digest"``, or ``PCCHECK_DEBUG=1`` in the environment, takes the digest of what is
+        read in place before and after it is staged, and raises ``StateChanged`` with the names of
+        tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
         """
         self._path = os.fspath(path)
         self._native_path = _native.encode_path(path)
@@ -164,6 +180,10 @@ class BaseCheckpointer:
         self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
         if self._policy is not None:
             self._policy.bind(self._path, in_flight)
+        if on_sigterm not in (None, "save"):
+            raise InvalidArgument(f"on_sigterm is {on_sigterm!r}; give 'save', or None")
+        self._preemption: Preemption | None = None
+        self._is_debugging = _debug.is_enabled(debug)
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
@@ -173,11 +193,23 @@ class BaseCheckpointer:
             self._open()
         elif capacity is not None:
             self._create(parse_size(capacity))
+        if on_sigterm:
+            try:
+                self._preemption = Preemption(self._path, after_sigterm, grace)
+            except BaseException:
+                self.close()
+                raise
 
     # -- saving
 
     def _save_state(
-        self, step: int, encoder: Encoder, document: Any, user_metadata: str | None, room: int = 0
+        self,
+        step: int,
+        encoder: Encoder,
+        document: Any,
+        user_metadata: str | None,
+        urgent: bool = False,
+        room: int = 0,
     ) -> SaveHandle:
         """Begins a checkpoint of an encoded state."""
         step = operator.index(step)
@@ -194,15 +226,28 @@ class BaseCheckpointer:
         if self._on_busy == "wait":
             limit = self._busy_timeout
             until = math.inf if limit is None else time.monotonic() + limit
-        handle = engine.save(step, encoder.entries, metadata, note, until)
+        is_last = self._preemption is not None and self._preemption.is_pending
+        watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
+        handle = engine.save(
+            step, encoder.entries, metadata, note, until, urgent or is_last, watch
+        )
         if self._policy is not None:
             self._policy.began(step, handle)
+        if is_last and self._preemption is not None:
+            self._preemption.finish(handle)
         return handle
+
+    def should_stop(self) -> bool:
+        """True once SIGTERM came; see ``on_sigterm``. To be asked at the end of every step by a
+        loop that does not save in every step, or that goes on after the last save."""
+        return self._preemption is not None and self._preemption.was_received
 
     def is_due(self, step: int) -> bool:
         """Whether the policy wants this step to be saved. To be asked once a step, as by
         ``maybe_save``: the answers time the training."""
         self._check_open()
+        if self._preemption is not None and self._preemption.is_pending:
+            return True
         if self._policy is None:
             raise InvalidArgument(
                 "there is no policy to ask; give one, such as Checkpointer(…, policy=10) or "
@@ -349,6 +394,9 @@ class BaseCheckpointer:
             engine.close()
         if finalizer is not None:
             finalizer.detach()
+        preemption, self._preemption = self._preemption, None
+        if preemption is not None:
+            preemption.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -377,15 +425,18 @@ class Checkpointer(BaseCheckpointer):
     on the checkpointer) before changing them.
     """
 
-    def save(self, step: int, state: Any, *, metadata: str | None = None) -> SaveHandle:
+    def save(
+        self, step: int, state: Any, *, metadata: str | None = None, urgent: bool = False
+    ) -> SaveHandle:
         """Begins a checkpoint of ``state`` and returns at once.
 
-        ``metadata`` is a short note kept in the slot header. Raises ``TypeError`` with the key of
+        ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
+        before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
         what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
         self._check_open()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(state), metadata)
+        return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
 
     def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:
         """Saves when the policy says so; call it at the end of every step."""

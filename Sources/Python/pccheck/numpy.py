@@ -34,20 +34,27 @@ class Checkpointer(BaseCheckpointer):
     """
 
     def save(
-        self, step: int, *, rng: bool = True, metadata: str | None = None, **state: Any
+        self,
+        step: int,
+        *,
+        rng: bool = True,
+        metadata: str | None = None,
+        urgent: bool = False,
+        **state: Any,
     ) -> SaveHandle:
         """Begins a checkpoint of the parts given by name and returns at once.
 
         A part is an array, a nest of containers and scalars, or an object with ``state_dict()``
         and ``load_state_dict()``. With ``rng`` the global generators of ``random`` and
-        ``numpy.random`` are saved too.
+        ``numpy.random`` are saved too. ``urgent`` has it copied and written before everything
+        else in flight.
         """
         self._check_open()
         parts = {name: collect(value) for name, value in state.items()}
         if rng:
             parts["rng"] = python_and_numpy_random_state()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(parts), metadata)
+        return self._save_state(step, encoder, encoder.encode_state(parts), metadata, urgent)
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
         """Saves when the policy says so; takes what ``save`` takes.

@@ -61,6 +61,8 @@ class TensorEntry:
     byte_count: int
     #: Whatever owns the memory; kept until the checkpoint is staged.
     owner: object
+    #: Nobody but the encoder knows this memory.
+    is_copy: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@
 
 What may change while a save is being staged: nothing that only ``optimizer.step()`` changes.
 Parameters and optimizer state are read in place, and every optimizer of the process waits, before
-its step, until they are staged. All other tensors (buffers, plain state) are copied by ``save``.
+its step, until they are staged; ``swa_utils.AveragedModel`` does so before it is updated. All other
+tensors (buffers, plain state) are copied by ``save``.
 Whoever changes parameters in another way calls ``wait_staged()`` before.
 """
 
@@ -33,6 +34,7 @@ from ._torch_lazy import LazyTensor, load_lazily
 from ._torch_parts import (
     TorchRestorer,
     collect_parts,
+    guard_averaging,
     in_place_storages,
     random_state,
     room_for_moments,
@@ -71,14 +73,22 @@ class Checkpointer(BaseCheckpointer):
         super().__init__(*arguments, **options)
 
     def save(
-        self, step: int, *, rng: bool = True, metadata: str | None = None, **state: Any
+        self,
+        step: int,
+        *,
+        rng: bool = True,
+        metadata: str | None = None,
+        urgent: bool = False,
+        **state: Any,
     ) -> SaveHandle:
         """Begins a checkpoint of the parts given by name and returns at once.
 
         A part is a module, an optimizer, anything else with ``state_dict()`` and
         ``load_state_dict()``, a ``torch.Generator``, or a nest of containers, scalars, tensors and
         arrays. With ``rng`` the global generators of ``random``, NumPy and torch are saved too.
-        ``metadata`` is a short note kept in the slot header.
+        ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
+        before everything else in flight, once it has a slot, for which it waits whatever
+        ``on_busy`` says.
 
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
@@ -88,10 +98,11 @@ class Checkpointer(BaseCheckpointer):
         if rng:
             parts["rng"] = random_state()
         objects = list(stateful_objects(state))
+        guard_averaging(objects)
         encoder = TorchEncoder(in_place_storages(objects))
         document = encoder.encode_state(parts)
         room = room_for_moments(objects) if self._engine is None else 0
-        handle = self._save_state(step, encoder, document, metadata, room)
+        handle = self._save_state(step, encoder, document, metadata, urgent, room)
         if self._hook is None:
             self._hook = register_optimizer_step_pre_hook(_wait_before_step)
         return handle
