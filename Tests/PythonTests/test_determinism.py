@@ -51,12 +51,12 @@ class Run:
             self.optimizer, [warm_up, decay], milestones=[5]
         )
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
-        # A resumed loader makes a new iterator, which draws a seed for its workers: from a generator
-        # of its own, so that neither dropout nor the order of the samples depends on that.
+        # A resumed loader makes a new iterator, which draws a seed for its workers: from a
+        # generator of its own, so that neither dropout nor the order of the samples depends on that.
         samples = Samples()
         order = RandomSampler(samples, generator=torch.Generator().manual_seed(seed))
         self.loader: Any = StatefulDataLoader(
-            samples, batch_size=4, sampler=order, num_workers=workers, generator=torch.Generator()
+            samples, 4, sampler=order, num_workers=workers, generator=torch.Generator()
         )
         self.noise = torch.Generator().manual_seed(seed)
         self.batches: Any = None

@@ -13,7 +13,8 @@ from torch import nn
 import pccheck
 import pccheck.torch
 from pccheck._torch_encoder import TorchEncoder
-from pccheck.state import Decoder, StoredTensor
+from pccheck._stored import StoredTensor
+from pccheck.state import Decoder
 
 KIB = 1 << 10
 
@@ -136,7 +137,8 @@ GOOD = {"$view": "t", "dtype": "float32", "offset": 0, "shape": [2, 2], "stride"
         {"shape": [2, 3]}, {"shape": [2]}, {"shape": [2, True]}, {"shape": [-1, 2]},
         {"shape": [1 << 47, 1 << 47], "stride": [0, 0]}, {"shape": 4}, {"stride": [3, 1]},
         {"stride": [-2, 1]}, {"stride": [1 << 60, 1]}, {"dtype": "float64"}, {"dtype": 4},
-        {"dtype": "no such"}, {"dtype": "object", "shape": [1], "stride": [1]}, {"$view": "other"}, {"$view": 5},
+        {"dtype": "no such"}, {"dtype": "object", "shape": [1], "stride": [1]},
+        {"$view": "other"}, {"$view": 5},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

@@ -6,6 +6,7 @@
 
 from ._comparing import Difference, ResumeReport, StateMismatch
 from ._engine import Outcome, SaveHandle
+from ._live import close_all
 from ._native import library_path
 from ._reader import CheckpointInfo
 from ._version import VERSION
@@ -26,6 +27,7 @@ __all__ = [
     "StateMismatch",
     "TorchValue",
     "checkpoints",
+    "close_all",
     "library_path",
     "load",
     "load_tensor",

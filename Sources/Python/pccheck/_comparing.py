@@ -104,7 +104,8 @@ class ResumeReport:
     def _hints(self) -> Iterator[str]:
         """What may be the reason: another name of a part, a wrapper around a module."""
         if any(name not in self.held_parts and "." not in name for name in self.missing):
-            yield f"  the checkpoint holds: {', '.join(map(printable, self.held_parts)) or 'nothing'}"
+            held = ", ".join(map(printable, self.held_parts)) or "nothing"
+            yield f"  the checkpoint holds: {held}"
         if any("sharded" in item.saved + item.live for item in self.reshaped):
             yield (
                 "  a file holds the shards of its rank only; load_full() puts those of all ranks "

@@ -17,8 +17,9 @@ import numpy as np
 
 from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of
 from ._stateful import fills_in_place, is_stateful
+from ._stored import StoredTensor
 from .errors import CheckpointError, StateFormatError
-from .state import Decoder, StoredTensor, array_type
+from .state import Decoder, array_type
 
 # Tells "nothing to fill" from a None in the caller's state.
 _NOTHING = object()

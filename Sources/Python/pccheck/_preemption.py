@@ -66,7 +66,7 @@ class _Watch:
         """Calls the handler that was there before; False when there was none."""
         previous = self._previous
         if not callable(previous):
-            return previous == signal.SIG_IGN
+            return bool(previous == signal.SIG_IGN)
         previous(signal.SIGTERM, None)
         return True
 

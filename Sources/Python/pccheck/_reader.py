@@ -8,20 +8,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import _native
 from ._loading import ArrayMemory, Loading, Place, references
+from ._stored import STORED_ITEM_SIZE, StoredTensor
 from .errors import Forked, NoCheckpoint, StateFormatError
-from .state import DOCUMENT_KEY, STORED_ITEM_SIZE, StoredTensor, parse_document
+from .state import DOCUMENT_KEY, parse_document
 
 # A live writer may reuse a slot between listing and selecting; then the list is read anew.
 _SELECT_ATTEMPT_COUNT = 5
 # What tensors share that cannot be read straight into their place.
 _BUFFER_BYTE_COUNT = 64 << 20
 _ALIGNMENT = 64
+# A tensor that is read into a buffer, and what takes it from there.
+_Filling: TypeAlias = tuple[StoredTensor, Callable[[Any], None]]
+_Batch: TypeAlias = Sequence[_Filling]
 # pcc_destination as a row of a NumPy array.
 _DESTINATION_ROW = np.dtype([("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8")])
 assert c.sizeof(_native.Destination) == _DESTINATION_ROW.itemsize
@@ -154,7 +158,7 @@ class Reader:
             raise StateFormatError("the state document is nested too deeply") from None
 
     def _fill(
-        self, loading: Loading, tensors: list[StoredTensor], places: dict[str, Place]
+        self, loading: Loading, tensors: Sequence[StoredTensor], places: dict[str, Place]
     ) -> None:
         """Reads the tensors, each into its place or into fresh memory."""
         loading.has_changed_targets = loading.has_changed_targets or bool(places)
@@ -174,7 +178,7 @@ class Reader:
             self._fill_from_buffer(loading.memory, batch)
 
     def _fill_from_buffer(
-        self, memory: ArrayMemory, batch: list[tuple[StoredTensor, Callable[[Any], None]]]
+        self, memory: ArrayMemory, batch: _Batch
     ) -> None:
         """Tensors whose live memory is not the stored bytes: cast, strided, or on a device."""
         starts, end = [], 0
@@ -230,10 +234,10 @@ def _read_at_once(
 
 
 def _batches(
-    items: list[tuple[StoredTensor, Callable[[Any], None]]],
-) -> Iterator[list[tuple[StoredTensor, Callable[[Any], None]]]]:
+    items: _Batch,
+) -> Iterator[_Batch]:
     """Runs of tensors that take one buffer of bounded size, or one tensor that is larger."""
-    batch: list[tuple[StoredTensor, Callable[[Any], None]]] = []
+    batch: list[_Filling] = []
     byte_count = 0
     for tensor, fill in items:
         if batch and byte_count + tensor.byte_count > _BUFFER_BYTE_COUNT:

@@ -42,7 +42,7 @@ def compare_optimizer(
     """Groups must agree; the moments of a parameter are taken when they have its shape."""
     items = {key: child for _, key, child in items_of(node) or []}
     saved_groups, saved_state = items.get("param_groups"), items.get("state")
-    if not isinstance(saved_groups, list) or items_of(saved_state) is None:
+    if not isinstance(saved_groups, list) or not isinstance(saved_state, dict):
         return comparison.reshaped(name, "something else", "the state of an optimizer")
     saved = [_parameter_count(group) for group in saved_groups]
     live = [len(group["params"]) for group in optimizer.param_groups]

@@ -12,6 +12,7 @@ import torch
 from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
 from ._stateful import fills_in_place
+from ._stored import StoredTensor, View
 from ._torch_comparing import compare_module, compare_optimizer
 from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
 from ._torch_types import (
@@ -23,7 +24,7 @@ from ._torch_types import (
     is_plain_memory,
 )
 from .errors import InvalidArgument
-from .state import Decoder, StoredTensor, View
+from .state import Decoder
 
 log = logging.getLogger("pccheck")
 
@@ -295,7 +296,7 @@ def _place_of_view(view: View, tensor: StoredTensor, target: torch.Tensor) -> Pl
     if start < 0 or start + tensor.byte_count > storage.nbytes():
         return None
     flat = torch.empty(0, dtype=torch.uint8)
-    flat.set_(storage, start, (tensor.byte_count,), (1,))  # type: ignore[call-overload]
+    flat.set_(storage, start, (tensor.byte_count,), (1,))
     return Place(flat, flat, flat.data_ptr(), ("flat", tensor.name))
 
 
@@ -331,7 +332,7 @@ def give_memory(module: torch.nn.Module, device: torch.device | None = None) -> 
                     continue
                 if id(tensor) not in made:
                     made[id(tensor)] = _real(tensor, where)
-                table[name] = made[id(tensor)]  # type: ignore[assignment]
+                table[name] = made[id(tensor)]
 
 
 def _real(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

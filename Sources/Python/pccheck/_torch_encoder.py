@@ -9,7 +9,6 @@ import torch
 
 from ._torch_sharded import Sharding, is_dtensor, local_of
 from ._torch_types import (
-    PLAIN_TENSOR_TYPES,
     TORCH_TO_STORED,
     WORD_TYPES,
     dtype_name,
@@ -273,7 +272,7 @@ def _flat(
     """A part of a storage as a one-dimensional tensor."""
     flat = torch.empty(0, dtype=torch.uint8, device=device)
     origin = storage.data_ptr()
-    flat.set_(storage, start - origin, (end - start,), (1,))  # type: ignore[call-overload]
+    flat.set_(storage, start - origin, (end - start,), (1,))
     return flat.view(dtype)
 
 

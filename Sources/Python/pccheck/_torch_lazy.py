@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from ._load import load_from
 from ._loading import Loading
 from ._reader import Reader
+from ._stored import StoredTensor
 from ._torch_decoder import TorchDecoder, TorchMemory, tensor_type
-from .checkpointer import load_from
 from .errors import InvalidArgument
-from .state import Decoder, StoredTensor
+from .state import Decoder
 
 
 class LazyTensor:

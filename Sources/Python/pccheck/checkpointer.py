@@ -13,20 +13,19 @@ import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _debug, _native
+from . import _debug, _live, _native
+from ._comparing import ResumeReport
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
-from ._comparing import ResumeReport, StateMismatch
+from ._load import damaged_slots, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
 from .errors import (
-    CheckpointError,
     Closed,
-    Corrupt,
     FileAlreadyExists,
     InvalidArgument,
+    Locked,
     NoCheckpoint,
-    StateFormatError,
 )
 from .policies import Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
@@ -67,6 +66,9 @@ class BaseCheckpointer:
     #: Tells readers of the extracted file which framework the tensors are for.
     _framework = "np"
     _memory = ArrayMemory()
+
+    #: Where in the caller's program it was opened.
+    opened_at = ""
 
     def __init__(
         self,
@@ -136,6 +138,7 @@ class BaseCheckpointer:
         tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
         """
         self._path = os.fspath(path)
+        self.opened_at = _live.place_of_caller()
         self._native_path = _native.encode_path(path)
         self._fingerprint = _native.encode_text(
             fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
@@ -280,8 +283,13 @@ class BaseCheckpointer:
         self._open()
 
     def _open(self) -> None:
-        engine = Engine(self._native_path, self._writer_options, self._pin)
+        try:
+            engine = Engine(self._native_path, self._writer_options, self._pin)
+        except Locked as error:
+            _live.explain(self._path, error)
+            raise
         self._engine = engine
+        _live.add(self)
         # Runs when the checkpointer is dropped, and before the interpreter exits.
         self._finalizer = weakref.finalize(self, engine.close)
 
@@ -336,7 +344,7 @@ class BaseCheckpointer:
         The writer goes back to that step: it may be saved again. Raises ``NoCheckpoint`` when
         there is none, ``Corrupt`` when the step asked for is damaged.
         """
-        return self._load(step, _loading(self._memory, into))
+        return self._load(step, loading_of(self._memory, into))
 
     def _load(self, step: int | None, loading: Loading) -> Any:
         self._check_open()
@@ -364,7 +372,7 @@ class BaseCheckpointer:
         try:
             state = self._load(None, loading)
         except NoCheckpoint:
-            damaged = _damaged_slots(self._path, self._fingerprint)
+            damaged = damaged_slots(self._path, self._fingerprint)
             if damaged:
                 raise NoCheckpoint(
                     f"{self._path}: no checkpoint can be loaded, but the file is not empty: "
@@ -380,6 +388,16 @@ class BaseCheckpointer:
         return self._loaded.step + 1, state
 
     # -- the rest
+
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self._path
+
+    @property
+    def is_open(self) -> bool:
+        """True while it holds its file, which other writers find locked."""
+        return self._engine is not None and not self._is_closed
 
     def stats(self) -> dict[str, Any]:
         """What the writer counted: bytes, stalls, device time, flushes, a line per checkpoint."""
@@ -445,104 +463,6 @@ class Checkpointer(BaseCheckpointer):
     def resume(self) -> tuple[int, Any]:
         """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""
         return self._resume_state(Loading(self._memory)) or (0, None)
-
-
-def load_from(
-    path: str, reader: Reader, step: int | None, loading: Loading
-) -> tuple[CheckpointInfo, Any]:
-    """What is asked for, of a step or of the newest checkpoint that is whole."""
-    try:
-        if step is None:
-            return _load_newest(path, reader, loading)
-        info = reader.select_step(operator.index(step))
-        return info, _load_selected(path, reader, info, loading)
-    except CheckpointError as error:
-        loading.explain(error)
-        raise
-
-
-def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:
-    """What is asked for; a mismatch names the checkpoint."""
-    try:
-        return reader.load(loading)
-    except StateMismatch as mismatch:
-        report = mismatch.report
-        report.path, report.step = path, info.step
-        raise StateMismatch(report) from None
-    finally:
-        if loading.report is not None:
-            loading.report.path, loading.report.step = path, info.step
-
-
-def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
-    """Says in the log why a newer checkpoint was passed over."""
-    infos = reader.list()
-    found = reader.report()
-    for damage in describe_damage(found):
-        log.warning("%s: %s; run pcfsck to see more", path, damage)
-    if not infos:
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint")
-    failure: Exception | None = None
-    for index, info in enumerate(infos):
-        try:
-            reader.select(info.sequence)
-            return info, _load_selected(path, reader, info, loading)
-        except (Corrupt, NoCheckpoint, StateFormatError) as error:
-            failure = error
-            older = infos[index + 1 :]
-            log.warning(
-                "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
-                path, info.step, info.sequence, error,
-                f"trying step {older[0].step} (sequence {older[0].sequence})"
-                if older
-                else "no older one is left",
-            )  # fmt: skip
-    assert failure is not None
-    if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
-        # What a crash left of a first checkpoint: nothing that was ever finished.
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished") from failure
-    raise failure
-
-
-def _loading(memory: ArrayMemory, into: Any, tensor: str | None = None) -> Loading:
-    """A request for everything, or for one tensor; None is no target."""
-    if into is None:
-        return Loading(memory, tensor=tensor)
-    return Loading(memory, into, tensor=tensor)
-
-
-def load_with(
-    memory: ArrayMemory, path: str | os.PathLike[str], step: int | None, into: Any,
-    tensor: str | None = None,
-) -> Any:
-    """Loads from a file that may be open elsewhere for writing; takes no writer lock."""
-    if into is not None:
-        wait_staged_everywhere()
-    with Reader(path) as reader:
-        return load_from(os.fspath(path), reader, step, _loading(memory, into, tensor))[1]
-
-
-def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
-    """None in a file that never held a durable checkpoint: a crash tears what is not finished."""
-    with Reader(path, fingerprint) as reader:
-        found = reader.report()
-    return describe_damage(found) if found["may_hold_durable"] else []
-
-
-# Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.
-_DAMAGE_REASONS = {
-    "header-damaged", "table-damaged", "payload-damaged", "foreign", "misdirected", "unreadable",
-}  # fmt: skip
-
-
-def describe_damage(report: dict[str, Any]) -> list[str]:
-    """The slots of a recovery report that cannot be used because they are damaged."""
-    return [
-        f"slot {slot['slot']} is {slot['reason']}"
-        + (f" ({slot['detail']})" if slot.get("detail") else "")
-        for slot in report["slots"]
-        if slot["reason"] in _DAMAGE_REASONS
-    ]
 
 
 def load(path: str | os.PathLike[str], step: int | None = None, *, into: Any = None) -> Any:

@@ -81,7 +81,9 @@ class Every(Policy):
         """True at a multiple, or after one that was not seen; or when the time is over."""
         is_due = False
         if self._steps is not None:
-            last = step - 1 if self._last_step is None or step < self._last_step else self._last_step
+            last = self._last_step
+            if last is None or step < last:
+                last = step - 1
             is_due = step // self._steps > last // self._steps
             self._last_step = step
         if self._seconds is not None:
@@ -118,7 +120,8 @@ class Auto(Policy):
     """As often as an overhead of ``budget`` allows, measured while the training runs.
 
     Steps are timed with nothing in flight, then with one save under way, the second: the first one
-    makes the file. From then on every save tells what it cost. The interval is ``cost / (budget · t)`` steps, but never below
+    makes the file. From then on every save tells what it cost. The interval is
+    ``cost / (budget · t)`` steps, but never below
     ``Tw / (N · q · t)``, so that the device keeps up: ``t`` is the time of a step, ``Tw`` that
     from save to durable, ``N`` the checkpoints in flight, ``q = 1 + budget`` the slowdown that is
     allowed. It adapts by at most a factor of two per save, and every change is logged with its
@@ -141,7 +144,7 @@ class Auto(Policy):
         max_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``max_steps`` limits what a crash can cost; a warning says when that breaks the budget."""
+        """``max_steps`` limits what a crash costs; a warning says when that breaks the budget."""
         if not 0 < budget < 1:
             raise InvalidArgument(f"budget is {budget}; give a share of the time, such as 0.02")
         if min_steps < 1 or (max_steps is not None and max_steps < min_steps):

@@ -19,6 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from ._stored import (
+    EXTENSION_ITEM_SIZE,
+    EXTENSION_TO_STORED,
+    NUMPY_TO_STORED,
+    STORED_TO_EXTENSION,
+    STORED_TO_NUMPY,
+    StoredTensor,
+    View,
+)
 from .errors import StateFormatError
 
 #: Key of the document in the safetensors ``__metadata__``.
@@ -29,26 +38,7 @@ INLINE_BYTES_LIMIT = 1024
 NAME_BYTE_LIMIT = 4096
 #: Integers that every JSON reader keeps exactly.
 _PLAIN_INTEGER_LIMIT = 1 << 53
-# Sizes and strides of views are below this, so that their sums and products fit 64 bits.
-_VIEW_LIMIT = 1 << 48
 _CANONICAL_NAN = struct.pack("<d", math.nan)
-
-# NumPy types that the safetensors format has a name for.
-_NUMPY_TO_STORED = {
-    "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<u2": "U16", "<i2": "I16", "<f2": "F16",
-    "<u4": "U32", "<i4": "I32", "<f4": "F32", "<u8": "U64", "<i8": "I64", "<f8": "F64",
-}  # fmt: skip
-_STORED_TO_NUMPY = {stored: np.dtype(name) for name, stored in _NUMPY_TO_STORED.items()}
-# Types of the ml_dtypes package, known to NumPy once it is imported.
-_EXTENSION_TO_STORED = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
-_STORED_TO_EXTENSION = {stored: name for name, stored in _EXTENSION_TO_STORED.items()}
-_EXTENSION_ITEM_SIZE = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
-#: Element sizes of the stored types, in bytes.
-STORED_ITEM_SIZE = {
-    **{stored: dtype.itemsize for stored, dtype in _STORED_TO_NUMPY.items()},
-    "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-}  # fmt: skip
-
 
 @dataclass(slots=True)
 class TensorEntry:
@@ -242,7 +232,7 @@ class Encoder:
         """Stored type, stored shape, contiguous array, and the type's name if it needs one."""
         dtype = value.dtype
         array = value if value.flags.c_contiguous else np.ascontiguousarray(value)
-        stored = _NUMPY_TO_STORED.get(dtype.str)
+        stored = NUMPY_TO_STORED.get(dtype.str)
         if stored is not None:
             return stored, value.shape, array, None
         if dtype.byteorder == ">" and dtype.kind in "biufcmM":
@@ -251,9 +241,9 @@ class Encoder:
             return ("F32" if dtype.itemsize == 8 else "F64"), (*value.shape, 2), array, dtype.str
         if dtype.kind in "mM":
             return "I64", value.shape, array, dtype.str
-        if dtype.name in _EXTENSION_TO_STORED:
-            return _EXTENSION_TO_STORED[dtype.name], value.shape, array, dtype.name
-        stored = _NUMPY_TO_STORED.get(dtype.newbyteorder("<").str)
+        if dtype.name in EXTENSION_TO_STORED:
+            return EXTENSION_TO_STORED[dtype.name], value.shape, array, dtype.name
+        stored = NUMPY_TO_STORED.get(dtype.newbyteorder("<").str)
         if stored is None or dtype.kind not in "biuf":
             raise self.refusal(
                 value, path, f"its type {dtype} is not boolean, integer, float, complex or time"
@@ -354,24 +344,6 @@ def parse_document(text: str) -> Any:
             "a newer pccheck"
         )
     return document["state"]
-
-
-@dataclass(slots=True)
-class StoredTensor:
-    """A tensor as loaded: what the manifest says, and its verified bytes."""
-
-    name: str
-    stored_dtype: str
-    shape: tuple[int, ...]
-    #: One-dimensional uint8 array, or for torch a uint8 tensor: fresh memory, or the caller's.
-    memory: Any = None
-    #: Where its bytes begin in the payload.
-    payload_offset: int = 0
-
-    @property
-    def byte_count(self) -> int:
-        """What type and shape take."""
-        return STORED_ITEM_SIZE[self.stored_dtype] * math.prod(self.shape)
 
 
 class Decoder:
@@ -524,13 +496,13 @@ class Decoder:
                 return memory.view(tag).reshape(tensor.shape[:-1])
             if tag is not None:
                 return RawTensor(tag, tensor.shape, memory)
-            if tensor.stored_dtype in _STORED_TO_EXTENSION:
-                extension = _STORED_TO_EXTENSION[tensor.stored_dtype]
+            if tensor.stored_dtype in STORED_TO_EXTENSION:
+                extension = STORED_TO_EXTENSION[tensor.stored_dtype]
                 try:
                     return memory.view(_extension_dtype(extension)).reshape(tensor.shape)
                 except StateFormatError:
                     return RawTensor(extension, tensor.shape, memory)
-            return memory.view(_STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
+            return memory.view(STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
 
         return self.made_once(("tensor", name, tag), make)
 
@@ -538,7 +510,7 @@ class Decoder:
         """A torch tensor that shares its memory with others, in the same way."""
         view = View(document)
         tensor = self.stored(view.name)
-        size = _EXTENSION_ITEM_SIZE.get(view.dtype)
+        size = EXTENSION_ITEM_SIZE.get(view.dtype)
         try:
             # What NumPy does not have is taken apart as items without a meaning.
             dtype = np.dtype(view.dtype if size is None else f"V{size}")
@@ -558,38 +530,6 @@ class Decoder:
             return items
         dense = np.ascontiguousarray(items).reshape(-1).view(np.uint8)
         return RawTensor(view.dtype, view.shape, dense)
-
-
-class View:
-    """A `$view` node: elements of a stored tensor that other nodes see in another way."""
-
-    def __init__(self, node: dict[str, Any]) -> None:
-        try:
-            self.name: str = node["$view"]
-            self.dtype: str = node["dtype"]
-            self.offset: int = node["offset"]
-            self.shape = tuple(node["shape"])
-            self.stride = tuple(node["stride"])
-        except (KeyError, TypeError) as error:
-            raise StateFormatError(f"the state document has a broken $view: {error}") from None
-        numbers = (self.offset, *self.shape, *self.stride)
-        is_whole = all(type(n) is int and 0 <= n < _VIEW_LIMIT for n in numbers)
-        names_fit = type(self.name) is str and type(self.dtype) is str
-        if not is_whole or not names_fit or len(self.shape) != len(self.stride):
-            raise StateFormatError(
-                f"the state document has a broken $view of '{self.name}': its numbers make no view"
-            )
-
-    def check(self, item_size: int, tensor: StoredTensor) -> None:
-        """Raises when the view reaches outside of the tensor, or is not aligned in it."""
-        steps = zip(self.shape, self.stride, strict=True)
-        last = sum((count - 1) * step for count, step in steps) if math.prod(self.shape) else -1
-        end = self.offset + (last + 1) * item_size
-        if end > tensor.byte_count or self.offset % item_size or math.prod(self.shape) >= _VIEW_LIMIT:
-            raise StateFormatError(
-                f"the state document views '{self.name}' up to byte {end}, but it has "
-                f"{tensor.byte_count}, in items of {item_size}"
-            )
 
 
 _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
@@ -612,8 +552,8 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
 def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Type and shape of the array that a `$array` node with this tag describes."""
     if tag is None:
-        return _STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
-    dtype = _extension_dtype(tag) if tag in _EXTENSION_TO_STORED else np.dtype(tag)
+        return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
+    dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
     if dtype.hasobject:
         raise ValueError("an array of object type")
     return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)

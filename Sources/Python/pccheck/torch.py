@@ -26,6 +26,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ._engine import Pin, SaveHandle, wait_staged_everywhere
+from ._load import load_with
 from ._loading import Loading
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
@@ -42,7 +43,7 @@ from ._torch_parts import (
 )
 from ._torch_pinning import pin_for_cuda, pin_where_possible
 from ._torch_sharded import LocalShard, Sharding, joined
-from .checkpointer import BaseCheckpointer, checkpoints, load_with
+from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import InvalidArgument, NoCheckpoint
 
 __all__ = [
