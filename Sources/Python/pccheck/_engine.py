@@ -254,23 +254,28 @@ class Engine:
         self._table = TensorTable()
         self._outstanding: list[SaveHandle] = []
         self.lock = threading.RLock()
-        error = _native.Error()
-        status = self._library.pcc_writer_open(
-            path, c.byref(options), c.byref(self._writer), c.byref(error)
-        )
-        _native.check(status, error)
         self._unpin: Callable[[], object] | None = None
-        if pin is not None:
-            try:
+        error = _native.Error()
+        try:
+            status = self._library.pcc_writer_open(
+                path, c.byref(options), c.byref(self._writer), c.byref(error)
+            )
+            _native.check(status, error)
+            if pin is not None:
                 self._unpin = pin(*self.pool())
-            except BaseException:
-                # Not opened after all: the file must not stay locked.
-                self.close()
-                raise
+        except BaseException:
+            # Not opened after all, or interrupted: the file must not stay locked.
+            self.close()
+            raise
         _engines.add(self)
         reason = self.stats()["backend_fallback_reason"]
         if reason is not None:
             log.warning("%s: took a slower back end: %s", os.fsdecode(path), reason)
+
+    def __del__(self) -> None:
+        # Interrupted before anybody knew of it. Everybody else closes it first.
+        if getattr(self, "_writer", None):
+            self.close()
 
     def pool(self) -> tuple[int, int]:
         """Address and size of the staging pool, which stays where it is until close."""
@@ -305,23 +310,32 @@ class Engine:
             address, count = self._table.fill(entries)
             ticket, error = c.c_void_p(), _native.Error()
             owners = [entry.owner for entry in entries]
-            while True:
-                status = self._library.pcc_writer_save(
-                    writer, step, address, count, rows, len(rows), c.byref(options),
-                    c.byref(ticket), c.byref(error),
-                )  # fmt: skip
-                is_busy = status in (_native.BUSY, _native.TIMEOUT)
-                if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
-                    time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
-                    continue
-                if urgent and status == _native.OK and _was_skipped(self._library, ticket):
-                    self._library.pcc_ticket_free(ticket)
-                    time.sleep(_BUSY_PAUSE_SECONDS)
-                    continue
-                break
-            _native.check(status, error)
-            handle = SaveHandle(ticket, step, owners, watch)
-            self._outstanding.append(handle)
+            handle: SaveHandle | None = None
+            try:
+                while True:
+                    status = self._library.pcc_writer_save(
+                        writer, step, address, count, rows, len(rows), c.byref(options),
+                        c.byref(ticket), c.byref(error),
+                    )  # fmt: skip
+                    is_busy = status in (_native.BUSY, _native.TIMEOUT)
+                    if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
+                        time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
+                        continue
+                    if urgent and status == _native.OK and _was_skipped(self._library, ticket):
+                        self._library.pcc_ticket_free(ticket)
+                        ticket = c.c_void_p()
+                        time.sleep(_BUSY_PAUSE_SECONDS)
+                        continue
+                    break
+                _native.check(status, error)
+                handle = SaveHandle(ticket, step, owners, watch)
+                self._outstanding.append(handle)
+            except BaseException:
+                # Interrupted once the writer had begun: it reads the memory, so somebody must
+                # keep it.
+                if ticket and handle not in self._outstanding:
+                    self._outstanding.append(handle or SaveHandle(ticket, step, owners, watch))
+                raise
             return handle
 
     def reap(self) -> None:
@@ -381,7 +395,8 @@ class Engine:
             self._writer = None
             return
         with self.lock:
-            if self._writer is None:
+            if not self._writer:
+                self._writer = None
                 return
             self.wait_finished()
             unpin, self._unpin = self._unpin, None

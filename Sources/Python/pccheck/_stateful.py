@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,12 @@ _MISSING = object()
 
 def is_stateful(value: object) -> bool:
     """True for objects that give and take their own state."""
-    kind = type(value)
+    kind: Any = type(value)
+    return _is_stateful_type(kind)
+
+
+@functools.lru_cache(maxsize=512)
+def _is_stateful_type(kind: type) -> bool:
     return callable(getattr(kind, "state_dict", None)) and callable(
         getattr(kind, "load_state_dict", None)
     )

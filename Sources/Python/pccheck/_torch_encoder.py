@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ._torch_plan import Plan, together
 from ._torch_sharded import Sharding, is_dtensor, local_of
 from ._torch_types import (
     TORCH_TO_STORED,
@@ -31,8 +32,10 @@ _SHARED_ALIGNMENT = 16
 class TorchEncoder(Encoder):
     """Adds tensors and the values that only torch has."""
 
-    def __init__(self, in_place: set[int]) -> None:
+    def __init__(self, in_place: set[int], plan: Plan | None = None) -> None:
+        """`plan` is what the last save of this state, if it is the same, found out."""
         super().__init__()
+        self._plan = plan
         # Storages that only optimizer steps change are read in place, the rest is copied.
         self._in_place = in_place
         self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
@@ -45,7 +48,7 @@ class TorchEncoder(Encoder):
     def encode_state(self, value: object) -> Any:
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
-        _Leaves(self, self._leaves, self._in_place).store()
+        _Leaves(self, self._leaves, self._in_place).store(self._plan)
         self._leaves = []
         return document
 
@@ -96,16 +99,49 @@ class _Leaves:
         self._in_place = in_place
         self._small: dict[torch.dtype, list[tuple[int, torch.Tensor]]] = {}
 
-    def store(self) -> None:
+    def store(self, plan: Plan | None) -> None:
         """Adds every tensor, and completes its node."""
         leaves = self._leaves
         if not leaves:
             return
         self._refuse_special()
         storages = [tensor.untyped_storage() for _, tensor, _ in leaves]
+        addresses = [storage.data_ptr() for storage in storages]
+        entries = self._encoder.entries
+        if plan is None or not self._is_ordinary(addresses):
+            return self._store_all(storages, addresses)
+        signature = self._signature(addresses)
+        before = [entry.name for entry in entries]
+        if plan.fits(signature, before):
+            entries += plan.apply(leaves, storages, _dense)
+            return
+        self._store_all(storages, addresses)
+        plan.learn(signature, before, leaves, entries[len(before) :], self._small)
+
+    def _is_ordinary(self, addresses: list[int]) -> bool:
+        """True when each tensor is stored by itself, in the order in which they are met."""
+        tensors = [tensor for _, tensor, _ in self._leaves]
+        real = [address for address in addresses if address]
+        return (
+            len(set(real)) == len(real)
+            and all(tensor.is_cpu for tensor in tensors)
+            and not any(tensor.is_neg() for tensor in tensors)
+        )
+
+    def _signature(self, addresses: list[int]) -> list[Any]:
+        """All that decides how the tensors are stored, but not where and what they are."""
+        in_place = self._in_place
+        return [
+            (path, tensor.shape, tensor.dtype, tensor.is_contiguous(), address in in_place)
+            for (_, tensor, path), address in zip(self._leaves, addresses, strict=True)
+        ]
+
+    def _store_all(
+        self, storages: list[torch.UntypedStorage], addresses: list[int]
+    ) -> None:
         by_storage: dict[int, list[int]] = {}
-        for index, storage in enumerate(storages):
-            by_storage.setdefault(storage.data_ptr(), []).append(index)
+        for index, address in enumerate(addresses):
+            by_storage.setdefault(address, []).append(index)
         # Tensors without any memory share nothing.
         alone = by_storage.pop(0, [])
         shared: list[list[int]] = []
@@ -179,9 +215,8 @@ class _Leaves:
         """Copies what was put off, all tensors of a type by one call."""
         entries = self._encoder.entries
         for items in self._small.values():
-            with torch.no_grad():
-                copy = torch.cat([tensor.reshape(-1) for _, tensor in items])
-            # Conjugate and negative views are resolved on the way: cat copies values.
+            # Conjugate and negative views are resolved on the way: it copies values.
+            copy = together([tensor for _, tensor in items])
             address = copy.data_ptr()
             for entry_index, _ in items:
                 entry = entries[entry_index]

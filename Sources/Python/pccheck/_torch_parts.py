@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,19 @@ class TorchRestorer(Restorer):
             target.set_state(value["generator"])
         else:
             super().restore_other(name, target, value)
+
+
+@contextmanager
+def collection_put_off() -> Iterator[None]:
+    """Describing a large state makes many small objects, and no garbage: while that goes on, the
+    collector would look through all of them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def collect_parts(value: Any) -> Any:

@@ -35,6 +35,7 @@ from ._torch_lazy import LazyTensor, load_lazily
 from ._torch_parts import (
     TorchRestorer,
     collect_parts,
+    collection_put_off,
     guard_averaging,
     in_place_storages,
     random_state,
@@ -42,6 +43,7 @@ from ._torch_parts import (
     set_random_state,
 )
 from ._torch_pinning import pin_for_cuda, pin_where_possible
+from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import InvalidArgument, NoCheckpoint
@@ -70,6 +72,7 @@ class Checkpointer(BaseCheckpointer):
         CUDA is there and can, and otherwise goes on with a line in the log. A callable is used as
         in ``pccheck.Checkpointer``.
         """
+        self._plan = Plan()
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         super().__init__(*arguments, **options)
 
@@ -95,15 +98,19 @@ class Checkpointer(BaseCheckpointer):
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
         self._check_open()
-        parts = {name: collect_parts(value) for name, value in state.items()}
-        if rng:
-            parts["rng"] = random_state()
-        objects = list(stateful_objects(state))
-        guard_averaging(objects)
-        encoder = TorchEncoder(in_place_storages(objects))
-        document = encoder.encode_state(parts)
+        with collection_put_off():
+            parts = {name: collect_parts(value) for name, value in state.items()}
+            if rng:
+                parts["rng"] = random_state()
+            objects = list(stateful_objects(state))
+            guard_averaging(objects)
+            # In debug mode the entries outlive the call, and cannot be used again.
+            plan = None if self._is_debugging else self._plan
+            encoder = TorchEncoder(in_place_storages(objects), plan)
+            document = encoder.encode_state(parts)
         room = room_for_moments(objects) if self._engine is None else 0
         handle = self._save_state(step, encoder, document, metadata, urgent, room)
+        self._plan.release()
         if self._hook is None:
             self._hook = register_optimizer_step_pre_hook(_wait_before_step)
         return handle
