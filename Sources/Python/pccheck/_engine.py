@@ -65,9 +65,16 @@ class SaveHandle:
     """One checkpoint on its way. Dropping the handle does not stop the checkpoint."""
 
     def __init__(
-        self, ticket: c.c_void_p, step: int, owners: list[object], watch: Watch | None = None
+        self,
+        ticket: c.c_void_p,
+        step: int,
+        owners: list[object],
+        watch: Watch | None = None,
+        reads_in_place: bool = True,
     ) -> None:
         self._watch = watch
+        #: False when all that it reads are copies, which nobody else can change.
+        self._reads_in_place = reads_in_place
         self._library = _native.library()
         self._ticket = ticket
         self._process = os.getpid()
@@ -310,6 +317,7 @@ class Engine:
             address, count = self._table.fill(entries)
             ticket, error = c.c_void_p(), _native.Error()
             owners = [entry.owner for entry in entries]
+            in_place = any(not entry.is_copy and entry.byte_count for entry in entries)
             handle: SaveHandle | None = None
             try:
                 while True:
@@ -328,13 +336,14 @@ class Engine:
                         continue
                     break
                 _native.check(status, error)
-                handle = SaveHandle(ticket, step, owners, watch)
+                handle = SaveHandle(ticket, step, owners, watch, in_place)
                 self._outstanding.append(handle)
             except BaseException:
                 # Interrupted once the writer had begun: it reads the memory, so somebody must
                 # keep it.
                 if ticket and handle not in self._outstanding:
-                    self._outstanding.append(handle or SaveHandle(ticket, step, owners, watch))
+                    handle = handle or SaveHandle(ticket, step, owners, watch, in_place)
+                    self._outstanding.append(handle)
                 raise
             return handle
 
@@ -357,7 +366,7 @@ class Engine:
         if self._writer is None or os.getpid() != self._process:
             return
         for handle in list(self._outstanding):
-            if handle._owners or handle._watch:
+            if handle._reads_in_place and (handle._owners or handle._watch):
                 handle.wait_staged()
 
     def wait_finished(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ._torch_device import DeviceCopies
 from ._torch_plan import Plan, together
 from ._torch_sharded import Sharding, is_dtensor, local_of
 from ._torch_types import (
@@ -32,10 +33,19 @@ _SHARED_ALIGNMENT = 16
 class TorchEncoder(Encoder):
     """Adds tensors and the values that only torch has."""
 
-    def __init__(self, in_place: set[int], plan: Plan | None = None) -> None:
-        """`plan` is what the last save of this state, if it is the same, found out."""
+    def __init__(
+        self,
+        in_place: set[int],
+        plan: Plan | None = None,
+        device_copies: DeviceCopies | None = None,
+    ) -> None:
+        """`plan` is what the last save of this state, if it is the same, found out.
+
+        With `device_copies`, tensors that it handles are complete when it says so.
+        """
         super().__init__()
         self._plan = plan
+        self._device_copies = device_copies
         # Storages that only optimizer steps change are read in place, the rest is copied.
         self._in_place = in_place
         self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
@@ -48,7 +58,7 @@ class TorchEncoder(Encoder):
     def encode_state(self, value: object) -> Any:
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
-        _Leaves(self, self._leaves, self._in_place).store(self._plan)
+        _Leaves(self, self._leaves, self._in_place, self._device_copies).store(self._plan)
         self._leaves = []
         return document
 
@@ -93,7 +103,10 @@ class _Leaves:
         encoder: TorchEncoder,
         leaves: list[tuple[dict[str, Any], torch.Tensor, str]],
         in_place: set[int],
+        device_copies: DeviceCopies | None,
     ) -> None:
+        self._device_copies = device_copies
+        self._on_device: list[int] = []
         self._encoder = encoder
         self._leaves = leaves
         self._in_place = in_place
@@ -125,6 +138,7 @@ class _Leaves:
         return (
             len(set(real)) == len(real)
             and all(tensor.is_cpu for tensor in tensors)
+            and not any(map(self._is_on_device, tensors))
             and not any(tensor.is_neg() for tensor in tensors)
         )
 
@@ -155,6 +169,7 @@ class _Leaves:
             self._store_one(index, storages[index])
         for indices in shared:
             self._store_shared(indices, storages[indices[0]])
+        self._copy_from_device()
         self._copy_small()
 
     def _refuse_special(self) -> None:
@@ -193,7 +208,12 @@ class _Leaves:
         dtype = tensor.dtype
         stored, pair, tag = stored_form(dtype)
         shape = tuple(tensor.shape)
-        is_plain = tag is None and tensor.is_cpu and tensor.is_contiguous()
+        is_plain = (
+            tag is None
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not self._is_on_device(tensor)
+        )
         if is_plain and storage.data_ptr() in self._in_place and not tensor.is_neg():
             _forbid_resizing(tensor, storage)
             # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
@@ -204,12 +224,31 @@ class _Leaves:
             name = encoder.add(stored, shape, 0, tensor.nbytes, None, path)
             self._small.setdefault(dtype, []).append((entry_index, tensor))
             return name, None
-        copy = _dense(tensor)
         if pair:
             shape = (*shape, 2)
+        if self._is_on_device(tensor) and self._device_copies is not None:
+            source = _plain(tensor)
+            name = encoder.add(stored, shape, 0, source.nbytes, None, path)
+            encoder.entries[-1].is_copy = True
+            self._on_device.append(len(encoder.entries) - 1)
+            self._device_copies.add(source)
+            return name, tag
+        copy = _dense(tensor)
         name = encoder.add(stored, shape, copy.data_ptr(), copy.nbytes, copy, path)
         encoder.entries[-1].is_copy = True
         return name, tag
+
+    def _is_on_device(self, tensor: torch.Tensor) -> bool:
+        return self._device_copies is not None and self._device_copies.handles(tensor)
+
+    def _copy_from_device(self) -> None:
+        """Queues the copies, and says where they will be."""
+        if self._device_copies is None:
+            return
+        entries = self._encoder.entries
+        copies = self._device_copies.begin()
+        for index, (address, lease) in zip(self._on_device, copies, strict=True):
+            entries[index].address, entries[index].owner = address, lease
 
     def _copy_small(self) -> None:
         """Copies what was put off, all tensors of a type by one call."""
@@ -311,14 +350,20 @@ def _flat(
     return flat.view(dtype)
 
 
-def _dense(value: torch.Tensor) -> torch.Tensor:
-    """A copy of the values as dense row-major CPU memory."""
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """The values in a type that torch can copy, and that is stored."""
     plain = value.detach().resolve_conj().resolve_neg()
     if plain.dtype.is_complex:
         plain = torch.view_as_real(plain)
     elif plain.dtype not in TORCH_TO_STORED:
         # torch cannot copy some of these types, but it can copy their words.
         plain = plain.view(WORD_TYPES[plain.dtype.itemsize])
+    return plain
+
+
+def _dense(value: torch.Tensor) -> torch.Tensor:
+    """A copy of the values as dense row-major CPU memory."""
+    plain = _plain(value)
     copy = torch.empty(plain.shape, dtype=plain.dtype, device="cpu")
     return copy.copy_(plain)
 

@@ -11,7 +11,8 @@
 What may change while a save is being staged: nothing that only ``optimizer.step()`` changes.
 Parameters and optimizer state are read in place, and every optimizer of the process waits, before
 its step, until they are staged; ``swa_utils.AveragedModel`` does so before it is updated. All other
-tensors (buffers, plain state) are copied by ``save``.
+tensors (buffers, plain state) are copied by ``save``. Tensors on a CUDA device are copied to pinned
+memory by a stream of their own, and need no wait: see ``_torch_device``.
 Whoever changes parameters in another way calls ``wait_staged()`` before.
 """
 
@@ -30,6 +31,7 @@ from ._load import load_with
 from ._loading import Loading
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
+from ._torch_device import Arenas, CudaStreams, DeviceCopies, Streams
 from ._torch_encoder import TorchEncoder
 from ._torch_lazy import LazyTensor, load_lazily
 from ._torch_parts import (
@@ -61,6 +63,8 @@ class Checkpointer(BaseCheckpointer):
 
     _framework = "pt"
     _memory = TorchMemory()
+    #: The streams that copy from CUDA devices.
+    _streams: Streams = CudaStreams()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Takes what ``pccheck.Checkpointer`` takes.
@@ -73,6 +77,7 @@ class Checkpointer(BaseCheckpointer):
         in ``pccheck.Checkpointer``.
         """
         self._plan = Plan()
+        self._arenas = Arenas(self._streams)
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         super().__init__(*arguments, **options)
 
@@ -98,6 +103,9 @@ class Checkpointer(BaseCheckpointer):
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
         self._check_open()
+        if self._engine is not None:
+            # What was staged meanwhile gives its pinned memory back.
+            self._engine.reap()
         with collection_put_off():
             parts = {name: collect_parts(value) for name, value in state.items()}
             if rng:
@@ -106,8 +114,10 @@ class Checkpointer(BaseCheckpointer):
             guard_averaging(objects)
             # In debug mode the entries outlive the call, and cannot be used again.
             plan = None if self._is_debugging else self._plan
-            encoder = TorchEncoder(in_place_storages(objects), plan)
+            copies = DeviceCopies(self._arenas)
+            encoder = TorchEncoder(in_place_storages(objects), plan, copies)
             document = encoder.encode_state(parts)
+        copies.wait()
         room = room_for_moments(objects) if self._engine is None else 0
         handle = self._save_state(step, encoder, document, metadata, urgent, room)
         self._plan.release()
