@@ -27,7 +27,7 @@ from .errors import (
     Locked,
     NoCheckpoint,
 )
-from .policies import Every, Policy
+from .policies import Auto, Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
 
 log = logging.getLogger("pccheck")
@@ -186,6 +186,8 @@ class BaseCheckpointer:
         if on_sigterm not in (None, "save"):
             raise InvalidArgument(f"on_sigterm is {on_sigterm!r}; give 'save', or None")
         self._preemption: Preemption | None = None
+        self._save_began = 0
+        self._blocked_nanoseconds = 0
         self._is_debugging = _debug.is_enabled(debug)
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -204,6 +206,13 @@ class BaseCheckpointer:
                 raise
 
     # -- saving
+
+    def _begin_save(self) -> None:
+        """Called first by every ``save``: from here on the caller is blocked."""
+        self._check_open()
+        self._save_began = time.perf_counter_ns()
+        if self._engine is not None:
+            self._engine.reap()
 
     def _save_state(
         self,
@@ -234,6 +243,7 @@ class BaseCheckpointer:
         handle = engine.save(
             step, encoder.entries, metadata, note, until, urgent or is_last, watch
         )
+        self._blocked_nanoseconds += time.perf_counter_ns() - self._save_began
         if self._policy is not None:
             self._policy.began(step, handle)
         if is_last and self._preemption is not None:
@@ -400,9 +410,21 @@ class BaseCheckpointer:
         return self._engine is not None and not self._is_closed
 
     def stats(self) -> dict[str, Any]:
-        """What the writer counted: bytes, stalls, device time, flushes, a line per checkpoint."""
+        """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
+
+        ``blocked_nanoseconds`` is what ``save`` took of its callers, ``staged_wait_nanoseconds``
+        what optimizers and others waited for *staged* beside that; with a policy of its own choice,
+        ``interval_steps`` is that choice. Empty until there is a file.
+        """
         self._check_open()
-        return {} if self._engine is None else self._engine.stats()
+        if self._engine is None:
+            return {}
+        stats = self._engine.stats()
+        stats["blocked_nanoseconds"] = self._blocked_nanoseconds
+        stats["staged_wait_nanoseconds"] = self._engine.staged_wait_nanoseconds
+        if isinstance(self._policy, Auto) and self._policy.choice is not None:
+            stats["interval_steps"] = self._policy.choice.interval
+        return stats
 
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
@@ -452,7 +474,7 @@ class Checkpointer(BaseCheckpointer):
         before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
         what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
-        self._check_open()
+        self._begin_save()
         encoder = Encoder()
         return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
 

@@ -49,7 +49,7 @@ class Checkpointer(BaseCheckpointer):
         ``numpy.random`` are saved too. ``urgent`` has it copied and written before everything
         else in flight.
         """
-        self._check_open()
+        self._begin_save()
         parts = {name: collect(value) for name, value in state.items()}
         if rng:
             parts["rng"] = python_and_numpy_random_state()

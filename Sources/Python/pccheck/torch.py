@@ -102,10 +102,8 @@ class Checkpointer(BaseCheckpointer):
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
-        self._check_open()
-        if self._engine is not None:
-            # What was staged meanwhile gives its pinned memory back.
-            self._engine.reap()
+        # What was staged meanwhile gives its pinned memory back.
+        self._begin_save()
         with collection_put_off():
             parts = {name: collect_parts(value) for name, value in state.items()}
             if rng:
