@@ -190,7 +190,7 @@ $(BUILD)/soak-packages-ready: .ci/install-packages
 	@mkdir -p $(@D) && touch $@
 
 # Every rung of spec/TRUST.md; the Swift ones without debugging, which is ten times as quick.
-soak: python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
+soak: lib python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
 	$(SWIFT) build --build-tests -c release --scratch-path .build-soak -Xswiftc -enable-testing
 	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
 		$(SOAK_SEED:%=--seed %)

@@ -19,6 +19,8 @@ struct CheckContext {
     var damagedChunkCounts: [SlotIndex: Int] = [:]
     /// Candidates that a resume would reject, and why.
     var unloadable: [SlotIndex: String] = [:]
+    /// The reserved block behind the head superblocks, when it is not zero.
+    var usedReservedBlock: [UInt8]?
 
     init(
         storage: any Storage, options: CheckOptions, image: MetadataImage,

@@ -89,6 +89,7 @@ public struct CheckReport: Sendable {
     public let hasMediumFailure: Bool
     /// What `-p` would do.
     public let plan: RepairPlan
+    let facts: RepairFacts
 
     public var identity: IdentityBlock? { decision?.identity }
 
@@ -103,4 +104,20 @@ public struct CheckReport: Sendable {
     ///
     /// After a repair, add 1 to the code of a fresh report.
     public var exitCode: Int32 { (isClean ? 0 : 4) | (hasMediumFailure ? 8 : 0) }
+
+    /// What `-y` would do.
+    ///
+    /// - Parameters:
+    ///   - stamp: goes into the superblocks that are written.
+    ///   - consents: identifiers of problems whose question a person has answered with yes.
+    ///   - verify: reads every chunk of a candidate that the check has not verified, and throws
+    ///     when it is not whole. Without it, the plan is what would be done were all of them whole,
+    ///     and must not be carried out.
+    public func fullPlan(
+        stamp: RepairStamp, consents: Set<String> = [],
+        verify: @escaping (Candidate) throws(CheckpointError) -> Void = { _ in }
+    ) -> RepairPlan {
+        guard let decision else { return plan }
+        return FullRepairs.plan(facts, decision, stamp: stamp, consents: consents, verify: verify)
+    }
 }

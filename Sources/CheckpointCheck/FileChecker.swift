@@ -38,7 +38,7 @@ public struct FileChecker: Sendable {
             decision: decision, findings: context.findings,
             slots: decision?.slots.map { Self.slotCheck($0, context) } ?? [],
             resume: ResumeVerdict(context), hasMediumFailure: context.hasMediumFailure,
-            plan: context.plan)
+            plan: context.plan, facts: RepairFacts(context))
     }
 
     /// The metadata; when neither end of the file can be read, an image of two missing blocks.

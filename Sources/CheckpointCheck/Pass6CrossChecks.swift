@@ -74,6 +74,7 @@ enum Pass6CrossChecks {
                 at: offset, count: Limits.blockByteCount),
             let index = bytes.firstIndex(where: { $0 != 0 })
         else { return }
+        context.usedReservedBlock = bytes
         context.report(
             Finding(
                 ProblemCatalogue.reservedBlockUsed, at: offset + UInt64(index),

@@ -13,10 +13,20 @@ public enum Severity: String, Hashable, Sendable, CaseIterable, Comparable {
 
 /// A kind of finding. Identifiers are stable: they are never reused for another meaning.
 public struct Problem: Hashable, Sendable {
-    /// What `pcfsck -p` may do about it, when it can prove that nothing is lost by it.
-    public enum SafeFix: String, Hashable, Sendable {
-        case rewriteIdentity = "rewrite from the other copy"
-        case rewriteSuperblock = "rewrite from its twin"
+    /// What pcfsck may do about it.
+    public struct Fix: Hashable, Sendable {
+        public enum Class: String, Hashable, Sendable, CaseIterable {
+            /// `-p`: recovery decides the same before, during and after it.
+            case safe
+            /// `-y`: it has one right answer, and never chooses between data.
+            case full
+            /// `-y` on a terminal, once the question was answered with yes.
+            case asked
+        }
+
+        public let `class`: Class
+        /// A few words.
+        public let action: String
     }
 
     /// Such as `PCK-S003`.
@@ -29,17 +39,23 @@ public struct Problem: Hashable, Sendable {
     public let explanation: String
     /// What to do.
     public let advice: String
-    public let safeFix: SafeFix?
+    /// nil: nothing that pcfsck writes would help.
+    public let fix: Fix?
 
     init(
         _ id: String, _ severity: Severity, _ title: String, _ explanation: String,
-        _ advice: String, fix: SafeFix? = nil
+        _ advice: String, _ fixClass: Fix.Class? = nil, _ action: String = ""
     ) {
         self.id = id
         self.severity = severity
         self.title = title
         self.explanation = explanation
         self.advice = advice
-        safeFix = fix
+        fix = fixClass.map { Fix(class: $0, action: action) }
     }
+}
+
+extension Problem.Fix: CustomStringConvertible {
+    /// `safe: rewrite from its twin`
+    public var description: String { "\(self.class.rawValue): \(action)" }
 }

@@ -11,12 +11,12 @@ public enum ProblemCatalogue {
     /// One list for people and machines: spec/PROBLEMS.md holds exactly these rows.
     public static var markdownTable: [String] {
         [
-            "| ID | severity | title | what it means | what to do | safe fix |",
+            "| ID | severity | title | what it means | what to do | fix |",
             "|---|---|---|---|---|---|",
         ]
             + all.map {
                 "| \($0.id) | \($0.severity.rawValue) | \($0.title) | \($0.explanation) | "
-                    + "\($0.advice) | \($0.safeFix?.rawValue ?? "no") |"
+                    + "\($0.advice) | \($0.fix.map { "\($0)" } ?? "none") |"
             }
     }
 
@@ -26,11 +26,12 @@ public enum ProblemCatalogue {
         "PCK-I001", .error, "identity copy damaged",
         "One of the two copies of the identity block does not match its checksum or its rules; the "
             + "other copy is whole, so nothing is lost yet.",
-        "Run pcfsck -p to rewrite it.", fix: .rewriteIdentity)
+        "Run pcfsck -p to rewrite it.", .safe, "rewrite from the other copy")
     static let identityCopiesDiffer = Problem(
         "PCK-I002", .error, "identity copies differ",
         "Both copies of the identity block are whole, but they describe different files.",
-        "The head's copy is used. Compare the file with its source; two files were mixed.")
+        "The head's copy is used. Compare the file with its source; two files were mixed.",
+        .asked, "rewrite the other copy from the head's")
     static let identityLost = Problem(
         "PCK-I003", .error, "no identity block usable",
         "Neither copy can be used, so nobody knows where anything lies in the file.",
@@ -84,37 +85,42 @@ public enum ProblemCatalogue {
         "PCK-B001", .error, "superblock copy damaged",
         "One of the two copies of a superblock does not match its checksum or its rules; its twin "
             + "at the other end of the file is whole.",
-        "Run pcfsck -p to rewrite it.", fix: .rewriteSuperblock)
+        "Run pcfsck -p to rewrite it.", .safe, "rewrite from its twin")
     static let superblockPairDamaged = Problem(
         "PCK-B002", .error, "both copies of a superblock damaged",
         "Neither copy of one parity is whole. A crash while a superblock is written leaves this, "
             + "and then it is a warning; after a clean close it is damage.",
         "Recovery uses the previous superblock and the slot headers. Open the file for writing "
-            + "once, and the next commit rewrites both copies.")
+            + "once, and the next commit rewrites both copies.",
+        .full, "new superblocks that name what is whole")
     static let superblocksLost = Problem(
         "PCK-B003", .error, "no superblock left",
         "None of the four copies is whole. Complete slots can still be loaded once every chunk of "
             + "them is verified, because slot headers carry the identity.",
-        "Open the file for writing: it anchors the newest checkpoint that verifies.")
+        "Open the file for writing: it anchors the newest checkpoint that verifies.",
+        .full, "new superblocks that name what is whole")
     static let superblockOutdated = Problem(
         "PCK-B004", .info, "superblock copy not updated",
         "A crash came between the writes of the two copies, so that one is of an older "
             + "generation than its twin.",
-        "Nothing: the next commits rewrite both.")
+        "Nothing: the next commits rewrite both.",
+        .full, "rewrite from its twin")
     static let fork = Problem(
         "PCK-B005", .error, "two writers",
         "Two whole copies of one generation say different things: two writers were at work.",
         "Extract the checkpoint you want with pcextract and start a new file. Give each rank its "
-            + "own path.")
+            + "own path.",
+        .asked, "new superblocks that go on from the one that is followed")
     static let anchorMismatch = Problem(
         "PCK-B006", .error, "anchored slot does not match",
         "The newest superblock names a slot whose header is not the one it was written for.",
-        "Recovery goes on with the next candidate that verifies.")
+        "Recovery goes on with the next candidate that verifies.",
+        .full, "new superblocks that name what is whole")
     static let superblockMisplaced = Problem(
         "PCK-B007", .error, "superblock of another place",
         "A superblock copy belongs to another file or to another place in this one; its twin is "
             + "whole.",
-        "Run pcfsck -p to rewrite it. Ask what wrote there.", fix: .rewriteSuperblock)
+        "Run pcfsck -p to rewrite it. Ask what wrote there.", .safe, "rewrite from its twin")
     static let superblockUnreadable = Problem(
         "PCK-B008", .error, "superblock copy unreadable",
         "The medium did not return a superblock copy, or the file ends before it.",
@@ -123,7 +129,8 @@ public enum ProblemCatalogue {
         "PCK-B009", .error, "superblock history broken",
         "The newest superblock was not written after the previous one that is in the file: two "
             + "writers took turns, or a write was lost.",
-        "Verify the checkpoint with --verify full, extract it, and start a new file.")
+        "Verify the checkpoint with --verify full, extract it, and start a new file.",
+        .asked, "new superblocks that go on from the newest")
     static let notClosed = Problem(
         "PCK-B010", .info, "not closed",
         "The last writer did not close the file: it crashed, was killed, or is still at work.",
@@ -144,24 +151,29 @@ public enum ProblemCatalogue {
         "PCK-S002", .info, "complete but not anchored",
         "The crash came between the two barriers: the checkpoint is complete, but no superblock "
             + "names it.",
-        "Nothing: a resume verifies every chunk of it, and uses it when it is whole.")
+        "Nothing: a resume verifies every chunk of it, and uses it when it is whole.",
+        .full, "anchor it when every chunk verifies")
     static let headerDamaged = Problem(
         "PCK-S003", .error, "slot header damaged",
         "The header does not match its checksum or its rules. In a slot that no superblock keeps, "
             + "a crash explains it.",
-        "If the slot was kept, its checkpoint is lost; recovery uses the next one.")
+        "If the slot was kept, its checkpoint is lost; recovery uses the next one.",
+        .full, "write an empty header when nothing keeps the slot")
     static let headerBlank = Problem(
         "PCK-S004", .error, "slot header missing",
         "The header block is all zero, though creation writes a header into every slot.",
-        "If the slot was kept, its checkpoint is lost; recovery uses the next one.")
+        "If the slot was kept, its checkpoint is lost; recovery uses the next one.",
+        .full, "write an empty header when nothing keeps the slot")
     static let headerForeign = Problem(
         "PCK-S005", .error, "slot header of another file",
         "The header is whole, but of a file with another UUID.",
-        "Ask what wrote there. If the slot was kept, its checkpoint is lost.")
+        "Ask what wrote there. If the slot was kept, its checkpoint is lost.",
+        .full, "write an empty header when nothing keeps the slot")
     static let headerMisdirected = Problem(
         "PCK-S006", .error, "slot header of another place",
         "The header is whole, but says that it lives elsewhere in this file.",
-        "A write went astray: check the device. If the slot was kept, its checkpoint is lost.")
+        "A write went astray: check the device. If the slot was kept, its checkpoint is lost.",
+        .full, "write an empty header when nothing keeps the slot")
     static let headerUnreadable = Problem(
         "PCK-S007", .error, "slot header unreadable",
         "The medium did not return the header, or the file ends before it.",
@@ -170,7 +182,8 @@ public enum ProblemCatalogue {
         "PCK-S008", .error, "slot holds an older checkpoint",
         "The superblock says that this slot holds a newer checkpoint than it does: the write of "
             + "its header was lost.",
-        "The medium acknowledged a write that it did not keep. Replace it.")
+        "The medium acknowledged a write that it did not keep. Replace it.",
+        .full, "new superblocks that name what is whole")
     static let slotInUse = Problem(
         "PCK-S009", .info, "slot being rewritten",
         "A writer took the slot while it was being checked.",
@@ -187,16 +200,19 @@ public enum ProblemCatalogue {
         "PCK-T001", .error, "chunk table damaged",
         "The chunk table is not the one that the slot's header was sealed with. In a slot that no "
             + "superblock keeps, a crash explains it.",
-        "If the slot was kept, its checkpoint is lost; recovery uses the next one.")
+        "If the slot was kept, its checkpoint is lost; recovery uses the next one.",
+        .full, "new superblocks without it when it was kept")
     static let tableInvalid = Problem(
         "PCK-T002", .error, "chunk table invalid",
         "The chunk table matches its digest, but an entry breaks the rules of the format.",
-        "A faulty program made the file. Keep it and report it.")
+        "A faulty program made the file. Keep it and report it.",
+        .full, "new superblocks without it when it was kept")
     static let manifestDamaged = Problem(
         "PCK-T003", .error, "manifest damaged",
         "A chunk that holds the directory of tensors does not match its digest.",
         "The checkpoint cannot be loaded; recovery uses the next one. The tensors' "
-            + "names and places are lost with the manifest.")
+            + "names and places are lost with the manifest.",
+        .full, "new superblocks without it when it was kept")
     static let manifestInvalid = Problem(
         "PCK-T004", .error, "manifest invalid",
         "The directory of tensors matches its digest, but breaks the rules of safetensors.",
@@ -211,11 +227,13 @@ public enum ProblemCatalogue {
         "The stored bytes of a chunk do not match their digest. In a slot that no superblock "
             + "keeps, a crash explains it.",
         "The checkpoint cannot be loaded; recovery uses the next one. pcextract --slot with "
-            + "--tensor gets the tensors that lie in whole chunks.")
+            + "--tensor gets the tensors that lie in whole chunks.",
+        .full, "new superblocks without it when it was kept")
     static let chunkUndecodable = Problem(
         "PCK-C002", .error, "chunk cannot be decompressed",
         "The stored bytes match their digest, but are not the compressed form they should be.",
-        "A faulty program made the file. Keep it and report it.")
+        "A faulty program made the file. Keep it and report it.",
+        .full, "new superblocks without it when it was kept")
     static let chunkUnreadable = Problem(
         "PCK-C003", .error, "chunk unreadable",
         "The medium did not return the chunk, or the file ends before it.",
@@ -223,7 +241,8 @@ public enum ProblemCatalogue {
     static let logicalDigestMismatch = Problem(
         "PCK-C004", .error, "payload digest wrong",
         "Every chunk matches its digest, but together they are not the payload that was saved.",
-        "A faulty program made the file. Keep it and report it.")
+        "A faulty program made the file. Keep it and report it.",
+        .full, "new superblocks without it when it was kept")
 
     private static let payload = [
         chunkDamaged, chunkUndecodable, chunkUnreadable, logicalDigestMismatch,
@@ -238,19 +257,23 @@ public enum ProblemCatalogue {
     static let retainedLost = Problem(
         "PCK-X002", .error, "retained checkpoint lost",
         "The newest superblock keeps a checkpoint that is not in its slot.",
-        "The fallback is gone. Save a new checkpoint; check the device.")
+        "The fallback is gone. Save a new checkpoint; check the device.",
+        .full, "new superblocks without it")
     static let sequenceRepeated = Problem(
         "PCK-X003", .error, "sequence given twice",
         "Two slots hold different checkpoints with the same sequence: two writers were at work.",
-        "Extract the one you want with pcextract and start a new file.")
+        "Extract the one you want with pcextract and start a new file.",
+        .asked, "write an empty header into the slot that nothing keeps")
     static let stepDiffers = Problem(
         "PCK-X004", .error, "superblock and slot disagree",
         "The newest superblock and the header that it anchors give different steps.",
-        "A faulty program made the file. Keep it and report it.")
+        "A faulty program made the file. Keep it and report it.",
+        .full, "new superblocks with the slot's step")
     static let reservedBlockUsed = Problem(
         "PCK-X005", .warning, "reserved block in use",
         "The reserved block behind the head superblocks is not zero.",
-        "A newer program wrote there, or a write went astray. Nothing durable is touched by it.")
+        "A newer program wrote there, or a write went astray. Nothing durable is touched by it.",
+        .full, "write zeros")
 
     private static let cross = [
         nothingLoads, retainedLost, sequenceRepeated, stepDiffers, reservedBlockUsed,

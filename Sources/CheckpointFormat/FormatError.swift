@@ -4,6 +4,8 @@ public enum FormatError: Error, Hashable, Sendable {
     case truncated(found: UInt64, expected: UInt64)
     /// The first eight bytes are not this structure's.
     case wrongMagic(found: [UInt8])
+    /// In the place of an identity block lies another block of a PCcheck file.
+    case strayBlock(String)
     /// The magic was changed the way a text-mode transfer changes it.
     case textModeDamage
     /// The whole block is zero: it was never written, or lost.
@@ -30,6 +32,8 @@ extension FormatError: CustomStringConvertible {
             "it ends after \(found) bytes, expected \(expected)"
         case .wrongMagic(let found):
             "the magic is \(Self.escaped(found)), expected that of a PCcheck structure"
+        case .strayBlock(let name):
+            "a \(name) lies where an identity block belongs: a write went astray"
         case .textModeDamage:
             "line ends were rewritten, as a text-mode transfer does; copy the file in binary mode"
         case .blank: "it is all zero: never written, or lost"

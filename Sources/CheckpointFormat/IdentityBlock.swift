@@ -180,6 +180,9 @@ public struct IdentityBlock: Hashable, Sendable {
             [0x09, 0x50, 0x43, 0x4B, 0x0D, 0x0A, 0x1A, 0x0A],
         ]
         if textModeForms.contains(where: { found.starts(with: $0) }) { throw .textModeDamage }
+        // A file whose other blocks are in its identity's place is a PCcheck file, and damaged.
+        if found == Superblock.magic { throw .strayBlock("superblock") }
+        if found == SlotHeader.magic { throw .strayBlock("slot header") }
         throw .wrongMagic(found: found)
     }
 }

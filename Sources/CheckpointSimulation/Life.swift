@@ -44,6 +44,9 @@ struct Life {
             let disk = SimulatedDisk(medium, scheduler: scheduler)
             try use(CheckpointWriter(storage: disk, options: shape.options))
         } catch {
+            // Before it failed it may have passed over what it could not read, and said so on the
+            // medium.
+            if plan.rules.contains(where: { $0.kind == .read }) { start.hasGoneBack = true }
             // A medium that is in order opens.
             if plan.rules.isEmpty, start.silentFaultCount == 0 {
                 fail("the writer refused: \(error)")

@@ -125,6 +125,15 @@ struct CorruptFixture: Sendable {
             for offset in editor.geometry.identityOffsets { editor.builder.flip(offset + 100) }
         },
         .init(
+            "identity-stray", "Superblocks lie where the identity blocks were.",
+            finds: [error("I003")], resume: .nothing
+        ) { editor in
+            for offset in editor.geometry.identityOffsets {
+                editor.builder.put(
+                    Array(editor.builder.bytes[4096..<8192]), at: offset)
+            }
+        },
+        .init(
             "zeroed", "The whole file is zero.", finds: [error("I003")], resume: .nothing
         ) { editor in
             for offset in editor.geometry.identityOffsets {

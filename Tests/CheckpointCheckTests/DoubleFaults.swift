@@ -1,9 +1,10 @@
-import CheckpointCheck
 import CheckpointFormat
 import CheckpointRecovery
 import CheckpointSimulation
 import CheckpointStorage
 import StorageFaults
+
+@testable import CheckpointCheck
 
 /// Faults at random places of a whole file, metadata and payload, each pair in place and taken
 /// back.
@@ -159,6 +160,7 @@ struct DoubleFaults {
         if candidate?.sequence ?? .none < anchor, before.isClean {
             return "a durable checkpoint is lost, and pcfsck is silent"
         }
+        if let problem = Self.fullRepairProblem(storage.contents) { return problem }
         if before.plan.isEmpty { return nil }
         do throws(CheckpointError) {
             try before.plan.apply(to: copy)
@@ -169,6 +171,26 @@ struct DoubleFaults {
         if !after.plan.isEmpty { return "I4: after the repair, another one is planned" }
         return after.resume == before.resume
             ? nil : "I4: the repair changed the verdict: \(after.resume), was \(before.resume)"
+    }
+
+    /// `-y` loses nothing, leaves nothing that it could do, and its undo file takes it back.
+    private static func fullRepairProblem(_ image: [UInt8]) -> String? {
+        let copy = MemoryStorage(contents: image)
+        let plan = FullRepairTests.plan(copy)
+        guard let undo = plan.undoFile(stamp: FullRepairTests.stamp) else { return nil }
+        let before = FullRepairTests.Standing(copy)
+        do throws(CheckpointError) {
+            try plan.apply(to: copy)
+            if let problem = FullRepairTests.Standing(copy).problem(since: before) {
+                return "after a full repair, \(problem)"
+            }
+            let again = FullRepairTests.plan(copy)
+            if !again.isEmpty { return "I4: another full repair is planned: \(again.repairs)" }
+            _ = try Undoing(undo).apply(to: copy)
+        } catch {
+            return "I4: the full repair or its undo failed: \(error)"
+        }
+        return copy.contents == image ? nil : "the undo did not bring every byte back"
     }
 
     /// A resume loads `candidate`, in its own way and in pcfsck's verdict.

@@ -401,6 +401,11 @@ import Testing
             try IdentityBlock(
                 decoding: Array("import torch".utf8) + [UInt8](repeating: 32, count: 4096))
         }
+        for (magic, name) in [("PCKSUPER", "superblock"), ("PCKSLOTH", "slot header")] {
+            #expect(throws: FormatError.strayBlock(name)) {
+                try IdentityBlock(decoding: Array(magic.utf8) + good.dropFirst(8))
+            }
+        }
         var newer = good
         Samples.put(UInt16(9), IdentityBlock.Layout.versionMajor, &newer)
         #expect(throws: FormatError.unsupportedVersion(major: 9, minor: 0)) {

@@ -85,6 +85,7 @@ import Testing
         (.unknownIncompatibleFeatures(1), .unsupported),
         (.wrongMagic(found: []), .notACheckpointFile), (.textModeDamage, .notACheckpointFile),
         (.truncated(found: 0, expected: 1), .notACheckpointFile), (.blank, .corrupt),
+        (.strayBlock("superblock"), .corrupt),
         (.checksumMismatch(found: .zero, expected: .zero), .corrupt),
     ]
 

@@ -5,9 +5,10 @@ import Testing
 
 /// spec/FORMAT.md and the layout enums must say the same.
 @Suite struct SpecTableTests {
-    static let spec = URL(filePath: #filePath)
+    private static let folder = URL(filePath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        .appending(path: "spec/FORMAT.md")
+        .appending(path: "spec")
+    static let spec = folder.appending(path: "FORMAT.md")
 
     struct Table {
         var section: String
@@ -15,7 +16,7 @@ import Testing
     }
 
     /// The offset tables of the page, in order.
-    static func tables() throws -> [Table] {
+    static func tables(_ spec: URL = spec) throws -> [Table] {
         let text = try String(contentsOf: spec, encoding: .utf8)
         var tables: [Table] = []
         var section = ""
@@ -53,6 +54,19 @@ import Testing
         for (table, expected) in zip(tables, Self.expected) {
             #expect(table.section == expected.section)
             #expect(table.fields == expected.fields, "\(table.section)")
+        }
+    }
+
+    @Test func tablesOfTheUndoFileAgreeWithTheCode() throws {
+        let tables = try Self.tables(Self.folder.appending(path: "UNDO.md"))
+        #expect(tables.map(\.fields) == [UndoFile.Layout.all, UndoFile.RecordLayout.all])
+        for fields in tables.map(\.fields) {
+            var end = 0
+            for field in fields {
+                #expect(field.offset == end, "\(field.name)")
+                end = field.range.upperBound
+            }
+            #expect(end == Limits.blockByteCount)
         }
     }
 

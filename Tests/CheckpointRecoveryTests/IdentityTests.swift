@@ -63,6 +63,15 @@ import Testing
         #expect(error?.message.contains("not a PCcheck file") == true)
     }
 
+    @Test func strayBlocks() throws {
+        let error = try error { builder in
+            putBoth(Array("PCKSUPER".utf8) + [UInt8](repeating: 7, count: 4088), &builder)
+        }
+        #expect(error?.code == .corrupt)
+        #expect(error?.message.contains("a superblock lies where an identity block") == true)
+        #expect(error?.message.contains("restore the file from a copy") == true)
+    }
+
     @Test func textModeTransfer() throws {
         let error = try error { builder in
             let stripped = builder.identity.encoded().filter { $0 != 0x0D }

@@ -65,7 +65,13 @@ struct CrashChecker {
                 report(problem, states, fates, image)
                 return false
             }
-            if isReopened { try reopen(image.contents, promised, states, fates) }
+            if isReopened {
+                if let problem = CrashRepair.problem(image.contents, promise, payloads) {
+                    report(problem, states, fates, image)
+                    return false
+                }
+                try reopen(image.contents, promised, states, fates)
+            }
         }
         return true
     }

@@ -16,13 +16,18 @@ struct FsckCommand: ToolCommand {
         commandName: "pcfsck",
         abstract: "Check checkpoint files, and say what a resume would load.",
         usage: """
-            pcfsck [-n | -p | -y] [--verify metadata|full] [--json] FILE...
+            pcfsck [-n | -p | -y] [--undo UNDO] [--verify metadata|full] [--json] FILE...
+            pcfsck --apply-undo UNDO FILE
             pcfsck --explain ID
             """,
         discussion: """
-            Reads only, unless -p or -y is given. -p makes repairs that are proven to lose \
-            nothing: it rewrites a damaged copy of a block from its whole twin. -y makes all \
-            repairs; these are the same today.
+            Reads only, unless -p or -y is given, and says what each of them would do. -p makes \
+            repairs that are proven to lose nothing: it rewrites a damaged copy of a block from \
+            its whole twin. -y makes all repairs that have one right answer: new superblocks \
+            that name only what was verified in full, empty headers in slots that nothing keeps. \
+            What would be a choice between data is asked about on a terminal, and else left.
+
+            -y first writes an undo file, which --apply-undo takes the repair back with.
 
             Exit status, bits that may be combined: 0 clean, 1 errors were corrected, 4 errors \
             were left, 8 a file cannot be read, 16 usage, 32 cancelled.
@@ -35,8 +40,22 @@ struct FsckCommand: ToolCommand {
     @Flag(name: .customShort("p"), help: "Make the repairs that are proven to be safe.")
     var safeRepair = false
 
-    @Flag(name: .customShort("y"), help: "Make all repairs.")
+    @Flag(
+        name: .customShort("y"),
+        help: "Make all repairs that do not choose between data; ask about the others.")
     var allRepairs = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Where to write the undo file (default: FILE.undo-TIME with -y, none with -p).",
+            valueName: "undo"), completion: .file())
+    var undo: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Restore FILE, byte for byte, as it was before a repair.", valueName: "undo"),
+        completion: .file())
+    var applyUndo: String?
 
     @Option(
         help: ArgumentHelp(
@@ -59,6 +78,17 @@ struct FsckCommand: ToolCommand {
         if [readOnly, safeRepair, allRepairs].count(where: { $0 }) > 1 {
             throw ValidationError("give one of -n, -p and -y")
         }
+        if undo != nil {
+            guard safeRepair || allRepairs else {
+                throw ValidationError("--undo goes with -p or -y")
+            }
+            guard files.count == 1 else { throw ValidationError("--undo is of one file") }
+        }
+        if applyUndo != nil {
+            guard !readOnly, !safeRepair, !allRepairs, files.count == 1 else {
+                throw ValidationError("--apply-undo takes one file and none of -n, -p and -y")
+            }
+        }
         if files.isEmpty && explain == nil {
             throw ValidationError("name a checkpoint file")
         }
@@ -75,6 +105,7 @@ struct FsckCommand: ToolCommand {
             FsckScreen.explain(problem, width: output.columnCount).forEach(output.line)
             if files.isEmpty { return .clean }
         }
+        if let applyUndo { return try undoRepair(applyUndo, files[0]) }
         var status = ExitStatus.clean
         var documents: [JSONValue] = []
         for (index, file) in files.enumerated() {
@@ -104,26 +135,53 @@ struct FsckCommand: ToolCommand {
         return status
     }
 
+    private var level: RepairLevel { allRepairs ? .full : safeRepair ? .safe : .none }
+
     /// Checks one file, repairs it when asked to, and then checks it again.
     private func check(_ path: String) throws(CheckpointError) -> FsckRun {
-        let isRepairing = safeRepair || allRepairs
         let reader = try open(path, .read)
-        let before = report(on: reader)
-        var run = FsckRun(report: before, isWriterAtWork: isWriterAtWork(reader))
-        guard isRepairing else { return run }
-        run.refusal = before.plan.refusal
-        if before.plan.isEmpty { return run }
-        try Interruption.check()
+        let session = RepairSession(
+            level: level, undoPath: undo, isQuiet: json, check: report)
+        let before = report(reader, false)
+        var run = FsckRun(
+            report: before, fullPlan: session.foresee(before),
+            isWriterAtWork: isWriterAtWork(reader))
+        if level == .none { return run }
         do throws(CheckpointError) {
-            let storage = try open(path, .write)
-            run.repairs = try before.plan.apply(to: storage)
-            run.report = report(on: storage)
+            try session.repair(&run)
         } catch {
             // What was found is worth showing though nothing could be done about it.
             run.refusal = error.message
             run.failure = ExitStatus(error.code)
         }
         return run
+    }
+
+    private func undoRepair(
+        _ undoPath: String, _ path: String
+    ) throws(CheckpointError) -> ExitStatus {
+        let undo = try UndoFileAccess.read(undoPath)
+        let count = try Undoing(undo).apply(to: open(path, .write))
+        if json {
+            Output.standard.write(
+                JSONValue.document(
+                    tool: "pcfsck",
+                    [
+                        "exit_status": .integer(0), "path": .string(path),
+                        "undo_file": .string(undoPath), "restored_block_count": .count(count),
+                    ]
+                ).bytes)
+            return .clean
+        }
+        let what =
+            count == 0
+            ? "nothing to restore: it is" : "\(Quantity.plural(count, "block")) restored: it is"
+        let line: StyledText = """
+            \(path, .bold): \(what) as it was before the repair of \
+            \(Quantity.date(undo.createdTime))
+            """
+        Output.standard.line(line)
+        return .clean
     }
 
     private func isWriterAtWork(_ storage: FileStorage) -> Bool {
@@ -141,7 +199,7 @@ struct FsckCommand: ToolCommand {
         }
     }
 
-    private func report(on storage: FileStorage) -> CheckReport {
+    private func report(_ storage: FileStorage, _ isChanged: Bool) -> CheckReport {
         let progress = ProgressBar("verifying \(storage.path)", total: 0)
         defer { progress.finish() }
         let options = CheckOptions(depth: verify == .full ? .full : .metadata)
@@ -150,7 +208,10 @@ struct FsckCommand: ToolCommand {
                 // Checking changes nothing, so that the process may end anywhere in it.
                 progress.finish()
                 Output.standard.flush()
-                Output.diagnostics.line("pcfsck: cancelled; nothing was changed")
+                Output.diagnostics.line(
+                    isChanged
+                        ? "pcfsck: cancelled; the repairs above were made"
+                        : "pcfsck: cancelled; nothing was changed")
                 Glibc.exit(ExitStatus.cancelled.rawValue)
             }
             if state.stage == .payload, state.totalByteCount > 0 {
@@ -164,16 +225,25 @@ struct FsckCommand: ToolCommand {
 struct FsckRun {
     /// After the repairs.
     var report: CheckReport
+    /// What `-y` would do now.
+    var fullPlan: RepairPlan
     var repairs: [Repair] = []
+    /// What takes the repairs back; nil when nothing does.
+    var undoPath: String?
     /// Why nothing was repaired though something could be.
     var refusal: String?
+    /// Choices that were left to a person.
+    var questions: [RepairQuestion] = []
+    /// Why something was left as it is.
+    var notes: [String] = []
     /// How a repair failed.
     var failure = ExitStatus.clean
     /// A writer had the file open during the check.
     let isWriterAtWork: Bool
 
-    init(report: CheckReport, isWriterAtWork: Bool) {
+    init(report: CheckReport, fullPlan: RepairPlan, isWriterAtWork: Bool) {
         self.report = report
+        self.fullPlan = fullPlan
         self.isWriterAtWork = isWriterAtWork
     }
 

@@ -20,7 +20,11 @@ enum FsckJSON {
             "resume": resume(report.resume),
             "repairs_made": .array(run.repairs.map(repair)),
             "repairs_possible": .array(report.plan.repairs.map(repair)),
+            "repairs_planned": .array(run.fullPlan.repairs.map(repair)),
             "repair_refusal": .text(run.refusal ?? report.plan.refusal),
+            "repair_questions": .array(run.questions.map(question)),
+            "repair_notes": .array(run.notes.map { .string($0) }),
+            "undo_file": .text(run.undoPath),
         ])
     }
 
@@ -89,8 +93,16 @@ enum FsckJSON {
     private static func repair(_ repair: Repair) -> JSONValue {
         .dictionary([
             "problem": .string(repair.problem.id),
+            "class": .string(repair.fixClass.rawValue),
+            "action": .string(repair.action),
             "byte_offset": .integer(repair.byteOffset),
-            "source_byte_offset": .integer(repair.sourceByteOffset),
+            "source_byte_offset": .number(repair.sourceByteOffset),
+        ])
+    }
+
+    private static func question(_ question: RepairQuestion) -> JSONValue {
+        .dictionary([
+            "problem": .string(question.problem.id), "text": .string(question.text),
         ])
     }
 

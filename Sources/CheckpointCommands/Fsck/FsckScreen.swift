@@ -20,14 +20,9 @@ struct FsckScreen {
 
     var lines: [StyledText] {
         var lines = [verdict]
-        for repair in run.repairs {
-            lines += ["  \("✔", .green) \(repair)"]
-        }
-        if let refusal = run.refusal {
-            lines += ["  \("✘", .red) nothing is repaired: \(refusal)"]
-        }
-        lines += findings
-        return lines + resume
+        lines += RepairScreen.outcome(run)
+        lines += findings + resume
+        return lines + RepairScreen.foreseen(run)
     }
 
     /// All findings; of many alike in one slot, such as damaged chunks, only the first ones.
@@ -129,7 +124,13 @@ struct FsckScreen {
         let head: StyledText = """
             \(problem.id, .bold)  \(problem.title)  \("(\(problem.severity.rawValue))", .dim)
             """
-        let fix = problem.safeFix.map { "pcfsck -p can repair it: \($0.rawValue)." }
+        let fix = problem.fix.map { fix in
+            switch fix.class {
+            case .safe: "pcfsck -p can repair it: \(fix.action)."
+            case .full: "pcfsck -y can repair it: \(fix.action)."
+            case .asked: "pcfsck -y asks on a terminal whether to repair it: \(fix.action)."
+            }
+        }
         return [head] + TextWrap.lines(problem.explanation, indent: 2, width: width)
             + TextWrap.lines(problem.advice, indent: 2, width: width)
             + (fix.map { TextWrap.lines($0, indent: 2, width: width) } ?? [])
