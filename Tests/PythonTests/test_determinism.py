@@ -52,7 +52,7 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
         # A resumed loader makes a new iterator, which draws a seed for its workers: from a
-        # generator of its own, so that neither dropout nor the order of the samples depends on that.
+        # generator of its own, so that neither dropout nor the order of samples depends on that.
         samples = Samples()
         order = RandomSampler(samples, generator=torch.Generator().manual_seed(seed))
         self.loader: Any = StatefulDataLoader(

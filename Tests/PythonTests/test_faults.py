@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -20,6 +21,8 @@ from torch import nn
 
 import pccheck
 import pccheck.torch
+from pccheck._loading import Loading
+from pccheck._reader import Reader
 
 MIB = 1 << 20
 #: A pool far smaller than the state: staging takes as long as the disk.
@@ -298,3 +301,41 @@ def test_a_data_loader_worker_cannot_save(path: Path) -> None:
         )
         assert "belongs to the parent process; open another file" in next(iter(loader))[0]
         assert checkpointer.save(2, x=torch.ones(3)).wait().durable
+
+
+def test_threads_that_save_at_once(path: Path) -> None:
+    """Each checkpoint is of one state, whichever thread gave it."""
+    errors: list[BaseException] = []
+    mixed: list[set[float]] = []
+    interval = sys.getswitchinterval()
+    options: dict[str, Any] = {"in_flight": 4, "retain": 4, "capacity": "4 MiB"}
+    with pccheck.torch.Checkpointer(path, **options) as checkpointer:
+
+        def save(number: int) -> None:
+            try:
+                for turn in range(8):
+                    value = float(100 * number + turn)
+                    state = {str(index): torch.full((8,), value) for index in range(300)}
+                    checkpointer.save(0, state=state, rng=False)
+            except BaseException as error:
+                errors.append(error)
+
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=save, args=[number]) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+    assert not errors
+    with Reader(path) as reader:
+        infos = reader.list()
+        for info in infos:
+            reader.select(info.sequence)
+            state = reader.load(Loading(pccheck.torch.TorchMemory()))["state"]
+            values = {value for tensor in state.values() for value in tensor.tolist()}
+            if len(values) != 1:
+                mixed.append(values)
+    assert len(infos) >= 4 and not mixed

@@ -163,8 +163,8 @@ class Comparison:
 
     def __init__(self, memory: Any, tensors: dict[str, Any], report: ResumeReport) -> None:
         """`memory` knows the kinds of tensor, `tensors` are the stored ones by name."""
-        self._memory = memory
-        self._tensors = tensors
+        self.memory = memory
+        self.tensors = tensors
         self.report = report
 
     def parts(self, document: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
@@ -181,10 +181,10 @@ class Comparison:
 
     def compare(self, node: Any, target: Any, name: str) -> Any:
         """The part of a node that fits the target, or GONE."""
-        special = self._memory.compare_object(self, node, target, name)
+        special = self.memory.compare_object(self, node, target, name)
         if special is not None:
             return special
-        live = self._memory.live_leaf(target)
+        live = self.memory.live_leaf(target)
         if live is not None:
             return self.leaf(node, live, name)
         if isinstance(target, dict):
@@ -195,16 +195,16 @@ class Comparison:
 
     def leaf(self, node: Any, live: Leaf, name: str) -> Any:
         """A tensor or array beside the node that should hold it."""
-        saved = self._memory.leaf(node, self._tensors) if isinstance(node, dict) else None
+        saved = self.memory.leaf(node, self.tensors) if isinstance(node, dict) else None
         if saved is None:
             return self.reshaped(name, _kind_of(node), f"a tensor {live}")
         if saved.shape != live.shape or saved.sharding != live.sharding:
             return self.reshaped(name, str(saved), str(live))
         if saved.dtype != live.dtype:
             difference = Difference(name, saved.dtype, live.dtype)
-            if not self._memory.keeps_values(saved, live):
+            if not self.memory.keeps_values(saved, live):
                 self.report.retyped.append(difference)
-                return node if self._memory.converts(saved, live) else GONE
+                return node if self.memory.converts(saved, live) else GONE
             self.report.converted.append(difference)
         self.report.matched_count += 1
         return node
@@ -232,12 +232,12 @@ class Comparison:
                 continue
             kept.append((stored_key, child))
         for key, item in target.items():
-            if key not in found and (is_closed or self._memory.fills_in_place(item)):
+            if key not in found and (is_closed or self.memory.fills_in_place(item)):
                 self.report.missing.append(f"{name}.{key}")
         return with_items(node, kept)
 
     def _sequence(self, node: Any, target: Any, name: str) -> Any:
-        if not self._memory.fills_in_place(target):
+        if not self.memory.fills_in_place(target):
             return node
         children = node["$tuple"] if isinstance(node, dict) and "$tuple" in node else node
         kind = type(target).__name__

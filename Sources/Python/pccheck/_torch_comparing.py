@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ._comparing import GONE, Comparison, Difference, items_of, with_items
+from ._comparing import Comparison, Difference, items_of, with_items
 
 # Optimizer state that has the shape of its parameter.
 _LIKE_THE_PARAMETER = {
@@ -76,11 +76,11 @@ def _parameter_count(group: Any) -> int:
 
 def _fits(comparison: Comparison, node: Any, parameter: torch.Tensor, path: str) -> bool:
     """False when a moment has another shape than its parameter."""
-    memory, report = comparison._memory, comparison.report
+    memory, report = comparison.memory, comparison.report
     expected = memory.live_leaf(parameter)
     fits = True
     for _, key, child in items_of(node) or []:
-        saved = memory.leaf(child, comparison._tensors) if isinstance(child, dict) else None
+        saved = memory.leaf(child, comparison.tensors) if isinstance(child, dict) else None
         if saved is None:
             continue
         is_alike = expected is None or (saved.shape, saved.sharding) == (
@@ -95,5 +95,3 @@ def _fits(comparison: Comparison, node: Any, parameter: torch.Tensor, path: str)
             report.matched_count += 1
     return fits
 
-
-__all__ = ["GONE", "compare_module", "compare_optimizer"]

@@ -42,7 +42,8 @@ class Plan:
         small: dict[torch.dtype, list[tuple[int, torch.Tensor]]],
     ) -> None:
         """Notes how a state was stored, of which every leaf is the entry of the same index."""
-        self._signature = signature
+        # Set last: an interrupt may strike in between.
+        self._signature = None
         self._names_before = names_before
         self._entries = entries
         self._nodes = [
@@ -58,6 +59,7 @@ class Plan:
         self._in_place = [i for i, entry in enumerate(entries) if not entry.is_copy]
         copied.update(self._in_place)
         self._others = [index for index in range(len(entries)) if index not in copied]
+        self._signature = signature
 
     def apply(
         self,

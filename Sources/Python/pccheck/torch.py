@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,8 @@ class Checkpointer(BaseCheckpointer):
         CUDA is there and can, and otherwise goes on with a line in the log. A callable is used as
         in ``pccheck.Checkpointer``.
         """
+        # The plan is for one save at a time.
+        self._save_lock = threading.RLock()
         self._plan = Plan()
         self._arenas = Arenas(self._streams)
         self._hook: torch.utils.hooks.RemovableHandle | None = None
@@ -102,6 +105,15 @@ class Checkpointer(BaseCheckpointer):
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
+        with self._save_lock:
+            handle = self._save(step, rng, metadata, urgent, state)
+        if self._hook is None:
+            self._hook = register_optimizer_step_pre_hook(_wait_before_step)
+        return handle
+
+    def _save(
+        self, step: int, rng: bool, metadata: str | None, urgent: bool, state: dict[str, Any]
+    ) -> SaveHandle:
         # What was staged meanwhile gives its pinned memory back.
         self._begin_save()
         with collection_put_off():
@@ -117,11 +129,10 @@ class Checkpointer(BaseCheckpointer):
             document = encoder.encode_state(parts)
         copies.wait()
         room = room_for_moments(objects) if self._engine is None else 0
-        handle = self._save_state(step, encoder, document, metadata, urgent, room)
-        self._plan.release()
-        if self._hook is None:
-            self._hook = register_optimizer_step_pre_hook(_wait_before_step)
-        return handle
+        try:
+            return self._save_state(step, encoder, document, metadata, urgent, room)
+        finally:
+            self._plan.release()
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
         """Saves when the policy says so; takes what ``save`` takes.
