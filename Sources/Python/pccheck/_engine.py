@@ -444,6 +444,10 @@ class Engine:
             status = self._library.pcc_writer_close(writer, c.byref(error))
             _native.check(status, error)
 
+    def check_open(self) -> None:
+        """Raises ``Forked`` in a child, ``Closed`` after close."""
+        self._open_writer()
+
     @property
     def is_open(self) -> bool:
         """True while this process may save with it."""

@@ -212,6 +212,7 @@ class BaseCheckpointer:
         self._check_open()
         self._save_began = time.perf_counter_ns()
         if self._engine is not None:
+            self._engine.check_open()
             self._engine.reap()
 
     def _save_state(
