@@ -252,7 +252,8 @@ class Auto(Policy):
         elif self._idle and self._durable:
             usual = statistics.median(self._idle)
             slowed = sum(self._busy) - usual * len(self._busy)
-            self._costs.append(max(0.0, slowed + self._blocked) / self._begun_count)
+            # Steps vary, and may seem to gain; what blocked the caller is certain.
+            self._costs.append((max(0.0, slowed) + self._blocked) / self._begun_count)
             self._choose(usual)
         self._busy.clear()
         self._blocked = 0.0
