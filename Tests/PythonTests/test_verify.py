@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -66,6 +68,17 @@ def test_a_live_file_is_not_called_damaged(
     assert writer.poll() is None, "the writer was to work on all the time"
     assert len(steps) >= 3, "the file was to move between the checks"
 
+    # What would be repaired in a file at rest is left alone; the writer never rewrites this block.
+    with open(path, "r+b", buffering=0) as device:
+        before = os.pread(device.fileno(), 1, 100)
+        os.pwrite(device.fileno(), bytes([before[0] ^ 1]), 100)
+        for option in ("-p", "-y"):
+            status, file = fsck(option, path)
+            assert status == 4 | 8 and not file["repairs_made"], file
+            bad = [f["id"] for f in file["findings"] if f["severity"] in ("error", "warning")]
+            assert bad == ["PCK-I001"], file["findings"]
+        os.pwrite(device.fileno(), before, 100)
+
     # A killed writer holds no lock; what it left is what a crash leaves.
     writer.kill()
     writer.wait()
@@ -85,3 +98,14 @@ def test_memory_does_not_grow_with_the_chunks(path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: {run.stderr}"
     assert json.loads(run.stdout)["files"][0]["resume"]["is_proven"]
+
+    # In the middle of a chunk, and in its last, short piece: both are read.
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        for element in (20 << 20, (24 << 20) - 4):
+            offset = content.find(state["x"][element : element + 4].tobytes())
+            assert offset > 0
+            content[offset] ^= 1
+    status, damaged = fsck("--verify", "full", path)
+    assert status == 4
+    chunks = [f["chunk"] for f in damaged["findings"] if f["id"] == "PCK-C001"]
+    assert chunks == [2, 3], damaged["findings"]
