@@ -14,6 +14,8 @@ struct CheckContext {
 
     var findings: [Finding] = []
     var hasMediumFailure: Bool
+    /// Something could not be looked at, though neither the file nor the medium is to blame.
+    var isIncomplete = false
     /// Slots of which every chunk was read and is whole.
     var verified: Set<SlotIndex> = []
     var damagedChunkCounts: [SlotIndex: Int] = [:]
@@ -37,6 +39,20 @@ struct CheckContext {
     }
 
     mutating func report(_ finding: Finding) { findings.append(finding) }
+
+    /// There was no memory for a chunk of `candidate`; says so once.
+    mutating func reportNoMemory(_ candidate: Candidate, _ error: CheckpointError) {
+        isIncomplete = true
+        let isKnown = findings.contains {
+            $0.id == ProblemCatalogue.notVerified.id && $0.slot == candidate.slot
+        }
+        if isKnown { return }
+        report(
+            Finding(
+                ProblemCatalogue.notVerified, slot: candidate.slot, at: candidate.headerOffset,
+                found: error.message,
+                expected: "memory for \(candidate.header.chunkByteCount) bytes"))
+    }
 
     func enter(_ stage: CheckProgress.Stage) {
         progress?(CheckProgress(stage: stage, doneByteCount: 0, totalByteCount: 0))

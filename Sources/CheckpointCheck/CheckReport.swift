@@ -87,6 +87,8 @@ public struct CheckReport: Sendable {
     public let resume: ResumeVerdict
     /// The medium refused a read inside the file.
     public let hasMediumFailure: Bool
+    /// There was no memory to verify something.
+    public let isIncomplete: Bool
     /// What `-p` would do.
     public let plan: RepairPlan
     let facts: RepairFacts
@@ -105,10 +107,10 @@ public struct CheckReport: Sendable {
     /// Nothing is wrong that a person or `-p` should act on.
     public var isClean: Bool { count(.error) == 0 }
 
-    /// The bits of fsck(8): 0 clean, 4 errors left, 8 the medium failed.
+    /// The bits of fsck(8): 0 clean, 4 errors left, 8 the medium failed, or memory ran out.
     ///
     /// After a repair, add 1 to the code of a fresh report.
-    public var exitCode: Int32 { (isClean ? 0 : 4) | (hasMediumFailure ? 8 : 0) }
+    public var exitCode: Int32 { (isClean ? 0 : 4) | (hasMediumFailure || isIncomplete ? 8 : 0) }
 
     /// What `-y` would do.
     ///

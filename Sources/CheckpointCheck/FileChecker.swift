@@ -38,6 +38,7 @@ public struct FileChecker: Sendable {
             decision: decision, findings: context.findings,
             slots: decision?.slots.map { Self.slotCheck($0, context) } ?? [],
             resume: ResumeVerdict(context), hasMediumFailure: context.hasMediumFailure,
+            isIncomplete: context.isIncomplete,
             plan: context.plan, facts: RepairFacts(context))
     }
 

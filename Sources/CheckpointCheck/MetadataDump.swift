@@ -161,11 +161,13 @@ public struct MetadataDump {
         var header = DumpedBlock(
             bytes, magic: SlotHeader.magic, Layout.all, checksum: Layout.checksum)
         if let found = slot.header, found.state == .complete,
-            let table = blocks.table.map({ Array($0.prefix(found.tableByteCount)) })
+            let table = table(of: blocks, found, geometry)
         {
             var dumped = DumpedTable(table, found)
-            if let candidate = decision.candidates.first(where: { $0.slot == slot.slot }) {
-                try copyManifest(candidate, decision, &dumped)
+            if let candidate = decision.candidates.first(where: { $0.slot == slot.slot }),
+                let digest = try copyManifest(candidate, decision, &dumped)
+            {
+                header.put(digest, Layout.logicalDigest)
             }
             if dumped.isChanged {
                 header.put(Digest(of: dumped.bytes), Layout.chunkTableDigest)
@@ -185,29 +187,51 @@ public struct MetadataDump {
         try put(header.bytes, at: slot.headerOffset)
     }
 
+    /// The slot's chunk table as it lies in the file; a large one is not kept in the image.
+    private func table(
+        of blocks: MetadataImage.SlotBlocks, _ header: SlotHeader, _ geometry: Geometry
+    ) -> [UInt8]? {
+        let count = UInt64(header.tableByteCount)
+        let bytes =
+            blocks.table
+            ?? (try? storage.readBlocks(
+                at: geometry.tableOffset(blocks.slot), count: Int(count.roundedUp(to: Geometry.block))))
+        return bytes.map { Array($0.prefix(header.tableByteCount)) }
+    }
+
     /// The chunks that the manifest lies in, without what follows it.
+    ///
+    /// - Returns: a new digest of the payload, where these chunks are all of it.
     private mutating func copyManifest(
         _ candidate: Candidate, _ decision: RecoveryDecision, _ table: inout DumpedTable
-    ) throws(CheckpointError) {
+    ) throws(CheckpointError) -> Digest? {
         let header = candidate.header
         let byteCount = header.manifestByteCount
         guard header.payloadKind == .safetensors, byteCount > 0,
             byteCount <= UInt64(Limits.manifestByteCount) + 8
-        else { return }
+        else { return nil }
         let count = Int(byteCount)
         let chunkByteCount = header.chunkByteCount
         var manifest: [UInt8] = []
+        // What follows the manifest in its last chunk.
+        var rest: [UInt8] = []
         let reader = CheckpointReader(storage: storage, decision: decision, workerCount: 1)
         do throws(CheckpointError) {
             let selected = try reader.select(candidate)
             defer { selected.close() }
             for index in 0...(count - 1) / chunkByteCount {
-                manifest += try selected.chunk(index).prefix(count - manifest.count)
+                let chunk = try selected.chunk(index)
+                let wanted = count - manifest.count
+                manifest += chunk.prefix(wanted)
+                rest = Array(chunk.dropFirst(wanted))
             }
         } catch {
             report.omissions.append("the manifest of slot \(candidate.slot): \(error.message)")
-            if manifest.isEmpty { return }
+            if manifest.isEmpty { return nil }
         }
+        // One that does not match before must not match behind.
+        let isAll = UInt64(manifest.count + rest.count) == header.payloadByteCount
+        let isRight = isAll && Self.treeDigest(manifest + rest) == header.logicalDigest
         let isWhole = manifest.count == count
         if var scrubber {
             scrubber.json(&manifest, min(8, manifest.count)..<manifest.count)
@@ -224,12 +248,22 @@ public struct MetadataDump {
                 report.omissions.append(
                     "the manifest of slot \(candidate.slot): with pseudonyms it compresses worse "
                         + "and does not fit its place")
-                return
+                return nil
             }
             let offset = candidate.dataOffset + candidate.table.entries[index].storedOffset
             try put(stored.isEmpty ? storedBytes(candidate, index) : stored, at: offset)
         }
         if isWhole { report.manifestCount += 1 }
+        guard isRight else { return nil }
+        return Self.treeDigest(manifest + [UInt8](repeating: 0, count: rest.count))
+    }
+
+    private static func treeDigest(_ bytes: [UInt8]) -> Digest {
+        // Safe: the array outlives the closure.
+        unsafe bytes.withUnsafeBytes { buffer in
+            // Safe: as above.
+            TreeDigest.of(unsafe RawSpan(_unsafeBytes: buffer))
+        }
     }
 
     /// A chunk that is metadata from end to end, as it is stored.

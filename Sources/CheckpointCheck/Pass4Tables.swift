@@ -77,6 +77,7 @@ enum Pass4Tables {
                     ProblemCatalogue.slotInUse, slot: candidate.slot, at: candidate.headerOffset,
                     found: "a writer at work", expected: "sequence \(candidate.sequence)"))
         }
+        if error.code == .outOfMemory { return context.reportNoMemory(candidate, error) }
         // A medium that fails is pass 5's finding, too, but that pass may not run. Beyond the end
         // of a truncated file, the medium is not to blame.
         if error.code == .inputOutput, context.decision?.isTruncated != true {

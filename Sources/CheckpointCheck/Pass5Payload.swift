@@ -58,6 +58,7 @@ enum Pass5Payload {
     private static func fail(
         _ error: CheckpointError, _ candidate: Candidate, _ context: inout CheckContext
     ) {
+        if error.code == .outOfMemory { return context.reportNoMemory(candidate, error) }
         guard error.code == .busy else {
             context.hasMediumFailure = true
             context.unloadable[candidate.slot] = error.message

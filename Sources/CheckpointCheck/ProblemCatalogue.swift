@@ -244,8 +244,14 @@ public enum ProblemCatalogue {
         "A faulty program made the file. Keep it and report it.",
         .full, "new superblocks without it when it was kept")
 
+    static let notVerified = Problem(
+        "PCK-C005", .warning, "not verified for want of memory",
+        "A chunk must be in memory to be verified, and this process could not have as much as the "
+            + "file's chunk size asks for. Nothing is known of this checkpoint's payload.",
+        "Raise the limit (ulimit -v), or check the file on a machine with more memory.")
+
     private static let payload = [
-        chunkDamaged, chunkUndecodable, chunkUnreadable, logicalDigestMismatch,
+        chunkDamaged, chunkUndecodable, chunkUnreadable, logicalDigestMismatch, notVerified,
     ]
 
     // MARK: Cross checks

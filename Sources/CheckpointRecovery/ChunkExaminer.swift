@@ -44,14 +44,20 @@ struct ChunkExaminer {
     /// nil when no chunk is compressed.
     private let whole: ChunkBuffers?
 
-    init(_ reader: PayloadReader, _ needs: Needs) {
+    /// - Returns: nil when the system has no room for the buffers.
+    init?(_ reader: PayloadReader, _ needs: Needs) {
         self.reader = reader
-        piece = AlignedBuffer.forTransfers(byteCount: needs.pieceByteCount)
-        whole =
-            needs.rawByteCount == 0
-            ? nil
-            : ChunkBuffers(
-                storedByteCount: needs.storedByteCount, rawByteCount: needs.rawByteCount)
+        guard let piece = AlignedBuffer.forTransfers(byteCount: needs.pieceByteCount) else {
+            return nil
+        }
+        self.piece = piece
+        guard needs.rawByteCount > 0 else {
+            whole = nil
+            return
+        }
+        whole = ChunkBuffers(
+            storedByteCount: needs.storedByteCount, rawByteCount: needs.rawByteCount)
+        if whole == nil { return nil }
     }
 
     /// The leaf digests of the restored bytes of chunk `index`, once the stored ones matched.

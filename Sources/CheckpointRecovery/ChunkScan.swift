@@ -37,20 +37,17 @@ extension SelectedCheckpoint {
 /// One user at a time.
 public final class ChunkLoader {
     private let selected: SelectedCheckpoint
-    private let buffers: ChunkBuffers
+    private var buffers: ChunkBuffers?
     private var loaded: LoadedChunk?
 
     /// The chunk that is at hand without another read.
     public var loadedIndex: Int? { loaded?.index }
 
-    init(_ selected: SelectedCheckpoint) {
-        self.selected = selected
-        buffers = ChunkBuffers(for: selected.candidate.table)
-    }
+    init(_ selected: SelectedCheckpoint) { self.selected = selected }
 
     /// Hands chunk `index`, verified and restored, to `body`.
     ///
-    /// - Throws: `corrupt` or `inputOutput` when the chunk cannot be read.
+    /// - Throws: `corrupt` or `inputOutput` when the chunk cannot be read, `outOfMemory`.
     public func withChunk<Result>(
         _ index: Int, _ body: (RawSpan) throws(CheckpointError) -> Result
     ) throws(CheckpointError) -> Result {
@@ -60,11 +57,18 @@ public final class ChunkLoader {
             chunk = loaded
         } else {
             loaded = nil
-            chunk = try selected.reader.load(index, buffers)
+            chunk = try selected.reader.load(index, try ownBuffers())
             loaded = chunk
         }
         return try chunk.buffer.withBytes(0..<chunk.byteCount) { bytes throws(CheckpointError) in
             try body(bytes)
         }
+    }
+
+    private func ownBuffers() throws(CheckpointError) -> ChunkBuffers {
+        if let buffers { return buffers }
+        let made = try selected.reader.makeBuffers()
+        buffers = made
+        return made
     }
 }

@@ -7,15 +7,24 @@ final class ChunkBuffers: Sendable {
     /// nil when no chunk is compressed.
     let raw: AlignedBuffer?
 
-    convenience init(for table: ChunkTable) {
+    /// - Returns: nil when the system has no room for them.
+    convenience init?(for table: ChunkTable) {
         self.init(
             storedByteCount: table.entries.map(\.paddedByteCount).max() ?? 0,
             rawByteCount: table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max())
     }
 
-    init(storedByteCount: Int, rawByteCount: Int?) {
-        stored = AlignedBuffer.forTransfers(byteCount: storedByteCount)
-        raw = rawByteCount.map { AlignedBuffer.forTransfers(byteCount: $0) }
+    init?(storedByteCount: Int, rawByteCount: Int?) {
+        guard let stored = AlignedBuffer.forTransfers(byteCount: storedByteCount) else {
+            return nil
+        }
+        self.stored = stored
+        guard let rawByteCount else {
+            raw = nil
+            return
+        }
+        guard let raw = AlignedBuffer.forTransfers(byteCount: rawByteCount) else { return nil }
+        self.raw = raw
     }
 }
 
@@ -130,7 +139,7 @@ struct PayloadReader: Sendable {
             -> Void
     ) throws(CheckpointError) {
         try forEach(indices, workerCount: workerCount) {
-            let buffers = ChunkBuffers(for: candidate.table)
+            guard let buffers = ChunkBuffers(for: candidate.table) else { return nil }
             return { index throws(CheckpointError) in
                 let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
                 try body(index, chunk)
@@ -139,12 +148,13 @@ struct PayloadReader: Sendable {
     }
 
     /// Calls what `makeWorker` returns, once per thread, with each of `indices`, in any order and
-    /// by several threads.
+    /// by several threads. Those for which it returns nil, for want of memory, take no part.
     ///
     /// - Throws: the error of the lowest index that failed; none is begun after an error.
+    ///   `outOfMemory` when there is room for no thread at all.
     func forEach(
         _ indices: [Int], workerCount: Int,
-        _ makeWorker: @escaping @Sendable () -> (Int) throws(CheckpointError) -> Void
+        _ makeWorker: @escaping @Sendable () -> ((Int) throws(CheckpointError) -> Void)?
     ) throws(CheckpointError) {
         struct Progress {
             var next = 0
@@ -159,8 +169,7 @@ struct PayloadReader: Sendable {
                 return progress.next - 1
             }
         }
-        let work: @Sendable () -> Void = {
-            let process = makeWorker()
+        let work: @Sendable ((Int) throws(CheckpointError) -> Void) -> Void = { process in
             while let claimed = claim() {
                 let outcome = Result { () throws(CheckpointError) in
                     try process(indices[claimed])
@@ -170,14 +179,34 @@ struct PayloadReader: Sendable {
                 }
             }
         }
-        // The caller works too. A system that has no room for more threads gets fewer.
+        // The caller works too, and comes first to the memory. A system that has no room for more
+        // threads gets fewer.
+        guard let process = makeWorker() else { throw noRoom }
         let threads = (1..<max(1, min(workerCount, indices.count))).compactMap {
-            try? WorkerThread(name: "pcc-read-\($0)", work)
+            try? WorkerThread(name: "pcc-read-\($0)") {
+                if let process = makeWorker() { work(process) }
+            }
         }
-        work()
+        work(process)
         for thread in threads { thread.join() }
         let failures = progress.withLock { $0.failures }
         if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
+    }
+
+    /// Chunks are as large as the file says, and there is no memory for one of them.
+    var noRoom: CheckpointError {
+        let byteCount = UInt64(candidate.header.chunkByteCount)
+        return CheckpointError(
+            .outOfMemory,
+            "\(storage.path): slot \(candidate.slot) has chunks of \(byteCount) bytes, and this "
+                + "process cannot have the memory to hold one; raise its limit (ulimit -v), or use "
+                + "a machine with more", slot: candidate.slot)
+    }
+
+    /// Buffers of one's own.
+    func makeBuffers() throws(CheckpointError) -> ChunkBuffers {
+        guard let buffers = ChunkBuffers(for: candidate.table) else { throw noRoom }
+        return buffers
     }
 
     /// `load` with the public error.
@@ -196,7 +225,9 @@ struct PayloadReader: Sendable {
     ) throws(CheckpointError) {
         let count = indices.count
         let threadCount = workerCount > 1 ? min(workerCount, count) : 0
-        let queue = OrderedQueue(count: count, depth: threadCount + 1, candidate)
+        let buffers = (0...threadCount).compactMap { _ in ChunkBuffers(for: candidate.table) }
+        if buffers.isEmpty { throw noRoom }
+        let queue = OrderedQueue(count: count, buffers)
         let loadNext: @Sendable () -> Bool = {
             guard let (position, buffers) = queue.claim() else { return false }
             let result = Result { () throws(CheckpointError) in
@@ -238,9 +269,10 @@ private final class OrderedQueue: Sendable {
     private let count: Int
     private let state: Monitor<State>
 
-    init(count: Int, depth: Int, _ candidate: Candidate) {
+    /// - Parameter buffers: one at least; as many chunks are under way at once.
+    init(count: Int, _ buffers: [ChunkBuffers]) {
         self.count = count
-        state = Monitor(State(free: (0..<depth).map { _ in ChunkBuffers(for: candidate.table) }))
+        state = Monitor(State(free: buffers))
     }
 
     /// The next chunk and buffers for it; nil at the end. Numbers are given in order, so the one

@@ -198,7 +198,7 @@ public final class SelectedCheckpoint: Sendable {
     /// The verified, restored bytes of one chunk.
     public func chunk(_ index: Int) throws(CheckpointError) -> [UInt8] {
         try checkOpen()
-        let loaded = try reader.load(index, ChunkBuffers(for: candidate.table))
+        let loaded = try reader.load(index, reader.makeBuffers())
         return loaded.buffer.array(0..<loaded.byteCount)
     }
 
@@ -206,7 +206,7 @@ public final class SelectedCheckpoint: Sendable {
     public func chunkStatus(_ index: Int) throws(CheckpointError) -> ChunkStatus {
         try checkOpen()
         do throws(CheckpointError) {
-            _ = try reader.load(index, ChunkBuffers(for: candidate.table))
+            _ = try reader.load(index, reader.makeBuffers())
             return .intact
         } catch {
             return .damaged(error)

@@ -68,7 +68,7 @@ extension PayloadReader {
         }
         let needs = ChunkExaminer.Needs(entries)
         try forEach(Array(entries.indices), workerCount: needs.workerCount(atMost: workerCount)) {
-            let examiner = ChunkExaminer(self, needs)
+            guard let examiner = ChunkExaminer(self, needs) else { return nil }
             return { index throws(CheckpointError) in
                 try take(index, Result { () throws(ChunkDamage) in try examiner.leaves(index) })
             }

@@ -19,29 +19,44 @@ internal import CheckpointFormat
     /// Keeps the memory alive when it is a part of a pool; nil when the buffer owns it.
     private let pool: StagingMemory?
 
-    /// Zeroed memory of its own.
-    public init(byteCount: Int) {
-        precondition(byteCount >= 0, "a byte count is not negative")
+    /// Zeroed memory of its own; for sizes that a file decides, see `forTransfers`.
+    public convenience init(byteCount: Int) {
+        guard let memory = unsafe Self.allocate(byteCount) else {
+            preconditionFailure("out of memory for a buffer of \(byteCount) bytes")
+        }
+        unsafe self.init(byteCount: byteCount, owning: memory)
+    }
+
+    private init(byteCount: Int, owning memory: UnsafeMutableRawPointer) {
         self.byteCount = byteCount
+        unsafe baseAddress = memory
+        pool = nil
+    }
+
+    /// Zeroed memory; nil when there is none left.
+    private static func allocate(_ byteCount: Int) -> UnsafeMutableRawPointer? {
+        precondition(byteCount >= 0, "a byte count is not negative")
         let size = max(byteCount, 1)
         var memory: UnsafeMutableRawPointer?
         // Safe: posix_memalign stores a pointer to `size` bytes or reports why not.
         guard unsafe posix_memalign(&memory, Limits.blockByteCount, size) == 0,
             let memory = unsafe memory
-        else { preconditionFailure("out of memory for a buffer of \(byteCount) bytes") }
+        else { return nil }
         // Safe: the memory has `size` bytes.
-        unsafe memset(memory, 0, size)
-        unsafe baseAddress = memory
-        pool = nil
+        return unsafe memset(memory, 0, size)
     }
 
     /// Memory for large transfers: in huge pages, of which the kernel has fewer to hold on to
     /// meanwhile, and given back to the system with the buffer.
-    public static func forTransfers(byteCount: Int) -> AlignedBuffer {
-        guard byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) else {
-            return AlignedBuffer(byteCount: byteCount)
+    ///
+    /// - Returns: nil when the system has no such memory left.
+    public static func forTransfers(byteCount: Int) -> AlignedBuffer? {
+        if byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) {
+            return AlignedBuffer(pool: memory, offset: 0, byteCount: byteCount)
         }
-        return AlignedBuffer(pool: memory, offset: 0, byteCount: byteCount)
+        return unsafe allocate(byteCount).map {
+            unsafe AlignedBuffer(byteCount: byteCount, owning: $0)
+        }
     }
 
     /// The part of `pool` that begins at `offset`.

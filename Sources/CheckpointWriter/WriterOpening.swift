@@ -171,6 +171,8 @@ struct WriterOpening {
             do throws(CheckpointError) {
                 try SlotVerifier.verify(candidate, in: storage)
             } catch {
+                // Another process, with more memory, can tell.
+                if error.code == .outOfMemory { throw error }
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
                 // What cannot be read now may be read tomorrow.
@@ -197,11 +199,24 @@ struct WriterOpening {
                     + "\(anchor.sequence)), but its header or chunk table is damaged",
                 slot: anchor.slot, byteOffset: decision.identity.geometry.headerOffset(anchor.slot))
         }
+        if damage == nil, decision.superblock == nil { damage = lossOfSuperblocks(decision) }
         guard var damage else { return (nil, unreadable) }
         damage.message +=
             "; no checkpoint is whole, so nothing is written: look with pcfsck --verify full and "
             + "save what is left with pcextract, then start a new file"
         throw damage
+    }
+
+    /// Without a superblock nothing says that a slot in use is free: its checkpoint may belong to
+    /// this file although the identity block does not.
+    private func lossOfSuperblocks(_ decision: RecoveryDecision) -> CheckpointError? {
+        decision.slots.first { $0.reason != .empty }.map { report in
+            CheckpointError(
+                .corrupt,
+                "\(storage.path): no superblock is whole, and slot \(report.slot) is not empty but "
+                    + "\(report.reason.rawValue)", slot: report.slot,
+                byteOffset: report.headerOffset)
+        }
     }
 
     /// Whether the power went under the last writer, and the persistent memory did not save what

@@ -47,7 +47,8 @@ import Testing
             let decision = reader.decision
             generation = decision.highestGeneration.rawValue
             nextSequence = max(
-                decision.highestSequence.rawValue + 1, decision.superblock?.sequenceLimit ?? 0)
+                min(decision.highestSequence.rawValue, .max - 1) + 1,
+                decision.superblock?.sequenceLimit ?? 0)
             for candidate in decision.candidates {
                 guard let selected = try? reader.select(candidate) else { continue }
                 if (try? ResumeTrial.load(selected)) != nil { loadable.insert(candidate.slot) }

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "Tests" / "Fixtures"))
 import make  # noqa: E402
 
 # What a file alone cannot show: a medium that fails, and a writer at work. FileCheckerTests does.
-WITHOUT_FIXTURE = {"PCK-I012", "PCK-B008", "PCK-S007", "PCK-S009"}
+WITHOUT_FIXTURE = {"PCK-I012", "PCK-B008", "PCK-S007", "PCK-S009", "PCK-C005"}
 
 
 def test_files_follow_from_the_tables() -> None:

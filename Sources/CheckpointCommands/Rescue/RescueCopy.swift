@@ -42,7 +42,7 @@ final class RescueCopy {
     ) throws(CheckpointError) {
         let progress = ProgressBar("copying to \(path)", total: byteCount)
         defer { progress.finish() }
-        let buffer = AlignedBuffer.forTransfers(byteCount: Self.pieceByteCount)
+        let buffer = AlignedBuffer(byteCount: Self.pieceByteCount)
         var offset: UInt64 = 0
         while offset < byteCount {
             try Interruption.check()
