@@ -121,6 +121,26 @@ struct ExtractionTarget {
         }
     }
 
+    /// Writes a whole small document.
+    func write(_ bytes: [UInt8]) throws(CheckpointError) {
+        switch kind {
+        case .stream(let sink): try sink.write(bytes)
+        case .file(let path):
+            var file: NewFile
+            do throws(StorageError) {
+                file = try NewFile(beside: path, byteCount: 0, requiresReservation: false)
+            } catch {
+                throw outputFailure(error)
+            }
+            try DescriptorSink(opening: file.temporaryPath, name: path).write(bytes)
+            do throws(StorageError) {
+                try file.publish(replacing: true)
+            } catch {
+                throw outputFailure(error)
+            }
+        }
+    }
+
     private func outputFailure(_ error: StorageError) -> CheckpointError {
         var failure = CheckpointError(error)
         failure.code = .outputFailed

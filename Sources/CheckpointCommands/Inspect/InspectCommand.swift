@@ -16,6 +16,7 @@ struct InspectCommand: ParsableCommand {
         subcommands: [
             InspectSummaryCommand.self, InspectSuperCommand.self, InspectSlotsCommand.self,
             InspectChunksCommand.self, InspectTensorsCommand.self,
+            InspectWatchCommand.self,
         ],
         defaultSubcommand: InspectSummaryCommand.self)
 }
