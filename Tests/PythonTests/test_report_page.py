@@ -136,7 +136,7 @@ def test_the_policy_names_the_style_and_the_script(path: Path, tmp_path: Path) -
         assert len(parts) == 1
         digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
         assert f"{tag}-src &#39;sha256-{digest}&#39;" in html
-    assert not re.search(r"(src|href)=\"(?!data:,)", html), "nothing is loaded"
+    assert not re.search(r"(src|href)=", html), "nothing is loaded"
 
 
 def test_hostile_names_are_text(path: Path, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ struct ReportPage {
             <meta http-equiv="Content-Security-Policy" content="\(policy)">
             <meta name="viewport" content="width=device-width, initial-scale=1">
             <title>\(name) · PCcheck report</title>
-            <link rel="icon" href="data:,">
             <style>\(Self.raw(ReportStyle.css))</style></head>
             <body><header>\(header)</header><main>\(sections)</main>
             <script>\(Self.raw(ReportStyle.script))</script></body></html>
