@@ -93,6 +93,11 @@ public struct CheckReport: Sendable {
 
     public var identity: IdentityBlock? { decision?.identity }
 
+    /// Payload of checkpoints that were read to the end and found whole.
+    public var verifiedByteCount: UInt64 {
+        slots.reduce(0) { $0 + ($1.isVerified ? $1.payloadByteCount ?? 0 : 0) }
+    }
+
     public func count(_ severity: Severity) -> Int {
         findings.count { $0.severity == severity }
     }

@@ -6,6 +6,8 @@ struct ExitStatus: OptionSet, Hashable, Sendable {
     static let clean: ExitStatus = []
     /// Findings were corrected.
     static let corrected = ExitStatus(rawValue: 1)
+    /// `pcinspect diff`, which corrects nothing: what was compared differs, as in diff(1).
+    static let differs = ExitStatus(rawValue: 1)
     /// Findings were left.
     static let uncorrected = ExitStatus(rawValue: 4)
     /// The work could not be done: no such file, no permission, a failing device.

@@ -26,7 +26,8 @@ public enum Tool: String, CaseIterable, Sendable {
         // A reader that closes a pipe shows as EPIPE, which `Output` takes for the end.
         _ = signal(SIGPIPE, SIG_IGN)
         Interruption.install()
-        var status = execute(Array(CommandLine.arguments.dropFirst()))
+        var status = refuseUnreadableArguments()
+        if status.isEmpty { status = execute(Array(CommandLine.arguments.dropFirst())) }
         Output.standard.flush()
         if Output.standard.errorNumber != 0 {
             let error = CheckpointError(
@@ -38,11 +39,45 @@ public enum Tool: String, CaseIterable, Sendable {
         exit(status.rawValue)
     }
 
+    /// How often pcinspect looks again at a file whose writer is faster.
+    private static let attemptCount = 16
+
+    /// Runs a command, and once more when it looked at a slot that a writer took meanwhile: there
+    /// is something newer by now. Slots are pinned before anything of them is shown.
+    private func settle(_ command: any ToolCommand) throws -> ExitStatus {
+        guard self == .pcinspect else { return try command.execute() }
+        for _ in 1..<Self.attemptCount {
+            do {
+                return try command.execute()
+            } catch let error as CheckpointError where error.code == .busy {
+                try Interruption.check()
+            }
+        }
+        return try command.execute()
+    }
+
+    /// Swift replaces what is not UTF-8 in an argument, which would then name another file.
+    private func refuseUnreadableArguments() -> ExitStatus {
+        for index in 1..<max(1, Int(CommandLine.argc)) {
+            // Safe: argc pointers to C strings, which nobody changes.
+            guard let argument = unsafe CommandLine.unsafeArgv[index],
+                unsafe String(validatingCString: argument) == nil
+            else { continue }
+            let text = PrintableText.escaped(unsafe String(cString: argument))
+            return report(
+                CheckpointError(
+                    .invalidArgument,
+                    "argument \(index) is not UTF-8: \(text); rename the file, or give it a "
+                        + "symbolic link with another name"))
+        }
+        return .clean
+    }
+
     private func execute(_ arguments: [String]) -> ExitStatus {
         func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
             do {
                 var command = try root.parseAsRoot(arguments)
-                if let command = command as? any ToolCommand { return try command.execute() }
+                if let command = command as? any ToolCommand { return try settle(command) }
                 try command.run()
                 return .clean
             } catch let error as CheckpointError {

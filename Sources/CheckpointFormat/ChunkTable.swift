@@ -154,12 +154,11 @@ public struct ChunkTable: Hashable, Sendable {
         guard bytes.count >= byteCount else {
             throw .truncated(found: UInt64(bytes.count), expected: UInt64(byteCount))
         }
-        let table = Array(bytes[..<byteCount])
-        let digest = Digest(of: table)
+        let digest = Digest(of: bytes, 0..<byteCount)
         guard digest == header.chunkTableDigest else {
             throw .checksumMismatch(found: digest, expected: header.chunkTableDigest)
         }
-        let decoder = BlockDecoder(table)
+        let decoder = BlockDecoder(bytes)
         entries = try (0..<header.chunkCount).map { index throws(FormatError) in
             try ChunkEntry(decoder, index: index, header: header, geometry: geometry)
         }

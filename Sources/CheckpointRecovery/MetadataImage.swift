@@ -45,6 +45,9 @@ public struct MetadataImage: Hashable, Sendable {
         public var header: [UInt8]?
         /// The chunk table, at least as long as the header says; nil also when there is none.
         public var table: [UInt8]?
+        /// What became of a large table, which was decoded when it was read and whose bytes were
+        /// not kept: `table` is nil then.
+        var decodedTable: Result<ChunkTable, FormatError>?
         public init(slot: SlotIndex, header: [UInt8]?, table: [UInt8]?) {
             self.slot = slot
             self.header = header

@@ -189,15 +189,22 @@ struct BlockSource {
         let block = UInt64(Limits.blockByteCount)
         let bytes = bytes(at: geometry.headerOffset(slot), byteCount: block)
         var blocks = MetadataImage.SlotBlocks(slot: slot, header: bytes, table: nil)
-        // The table's length was checked against the geometry, which was checked against the
-        // file's size, so a hostile header cannot ask for more memory than the file has bytes.
+        // The table's length was checked against the geometry, and is read only where the file has
+        // that many bytes.
         guard let bytes,
             let header = try? SlotHeader(decoding: bytes, slot: slot, identity: identity),
             header.state == .complete
         else { return blocks }
-        blocks.table = self.bytes(
+        let table = self.bytes(
             at: geometry.tableOffset(slot),
             byteCount: UInt64(header.tableByteCount).roundedUp(to: block))
+        // Such tables may be large. A sparse file can claim many that are not on its disk, so
+        // none is kept before the next is read, but what a good one says.
+        blocks.decodedTable = table.map { bytes in
+            Result { () throws(FormatError) in
+                try ChunkTable(decoding: bytes, header: header, geometry: geometry)
+            }
+        }
         return blocks
     }
 }

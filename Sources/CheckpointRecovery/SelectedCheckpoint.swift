@@ -37,7 +37,7 @@ public enum ChunkStatus: Hashable, Sendable {
 /// several threads; `close` must not overlap them.
 public final class SelectedCheckpoint: Sendable {
     public let candidate: Candidate
-    private let reader: PayloadReader
+    let reader: PayloadReader
     private let pins: PinTable
     private let isClosed = Mutex(false)
 
@@ -59,7 +59,7 @@ public final class SelectedCheckpoint: Sendable {
         if !wasClosed { pins.unpin(candidate.slot) }
     }
 
-    private func checkOpen() throws(CheckpointError) {
+    func checkOpen() throws(CheckpointError) {
         if isClosed.withLock({ $0 }) {
             throw CheckpointError(
                 .closed, "the checkpoint of slot \(candidate.slot) was closed; select it again",

@@ -213,12 +213,14 @@ struct DecodedSlot {
             table = nil
             return
         }
-        table = Result { () throws(FormatError) -> ChunkTable in
-            guard let bytes = blocks.table else {
-                throw .truncated(found: 0, expected: UInt64(header.tableByteCount))
+        table =
+            blocks.decodedTable
+            ?? Result { () throws(FormatError) -> ChunkTable in
+                guard let bytes = blocks.table else {
+                    throw .truncated(found: 0, expected: UInt64(header.tableByteCount))
+                }
+                return try ChunkTable(decoding: bytes, header: header, geometry: identity.geometry)
             }
-            return try ChunkTable(decoding: bytes, header: header, geometry: identity.geometry)
-        }
     }
 
     /// The header is complete and the one that `anchor` was written for.

@@ -246,7 +246,10 @@ struct WriterOpening {
         _ decision: RecoveryDecision, _ chosen: Candidate?
     ) -> [RetainedSlot] {
         var older: [RetainedSlot] = []
-        for candidate in decision.candidates where candidate.sequence < chosen?.sequence ?? .none {
+        for candidate in decision.candidates {
+            // Strictly: a superblock that named two slots with one sequence would be refused.
+            let last = older.last?.sequence ?? chosen?.sequence ?? .none
+            guard candidate.sequence < last else { continue }
             guard older.count < decision.identity.geometry.retainCount - 1 else { break }
             if isWhole(candidate) {
                 older.append(RetainedSlot(slot: candidate.slot, sequence: candidate.sequence))

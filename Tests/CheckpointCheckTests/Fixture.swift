@@ -3,6 +3,7 @@ import CheckpointFormat
 import CheckpointRecovery
 import Foundation
 import StorageFaults
+import Synchronization
 
 /// What a fixture's JSON says; Fixtures/README.md explains the fields.
 struct Fixture: Codable, Equatable {
@@ -45,11 +46,13 @@ struct Fixture: Codable, Equatable {
         var truncate: Int?
         /// Hexadecimal bytes to put behind the end.
         var append: String?
+        /// How often `bytes` or `append` are put there, one after another; nil: once.
+        var `repeat`: Int?
         /// Replace each CR LF by LF, as a text-mode transfer does.
         var convertsLineEnds: Bool?
 
         enum CodingKeys: String, CodingKey {
-            case offset, bytes, truncate, append
+            case offset, bytes, truncate, append, `repeat`
             case convertsLineEnds = "converts_line_ends"
         }
     }
@@ -90,7 +93,8 @@ struct Fixture: Codable, Equatable {
             .map { "\(folder)/\($0.dropLast(5))" }
     }
 
-    static let allNames = names(in: "valid/v1") + names(in: "corrupt")
+    static let wholeNames = names(in: "valid/v1") + names(in: "composed")
+    static let allNames = wholeNames + names(in: "corrupt")
 
     static func load(_ name: String) throws -> Fixture {
         try JSONDecoder().decode(
@@ -107,8 +111,18 @@ struct Fixture: Codable, Equatable {
 
     // MARK: Images
 
-    /// The bytes of a valid fixture: its image is one zstd frame.
+    private static let wholeImages = Mutex<[String: [UInt8]]>([:])
+
+    /// The bytes of a valid or composed fixture, which many others are patches over.
     static func validImage(_ name: String) throws -> [UInt8] {
+        if let image = wholeImages.withLock({ $0[name] }) { return image }
+        let image = try storedImage(name)
+        wholeImages.withLock { $0[name] = image }
+        return image
+    }
+
+    /// The image is one zstd frame.
+    private static func storedImage(_ name: String) throws -> [UInt8] {
         let fixture = try load(name)
         let frame = [UInt8](try Data(contentsOf: root.appending(path: name + ".pcc.zst")))
         var image = [UInt8](repeating: 0, count: fixture.fileByteCount)
@@ -151,11 +165,11 @@ struct Fixture: Codable, Equatable {
         var image = base
         for patch in patches {
             if let offset = patch.offset, let hexadecimal = patch.bytes {
-                let bytes = try Self.bytes(hexadecimal)
+                let bytes = try Self.bytes(hexadecimal, patch.repeat)
                 image.replaceSubrange(offset..<offset + bytes.count, with: bytes)
             }
             if let size = patch.truncate { image.removeSubrange(size...) }
-            if let hexadecimal = patch.append { image += try Self.bytes(hexadecimal) }
+            if let hexadecimal = patch.append { image += try Self.bytes(hexadecimal, patch.repeat) }
             if patch.convertsLineEnds == true {
                 image = Self.convertingLineEnds(image)
             }
@@ -173,7 +187,7 @@ struct Fixture: Codable, Equatable {
         return converted
     }
 
-    private static func bytes(_ hexadecimal: String) throws -> [UInt8] {
+    private static func bytes(_ hexadecimal: String, _ count: Int?) throws -> [UInt8] {
         var bytes: [UInt8] = []
         var rest = Substring(hexadecimal)
         while !rest.isEmpty {
@@ -183,7 +197,9 @@ struct Fixture: Codable, Equatable {
             bytes.append(byte)
             rest = rest.dropFirst(2)
         }
-        return bytes
+        guard let count else { return bytes }
+        if bytes.count == 1 { return [UInt8](repeating: bytes[0], count: count) }
+        return Array(repeatElement(bytes, count: count).joined())
     }
 
     static func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {

@@ -21,7 +21,8 @@ import Testing
 
     @Test func thereAreEnough() {
         #expect(Fixture.names(in: "valid/v1").count >= 8)
-        #expect(Fixture.allNames.count >= 30)
+        #expect(Fixture.names(in: "composed").count >= 16)
+        #expect(Fixture.names(in: "corrupt").count >= 400)
     }
 
     @Test(arguments: Fixture.allNames) func checkerFindsWhatIsThere(_ name: String) throws {
@@ -90,7 +91,7 @@ import Testing
         #expect(loaded == fixture.resume)
     }
 
-    @Test(arguments: Fixture.names(in: "valid/v1"))
+    @Test(arguments: Fixture.wholeNames)
     func validImagesHoldWhatWasSaved(_ name: String) throws {
         let fixture = try Fixture.load(name)
         let reader = try CheckpointReader(

@@ -126,9 +126,10 @@ import Testing
         guard let undo = plan.undoFile(stamp: Self.stamp) else { return }
         try plan.apply(to: storage)
         let recording = storage.recording
+        var count = 0
         for point in recording.crashPoints {
             let states = CrashStates(recording, at: point, seed: 7)
-            for fates in states.fates(limit: 4) {
+            for fates in states.fates(limit: 3) {
                 let cut = MemoryStorage(contents: states.durableImage())
                 _ = states.apply(fates, to: cut)
                 let place = "\(name), event \(point.eventCount): \(states.describe(fates))"
@@ -136,13 +137,14 @@ import Testing
                     Issue.record("\(problem)\n  \(place)")
                     return
                 }
-                let contents = cut.contents
+                let undone = MemoryStorage(contents: cut.contents)
+                _ = try Undoing(undo).apply(to: undone)
+                #expect(undone.contents == image, "\(place)")
+                count += 1
+                guard count % 4 == 0 else { continue }
                 try Self.plan(cut).apply(to: cut)
                 #expect(Self.plan(cut).isEmpty, "\(place)")
                 #expect(Standing(cut).problem(since: before) == nil, "\(place)")
-                let undone = MemoryStorage(contents: contents)
-                _ = try Undoing(undo).apply(to: undone)
-                #expect(undone.contents == image, "\(place)")
             }
         }
     }

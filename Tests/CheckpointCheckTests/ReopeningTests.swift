@@ -25,8 +25,8 @@ import Testing
     private static let refused: Set = [
         "corrupt/wrong-magic", "corrupt/text-mode", "corrupt/newer-major",
         "corrupt/unknown-incompat", "corrupt/unknown-ro-compat", "corrupt/truncated-tail",
-        "corrupt/truncated-data", "corrupt/identity-lost", "corrupt/zeroed", "corrupt/fork",
-        "corrupt/chunks-damaged-all", "corrupt/nothing-left",
+        "corrupt/truncated-data", "corrupt/identity-lost", "corrupt/identity-stray",
+        "corrupt/zeroed", "corrupt/fork", "corrupt/chunks-damaged-all", "corrupt/nothing-left",
     ]
 
     @Test(arguments: Fixture.allNames) func openingKeepsTheVerdict(_ name: String) throws {
@@ -50,6 +50,22 @@ import Testing
         #expect(new.highestGeneration > old.highestGeneration)
         #expect(new.highestSequence >= old.highestSequence)
         #expect(!new.isFork)
+    }
+
+    /// Two slots with one sequence, neither of which is the newest: a superblock may name one only.
+    @Test func aRepeatedSequenceIsRetainedOnce() throws {
+        let storage = MemoryStorage(contents: try Fixture.image("valid/v1/retain3"))
+        let before = try #require(check(storage).decision)
+        let twin = before.candidates[1]
+        let other = try #require(before.candidates.first { $0.kind == .older })
+        var header = other.header
+        header.sequence = twin.sequence
+        storage.overwrite(header.encoded().bytes, at: other.headerOffset)
+        try open(storage).abandon()
+        let after = try #require(check(storage).decision)
+        #expect(after.highestGeneration > before.highestGeneration)
+        #expect(after.superblock?.retained.map(\.slot).first == twin.slot)
+        #expect(after.superblockFindings.allSatisfy { $0.superblock != nil })
     }
 
     @Test(arguments: Fixture.allNames) func aNewCheckpointIsTheNewest(_ name: String) throws {

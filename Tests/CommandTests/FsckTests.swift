@@ -131,4 +131,50 @@ import Testing
         #expect(run.status == 16)
         #expect(run.diagnostics.contains("Usage:") && run.output.isEmpty)
     }
+
+    @Test func severalFilesEndWithATable() throws {
+        let (sound, damaged) = (try SampleFile(), try SampleFile(steps: [7]))
+        try damaged.damageChunk(0, step: 7)
+        let missing = sound.directory.file("missing.pcc")
+        let paths = [sound.path, missing, damaged.path]
+        let run = try ToolRun(.pcfsck, ["--verify", "full"] + paths)
+        #expect(run.status == 4 | 8, "\(run.text)")
+        #expect(run.diagnostics.contains("missing.pcc"))
+        let table = run.lines.suffix(6)
+        #expect(table.contains { $0.contains("verdict") && $0.contains("resume loads") })
+        #expect(table.contains { $0.contains("clean") && $0.contains("step 30") })
+        #expect(table.contains { $0.contains("missing.pcc") && $0.contains("not checked") })
+        #expect(table.contains { $0.contains("damaged") && $0.contains("nothing") })
+        #expect(run.text.contains("3 files: 2 not clean; "), "\(run.text)")
+        #expect(run.text.contains("verified at"))
+
+        let quiet = try ToolRun(.pcfsck, ["-q"] + paths)
+        #expect(quiet.status == run.status, "\(quiet.text)")
+        #expect(quiet.lines.count == 6 && !quiet.text.contains("PCK-"), "\(quiet.text)")
+        let one = try ToolRun(.pcfsck, ["--quiet", sound.path])
+        #expect(one.status == 0 && one.text.contains("1 file: all clean"), "\(one.text)")
+        #expect(try ToolRun(.pcfsck, ["-q", "--json", sound.path]).status == 16)
+    }
+
+    @Test func anInterruptSaysHowFarItCame() throws {
+        let file = try SampleFile(steps: [1, 2], opaqueByteCount: 1_000_000)
+        // Named often enough that the signal finds it at work.
+        let run = try ToolRun(
+            shell: """
+                "$pcfsck" --verify full \(String(repeating: "\(file.path) ", count: 400)) &
+                sleep 0.3; kill -INT $!; wait $!
+                """)
+        #expect(run.status == 32, "\(run.diagnostics)")
+        #expect(run.diagnostics.contains("cancelled in \(file.path)"))
+        #expect(run.diagnostics.contains("nothing was changed"))
+    }
+
+    @Test func everyProblemIsExplained() throws {
+        let all = try ToolRun(.pcfsck, ["--explain", "all"])
+        #expect(all.status == 0)
+        #expect(all.lines.count { $0.hasPrefix("PCK-") } > 40)
+        let unknown = try ToolRun(.pcfsck, ["--explain", "PCK-Z001"])
+        #expect(unknown.status == 16)
+        #expect(unknown.diagnostics.contains("PCK-S003  slot header damaged"))
+    }
 }

@@ -22,7 +22,10 @@ import Testing
         #expect(!run.output.contains(0x1B))
     }
 
-    @Test(arguments: [[], ["super"], ["slots"], ["chunks"], ["tensors"], ["chunks", "--verify"]])
+    @Test(arguments: [
+        [], ["super"], ["slots"], ["chunks"], ["tensors"], ["chunks", "--verify"],
+        ["tensors", "--stats"],
+    ])
     func everyViewHasJSON(view: [String]) throws {
         let file = try SampleFile(codec: .planesZstd)
         let object = try ToolRun(.pcinspect, view + [file.path, "--json"]).json()
@@ -90,6 +93,97 @@ import Testing
         let facts = try #require(object["file"] as? [String: Any])
         #expect(facts["is_writer_at_work"] as? Bool == true)
         try writer.close()
+    }
+
+    @Test func everyFieldOfABlockIsNamedAndJudged() throws {
+        let file = try SampleFile(fingerprint: "gpt/8")
+        let geometry = try file.decision().identity.geometry
+        let layouts: [(block: [String], fields: [LayoutField])] = [
+            (["identity"], IdentityBlock.Layout.all), (["super", "1"], Superblock.Layout.all),
+            (["identity-tail"], IdentityBlock.Layout.all),
+            (["tail-even"], Superblock.Layout.all), (["slot", "1"], SlotHeader.Layout.all),
+            (["table", "1"], ChunkEntry.Layout.all), (["chunk", "1", "0"], ChunkEntry.Layout.all),
+        ]
+        for (block, fields) in layouts {
+            let run = try ToolRun(.pcinspect, ["hexdump", file.path] + block + ["--annotate"])
+            #expect(run.status == 0, "\(block): \(run.text)\(run.diagnostics)")
+            for field in fields { #expect(run.text.contains(" \(field.name) = "), "\(block)") }
+        }
+        // One wrong byte is found, and the checksum over it.
+        try file.damage(geometry.headerOffset(SlotIndex(1)) + 24)
+        let run = try ToolRun(.pcinspect, ["hexdump", file.path, "slot", "1", "--annotate"])
+        #expect(run.status == 4)
+        #expect(run.text.contains("✘ own_offset = "))
+        #expect(run.text.contains("✘ checksum = "))
+        #expect(run.text.contains("2 fields wrong"))
+    }
+
+    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/hexdump")))
+    func bytesAreShownAsHexdumpShowsThem() throws {
+        let file = try SampleFile()
+        for arguments in [["--offset", "0", "--length", "5000"], ["--offset", "20477"]] {
+            let run = try ToolRun(.pcinspect, ["hexdump", file.path] + arguments)
+            let count = arguments.last == "5000" ? "-n 5000" : "-n 256 -s 20477"
+            let other = try ToolRun(shell: "hexdump -C \(count) '\(file.path)'")
+            #expect(run.lines.dropFirst() == other.lines[...])
+        }
+    }
+
+    @Test func aFileWithoutIdentityIsStillShown() throws {
+        let file = try SampleFile()
+        let geometry = try file.decision().identity.geometry
+        for offset in geometry.identityOffsets { try file.damage(offset + 100) }
+        let run = try ToolRun(.pcinspect, ["hexdump", file.path, "--annotate"])
+        #expect(run.status == 4)
+        #expect(run.text.contains("✘ checksum = ") && run.text.contains("✘ data_offset = "))
+        #expect(try ToolRun(.pcinspect, ["hexdump", file.path, "slot", "0"]).status == 0)
+        let found = try ToolRun(.pcinspect, [file.path])
+        #expect(found.status == 4 && found.diagnostics.contains("both copies are lost"))
+        for fact in ["slot 2 ", "complete, step 30, sequence 3", "superblock  right", "wrong"] {
+            #expect(found.text.contains(fact), "\(fact): \(found.text)")
+        }
+        let lost = try ToolRun(.pcinspect, ["hexdump", file.path, "slot", "1"])
+        #expect(lost.status == 4 && lost.diagnostics.contains("--offset"))
+        let unknown = try ToolRun(.pcinspect, ["hexdump", file.path, "slots", "1"])
+        #expect(unknown.status == 16 && unknown.diagnostics.contains("identity-tail"))
+    }
+
+    @Test func twoCheckpointsAreCompared() throws {
+        let file = try SampleFile()
+        let run = try ToolRun(.pcinspect, ["diff", file.path])
+        #expect(run.status == 1, "\(run.diagnostics)")
+        #expect(run.text.contains("step 20 in slot 1") && run.text.contains("step 30 in slot 2"))
+        #expect(run.text.contains("model.weight"))
+        #expect(!run.output.contains(0x1B))
+        let same = try ToolRun(.pcinspect, ["diff", file.path, file.path])
+        #expect(same.status == 0 && same.text.contains("the same"))
+        #expect(try ToolRun(.pcinspect, ["diff", file.path, "--slots", "0"]).status == 16)
+        let none = try ToolRun(.pcinspect, ["diff", file.path, "--steps", "10", "11"])
+        #expect(none.status == 8 && none.diagnostics.contains("no checkpoint of step 11"))
+    }
+
+    @Test func aDumpOfTheMetadataOpensLikeTheFile() throws {
+        let file = try SampleFile(codec: .zstd, fingerprint: "Geheimnis")
+        let dump = file.directory.file("dump.pcc")
+        let run = try ToolRun(.pcinspect, ["metadump", file.path, "-o", dump])
+        #expect(run.status == 0, "\(run.diagnostics)")
+        #expect(run.text.contains("manifests kept: 3"))
+        #expect(try ToolRun(.pcfsck, [dump]).status == 0)
+        let names = ["tensors", "--step", "20"]
+        #expect(
+            try ToolRun(.pcinspect, names + [dump]).text
+                == ToolRun(.pcinspect, names + [file.path]).text)
+        let hidden = try ToolRun(
+            .pcinspect, ["metadump", file.path, "-o", dump, "--obfuscate-names"])
+        #expect(hidden.status == 0)
+        let bytes = try Data(contentsOf: URL(filePath: dump))
+        #expect(bytes.range(of: Data("Geheimnis".utf8)) == nil)
+        #expect(bytes.range(of: Data("model.weight".utf8)) == nil)
+        #expect(try ToolRun(.pcfsck, [dump]).status == 0)
+        let itself = try ToolRun(.pcinspect, ["metadump", file.path, "-o", file.path])
+        #expect(itself.status == 16)
+        #expect(try ToolRun(.pcfsck, ["--verify", "full", file.path]).status == 0)
+        #expect(file.directory.names == ["dump.pcc", "run.pcc"])
     }
 
     @Test func opaquePayloadsHaveNoTensors() throws {

@@ -98,9 +98,10 @@ import Testing
     @Test func onATerminalTheScreenIsRedrawnAndTheTerminalGivenBack() throws {
         let file = try SampleFile()
         // q, ^C and SIGTERM must all leave the line discipline as it was.
-        for (how, status) in [("os.write(m, b'q')", 0), ("os.write(m, b'\\x03')", 32),
-            ("os.kill(child.pid, signal.SIGTERM)", 32)]
-        {
+        for (how, status) in [
+            ("os.write(m, b'q')", 0), ("os.write(m, b'\\x03')", 32),
+            ("os.kill(child.pid, signal.SIGTERM)", 32),
+        ] {
             let run = try ToolRun(
                 shell: """
                     python3 - "$pcinspect" '\(file.path)' <<'PYTHON'

@@ -320,7 +320,10 @@ def decode_chunk(stored, chunk):
     if chunk.codec == 0:
         return stored
     check(stored[:4] == b"\x28\xb5\x2f\xfd", "no zstd frame")
-    parameters = zstandard.get_frame_parameters(stored)
+    try:
+        parameters = zstandard.get_frame_parameters(stored)
+    except zstandard.ZstdError as error:
+        raise FormatError(str(error)) from error
     check(parameters.dict_id == 0, "a zstd dictionary")
     check(parameters.content_size == chunk.raw_byte_count, "the frame's content size")
     decompressor = zstandard.ZstdDecompressor().decompressobj()
@@ -356,6 +359,12 @@ def utf8(text):
         raise FormatError(f"{text!r} has half a surrogate pair") from error
 
 
+def number(text):
+    """Digits alone, and no more of them than 2⁶⁴ has: -0 is no count."""
+    check(text.isdigit() and len(text) <= 20, f"the number {text[:40]}")
+    return int(text)
+
+
 def is_count(value):
     return type(value) is int and 0 <= value < 1 << 64
 
@@ -369,7 +378,8 @@ def decode_manifest(payload, manifest_byte_count):
     text = bytes(payload[8:8 + json_count])
     check(text[:1] == b"{", "the manifest does not begin with an object")
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=strict_object)
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=strict_object,
+                             parse_int=number)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"manifest: {error}") from error
     data = memoryview(payload)[8 + json_count:]

@@ -15,7 +15,8 @@ import xxhash
 import zstandard
 
 FIXTURES = Path(__file__).resolve().parents[2] / "Fixtures"
-VALID = sorted((FIXTURES / "valid" / "v1").glob("*.pcc.zst"))
+VALID = sorted([*(FIXTURES / "valid" / "v1").glob("*.pcc.zst"),
+                *(FIXTURES / "composed").glob("*.pcc.zst")])
 CORRUPT = sorted((FIXTURES / "corrupt").glob("*.json"))
 
 
@@ -31,17 +32,17 @@ def patched(case: dict) -> bytearray:
         if "truncate" in patch:
             del data[patch["truncate"]:]
         elif "append" in patch:
-            data += bytes.fromhex(patch["append"])
+            data += bytes.fromhex(patch["append"]) * patch.get("repeat", 1)
         elif patch.get("converts_line_ends"):
             data = data.replace(b"\r\n", b"\n")
         else:
-            new = bytes.fromhex(patch["bytes"])
+            new = bytes.fromhex(patch["bytes"]) * patch.get("repeat", 1)
             data[patch["offset"]:patch["offset"] + len(new)] = new
     return data
 
 
 def test_fixtures_are_there() -> None:
-    assert VALID and len(CORRUPT) >= 30
+    assert len(VALID) >= 24 and len(CORRUPT) >= 400
 
 
 @pytest.mark.parametrize("archive", VALID, ids=lambda path: path.name)
@@ -49,7 +50,7 @@ def test_valid_files_read_completely(archive: Path, tmp_path: Path) -> None:
     name = archive.name.removesuffix(".pcc.zst")
     expected = json.loads((archive.parent / f"{name}.json").read_text())
     path = tmp_path / "run.pcc"
-    path.write_bytes(image(f"valid/v1/{name}"))
+    path.write_bytes(image(str(archive.parent.relative_to(FIXTURES) / name)))
     assert path.stat().st_size == expected["file_byte_count"]
     with reader.Reader(path) as file:
         found = []

@@ -72,7 +72,7 @@ struct ExtractCommand: ToolCommand {
         let inspection = try Inspection(path: file)
         if list { return try listContent(inspection) }
         let target = try ExtractionTarget(output ?? "-", source: file)
-        var damage = false
+        var damage = sayWhatIsLost(inspection)
         let (candidate, content) = try newestThatWorks(inspection, isDamaged: &damage) {
             selected throws(CheckpointError) -> ExtractedContent? in
             let content = try ExtractedContent(selected, format: format, patterns: patterns)
@@ -80,6 +80,21 @@ struct ExtractCommand: ToolCommand {
         }
         if let content, !quiet { report(candidate, content, target) }
         return damage ? .uncorrected : .clean
+    }
+
+    /// Says when the newest durable checkpoint is too damaged to be tried at all.
+    private func sayWhatIsLost(_ inspection: Inspection) -> Bool {
+        guard !choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
+            let next = inspection.decision.candidates.first
+        else { return false }
+        let why = loss.report.detail.map { ": \($0)" } ?? ""
+        Output.diagnostics.line(
+            """
+            \("pcextract:", .yellow) step \(loss.anchor.step), the newest durable checkpoint, is \
+            lost: slot \(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back \
+            to step \(next.step) in slot \(next.slot)
+            """)
+        return true
     }
 
     /// Gives the newest checkpoint that fits to `use`, then the next one when it is damaged and

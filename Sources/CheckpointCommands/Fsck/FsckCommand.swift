@@ -16,9 +16,9 @@ struct FsckCommand: ToolCommand {
         commandName: "pcfsck",
         abstract: "Check checkpoint files, and say what a resume would load.",
         usage: """
-            pcfsck [-n | -p | -y] [--undo UNDO] [--verify metadata|full] [--json] FILE...
+            pcfsck [-n | -p | -y] [--undo UNDO] [--verify metadata|full] [-q | --json] FILE...
             pcfsck --apply-undo UNDO FILE
-            pcfsck --explain ID
+            pcfsck --explain ID|all
             """,
         discussion: """
             Reads only, unless -p or -y is given, and says what each of them would do. -p makes \
@@ -63,12 +63,17 @@ struct FsckCommand: ToolCommand {
             valueName: "metadata|full"))
     var verify = Depth.metadata
 
+    @Flag(name: .shortAndLong, help: "Print only the table of the files.")
+    var quiet = false
+
     @Flag(help: "Print JSON for programs.")
     var json = false
 
     @Option(
         help: ArgumentHelp(
-            "Say what a finding means and what to do about it.", valueName: "id"))
+            "Say what a finding means and what to do about it; all says it of every one.",
+            valueName: "id"),
+        completion: .list(ProblemCatalogue.all.map(\.id) + ["all"]))
     var explain: String?
 
     @Argument(help: "Checkpoint files or block devices.", completion: .file())
@@ -89,32 +94,43 @@ struct FsckCommand: ToolCommand {
                 throw ValidationError("--apply-undo takes one file and none of -n, -p and -y")
             }
         }
+        if quiet && json { throw ValidationError("give -q or --json, not both") }
         if files.isEmpty && explain == nil {
             throw ValidationError("name a checkpoint file")
         }
-        if let explain, ProblemCatalogue.problem(explain.uppercased()) == nil {
+        if let explain, explained.isEmpty {
+            let known = ProblemCatalogue.all.map { "  \($0.id)  \($0.title)" }
             throw ValidationError(
-                "there is no finding \(PrintableText.escaped(explain)); known are "
-                    + ProblemCatalogue.all.map(\.id).joined(separator: " "))
+                "there is no finding \(PrintableText.escaped(explain)); known are\n"
+                    + known.joined(separator: "\n"))
         }
+    }
+
+    /// What `--explain` asks for: one finding, or all.
+    private var explained: [Problem] {
+        guard let explain else { return [] }
+        if explain == "all" { return ProblemCatalogue.all }
+        return ProblemCatalogue.problem(explain.uppercased()).map { [$0] } ?? []
     }
 
     func execute() throws -> ExitStatus {
         let output = Output.standard
-        if let problem = explain.flatMap({ ProblemCatalogue.problem($0.uppercased()) }) {
+        for problem in explained {
             FsckScreen.explain(problem, width: output.columnCount).forEach(output.line)
-            if files.isEmpty { return .clean }
         }
+        if files.isEmpty { return .clean }
         if let applyUndo { return try undoRepair(applyUndo, files[0]) }
         var status = ExitStatus.clean
         var documents: [JSONValue] = []
+        var summary = FsckSummary(isFull: verify == .full)
         for (index, file) in files.enumerated() {
             do throws(CheckpointError) {
-                let run = try check(file)
+                let run = try check(file, number: index + 1)
                 status.formUnion(run.status)
+                summary.add(run)
                 if json {
                     documents.append(FsckJSON.file(run))
-                } else {
+                } else if !quiet {
                     if index > 0 { output.line() }
                     FsckScreen(run, width: output.columnCount).lines.forEach(output.line)
                 }
@@ -122,6 +138,7 @@ struct FsckCommand: ToolCommand {
                 output.flush()
                 Output.diagnostics.line("\("pcfsck:", .red) \(error.message)")
                 status.formUnion(ExitStatus(error.code))
+                summary.addFailure(file)
                 documents.append(FsckJSON.failure(file, error))
             }
         }
@@ -131,6 +148,9 @@ struct FsckCommand: ToolCommand {
                     tool: "pcfsck",
                     ["exit_status": .count(Int(status.rawValue)), "files": .array(documents)]
                 ).bytes)
+        } else if quiet || files.count > 1 {
+            if !quiet { output.line() }
+            summary.lines(width: output.columnCount).forEach(output.line)
         }
         return status
     }
@@ -138,10 +158,15 @@ struct FsckCommand: ToolCommand {
     private var level: RepairLevel { allRepairs ? .full : safeRepair ? .safe : .none }
 
     /// Checks one file, repairs it when asked to, and then checks it again.
-    private func check(_ path: String) throws(CheckpointError) -> FsckRun {
+    ///
+    /// - Parameter number: which of the files it is, from 1.
+    private func check(_ path: String, number: Int) throws(CheckpointError) -> FsckRun {
         let reader = try open(path, .read)
+        let report = { (storage: FileStorage, isChanged: Bool) in
+            self.report(storage, isChanged, number: number)
+        }
         let session = RepairSession(
-            level: level, undoPath: undo, isQuiet: json, check: report)
+            level: level, undoPath: undo, isQuiet: json || quiet, check: report)
         let before = report(reader, false)
         var run = FsckRun(
             report: before, fullPlan: session.foresee(before),
@@ -199,8 +224,11 @@ struct FsckCommand: ToolCommand {
         }
     }
 
-    private func report(_ storage: FileStorage, _ isChanged: Bool) -> CheckReport {
-        let progress = ProgressBar("verifying \(storage.path)", total: 0)
+    private func report(
+        _ storage: FileStorage, _ isChanged: Bool, number: Int
+    ) -> CheckReport {
+        let place = files.count > 1 ? "\(number) of \(files.count): " : ""
+        let progress = ProgressBar("\(place)verifying \(storage.path)", total: 0)
         defer { progress.finish() }
         let options = CheckOptions(depth: verify == .full ? .full : .metadata)
         return FileChecker(storage: storage).run(options: options) { state in
@@ -208,16 +236,23 @@ struct FsckCommand: ToolCommand {
                 // Checking changes nothing, so that the process may end anywhere in it.
                 progress.finish()
                 Output.standard.flush()
+                let changes = isChanged ? "the repairs above were made" : "nothing was changed"
                 Output.diagnostics.line(
-                    isChanged
-                        ? "pcfsck: cancelled; the repairs above were made"
-                        : "pcfsck: cancelled; nothing was changed")
+                    "pcfsck: cancelled in \(storage.path)\(Self.reached(state)); \(changes)")
+                Output.diagnostics.flush()
                 Glibc.exit(ExitStatus.cancelled.rawValue)
             }
             if state.stage == .payload, state.totalByteCount > 0 {
                 progress.update(state.doneByteCount, of: state.totalByteCount)
             }
         }
+    }
+
+    /// How far a check came that was cancelled.
+    private static func reached(_ state: CheckProgress) -> String {
+        guard state.totalByteCount > 0 else { return "" }
+        return " after \(Quantity.bytes(state.doneByteCount)) of "
+            + "\(Quantity.bytes(state.totalByteCount)) were read"
     }
 }
 

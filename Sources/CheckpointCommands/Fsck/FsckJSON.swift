@@ -15,6 +15,7 @@ enum FsckJSON {
             "is_clean": .bool(report.isClean),
             "is_writer_at_work": .bool(run.isWriterAtWork),
             "file_uuid": .text(report.identity?.fileUUID),
+            "verified_byte_count": .integer(report.verifiedByteCount),
             "findings": .array(report.findings.map(finding)),
             "slots": .array(report.slots.map(slot)),
             "resume": resume(report.resume),

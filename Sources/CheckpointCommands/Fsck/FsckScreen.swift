@@ -100,14 +100,7 @@ struct FsckScreen {
             return count == 0 ? nil : Quantity.plural(count, noun)
         }
         let fixable = report.findings.count(where: \.isFixable)
-        var text: StyledText = "\(report.path, .bold): "
-        if report.isClean {
-            text.append("clean", .green)
-        } else if report.decision == nil {
-            text.append("cannot be used", .red)
-        } else {
-            text.append("damaged", .red)
-        }
+        var text: StyledText = "\(report.path, .bold): \(Self.word(run))"
         if !counts.isEmpty { text.append(", \(counts.joined(separator: ", "))", nil) }
         if !run.repairs.isEmpty {
             text.append("; \(Quantity.plural(run.repairs.count, "repair")) made", nil)
@@ -117,6 +110,12 @@ struct FsckScreen {
             text.append("; pcfsck -p repairs \(fixable) of them", nil)
         }
         return text
+    }
+
+    /// The verdict in a word or two.
+    static func word(_ run: FsckRun) -> StyledText {
+        if run.report.isClean { return StyledText("clean", .green) }
+        return StyledText(run.report.decision == nil ? "cannot be used" : "damaged", .red)
     }
 
     /// `--explain`.

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 
 struct InspectChunksCommand: ToolCommand {
     static let configuration = CommandConfiguration(
@@ -13,6 +14,9 @@ struct InspectChunksCommand: ToolCommand {
     @Flag(help: "Read every chunk and compare it with its digest.")
     var verify = false
 
+    @Flag(help: "List every chunk, however many there are.")
+    var all = false
+
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
         let candidate = try choice.newest(of: inspection)
@@ -21,7 +25,8 @@ struct InspectChunksCommand: ToolCommand {
             writeJSON(candidate, inspection, states)
         } else {
             let output = Output.standard
-            lines(candidate, states, width: output.columnCount).forEach(output.line)
+            ChunkScreen(candidate, states, listsAll: all).lines(width: output.columnCount)
+                .forEach(output.line)
         }
         let isDamaged = states?.contains { $0 != .intact } ?? false
         return isDamaged ? inspection.status.union(.uncorrected) : inspection.status
@@ -34,63 +39,34 @@ struct InspectChunksCommand: ToolCommand {
             storage: inspection.storage, decision: inspection.decision)
         let selected = try reader.select(candidate)
         defer { selected.close() }
+        let entries = candidate.table.entries
         let progress = ProgressBar(
             "verifying slot \(candidate.slot)", total: candidate.header.storedByteCount)
         defer { progress.finish() }
-        var done: UInt64 = 0
-        var states: [ChunkStatus] = []
-        for (index, entry) in candidate.table.entries.enumerated() {
+        let done = ByteCounter()
+        let damage = Monitor<[Int: CheckpointError]>([:])
+        try selected.scanChunks(Array(entries.indices)) { index, _, _ throws(CheckpointError) in
             try Interruption.check()
-            states.append(try selected.chunkStatus(index))
-            done += UInt64(entry.storedByteCount)
-            progress.update(done)
+            progress.update(done.add(entries[index].storedByteCount))
+        } damaged: { found throws(CheckpointError) in
+            try Interruption.check()
+            let error = selected.error(found)
+            damage.withLock { $0[found.index] = error }
+            progress.update(done.add(entries[found.index].storedByteCount))
         }
-        return states
-    }
-
-    private func lines(
-        _ candidate: Candidate, _ states: [ChunkStatus]?, width: Int?
-    ) -> [StyledText] {
-        var table = TableLayout([
-            .right("chunk"), .right("file byte"), .right("raw"), .right("stored"), .left("codec"),
-            .left("digest"), .left(states == nil ? "" : "state"),
-        ])
-        for (index, entry) in candidate.table.entries.enumerated() {
-            let state: StyledText =
-                switch states?[index] {
-                case nil: ""
-                case .intact: StyledText("intact", .green)
-                case .damaged: StyledText("damaged", .red)
-                }
-            // The whole digest has 32 digits; people compare the first ones.
-            let digest = width == nil ? "\(entry.digest)" : "\(entry.digest)".prefix(12) + "…"
-            table.add([
-                "\(index)", "\(candidate.dataOffset + entry.storedOffset)",
-                "\(Quantity.bytes(UInt64(entry.rawByteCount)))",
-                "\(Quantity.bytes(UInt64(entry.storedByteCount)))",
-                entry.codec == .none ? StyledText("none", .dim) : "\(entry.codec.label)",
-                "\(digest)", state,
-            ])
-        }
-        let header = candidate.header
-        let title: StyledText = """
-            \("slot \(candidate.slot)", .bold), step \(candidate.step): \
-            \(Quantity.plural(header.chunkCount, "chunk")), \
-            \(Quantity.bytes(header.storedByteCount)) of \
-            \(Quantity.bytes(header.payloadByteCount)) stored
-            """
-        return [title] + table.lines(width: width)
+        let found = damage.withLock { $0 }
+        return entries.indices.map { found[$0].map { .damaged($0) } ?? .intact }
     }
 
     private func writeJSON(
         _ candidate: Candidate, _ inspection: Inspection, _ states: [ChunkStatus]?
     ) {
         let chunks = candidate.table.entries.enumerated().map { index, entry -> JSONValue in
-            let state: JSONValue =
+            let (state, error): (JSONValue, JSONValue) =
                 switch states?[index] {
-                case nil: .null
-                case .intact: .string("intact")
-                case .damaged: .string("damaged")
+                case nil: (.null, .null)
+                case .intact: (.string("intact"), .null)
+                case .damaged(let error): (.string("damaged"), .string(error.message))
                 }
             return .dictionary([
                 "chunk": .count(index),
@@ -101,6 +77,7 @@ struct InspectChunksCommand: ToolCommand {
                 "plane_width": .count(entry.planeWidth),
                 "digest": .text(entry.digest),
                 "state": state,
+                "error": error,
             ])
         }
         Output.standard.write(

@@ -9,13 +9,19 @@ struct InspectCommand: ParsableCommand {
         discussion: """
             Without a subcommand: a summary with a map of the slots.
 
-            Exit status: 0 sound, 4 damage was seen, 8 the file cannot be read or is no \
-            checkpoint file, 16 usage, 32 cancelled.
+            Exit status: 0 sound, 1 diff found differences, 4 damage was seen, 8 the file cannot \
+            be read or is no checkpoint file, 16 usage, 32 cancelled.
             """,
         version: Tool.version,
         subcommands: [
-            InspectSummaryCommand.self, InspectSuperCommand.self, InspectSlotsCommand.self,
-            InspectChunksCommand.self, InspectTensorsCommand.self,
+            InspectSummaryCommand.self,
+            InspectChunksCommand.self,
+            InspectDiffCommand.self,
+            InspectHexdumpCommand.self,
+            InspectMetadumpCommand.self,
+            InspectSlotsCommand.self,
+            InspectSuperCommand.self,
+            InspectTensorsCommand.self,
             InspectWatchCommand.self,
         ],
         defaultSubcommand: InspectSummaryCommand.self)

@@ -23,13 +23,16 @@ struct InspectSlotsCommand: ToolCommand {
         } else {
             for (index, report) in inspection.decision.slots.enumerated() {
                 if index > 0 { Output.standard.line() }
-                lines(report, inspection).forEach(Output.standard.line)
+                let output = Output.standard
+                lines(report, inspection, width: output.columnCount).forEach(output.line)
             }
         }
         return inspection.status
     }
 
-    private func lines(_ report: SlotReport, _ inspection: Inspection) -> [StyledText] {
+    private func lines(
+        _ report: SlotReport, _ inspection: Inspection, width: Int?
+    ) -> [StyledText] {
         let label = report.reason.label(isWriterAtWork: inspection.isWriterAtWork)
         var table = TableLayout([.left(""), .left("")])
         func add(_ name: String, _ value: StyledText) {
@@ -48,6 +51,9 @@ struct InspectSlotsCommand: ToolCommand {
             add("began", "\(Quantity.date(header.beganTime))")
             if header.state == .complete {
                 add("completed", completed(header, inspection))
+                if let rate = header.storedBytesPerSecond {
+                    add("rate", "\(Quantity.rate(bytesPerSecond: rate)) stored")
+                }
                 add("payload", payload(header))
                 add("stored", stored(header))
                 add("logical digest", "\(header.logicalDigest)")
@@ -56,7 +62,7 @@ struct InspectSlotsCommand: ToolCommand {
             }
             if !header.userMetadata.isEmpty { add("user metadata", "\(header.userMetadata)") }
         }
-        return ["\("slot \(report.slot)", .bold)  \(label)"] + table.lines(width: nil)
+        return ["\("slot \(report.slot)", .bold)  \(label)"] + table.wrappedLines(width: width)
     }
 
     private func completed(_ header: SlotHeader, _ inspection: Inspection) -> StyledText {

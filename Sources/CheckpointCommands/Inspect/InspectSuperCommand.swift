@@ -24,18 +24,19 @@ struct InspectSuperCommand: ToolCommand {
                 ).bytes)
         } else {
             let output = Output.standard
-            identityLines(inspection).forEach(output.line)
+            identityLines(inspection, width: output.columnCount).forEach(output.line)
             output.line()
             copyLines(inspection, width: output.columnCount).forEach(output.line)
             if let superblock = inspection.decision.superblock {
                 output.line()
-                superblockLines(superblock, inspection).forEach(output.line)
+                superblockLines(superblock, inspection, width: output.columnCount)
+                    .forEach(output.line)
             }
         }
         return inspection.status
     }
 
-    private func identityLines(_ inspection: Inspection) -> [StyledText] {
+    private func identityLines(_ inspection: Inspection, width: Int?) -> [StyledText] {
         let identity = inspection.decision.identity
         let geometry = identity.geometry
         var table = TableLayout([.left(""), .left("")])
@@ -79,7 +80,7 @@ struct InspectSuperCommand: ToolCommand {
             "byte \(geometry.metadataOffset), \(geometry.metadataStride) bytes per slot")
         add("data region", "byte \(geometry.dataOffset), \(geometry.dataStride) bytes per slot")
         add("file size", "\(geometry.fileByteCount) bytes")
-        return ["\("identity block", .bold)"] + table.lines(width: nil)
+        return ["\("identity block", .bold)"] + table.wrappedLines(width: width)
     }
 
     private func copyLines(_ inspection: Inspection, width: Int?) -> [StyledText] {
@@ -116,7 +117,7 @@ struct InspectSuperCommand: ToolCommand {
     }
 
     private func superblockLines(
-        _ superblock: Superblock, _ inspection: Inspection
+        _ superblock: Superblock, _ inspection: Inspection, width: Int?
     ) -> [StyledText] {
         var table = TableLayout([.left(""), .left("")])
         func add(_ name: String, _ value: StyledText) {
@@ -146,6 +147,6 @@ struct InspectSuperCommand: ToolCommand {
         add("retains", "\(retained.isEmpty ? "—" : retained.joined(separator: ", "))")
         add("parent digest", "\(superblock.parentDigest)")
         add("watermark step", "\(superblock.watermarkStep.map { "\($0)" } ?? "unknown")")
-        return ["\("newest superblock", .bold)"] + table.lines(width: nil)
+        return ["\("newest superblock", .bold)"] + table.wrappedLines(width: width)
     }
 }

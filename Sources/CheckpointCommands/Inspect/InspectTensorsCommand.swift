@@ -17,6 +17,16 @@ struct InspectTensorsCommand: ToolCommand {
             valueName: "glob"))
     var patterns: [String] = []
 
+    @Flag(help: "Read the tensors: least, largest, mean, deviation, NaN, Inf, zeros.")
+    var stats = false
+
+    @Flag(help: "With --stats, show of a damaged tensor what is left of it.")
+    var salvage = false
+
+    func validate() throws {
+        if salvage && !stats { throw ValidationError("--salvage needs --stats") }
+    }
+
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
         let candidate = try choice.newest(of: inspection)
@@ -26,20 +36,27 @@ struct InspectTensorsCommand: ToolCommand {
         defer { selected.close() }
         let manifest = try Manifest.read(selected)
         let tensors = Manifest.select(patterns, from: manifest)
+        let scanned = stats ? try TensorScan(selected, manifest, tensors).run() : nil
         if options.json {
-            writeJSON(manifest, tensors, candidate, inspection)
+            writeJSON(manifest, tensors, scanned, candidate, inspection)
         } else {
             let output = Output.standard
-            TensorScreen.lines(
-                candidate, tensors, metadata: manifest.metadata, width: output.columnCount
-            ).forEach(output.line)
+            if let scanned {
+                StatisticsScreen(tensors, scanned, isSalvage: salvage)
+                    .lines(candidate, width: output.columnCount).forEach(output.line)
+            } else {
+                TensorScreen.lines(
+                    candidate, tensors, metadata: manifest.metadata, width: output.columnCount
+                ).forEach(output.line)
+            }
         }
-        return inspection.status
+        let isDamaged = scanned?.contains { !$0.damagedChunks.isEmpty } ?? false
+        return isDamaged ? inspection.status.union(.uncorrected) : inspection.status
     }
 
     private func writeJSON(
         _ manifest: SafetensorsManifest, _ tensors: [SafetensorsManifest.Tensor],
-        _ candidate: Candidate, _ inspection: Inspection
+        _ scanned: [TensorScan.Result]?, _ candidate: Candidate, _ inspection: Inspection
     ) {
         let metadata = manifest.metadata.map {
             JSONValue.Member(key: $0.key, value: .string($0.value))
@@ -55,7 +72,7 @@ struct InspectTensorsCommand: ToolCommand {
                     "data_offset": .integer(manifest.dataOffset),
                     "metadata": .object(metadata),
                     "tensors": .array(
-                        tensors.map { tensor in
+                        tensors.enumerated().map { index, tensor in
                             .dictionary([
                                 "name": .string(tensor.name),
                                 "dtype": .string(tensor.elementType.name),
@@ -63,82 +80,42 @@ struct InspectTensorsCommand: ToolCommand {
                                 "byte_count": .count(tensor.dataRange.count),
                                 "payload_offset": .integer(
                                     manifest.dataOffset + tensor.dataRange.lowerBound),
+                                "statistics": scanned.map { statistics(tensor, $0[index]) }
+                                    ?? .null,
+                                "damaged_chunks": .array(
+                                    scanned?[index].damagedChunks.map { .count($0) } ?? []),
+                                "damage": .text(scanned?[index].damage),
                             ])
                         }),
                 ]
             ).bytes)
     }
-}
 
-/// Reading and filtering a checkpoint's manifest.
-enum Manifest {
-    /// - Throws: `invalidArgument` for an opaque payload, `corrupt` for a damaged manifest.
-    static func read(
-        _ selected: SelectedCheckpoint
-    ) throws(CheckpointError) -> SafetensorsManifest {
-        let candidate = selected.candidate
-        guard candidate.header.payloadKind == .safetensors else {
-            throw CheckpointError(
-                .invalidArgument,
-                "slot \(candidate.slot) holds an opaque payload, which has no tensors; extract it "
-                    + "with pcextract --format raw", slot: candidate.slot)
-        }
-        let bytes = try selected.manifest()
-        do throws(FormatError) {
-            let manifest = try SafetensorsManifest(
-                decoding: bytes, payloadByteCount: candidate.header.payloadByteCount)
-            guard manifest.dataOffset == candidate.header.manifestByteCount else {
-                throw .invalidField(
-                    "manifest_byte_count", found: candidate.header.manifestByteCount,
-                    expected: "\(manifest.dataOffset)")
+    /// null for a damaged tensor, unless what is left of it was asked for.
+    private func statistics(
+        _ tensor: SafetensorsManifest.Tensor, _ result: TensorScan.Result
+    ) -> JSONValue {
+        if !result.damagedChunks.isEmpty && !salvage { return .null }
+        let statistics = result.statistics
+        func number(_ value: TensorStatistics.Extreme?) -> JSONValue {
+            switch value {
+            case nil: .null
+            case .integer(let integer): .signed(integer)
+            case .real(let real): .decimal(real)
             }
-            return manifest
-        } catch {
-            throw CheckpointError(
-                .corrupt, "slot \(candidate.slot): \(error)", slot: candidate.slot)
         }
-    }
-
-    /// The tensors that fit any of the patterns; all when there is none.
-    static func select(
-        _ patterns: [String], from manifest: SafetensorsManifest
-    ) -> [SafetensorsManifest.Tensor] {
-        if patterns.isEmpty { return manifest.tensors }
-        let globs = patterns.map(Glob.init)
-        return manifest.tensors.filter { tensor in globs.contains { $0.matches(tensor.name) } }
-    }
-}
-
-/// The list of tensors that pcinspect and pcextract show.
-enum TensorScreen {
-    static func lines(
-        _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],
-        metadata: [(key: String, value: String)], width: Int?
-    ) -> [StyledText] {
-        var table = TableLayout([
-            .flexible("tensor"), .left("dtype"), .right("shape"), .right("size"),
+        return .dictionary([
+            "element_count": .integer(statistics.elementCount),
+            "missing_element_count": .integer(
+                tensor.elementCount - statistics.elementCount),
+            "finite_count": .integer(statistics.finiteCount),
+            "nan_count": .integer(statistics.notANumberCount),
+            "infinity_count": .integer(statistics.infinityCount),
+            "zero_count": .integer(statistics.zeroCount),
+            "minimum": number(statistics.least),
+            "maximum": number(statistics.largest),
+            "mean": statistics.finiteCount == 0 ? .null : .decimal(statistics.mean),
+            "standard_deviation": statistics.standardDeviation.map { .decimal($0) } ?? .null,
         ])
-        for tensor in tensors {
-            let shape = tensor.shape.map(String.init).joined(separator: " × ")
-            table.add([
-                "\(tensor.name)", StyledText(tensor.elementType.name, .cyan),
-                "\(shape.isEmpty ? "scalar" : shape)",
-                "\(Quantity.bytes(UInt64(tensor.dataRange.count)))",
-            ])
-        }
-        let byteCount = tensors.reduce(UInt64(0)) { $0 + UInt64($1.dataRange.count) }
-        var lines: [StyledText] = [
-            """
-            \("slot \(candidate.slot)", .bold), step \(candidate.step): \
-            \(Quantity.plural(tensors.count, "tensor")), \(Quantity.bytes(byteCount))
-            """
-        ]
-        lines += table.lines(width: width)
-        if !metadata.isEmpty {
-            var table = TableLayout([.left("metadata"), .flexible("value")])
-            for entry in metadata { table.add(["\(entry.key)", "\(entry.value)"]) }
-            lines += [""] + table.lines(width: width)
-        }
-        return lines
     }
 }

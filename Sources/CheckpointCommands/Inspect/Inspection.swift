@@ -44,6 +44,16 @@ struct Inspection {
 
     var geometry: Geometry { decision.identity.geometry }
 
+    /// What became of the newest durable checkpoint, when its slot is not even a candidate and
+    /// nothing newer is; nil otherwise.
+    var loss: (anchor: Anchor, report: SlotReport)? {
+        guard let anchor = decision.superblock?.anchor,
+            decision.candidates.first?.sequence ?? .none < anchor.sequence,
+            let report = decision.slots.first(where: { $0.slot == anchor.slot })
+        else { return nil }
+        return (anchor, report)
+    }
+
     /// Whether anything is damaged: what pcinspect's exit status tells.
     var isDamaged: Bool {
         decision.isTruncated || decision.isFork || !image.readFailures.isEmpty

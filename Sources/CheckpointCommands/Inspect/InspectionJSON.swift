@@ -120,6 +120,7 @@ enum InspectionJSON {
             "logical_digest": .text(header.logicalDigest),
             "header_digest": .text(digest),
             "user_metadata": .text(header.userMetadata),
+            "stored_bytes_per_second": header.storedBytesPerSecond.map { .decimal($0) } ?? .null,
         ])
     }
 

@@ -3,6 +3,8 @@ indirect enum JSONValue: Equatable, Sendable {
     case null
     case bool(Bool)
     case integer(UInt64)
+    /// A value that a tensor holds: it may be negative.
+    case signed(Int128)
     /// A measured figure; null when it is not finite.
     case decimal(Double)
     case string(String)
@@ -84,6 +86,7 @@ indirect enum JSONValue: Equatable, Sendable {
         case .null: output += Array("null".utf8)
         case .bool(let value): output += Array((value ? "true" : "false").utf8)
         case .integer(let value): output += Array("\(value)".utf8)
+        case .signed(let value): output += Array("\(value)".utf8)
         case .decimal(let value):
             output += Array((value.isFinite ? "\(value)" : "null").utf8)
         case .string(let value): Self.appendString(value, to: &output)

@@ -1,5 +1,9 @@
 internal import ArgumentParser
 
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
 /// A size on the command line: `4096`, `512M`, `1.5GiB`, `2GB`.
 ///
 /// `K M G T` and `KiB MiB GiB TiB` are powers of 1024, `KB MB GB TB` powers of 1000.
@@ -73,6 +77,46 @@ enum Quantity {
         "\(Quantity.count(UInt64(count))) \(noun)\(count == 1 ? "" : "s")"
     }
 
+    /// `950`, `9.5 k`, `12 M`: for a narrow column.
+    static func short(_ value: UInt64) -> String {
+        var unit: UInt64 = 1
+        var names = ["", " k", " M", " G", " T", " P", " E"][...]
+        while value / unit >= 1000, names.count > 1 {
+            unit *= 1000
+            names.removeFirst()
+        }
+        let (whole, name) = (value / unit, names.first ?? "")
+        let tenth = value % unit * 10 / unit
+        return unit > 1 && whole < 10 && tenth > 0 ? "\(whole).\(tenth)\(name)" : "\(whole)\(name)"
+    }
+
+    /// `1.2 GiB/s`, of any number that a hostile header may give.
+    static func rate(bytesPerSecond: Double) -> String {
+        "\(bytes(UInt64(saturating: bytesPerSecond)))/s"
+    }
+
+    /// So many significant digits, as `%.4g` of printf(3) has them.
+    static func significant(_ value: Double, digitCount: Int = 4) -> String {
+        var text = [CChar](repeating: 0, count: 32)
+        // Safe: vsnprintf(3) writes at most 32 bytes, with a zero at the end, and takes an int and
+        // a double.
+        return unsafe text.withUnsafeMutableBufferPointer { buffer in
+            guard let start = buffer.baseAddress else { return "" }
+            unsafe _ = withVaList([CInt(digitCount), value]) {
+                unsafe vsnprintf(start, buffer.count, "%.*g", $0)
+            }
+            return unsafe String(cString: start)
+        }
+    }
+
+    /// `0`, `<1 %`, `37 %`, `100 %`, the last only for all of it.
+    static func percent(_ part: UInt64, of whole: UInt64) -> String {
+        if part == 0 || whole == 0 { return "0" }
+        let share = Int(Double(part) / Double(whole) * 100)
+        if share == 0 { return "<1 %" }
+        return "\(part < whole ? min(share, 99) : 100) %"
+    }
+
     private static let second: UInt64 = 1_000_000_000
 
     /// `3 min`, `41 s`, `250 ms`: the largest unit that fits.
@@ -133,5 +177,12 @@ enum Quantity {
         if part > 0 { filled = max(filled, 1) }
         return String(repeating: full, count: filled)
             + String(repeating: "░", count: width - filled)
+    }
+}
+
+extension UInt64 {
+    /// `value` without its fraction, or the nearest number that there is; 0 for NaN.
+    init(saturating value: Double) {
+        self = value >= 0x1p64 ? .max : value > 0 ? UInt64(value) : 0
     }
 }

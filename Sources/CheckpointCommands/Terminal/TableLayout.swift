@@ -43,6 +43,32 @@ struct TableLayout {
         return content.map { line($0, widths) }
     }
 
+    /// For tables of facts: a last cell that is too long is broken into lines below each other,
+    /// in the style of its first part.
+    func wrappedLines(width limit: Int?) -> [StyledText] {
+        let lines = lines(width: nil)
+        guard let limit, let last = columns.indices.last else { return lines }
+        let start = columns[..<last].indices.reduce(indent) { start, column in
+            start + Self.gap + (rows.map { $0[column].columnCount }.max() ?? 0)
+        }
+        return zip(rows, lines).flatMap { row, line -> [StyledText] in
+            guard line.columnCount > limit, limit > start + 20 else { return [line] }
+            let words = TextWrap.lines(row[last].plain, indent: 0, width: limit - start)
+            return words.enumerated().map { index, part in
+                var head = StyledText(String(repeating: " ", count: start))
+                if index == 0 {
+                    head = self.line(Array(row[..<last]) + [StyledText()], rowWidths)
+                }
+                head.append(part.plain, row[last].parts.first?.style)
+                return head
+            }
+        }
+    }
+
+    private var rowWidths: [Int] {
+        columns.indices.map { column in rows.map { $0[column].columnCount }.max() ?? 0 }
+    }
+
     private func line(_ cells: [StyledText], _ widths: [Int]) -> StyledText {
         var line = StyledText(String(repeating: " ", count: indent))
         for (index, cell) in cells.enumerated() {

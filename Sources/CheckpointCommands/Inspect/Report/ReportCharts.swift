@@ -29,7 +29,9 @@ struct ReportCharts {
         let rows = zip(decision.slots, report.slots).enumerated().map { row, slot -> HTMLText in
             let (found, check) = slot
             let header = found.usedHeader
-            let used = header.map { $0.state == .complete ? $0.storedByteCount : $0.payloadByteCount }
+            let used = header.map {
+                $0.state == .complete ? $0.storedByteCount : $0.payloadByteCount
+            }
             let width = width(of: used ?? 0, in: capacity)
             return """
                 \(rowLabel("slot \(found.slot)", row))\(bar("track", x: 0, width: trackWidth, row))\
@@ -58,7 +60,8 @@ struct ReportCharts {
             let x = min(width(of: header.beganTime - start, in: length), trackWidth - 3)
             let barWidth = max(width(of: last - header.beganTime, in: length), 3)
             return """
-                \(rowLabel("step \(header.step)", row))\(bar("track", x: 0, width: trackWidth, row))\
+                \(rowLabel("step \(header.step)", row))\
+                \(bar("track", x: 0, width: trackWidth, row))\
                 \(bar(kind(reason), x: x, width: min(barWidth, trackWidth - x), row))\
                 <text class="t" x="\(Self.labelWidth + trackWidth + 12)" y="\(textY(row))">\
                 slot \(header.slot)</text>

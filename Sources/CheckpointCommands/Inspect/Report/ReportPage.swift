@@ -113,7 +113,9 @@ struct ReportPage {
             let group = rest.prefix { $0.id == first.id && $0.slot == first.slot }
             rest = rest.dropFirst(group.count)
             let places = group.prefix(8).map { finding -> HTMLText in
-                "<p>\(Self.place(finding))Found \(finding.found), expected \(finding.expected).</p>"
+                """
+                <p>\(Self.place(finding))Found \(finding.found), expected \(finding.expected).</p>
+                """
             }
             let kind =
                 switch first.severity {
@@ -148,7 +150,8 @@ struct ReportPage {
 
     // MARK: What the file holds
 
-    private static func table(_ titles: [String], numeric: Set<Int>, _ rows: [[String]]) -> HTMLText {
+    private static func table(_ titles: [String], numeric: Set<Int>, _ rows: [[String]]) -> HTMLText
+    {
         func cell(_ index: Int, _ text: String) -> HTMLText {
             "<td\(raw(numeric.contains(index) ? " class=\"n\"" : ""))>\(text)</td>"
         }
@@ -157,8 +160,8 @@ struct ReportPage {
         }
         let body = rows.map { row -> HTMLText in "<tr>\(row.enumerated().map(cell))</tr>" }
         return """
-            <div class="scroll"><table><thead><tr>\(head)</tr></thead><tbody>\(body)</tbody></table>\
-            </div>
+            <div class="scroll"><table><thead><tr>\(head)</tr></thead><tbody>\(body)</tbody>\
+            </table></div>
             """
     }
 

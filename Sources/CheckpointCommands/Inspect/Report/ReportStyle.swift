@@ -3,7 +3,7 @@
 enum ReportStyle {
     /// SHA-256 of `css` and of `script` in base64; Tests/PythonTests/test_report_page.py holds
     /// them to the text.
-    static let cssDigest = "eJ/QRSVZzRYoiDGeVgt2ZJLHE6hnDK99aW8gPknVHpo="
+    static let cssDigest = "pmWgejrkTIckj+1Keg9Q1zmfDuRC3nPw62swRTt491w="
     static let scriptDigest = "+pi13Bjo1TtYegZiIBYApFgGqa1G7IdJdHx+bN9Oam0="
 
     static let css = """
@@ -29,7 +29,8 @@ enum ReportStyle {
         table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
         caption{text-align:left;padding:0 0 6px}
         th,td{text-align:left;padding:5px 16px 5px 0;border-bottom:1px solid var(--line);
-        vertical-align:top}
+        vertical-align:top;overflow-wrap:normal}
+        .scroll+.scroll{margin-top:16px}td.name{overflow-wrap:anywhere}
         th{font-weight:500;white-space:nowrap}
         .n{text-align:right;white-space:nowrap}
         .name{min-width:180px}
@@ -47,7 +48,7 @@ enum ReportStyle {
         .full{fill:var(--accent)}.part{fill:var(--accent);opacity:.45}.old{fill:var(--dim)}
         .torn{fill:var(--warn)}.broken{fill:var(--bad)}
         @media(max-width:600px){body{padding:24px 16px 48px}dl{grid-template-columns:1fr;gap:0}
-        dd{margin-bottom:8px}.wide{min-width:640px}}
+        dd{margin-bottom:8px}.wide{min-width:640px}table{min-width:520px}}
         @media print{body{max-width:none;padding:0}details:not([open])>*{display:revert}
         h2{break-after:avoid}tr,article{break-inside:avoid}}
         """

@@ -44,9 +44,9 @@ enum ReportTensors {
         tensors.reduce(0) { $0 + UInt64($1.dataRange.count) }
     }
 
-    /// By as many parts of the names, up to three, as give a number of groups that can be read.
+    /// By as many parts of the names, up to four, as give a number of groups that can be read.
     private static func groups(_ tensors: ArraySlice<SafetensorsManifest.Tensor>) -> [Group] {
-        for partCount in [3, 2, 1] {
+        for partCount in [4, 3, 2, 1] {
             var groups: [Group] = []
             var indices: [String: Int] = [:]
             for tensor in tensors {
@@ -81,7 +81,8 @@ enum ReportTensors {
         return """
             <div class="scroll"><table class="sortable"><caption>\(caption)</caption><thead><tr>\
             <th scope="col">tensor</th><th scope="col">dtype</th><th scope="col" class="n">shape\
-            </th><th scope="col" class="n">size</th></tr></thead><tbody>\(rows)</tbody></table></div>
+            </th><th scope="col" class="n">size</th></tr></thead><tbody>\(rows)</tbody>\
+            </table></div>
             """
     }
 }

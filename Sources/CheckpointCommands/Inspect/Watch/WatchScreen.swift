@@ -115,7 +115,7 @@ struct WatchScreen {
             ])
         }
         let hidden = reports.count - Self.rowCountMaximum
-        return table.lines(width: width)
-            + (hidden > 0 ? [StyledText("  and \(Quantity.plural(hidden, "slot")) more", .dim)] : [])
+        let more = StyledText("  and \(Quantity.plural(max(hidden, 0), "slot")) more", .dim)
+        return table.lines(width: width) + (hidden > 0 ? [more] : [])
     }
 }
