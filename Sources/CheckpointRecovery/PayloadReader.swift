@@ -7,18 +7,22 @@ final class ChunkBuffers: Sendable {
     /// nil when no chunk is compressed.
     let raw: AlignedBuffer?
 
-    init(for table: ChunkTable) {
-        let largest = table.entries.map(\.paddedByteCount).max() ?? 0
-        stored = AlignedBuffer.forTransfers(byteCount: largest)
-        let largestRaw = table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max()
-        raw = largestRaw.map { AlignedBuffer.forTransfers(byteCount: $0) }
+    convenience init(for table: ChunkTable) {
+        self.init(
+            storedByteCount: table.entries.map(\.paddedByteCount).max() ?? 0,
+            rawByteCount: table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max())
+    }
+
+    init(storedByteCount: Int, rawByteCount: Int?) {
+        stored = AlignedBuffer.forTransfers(byteCount: storedByteCount)
+        raw = rawByteCount.map { AlignedBuffer.forTransfers(byteCount: $0) }
     }
 }
 
 extension ChunkEntry {
     /// The data area is a multiple of 4096 long and the chunk starts on one, so the padding that
     /// O_DIRECT needs lies inside it.
-    fileprivate var paddedByteCount: Int {
+    var paddedByteCount: Int {
         Int(UInt64(storedByteCount).roundedUp(to: Geometry.block))
     }
 }
@@ -125,6 +129,23 @@ struct PayloadReader: Sendable {
             @escaping @Sendable (Int, Result<LoadedChunk, ChunkDamage>) throws(CheckpointError)
             -> Void
     ) throws(CheckpointError) {
+        try forEach(indices, workerCount: workerCount) {
+            let buffers = ChunkBuffers(for: candidate.table)
+            return { index throws(CheckpointError) in
+                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
+                try body(index, chunk)
+            }
+        }
+    }
+
+    /// Calls what `makeWorker` returns, once per thread, with each of `indices`, in any order and
+    /// by several threads.
+    ///
+    /// - Throws: the error of the lowest index that failed; none is begun after an error.
+    func forEach(
+        _ indices: [Int], workerCount: Int,
+        _ makeWorker: @escaping @Sendable () -> (Int) throws(CheckpointError) -> Void
+    ) throws(CheckpointError) {
         struct Progress {
             var next = 0
             /// By position in `indices`.
@@ -139,11 +160,11 @@ struct PayloadReader: Sendable {
             }
         }
         let work: @Sendable () -> Void = {
-            let buffers = ChunkBuffers(for: candidate.table)
+            let process = makeWorker()
             while let claimed = claim() {
-                let index = indices[claimed]
-                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
-                let outcome = Result { () throws(CheckpointError) in try body(index, chunk) }
+                let outcome = Result { () throws(CheckpointError) in
+                    try process(indices[claimed])
+                }
                 if case .failure(let error) = outcome {
                     progress.withLock { $0.failures[claimed] = error }
                 }
