@@ -189,17 +189,20 @@ struct PayloadReader: Sendable {
         }
     }
 
-    /// Loads all chunks, several at once, and hands them to `body` on this thread in order.
+    /// Loads the chunks `indices`, several at once, and hands them to `body` on this thread in that
+    /// order.
     func loadInOrder(
-        _ body: (LoadedChunk) throws(CheckpointError) -> Void
+        _ indices: [Int], _ body: (LoadedChunk) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
-        let count = entries.count
+        let count = indices.count
         let threadCount = workerCount > 1 ? min(workerCount, count) : 0
         let queue = OrderedQueue(count: count, depth: threadCount + 1, candidate)
         let loadNext: @Sendable () -> Bool = {
-            guard let (index, buffers) = queue.claim() else { return false }
-            let result = Result { () throws(CheckpointError) in try load(index, buffers) }
-            queue.deliver(index, result, buffers)
+            guard let (position, buffers) = queue.claim() else { return false }
+            let result = Result { () throws(CheckpointError) in
+                try load(indices[position], buffers)
+            }
+            queue.deliver(position, result, buffers)
             return true
         }
         // A system that has no room for more threads gets fewer.
@@ -210,9 +213,9 @@ struct PayloadReader: Sendable {
             queue.stop()
             for thread in threads { thread.join() }
         }
-        for index in 0..<count {
+        for position in 0..<count {
             if threads.isEmpty { _ = loadNext() }
-            let (result, buffers) = queue.take(index)
+            let (result, buffers) = queue.take(position)
             try body(try result.get())
             queue.giveBack(buffers)
         }

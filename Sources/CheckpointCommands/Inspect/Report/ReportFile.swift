@@ -22,7 +22,7 @@ enum ReportFile {
         let page = ReportPage(
             report: report, manifest: manifest(report, storage), isWriterAtWork: isWriterAtWork,
             now: SystemClock.wallTime)
-        try target.write(Array(page.html.markup.utf8))
+        try target.write(document: Array(page.html.markup.utf8))
         return ExitStatus(rawValue: report.exitCode)
     }
 

@@ -76,8 +76,8 @@ struct ReportPage {
             : "metadata was checked, tensor data was not read"
         let writer = isWriterAtWork ? " · a writer was at work" : ""
         return """
-            <h1>\(name)</h1><p class="dim">\(report.path) · \(Quantity.bytes(report.fileByteCount)) \
-            · \(Quantity.date(now))\(writer)</p>\
+            <h1>\(name)</h1><p class="dim">\(report.path) · \
+            \(Quantity.bytes(report.fileByteCount)) · \(Quantity.date(now))\(writer)</p>\
             <p class="verdict \(kind)">\(verdict)</p><p>\(resume)</p>\
             <p class="dim">PCcheck \(Tool.version): \(depth).</p>
             """
