@@ -191,11 +191,9 @@ public struct MetadataDump {
     private func table(
         of blocks: MetadataImage.SlotBlocks, _ header: SlotHeader, _ geometry: Geometry
     ) -> [UInt8]? {
-        let count = UInt64(header.tableByteCount)
-        let bytes =
-            blocks.table
-            ?? (try? storage.readBlocks(
-                at: geometry.tableOffset(blocks.slot), count: Int(count.roundedUp(to: Geometry.block))))
+        let count = Int(UInt64(header.tableByteCount).roundedUp(to: Geometry.block))
+        let offset = geometry.tableOffset(blocks.slot)
+        let bytes = blocks.table ?? (try? storage.readBlocks(at: offset, count: count))
         return bytes.map { Array($0.prefix(header.tableByteCount)) }
     }
 

@@ -21,14 +21,17 @@ internal import CheckpointFormat
 
     /// Zeroed memory of its own; for sizes that a file decides, see `forTransfers`.
     public convenience init(byteCount: Int) {
+        // Safe: the memory has that size, and becomes this buffer's.
         guard let memory = unsafe Self.allocate(byteCount) else {
             preconditionFailure("out of memory for a buffer of \(byteCount) bytes")
         }
+        // Safe: as above.
         unsafe self.init(byteCount: byteCount, owning: memory)
     }
 
     private init(byteCount: Int, owning memory: UnsafeMutableRawPointer) {
         self.byteCount = byteCount
+        // Safe: whoever calls gives it away.
         unsafe baseAddress = memory
         pool = nil
     }
@@ -54,7 +57,9 @@ internal import CheckpointFormat
         if byteCount >= 2 << 20, let memory = StagingMemory(byteCount: byteCount) {
             return AlignedBuffer(pool: memory, offset: 0, byteCount: byteCount)
         }
+        // Safe: the memory has that size, and becomes the buffer's.
         return unsafe allocate(byteCount).map {
+            // Safe: as above.
             unsafe AlignedBuffer(byteCount: byteCount, owning: $0)
         }
     }

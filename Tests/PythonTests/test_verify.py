@@ -109,3 +109,28 @@ def test_memory_does_not_grow_with_the_chunks(path: Path) -> None:
     assert status == 4
     chunks = [f["chunk"] for f in damaged["findings"] if f["id"] == "PCK-C001"]
     assert chunks == [2, 3], damaged["findings"]
+
+
+def test_too_little_memory_is_no_trap(path: Path) -> None:
+    """A compressed chunk must be in memory as a whole: what cannot be had is said."""
+    state = {"x": np.arange(24 << 20, dtype=np.int64) // 1000}
+    with pccheck.Checkpointer(path, in_flight=1, chunk="64 MiB", codec="zstd") as checkpointer:
+        checkpointer.save(1, state).wait()
+    for limit, statuses in ((150_000, {8}), (400_000, {0, 8}), (2_000_000, {0})):
+        run = subprocess.run(
+            ["bash", "-c", f'ulimit -v {limit}; exec "$0" "$@"', TOOL,
+             "--verify", "full", "--json", path],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert run.returncode in statuses, f"{limit}: {run.returncode}: {run.stderr}"
+        file = json.loads(run.stdout)["files"][0]
+        assert file["is_clean"] and file["resume"]["is_proven"] == (run.returncode == 0)
+        ids = {finding["id"] for finding in file["findings"]}
+        assert ids == ({"PCK-C005"} if run.returncode == 8 else set())
+    # Nothing older is taken for it, and nothing is repaired on such grounds.
+    extract = TOOL.with_name("pcextract")
+    run = subprocess.run(
+        ["bash", "-c", 'ulimit -v 150000; exec "$0" "$@"', extract, path, "-o", f"{path}.out"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 8 and "64" in run.stderr and "ulimit -v" in run.stderr, run

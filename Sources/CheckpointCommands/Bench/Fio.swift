@@ -77,7 +77,7 @@ struct Fio: Sendable {
         }
     }
 
-    static let isInstalled = (output("fio --version") ?? "").hasPrefix("fio-")
+    static let isInstalled = (output("fio --version 2>/dev/null") ?? "").hasPrefix("fio-")
 
     /// MB/s of sequential O_DIRECT transfers, fsync included; nil when fio fails.
     static func rate(_ setting: Setting, _ target: Target) -> Double? {
