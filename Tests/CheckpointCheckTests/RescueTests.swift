@@ -21,6 +21,7 @@ import Testing
             goal, image: MetadataImage.read(from: storage), stamp: FullRepairTests.stamp
         ) { candidate throws(CheckpointError) in
             try SlotVerifier.verify(candidate, in: storage, workerCount: 1)
+            try SlotVerifier.verifyManifest(candidate, in: storage)
         }
     }
 
@@ -96,6 +97,26 @@ import Testing
         #expect(decision.identityFindings.allSatisfy { $0.agreesWithChosen })
     }
 
+    /// The newest slot's bytes are whole, but no reader accepts its manifest.
+    @Test func rebuildPassesOverWhatNobodyLoads() throws {
+        let storage = try storage("corrupt/rule-manifest-not-json")
+        let before = FullRepairTests.Standing(storage)
+        let newest = try #require(FullRepairTests.check(storage).decision?.candidates.first)
+        #expect(newest.slot != before.slot)
+        let rescue = try rescue(.rebuild, storage)
+        #expect(rescue.target.slot == before.slot)
+        try rescue.plan.apply(to: storage)
+        let after = FullRepairTests.Standing(storage)
+        #expect(after.slot == before.slot && after.digest == before.digest)
+        #expect(try refusal(.backTo(newest.slot), storage).contains("the manifest is invalid"))
+    }
+
+    private func refusal(_ goal: RescueGoal, _ storage: MemoryStorage) throws -> String {
+        let error = #expect(throws: CheckpointError.self) { _ = try rescue(goal, storage) }
+        #expect(error?.code == .corrupt)
+        return error?.message ?? ""
+    }
+
     /// The head's identity block is another file's: only the mirror belongs to the slots.
     @Test func rebuildTakesTheIdentityThatFits() throws {
         let storage = try storage("valid/v1/safetensors")
@@ -134,7 +155,7 @@ import Testing
         let torn = try storage("corrupt/slot-torn")
         let writing = try #require(
             FullRepairTests.check(torn).decision?.slots.first { $0.reason == .writing }?.slot)
-        #expect(try refusal(.backTo(writing), "corrupt/slot-torn")?.code == .invalidArgument)
+        #expect(try refusal(.backTo(writing), "corrupt/slot-torn")?.code == .noCheckpoint)
         let older = try slot(30, storage("valid/v1/safetensors"))
         let message = try refusal(.promote(older), "valid/v1/safetensors")?.message ?? ""
         #expect(message.contains("--back-to"))

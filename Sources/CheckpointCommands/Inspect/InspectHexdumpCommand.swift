@@ -57,7 +57,7 @@ struct InspectHexdumpCommand: ToolCommand {
             throw CheckpointError(
                 file.byteCount == 0 ? .notACheckpointFile : .invalidArgument,
                 "\(options.file): byte \(place.offset) is behind the end of the file, which has "
-                    + "\(file.byteCount) bytes", byteOffset: place.offset)
+                    + Quantity.plural(Int(file.byteCount), "byte"), byteOffset: place.offset)
         }
         let groups = annotate ? try fields(dump) : []
         if options.json {

@@ -80,7 +80,8 @@ struct WreckedFile {
         guard end >= distance else {
             throw CheckpointError(
                 .notACheckpointFile,
-                "\(path): the file has \(byteCount) bytes, so that there is no \(block.name); "
+                "\(path): the file has \(Quantity.plural(Int(byteCount), "byte")), so that there is no "
+                    + "\(block.name); "
                     + "show any bytes with --offset and --length")
         }
         return end - distance
