@@ -4,6 +4,7 @@
 SWIFT ?= swift
 PYTHON3 ?= python3
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 VERSION := 0.1.0
 
@@ -13,6 +14,9 @@ SCRATCH := .build-c
 BUILD := build
 # The same for library and tools: modules are compiled anew when these differ.
 SWIFT_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
+STRIP := strip --strip-unneeded --remove-section=.comment
+# Nothing is looked for beside what is built, and no pointer to a function stays writable.
+LINK_FLAGS := --disable-local-rpath -Xlinker -z -Xlinker now
 LIBRARY := $(BUILD)/lib/libpccheck.so
 TOOLS := pccheck pcfsck pcinspect pcextract
 TOOL_FILES := $(TOOLS:%=$(BUILD)/bin/%)
@@ -23,7 +27,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
-	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick install clean distclean format lint
+	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
+	install uninstall deb test-deb wheel test-wheel test-packaging clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -43,7 +48,12 @@ help:
 	@echo 'make bench        PCcheck beside other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
 	@echo '                  (about 40 minutes; BENCH_DIRECTORY=PATH names the disk to measure)'
 	@echo 'make bench-quick  the same in small, which proves that all of it runs (3 minutes)'
-	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX))'
+	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX));'
+	@echo '                  make uninstall takes them away'
+	@echo 'make deb          the same as a package for Debian in $(BUILD)/deb; make test-deb installs it'
+	@echo '                  into a fresh Debian without Swift, and uses it there (root, a minute)'
+	@echo 'make wheel        the Python package, with every library it needs, in $(BUILD)/wheel; make test-wheel'
+	@echo '                  tries it by itself'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -71,12 +81,12 @@ lib: $(LIBRARY) $(BUILD)/include/pccheck.h $(BUILD)/lib/pkgconfig/pccheck.pc
 # let Swift metadata through the version script).
 $(LIBRARY): $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product pccheck-c \
-		$(SWIFT_FLAGS) \
+		$(SWIFT_FLAGS) $(LINK_FLAGS) \
 		-Xlinker -soname=libpccheck.so.1 \
 		-Xlinker --version-script=$(CURDIR)/Sources/PCCheckC/pccheck.map
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/libpccheck-c.so $(BUILD)/lib/libpccheck.so.1
-	strip --strip-unneeded $(BUILD)/lib/libpccheck.so.1
+	$(STRIP) $(BUILD)/lib/libpccheck.so.1
 	ln -sf libpccheck.so.1 $@
 	@touch $(BUILD)/lib/libpccheck.so.1
 
@@ -84,22 +94,22 @@ $(BUILD)/include/pccheck.h: Sources/CPCCheck/include/pccheck.h
 	@mkdir -p $(@D)
 	install -m 644 $< $@
 
-$(BUILD)/lib/pkgconfig/pccheck.pc: Makefile
+# For programs that are built beside the library, not installed.
+$(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config Makefile
 	@mkdir -p $(@D)
-	@$(call pkgconfig,$(abspath $(BUILD))) > $@
-
-define pkgconfig
-printf '%s\n' 'prefix=$(1)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
-	'Name: pccheck' 'Description: Concurrent durable checkpoints in one slotted file' \
-	'Version: $(VERSION)' 'Libs: -L$${libdir} -lpccheck' 'Cflags: -I$${includedir}'
-endef
+	Sources/Packaging/pkg-config $(VERSION) "$(abspath $(BUILD))" "$(abspath $(BUILD))/lib" > $@
 
 tools: $(TOOL_FILES)
 
-$(TOOL_FILES) $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
-	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS)
+$(BUILD)/bin/pccheck $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
+	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS) $(LINK_FLAGS)
 	@mkdir -p $(@D)
 	install -m 755 $(SCRATCH)/release/$* $@
+	$(STRIP) $@
+
+# One program under four names: it is large, as it holds Swift's run time.
+$(filter-out %/pccheck,$(TOOL_FILES)): $(BUILD)/bin/pccheck
+	ln -sf pccheck $@
 
 python: $(VENV)/pccheck-ready
 
@@ -110,31 +120,54 @@ $(VENV)/pccheck-ready: $(PYTHON_SOURCES) $(LIBRARY) $(VENV)/ready
 	@rm -rf Sources/Python/build Sources/Python/pccheck.egg-info
 	@touch $@
 
+INSTALL = "$(BUILD)" $(VERSION) "$(PREFIX)" "$(LIBDIR)" "$(DESTDIR)"
+
 install: lib tools
-	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include \
-		$(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(BUILD)/lib/libpccheck.so.1 $(DESTDIR)$(PREFIX)/lib/
-	ln -sf libpccheck.so.1 $(DESTDIR)$(PREFIX)/lib/libpccheck.so
-	install -m 644 $(BUILD)/include/pccheck.h $(DESTDIR)$(PREFIX)/include/
-	$(call pkgconfig,$(PREFIX)) > $(DESTDIR)$(PREFIX)/lib/pkgconfig/pccheck.pc
-	install -m 755 $(TOOL_FILES) $(DESTDIR)$(PREFIX)/bin/
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
-		$(DESTDIR)$(PREFIX)/share/zsh/site-functions \
-		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	install -m 644 $(TOOLS:%=Sources/CheckpointCommands/man/%.1) $(DESTDIR)$(PREFIX)/share/man/man1/
-	for tool in $(TOOLS); do \
-		$(BUILD)/bin/$$tool --generate-completion-script bash \
-			> $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$tool && \
-		$(BUILD)/bin/$$tool --generate-completion-script zsh \
-			> $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$tool && \
-		$(BUILD)/bin/$$tool --generate-completion-script fish \
-			> $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$tool.fish || exit 1; \
-	done
+	Sources/Packaging/install $(INSTALL)
+
+uninstall:
+	Sources/Packaging/install --remove $(INSTALL)
+
+DEB_ROOT := $(BUILD)/deb/root
+DEB = $(BUILD)/deb/pccheck_$(VERSION)_$(shell dpkg --print-architecture).deb
+
+$(BUILD)/deb-packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages --with-deb
+	@mkdir -p $(@D) && touch $@
+
+# For Debian and Ubuntu: needs nothing of Swift where it is installed.
+deb: lib tools $(BUILD)/deb-packages-ready
+	rm -rf $(BUILD)/deb
+	Sources/Packaging/install "$(BUILD)" $(VERSION) /usr \
+		/usr/lib/$$(dpkg-architecture -qDEB_HOST_MULTIARCH) $(DEB_ROOT)
+	Sources/Packaging/build-deb $(DEB_ROOT) $(VERSION) $(BUILD)/deb
+
+# Debian's own checker; then into a fresh Debian in a folder, which needs root.
+test-deb: deb
+	lintian --fail-on error,warning --allow-root $(DEB)
+	zstd -dqf Fixtures/valid/v1/safetensors.pcc.zst -o $(BUILD)/deb/run.pcc
+	Tests/PackagingTests/try-deb $(DEB) $(BUILD)/deb/run.pcc $(BUILD)/deb/debian
+
+$(VENV)/wheel-ready: Sources/Python/requirements-wheel.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# With the native library in it, and the libraries that it needs beside that.
+wheel: lib $(VENV)/wheel-ready
+	rm -rf $(BUILD)/wheel
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		-w $(BUILD)/wheel/bare ./Sources/Python
+	@rm -rf Sources/Python/build Sources/Python/pccheck.egg-info
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel repair -w $(BUILD)/wheel \
+		$(BUILD)/wheel/bare/*.whl
+
+# In a fresh environment, with nothing else to find.
+test-wheel: wheel
+	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python
+test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python test-packaging
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -179,6 +212,10 @@ test-c: lib
 
 test-python: python tools
 	$(PYTHON) -m pytest -q -rs Tests/PythonTests
+
+# Some are skipped without the packages of `.ci/install-packages --with-packaging`.
+test-packaging: python lib tools
+	$(PYTHON) -m pytest -q -rs Tests/PackagingTests
 
 # ---------------------------------------------------------------- crashing for longer
 

@@ -21,6 +21,11 @@ public enum Tool: String, CaseIterable, Sendable {
         }
     }
 
+    /// The tool that the program's path names, or `pccheck` under any other name.
+    public static func named(by path: String) -> Tool {
+        path.split(separator: "/").last.flatMap { Tool(rawValue: String($0)) } ?? .pccheck
+    }
+
     /// Runs the tool with the process's arguments and exits with its status.
     public func run() -> Never {
         // A reader that closes a pipe shows as EPIPE, which `Output` takes for the end.
@@ -75,6 +80,10 @@ public enum Tool: String, CaseIterable, Sendable {
 
     private func execute(_ arguments: [String]) -> ExitStatus {
         func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
+            if let script = CompletionScript.requested(by: arguments, of: root) {
+                Output.standard.write(Array(script.utf8))
+                return .clean
+            }
             do {
                 var command = try root.parseAsRoot(arguments)
                 if let command = command as? any ToolCommand { return try settle(command) }

@@ -165,6 +165,23 @@ public struct ChunkTable: Hashable, Sendable {
         try checkTotals(header)
     }
 
+    /// What is left of a table that is damaged, or longer than `bytes`: nil for an entry that
+    /// breaks the rules.
+    ///
+    /// Nothing vouches for an entry but its own chunk: use what it names only once the stored bytes
+    /// match its digest.
+    public static func survivors(
+        decoding bytes: [UInt8], header: SlotHeader, geometry: Geometry
+    ) -> [ChunkEntry?] {
+        let size = ChunkEntry.Layout.byteCount
+        let decoder = BlockDecoder(bytes)
+        return (0..<header.chunkCount).map { index in
+            (index + 1) * size > bytes.count
+                ? nil
+                : try? ChunkEntry(decoder, index: index, header: header, geometry: geometry)
+        }
+    }
+
     private func checkTotals(_ header: SlotHeader) throws(FormatError) {
         let stored = entries.reduce(UInt64(0)) { $0 + UInt64($1.storedByteCount) }
         guard stored == header.storedByteCount else {

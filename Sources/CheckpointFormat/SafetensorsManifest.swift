@@ -15,7 +15,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
 
     /// In the order of their data.
     public let tensors: [Tensor]
-    private let metadataEntries: [MetadataEntry]
+    private var metadataEntries: [MetadataEntry]
     /// Payload bytes before the data: 8 plus the size of the JSON. A multiple of 4096 in what
     /// `encode` makes.
     public let dataOffset: UInt64
@@ -23,6 +23,13 @@ public struct SafetensorsManifest: Hashable, Sendable {
     /// `__metadata__`, in file order.
     public var metadata: [(key: String, value: String)] {
         metadataEntries.map { ($0.key, $0.value) }
+    }
+
+    /// The same tensors, without `__metadata__`.
+    public func withoutMetadata() -> SafetensorsManifest {
+        var copy = self
+        copy.metadataEntries = []
+        return copy
     }
 
     /// What a manifest may hold; lower in tests, which could not reach the real limits in time.

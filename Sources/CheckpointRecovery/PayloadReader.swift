@@ -7,18 +7,22 @@ final class ChunkBuffers: Sendable {
     /// nil when no chunk is compressed.
     let raw: AlignedBuffer?
 
-    init(for table: ChunkTable) {
-        let largest = table.entries.map(\.paddedByteCount).max() ?? 0
-        stored = AlignedBuffer.forTransfers(byteCount: largest)
-        let largestRaw = table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max()
-        raw = largestRaw.map { AlignedBuffer.forTransfers(byteCount: $0) }
+    convenience init(for table: ChunkTable) {
+        self.init(
+            storedByteCount: table.entries.map(\.paddedByteCount).max() ?? 0,
+            rawByteCount: table.entries.filter { $0.codec != .none }.map(\.rawByteCount).max())
+    }
+
+    init(storedByteCount: Int, rawByteCount: Int?) {
+        stored = AlignedBuffer.forTransfers(byteCount: storedByteCount)
+        raw = rawByteCount.map { AlignedBuffer.forTransfers(byteCount: $0) }
     }
 }
 
 extension ChunkEntry {
     /// The data area is a multiple of 4096 long and the chunk starts on one, so the padding that
     /// O_DIRECT needs lies inside it.
-    fileprivate var paddedByteCount: Int {
+    var paddedByteCount: Int {
         Int(UInt64(storedByteCount).roundedUp(to: Geometry.block))
     }
 }
@@ -125,6 +129,23 @@ struct PayloadReader: Sendable {
             @escaping @Sendable (Int, Result<LoadedChunk, ChunkDamage>) throws(CheckpointError)
             -> Void
     ) throws(CheckpointError) {
+        try forEach(indices, workerCount: workerCount) {
+            let buffers = ChunkBuffers(for: candidate.table)
+            return { index throws(CheckpointError) in
+                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
+                try body(index, chunk)
+            }
+        }
+    }
+
+    /// Calls what `makeWorker` returns, once per thread, with each of `indices`, in any order and
+    /// by several threads.
+    ///
+    /// - Throws: the error of the lowest index that failed; none is begun after an error.
+    func forEach(
+        _ indices: [Int], workerCount: Int,
+        _ makeWorker: @escaping @Sendable () -> (Int) throws(CheckpointError) -> Void
+    ) throws(CheckpointError) {
         struct Progress {
             var next = 0
             /// By position in `indices`.
@@ -139,11 +160,11 @@ struct PayloadReader: Sendable {
             }
         }
         let work: @Sendable () -> Void = {
-            let buffers = ChunkBuffers(for: candidate.table)
+            let process = makeWorker()
             while let claimed = claim() {
-                let index = indices[claimed]
-                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
-                let outcome = Result { () throws(CheckpointError) in try body(index, chunk) }
+                let outcome = Result { () throws(CheckpointError) in
+                    try process(indices[claimed])
+                }
                 if case .failure(let error) = outcome {
                     progress.withLock { $0.failures[claimed] = error }
                 }
@@ -168,17 +189,20 @@ struct PayloadReader: Sendable {
         }
     }
 
-    /// Loads all chunks, several at once, and hands them to `body` on this thread in order.
+    /// Loads the chunks `indices`, several at once, and hands them to `body` on this thread in that
+    /// order.
     func loadInOrder(
-        _ body: (LoadedChunk) throws(CheckpointError) -> Void
+        _ indices: [Int], _ body: (LoadedChunk) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
-        let count = entries.count
+        let count = indices.count
         let threadCount = workerCount > 1 ? min(workerCount, count) : 0
         let queue = OrderedQueue(count: count, depth: threadCount + 1, candidate)
         let loadNext: @Sendable () -> Bool = {
-            guard let (index, buffers) = queue.claim() else { return false }
-            let result = Result { () throws(CheckpointError) in try load(index, buffers) }
-            queue.deliver(index, result, buffers)
+            guard let (position, buffers) = queue.claim() else { return false }
+            let result = Result { () throws(CheckpointError) in
+                try load(indices[position], buffers)
+            }
+            queue.deliver(position, result, buffers)
             return true
         }
         // A system that has no room for more threads gets fewer.
@@ -189,9 +213,9 @@ struct PayloadReader: Sendable {
             queue.stop()
             for thread in threads { thread.join() }
         }
-        for index in 0..<count {
+        for position in 0..<count {
             if threads.isEmpty { _ = loadNext() }
-            let (result, buffers) = queue.take(index)
+            let (result, buffers) = queue.take(position)
             try body(try result.get())
             queue.giveBack(buffers)
         }

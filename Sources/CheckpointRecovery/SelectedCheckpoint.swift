@@ -178,13 +178,17 @@ public final class SelectedCheckpoint: Sendable {
     /// Hands every chunk's bytes, verified and restored, to `body` in payload order on this
     /// thread, while others read ahead.
     ///
-    /// - Parameter body: gets the chunk's index, its byte offset in the payload, and a view that
-    ///   is valid during the call. What it throws ends the walk.
+    /// - Parameters:
+    ///   - indices: only these chunks, in this order; nil for all.
+    ///   - body: gets the chunk's index, its byte offset in the payload, and a view that is valid
+    ///     during the call. What it throws ends the walk.
     public func forEachChunk(
+        of indices: [Int]? = nil,
         _ body: (Int, UInt64, RawSpan) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
         try checkOpen()
-        try reader.loadInOrder { chunk throws(CheckpointError) in
+        let chosen = indices ?? Array(reader.entries.indices)
+        try reader.loadInOrder(chosen) { chunk throws(CheckpointError) in
             try chunk.buffer.withBytes(0..<chunk.byteCount) { bytes throws(CheckpointError) in
                 try body(chunk.index, chunk.payloadOffset, bytes)
             }

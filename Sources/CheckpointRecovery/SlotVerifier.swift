@@ -75,11 +75,12 @@ extension PayloadReader {
         }
         let state = Monitor(
             State(digest: TreeDigest(byteCount: candidate.header.payloadByteCount)))
-        try tryAll(Array(entries.indices)) { index, result throws(CheckpointError) in
+        let take: @Sendable (Int, Result<[Digest], ChunkDamage>) throws(CheckpointError) -> Void = {
+            index, result throws(CheckpointError) in
             var leaves: [Digest] = []
             switch result {
-            case .success(let chunk):
-                leaves = chunk.leaves
+            case .success(let found):
+                leaves = found
             case .failure(let damage):
                 if stopsAtDamage { throw error(damage) }
                 state.withLock { $0.damage.append(damage) }
@@ -89,6 +90,13 @@ extension PayloadReader {
                 $0.digest.setLeaves(leaves, at: offset)
                 $0.byteCount += UInt64(entries[index].rawByteCount)
                 progress?($0.byteCount)
+            }
+        }
+        let needs = ChunkExaminer.Needs(entries)
+        try forEach(Array(entries.indices), workerCount: needs.workerCount(atMost: workerCount)) {
+            let examiner = ChunkExaminer(self, needs)
+            return { index throws(CheckpointError) in
+                try take(index, Result { () throws(ChunkDamage) in try examiner.leaves(index) })
             }
         }
         return state.withLock {

@@ -131,10 +131,12 @@ public final class CheckpointWriter: Sendable {
     /// - Parameters:
     ///   - step: at least the last step saved by this writer; see `rewind`.
     ///   - userMetadata: at most 2048 bytes of UTF-8, kept in the slot header.
+    ///   - isUrgent: copied and written before everything else in flight, which then most likely
+    ///     ends as superseded. It waits for a slot like any other.
     /// - Throws: `tooLarge`, `stepBackwards`, `busy`, `timeout`, `slotsExhausted`, `failStop`,
     ///   `closed`, `forked`, `invalidArgument`. Nothing was changed then.
     public func save(
-        step: UInt64, payload: CheckpointPayload, userMetadata: String = ""
+        step: UInt64, payload: CheckpointPayload, userMetadata: String = "", isUrgent: Bool = false
     ) throws(CheckpointError) -> CheckpointTicket {
         try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
         let began = SystemClock.monotonicTime
@@ -144,7 +146,7 @@ public final class CheckpointWriter: Sendable {
         }
         while true {
             let attempt = try engine.monitor.withLock { state throws(CheckpointError) in
-                try begin(step: step, payload, userMetadata, &state)
+                try begin(step: step, payload, userMetadata, isUrgent, &state)
             }
             switch attempt {
             case .begun(let ticket):
@@ -193,7 +195,7 @@ public final class CheckpointWriter: Sendable {
     }
 
     private func begin(
-        step: UInt64, _ payload: CheckpointPayload, _ userMetadata: String,
+        step: UInt64, _ payload: CheckpointPayload, _ userMetadata: String, _ isUrgent: Bool,
         _ state: inout EngineState
     ) throws(CheckpointError) -> Attempt {
         try checkOpen(state)
@@ -221,7 +223,7 @@ public final class CheckpointWriter: Sendable {
         let checkpoint = InFlightCheckpoint(
             sequence: sequence, slot: slot, step: step, payload: payload,
             userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount,
-            urgency: engine.urgency)
+            isUrgent: isUrgent, urgency: engine.urgency)
         state.inFlight.append(checkpoint)
         state.statistics.savedCount += 1
         state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))

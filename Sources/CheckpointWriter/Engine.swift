@@ -8,9 +8,9 @@ internal import Logging
 /// save ─► snapshot workers ─► staging pool ─► writer workers ─► committer
 /// ```
 /// Snapshot workers copy the caller's memory chunk by chunk and digest it on the way; writer
-/// workers compress and write, always the oldest checkpoint first, so that N in flight are a queue
-/// that keeps the device busy and not N streams that slow each other; the committer runs the two
-/// barriers.
+/// workers compress and write, always the oldest checkpoint first (after urgent ones), so that N in
+/// flight are a queue that keeps the device busy and not N streams that slow each other; the
+/// committer runs the two barriers.
 final class Engine: Sendable {
     let storage: any Storage
     let identity: IdentityBlock

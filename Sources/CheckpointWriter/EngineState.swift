@@ -15,10 +15,11 @@ struct WriteItem {
     /// nil for the "writing" header.
     let chunk: StagedChunk?
 
-    /// Oldest checkpoint first, its header before its chunks, chunks in order.
-    static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool {
-        (left.checkpoint.sequence.rawValue, left.chunk?.index ?? -1)
-            < (right.checkpoint.sequence.rawValue, right.chunk?.index ?? -1)
+    /// Urgent ones, then the oldest checkpoint first; its header before its chunks, in order.
+    static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool { left.rank < right.rank }
+
+    private var rank: (Int, UInt64, Int) {
+        (checkpoint.isUrgent ? 0 : 1, checkpoint.sequence.rawValue, chunk?.index ?? -1)
     }
 }
 
@@ -53,9 +54,15 @@ struct EngineState {
     /// State is being copied, and the pool does not hold that up.
     var isCopying: Bool { nextToCopy != nil && !freeBuffers.isEmpty }
 
-    /// The oldest checkpoint with something left to copy.
+    /// The oldest checkpoint with something left to copy, but urgent ones before the others.
     var nextToCopy: InFlightCheckpoint? {
-        inFlight.first { $0.failure == nil && $0.nextChunkToCopy < $0.chunkCount }
+        var next: InFlightCheckpoint?
+        for checkpoint in inFlight
+        where checkpoint.failure == nil && checkpoint.nextChunkToCopy < checkpoint.chunkCount {
+            if checkpoint.isUrgent { return checkpoint }
+            next = next ?? checkpoint
+        }
+        return next
     }
 
     /// A free buffer of the pool; nil while there is none, which counts as a stall.

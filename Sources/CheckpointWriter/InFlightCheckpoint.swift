@@ -9,6 +9,8 @@ final class InFlightCheckpoint: @unchecked Sendable {
     let slot: SlotIndex
     let step: UInt64
     let userMetadata: String
+    /// Copied and written before the others.
+    let isUrgent: Bool
     let chunkCount: Int
     let chunkByteCount: Int
     let payloadByteCount: UInt64
@@ -38,13 +40,14 @@ final class InFlightCheckpoint: @unchecked Sendable {
 
     init(
         sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
-        userMetadata: String, chunkByteCount: Int, urgency: StagingUrgency
+        userMetadata: String, chunkByteCount: Int, isUrgent: Bool, urgency: StagingUrgency
     ) {
         self.sequence = sequence
         self.slot = slot
         self.step = step
         self.payload = payload
         self.userMetadata = userMetadata
+        self.isUrgent = isUrgent
         self.chunkByteCount = chunkByteCount
         payloadByteCount = payload.byteCount
         payloadKind = payload.kind

@@ -141,7 +141,8 @@ private func begin(
     let given = try PCCheckC.options(
         options, default: pcc_save_options(), name: "pcc_save_options")
     let metadata = try optionalText(given.user_metadata, "user_metadata") ?? ""
-    let begun = try writer.save(step: step, payload: payload, userMetadata: metadata)
+    let begun = try writer.save(
+        step: step, payload: payload, userMetadata: metadata, isUrgent: given.is_urgent != 0)
     ticket.pointee = Handle.make(begun)
 }
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
@@ -28,4 +29,15 @@ class BinaryDistribution(Distribution):
         return LIBRARY.exists()
 
 
-setup(cmdclass={"build_py": BuildWithLibrary}, distclass=BinaryDistribution)
+class WheelForEveryPython(bdist_wheel):
+    """Says that any Python 3 will do: the library is loaded by ctypes and knows nothing of it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        _, _, platform = super().get_tag()
+        return ("py3", "none", platform)
+
+
+setup(
+    cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelForEveryPython},
+    distclass=BinaryDistribution,
+)

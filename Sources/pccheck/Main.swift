@@ -1,5 +1,6 @@
 import CheckpointCommands
 
+/// Where the tools are installed this program is all of them, under four names.
 @main enum Main {
-    static func main() { Tool.pccheck.run() }
+    static func main() { Tool.named(by: CommandLine.arguments.first ?? "").run() }
 }

@@ -44,6 +44,31 @@ import Testing
         }
     }
 
+    // MARK: Urgent
+
+    @Test func anUrgentCheckpointOvertakesWhatIsInFlight() throws {
+        for isUrgent in [false, true] {
+            let storage = try memoryFile(inFlight: 2)
+            var options = WriterOptions()
+            options.writerWorkerCount = 1
+            options.poolByteCount = 384 << 10
+            let writer = try CheckpointWriter(storage: storage, options: options)
+            let gate = try dataGate(storage)
+            storage.setFaultHook(gate.hook)
+            let first = try writer.save(1, pattern(1, count: 190_000))
+            let second = try writer.save(
+                step: 2, payload: CheckpointPayload(opaque: pattern(2, count: 190_000)),
+                isUrgent: isUrgent)
+            try second.waitStaged(timeoutNanoseconds: deadlineNanoseconds)
+            gate.open()
+            #expect(try second.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+            let outcome = try first.wait(timeoutNanoseconds: deadlineNanoseconds)
+            #expect(outcome == (isUrgent ? .superseded(by: second.sequence) : .durable))
+            try writer.close()
+            #expect(try storage.newest().step == 2)
+        }
+    }
+
     // MARK: Busy
 
     @Test func aBusyWriterSkipsWhenToldTo() throws {

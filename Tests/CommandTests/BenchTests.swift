@@ -14,6 +14,10 @@ import Testing
 
     typealias Object = [String: Any]
 
+    private static let manuals = URL(filePath: #filePath)
+        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+        .appending(path: "Sources/CheckpointCommands/man")
+
     /// The JSON of one run, whose every key must be in the manual page.
     private func bench(_ arguments: [String]) throws -> Object {
         let run = try ToolRun(
@@ -24,7 +28,7 @@ import Testing
         #expect(directory.names == [], "no file is left")
         let json = try run.json()
         let page = try String(
-            contentsOf: ManualTests.folder.appending(path: "pccheck.1"), encoding: .utf8)
+            contentsOf: Self.manuals.appending(path: "pccheck.1"), encoding: .utf8)
         for key in Self.keys(json) where !key.hasPrefix("fio ") {
             #expect(page.contains(key), "pccheck.1 does not explain \(key)")
         }

@@ -159,7 +159,8 @@ def test_numpy_fills_in_place(path: Path) -> None:
         assert params["w"] is w and np.array_equal(w, np.arange(4.0))
         assert params["b"][0] is b and not b.any()
         assert params["count"] == 3
-        with pytest.raises(pccheck.CheckpointError, match="'other' is not in the checkpoint"):
+        missing = r"missing from the checkpoint \(1\)\n    other\n"
+        with pytest.raises(pccheck.StateMismatch, match=missing):
             checkpointer.resume(other={})
         with pytest.raises(pccheck.CheckpointError, match="params.w"):
             checkpointer.resume(params={"w": np.zeros(5), "b": [b], "count": 0})

@@ -147,8 +147,8 @@ def test_what_does_not_fit_is_allocated_and_still_right(path: Path, allocated: l
     for key, value in saved.items():
         assert live[key] is targets[key], key
         assert np.array_equal(np.asarray(live[key].tolist()), np.asarray(value.tolist())), key
-    # strided, narrow, conjugate, reversed, and nothing for the empty one.
-    assert sorted(count for count in allocated if count) == [40, 48, 48, 48]
+    # One buffer for strided, narrow and conjugate; the reversed array; nothing for the empty one.
+    assert sorted(count for count in allocated if count) == [48, 3 * 64]
 
 
 def test_tensors_that_share_storage(path: Path, allocated: list[int]) -> None:
@@ -162,8 +162,8 @@ def test_tensors_that_share_storage(path: Path, allocated: list[int]) -> None:
         checkpointer.resume(state=live, rng=False)
         assert all(live[key] is kept[key] for key in kept)
         assert torch.equal(live_flat, flat)
-        # The halves go in place; what covers them again may not, and is copied.
-        assert [count for count in allocated if count] == [400]
+        # What overlaps was stored once, and goes in place as one.
+        assert [count for count in allocated if count] == []
 
         # Saved apart, tied now: the last one wins, and no mixture of both.
         checkpointer.save(2, state={"a": torch.zeros(100), "b": torch.ones(100)}, rng=False)
@@ -213,7 +213,8 @@ def test_parts_that_are_not_asked_for_are_not_loaded(path: Path, allocated: list
         checkpointer.resume(model=model, rng=False)
         assert allocated == []
         before = state_bytes(model)
-        with pytest.raises(pccheck.CheckpointError, match="'other' is not in the checkpoint"):
+        missing = r"missing from the checkpoint \(1\)\n    other\n"
+        with pytest.raises(pccheck.StateMismatch, match=missing):
             checkpointer.resume(model=model, other={})
         assert state_bytes(model) == before
 
@@ -269,7 +270,7 @@ with pccheck.torch.Checkpointer(path, pool="16 MiB") as checkpointer:
     open("/proc/self/clear_refs", "w").write("5")
     before = status("VmRSS")
     if planted:
-        checkpointer._memory.place = lambda *arguments: None
+        pccheck.torch.TorchMemory.place = lambda *arguments: None
     assert checkpointer.resume(model=model) == 2
     growth = status("VmHWM") - before
     assert all((layer.weight == i + 1).all() for i, layer in enumerate(model))

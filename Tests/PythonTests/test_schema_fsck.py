@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import ROOT
-from test_reader import CORRUPT, VALID, image, patched
+from test_reader import CORRUPT, FIXTURES, VALID, image, patched
 
 SCHEMA = json.loads((ROOT / "spec" / "schemas" / "pcfsck.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -38,7 +38,8 @@ def test_every_fixture(tmp_path: Path) -> None:
     """All of them in one run, which is also one document."""
     for archive in VALID:
         name = archive.name.removesuffix(".pcc.zst")
-        (tmp_path / f"valid-{name}.pcc").write_bytes(image(f"valid/v1/{name}"))
+        folder = archive.parent.relative_to(FIXTURES)
+        (tmp_path / f"valid-{name}.pcc").write_bytes(image(f"{folder}/{name}"))
     for case in CORRUPT:
         content = patched(json.loads(case.read_text()))
         (tmp_path / f"{case.stem}.pcc").write_bytes(content)

@@ -15,7 +15,8 @@ import pytest
 
 from pccheck import StateFormatError
 from pccheck._loading import ArrayMemory
-from pccheck.state import Decoder, Encoder, StoredTensor, document_text, parse_document
+from pccheck._stored import StoredTensor
+from pccheck.state import Decoder, Encoder, document_text, parse_document
 
 
 def round_trip(value: Any) -> Any:

@@ -57,8 +57,13 @@ import Testing
         }
     }
 
-    @Test func formatDoesNoInputOutput() throws {
-        for path in Repository.files("Sources/CheckpointFormat", [".swift"]) {
+    @Test(arguments: [
+        "Sources/CheckpointFormat", "Sources/CheckpointCommands/Extract/Formats",
+    ])
+    func formatDoesNoInputOutput(folder: String) throws {
+        let paths = Repository.files(folder, [".swift"])
+        #expect(!paths.isEmpty)
+        for path in paths {
             let text = try Repository.text(path)
             for name in [
                 "import Foundation", "import SystemPackage", "import Dispatch", "pread(",

@@ -173,7 +173,7 @@ typedef struct pcc_region {
 
 typedef struct pcc_save_options {
     uint32_t struct_size;
-    uint32_t reserved;
+    uint32_t is_urgent;        /* 1: copied and written before everything else in flight */
     const char *user_metadata; /* at most 2048 bytes, kept in the slot header; or NULL */
 } pcc_save_options;
 

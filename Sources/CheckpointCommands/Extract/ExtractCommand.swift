@@ -3,17 +3,17 @@ internal import CheckpointFormat
 internal import CheckpointRecovery
 
 struct ExtractCommand: ToolCommand {
-    enum Format: String, ExpressibleByArgument, CaseIterable {
-        case safetensors, raw
-    }
-
     static let configuration = CommandConfiguration(
         commandName: "pcextract",
         abstract: "Copy a checkpoint out of a file, verifying every byte on the way.",
         usage: """
-            pcextract FILE -o OUT [--slot I | --step S] [--format safetensors|raw]
-                      [--tensor GLOB]... [--quiet]
-            pcextract FILE --list [--slot I | --step S] [--tensor GLOB]...
+            pcextract FILE -o OUT [--slot I | --step S] [--format FORMAT]
+                      [--tensor GLOB]... [--exclude GLOB]... [--shard-size SIZE]
+                      [--flat] [--json] [--quiet]
+            pcextract FILE -o DIR --all [...]
+            pcextract FILE -o OUT --salvage [--holes skip|zero] [--map FILE]
+                      [--manifest-from I] [...]
+            pcextract FILE --list [--slot I | --step S] [--tensor GLOB]... [--json]
             """,
         discussion: """
             OUT appears under its name only when it is complete, verified and durable. "-" is \
@@ -23,8 +23,8 @@ struct ExtractCommand: ToolCommand {
             next older one is taken instead: standard error says so, and the exit status is 4 \
             although OUT was written.
 
-            Exit status: 0 done, 4 damage was found, 8 it failed or there is no such checkpoint, \
-            16 usage, 32 cancelled.
+            Exit status: 0 done, 4 damage was found or something is missing, 8 it failed or there \
+            is no such checkpoint, 16 usage, 32 cancelled.
             """,
         version: Tool.version)
 
@@ -39,12 +39,15 @@ struct ExtractCommand: ToolCommand {
 
     @OptionGroup var choice: CheckpointChoice
 
+    @Flag(help: "Write every checkpoint, each to a file of its own in the directory OUT.")
+    var all = false
+
     @Option(
         help: ArgumentHelp(
-            "safetensors: a .safetensors file. raw: the payload's bytes, or with --tensor the "
-                + "tensors' bytes one after another.",
-            valueName: "safetensors|raw"))
-    var format = Format.safetensors
+            "safetensors, raw (the payload's bytes, or the tensors' one after another), npz for "
+                + "NumPy, pt for torch.load; default: by the suffix of OUT, else safetensors.",
+            valueName: "format"))
+    var format: OutputFormat?
 
     @Option(
         name: .customLong("tensor"), parsing: .singleValue,
@@ -53,149 +56,122 @@ struct ExtractCommand: ToolCommand {
             valueName: "glob"))
     var patterns: [String] = []
 
+    @Option(
+        name: .customLong("exclude"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "No tensor whose name fits this pattern; may be repeated.", valueName: "glob"))
+    var exclusions: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "Cut into files of at most this many bytes of tensors, with an index beside them.",
+            valueName: "size"))
+    var shardSize: ByteSize?
+
+    @Flag(help: "pt: the tensors by name, not the state nested as it was saved.")
+    var flat = false
+
+    @Flag(help: "Write what is left of a damaged checkpoint, and a map of its holes.")
+    var salvage = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Tensors with holes: skip leaves them out (default), zero fills their holes.",
+            valueName: "skip|zero"))
+    var holes: HoleTreatment?
+
+    @Option(
+        help: ArgumentHelp(
+            "Where the map of the holes goes (default: OUT.holes.json).", valueName: "file"),
+        completion: .file())
+    var map: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "When the names of the tensors are lost, take those of the checkpoint in this slot.",
+            valueName: "index"))
+    var manifestFrom: UInt32?
+
     @Flag(help: "List the checkpoints of FILE and the tensors of the chosen one; write nothing.")
     var list = false
+
+    @Flag(help: "Print JSON for programs.")
+    var json = false
 
     @Flag(name: .shortAndLong, help: "Say nothing when all goes well.")
     var quiet = false
 
+    var filter: TensorFilter { TensorFilter(patterns: patterns, exclusions: exclusions) }
+
+    func request(path: String) -> OutputPlan.Request {
+        OutputPlan.Request(
+            format: chosenFormat, path: path, choice: filter, isFlat: flat,
+            shardByteCount: shardSize?.byteCount)
+    }
+
+    /// A directory's name says nothing of what is written into it.
+    var chosenFormat: OutputFormat {
+        format ?? (all ? nil : output.flatMap(OutputFormat.init(suffixOf:))) ?? .safetensors
+    }
+
     func validate() throws {
-        if !list && output == nil {
+        if list {
+            if output != nil { throw ValidationError("--list writes nothing; leave -o out") }
+            if all || salvage {
+                throw ValidationError("--list shows; leave --all and --salvage out")
+            }
+            return
+        }
+        guard let output else {
             throw ValidationError("say where to write with -o OUT, or use --list")
         }
-        if list && output != nil {
-            throw ValidationError("--list writes nothing; leave -o out")
+        if all && choice.isPinned {
+            throw ValidationError("--all takes every checkpoint; leave --slot and --step out")
         }
+        if output == "-" {
+            if all { throw ValidationError("--all needs a directory; standard output is none") }
+            if json { throw ValidationError("--json goes to standard output, so OUT cannot") }
+            if shardSize != nil {
+                throw ValidationError("--shard-size makes several files; standard output is one")
+            }
+            if salvage && map == nil {
+                throw ValidationError("say with --map FILE where the map of the holes goes")
+            }
+        }
+        if !salvage && (holes != nil || map != nil || manifestFrom != nil) {
+            throw ValidationError("--holes, --map and --manifest-from go with --salvage")
+        }
+        if all && map != nil { throw ValidationError("with --all each file has a map of its own") }
+        if all && manifestFrom != nil {
+            throw ValidationError("--manifest-from goes with one checkpoint; leave --all out")
+        }
+        try validateFormat()
+    }
+
+    private func validateFormat() throws {
+        if let shardSize {
+            guard chosenFormat.hasShards else {
+                throw ValidationError("--shard-size goes with --format safetensors or pt")
+            }
+            guard shardSize.byteCount > 0 else {
+                throw ValidationError("--shard-size must be at least 1")
+            }
+        }
+        if flat && chosenFormat != .pt { throw ValidationError("--flat goes with --format pt") }
     }
 
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: file)
-        if list { return try listContent(inspection) }
-        let target = try ExtractionTarget(output ?? "-", source: file)
-        var damage = sayWhatIsLost(inspection)
-        let (candidate, content) = try newestThatWorks(inspection, isDamaged: &damage) {
-            selected throws(CheckpointError) -> ExtractedContent? in
-            let content = try ExtractedContent(selected, format: format, patterns: patterns)
-            return try target.write(content, from: selected) ? content : nil
-        }
-        if let content, !quiet { report(candidate, content, target) }
-        return damage ? .uncorrected : .clean
-    }
-
-    /// Says when the newest durable checkpoint is too damaged to be tried at all.
-    private func sayWhatIsLost(_ inspection: Inspection) -> Bool {
-        guard !choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
-            let next = inspection.decision.candidates.first
-        else { return false }
-        let why = loss.report.detail.map { ": \($0)" } ?? ""
-        Output.diagnostics.line(
-            """
-            \("pcextract:", .yellow) step \(loss.anchor.step), the newest durable checkpoint, is \
-            lost: slot \(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back \
-            to step \(next.step) in slot \(next.slot)
-            """)
-        return true
-    }
-
-    /// Gives the newest checkpoint that fits to `use`, then the next one when it is damaged and
-    /// was not asked for by name.
-    private func newestThatWorks<Value>(
-        _ first: Inspection, isDamaged: inout Bool,
-        _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
-    ) throws(CheckpointError) -> (Candidate, Value) {
-        var inspection = first
-        var rejected: CheckpointError?
-        var retryCount = 0
-        var remaining = inspection.decision.candidates.filter(choice.accepts)
-        while let candidate = remaining.first {
-            remaining.removeFirst()
-            let reader = CheckpointReader(
-                storage: inspection.storage, decision: inspection.decision)
-            do throws(CheckpointError) {
-                let selected = try reader.select(candidate)
-                defer { selected.close() }
-                return (candidate, try use(selected))
-            } catch {
-                if error.code == .busy, retryCount < 16 {
-                    // A writer took the slot: there is something newer by now.
-                    retryCount += 1
-                    inspection = try Inspection(path: file)
-                    remaining = inspection.decision.candidates.filter(choice.accepts)
-                    continue
-                }
-                guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
-                if choice.isPinned { throw error }
-                isDamaged = true
-                rejected = error
-                sayFallingBack(from: candidate, error, to: remaining.first)
+        if list {
+            let listing = try ExtractListing(inspection, choice, filter)
+            if json {
+                Output.standard.write(listing.json().bytes)
+            } else {
+                listing.show(on: .standard)
             }
+            return inspection.status
         }
-        if rejected != nil {
-            throw CheckpointError(
-                .corrupt, "\(file): every checkpoint is damaged; run pcfsck --verify full \(file)")
-        }
-        throw choice.missing(inspection)
-    }
-
-    private func sayFallingBack(
-        from candidate: Candidate, _ error: CheckpointError, to next: Candidate?
-    ) {
-        let output = Output.diagnostics
-        output.line("\("pcextract:", .yellow) \(error.message)")
-        if let next {
-            output.line(
-                """
-                \("pcextract:", .yellow) step \(candidate.step) is damaged; falling back to step \
-                \(next.step) in slot \(next.slot)
-                """)
-        }
-    }
-
-    private func report(
-        _ candidate: Candidate, _ content: ExtractedContent, _ target: ExtractionTarget
-    ) {
-        let tensors =
-            content.tensors.map { " with \(Quantity.plural($0.count, "tensor"))" } ?? ""
-        Output.diagnostics.line(
-            """
-            step \(candidate.step) from slot \(candidate.slot): \
-            \(Quantity.bytes(content.byteCount))\(tensors), every digest verified, written to \
-            \(target.name)
-            """)
-    }
-
-    private func listContent(_ inspection: Inspection) throws(CheckpointError) -> ExitStatus {
-        let output = Output.standard
-        var table = TableLayout([
-            .right("step"), .right("slot"), .right("sequence"), .left("kind"), .right("payload"),
-            .right("age"),
-        ])
-        for candidate in inspection.decision.candidates {
-            let header = candidate.header
-            table.add([
-                "\(candidate.step)", "\(candidate.slot)", "\(candidate.sequence)",
-                "\(candidate.kind.rawValue)", "\(Quantity.bytes(header.payloadByteCount))",
-                "\(Quantity.age(of: header.completedTime, now: inspection.now))",
-            ])
-        }
-        let candidate = try choice.newest(of: inspection)
-        output.line("\("checkpoints", .bold), in the order in which they are tried")
-        table.lines(width: output.columnCount).forEach(output.line)
-        if candidate.header.payloadKind == .safetensors {
-            let reader = CheckpointReader(
-                storage: inspection.storage, decision: inspection.decision)
-            let selected = try reader.select(candidate)
-            defer { selected.close() }
-            let manifest = try Manifest.read(selected)
-            output.line()
-            TensorScreen.lines(
-                candidate, Manifest.select(patterns, from: manifest), metadata: [],
-                width: output.columnCount
-            ).forEach(output.line)
-        } else {
-            output.line()
-            output.line("slot \(candidate.slot) holds opaque bytes; use --format raw")
-        }
-        return inspection.status
+        let extraction = Extraction(command: self, inspection: inspection, output: output ?? "-")
+        return all ? try extraction.all() : try extraction.one()
     }
 }

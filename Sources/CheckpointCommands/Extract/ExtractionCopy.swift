@@ -1,44 +1,87 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 
-#if canImport(Glibc)
-    internal import Glibc
-#endif
-
-/// Copies parts of a checkpoint to a sink; every byte was verified before it is written.
-struct ExtractionCopy {
-    /// Ranges that are not the whole payload are read in pieces of this size.
-    private static let pieceByteCount: UInt64 = 16 << 20
-
-    let content: ExtractedContent
+/// Copies the parts of a checkpoint that a file holds; every byte was verified before it is
+/// written.
+struct ExtractionCopy: Sendable {
+    let file: OutputFile
     /// What the progress bar says.
     let title: String
+    /// Chunks that are not read; where their bytes belong the file has zeros. nil when nothing is
+    /// known to be damaged, so that the payload's digest must come out right.
+    let holes: Set<Int>?
 
-    /// - Parameter sink: nil to verify only.
-    func run(_ selected: SelectedCheckpoint, _ sink: DescriptorSink?) throws(CheckpointError) {
-        let progress = ProgressBar(
-            "\(title) step \(selected.candidate.step)", total: content.byteCount)
-        defer { progress.finish() }
-        if content.isWholePayload {
-            try copyWhole(selected, sink, progress)
-        } else {
-            try copyRanges(selected, sink, progress)
-        }
+    private struct Slice {
+        let part: OutputFile.Part
+        let range: Range<UInt64>
     }
 
-    /// Every chunk in order, and the digest of the whole payload at the end.
-    private func copyWhole(
-        _ selected: SelectedCheckpoint, _ sink: DescriptorSink?, _ progress: ProgressBar
-    ) throws(CheckpointError) {
+    /// The parts that come from the payload, in the payload's order.
+    private let slices: [Slice]
+
+    init(_ file: OutputFile, title: String, holes: Set<Int>? = nil) {
+        self.file = file
+        self.title = title
+        self.holes = holes
+        slices = file.parts.compactMap { part in
+            guard case .payload(let range) = part.source else { return nil }
+            return Slice(part: part, range: range)
+        }.sorted { $0.range.lowerBound < $1.range.lowerBound }
+    }
+
+    // MARK: At offsets
+
+    private struct Progress {
+        var ledger = ChecksumLedger()
+        var byteCount: UInt64 = 0
+        var digest: TreeDigest
+    }
+
+    /// Reads by several threads and writes each chunk's bytes where they belong.
+    ///
+    /// - Parameters:
+    ///   - sink: nil to verify only.
+    ///   - readsAll: read also the chunks that the file has nothing of. When every chunk is read,
+    ///     the payload's digest is verified at the end.
+    /// - Returns: the checksums of the members of an archive.
+    func scatter(
+        _ selected: SelectedCheckpoint, to sink: DescriptorSink?, readsAll: Bool = false
+    ) throws(CheckpointError) -> [UInt32] {
         let header = selected.candidate.header
-        var digest = TreeDigest(byteCount: header.payloadByteCount)
-        try selected.forEachChunk { _, offset, bytes throws(CheckpointError) in
-            try Interruption.check()
-            digest.setLeaves(TreeDigest.leaves(of: bytes), at: offset)
-            try sink?.write(bytes)
-            progress.update(offset + UInt64(bytes.byteCount))
+        let wanted = readsAll ? Array(0..<header.chunkCount) : file.chunks(of: header)
+        let chunks = wanted.filter { holes?.contains($0) != true }
+        let isWhole = holes == nil && chunks.count == header.chunkCount
+        let state = Monitor(Progress(digest: TreeDigest(byteCount: header.payloadByteCount)))
+        let total = chunks.reduce(UInt64(0)) {
+            $0 + UInt64(selected.candidate.table.entries[$1].rawByteCount)
         }
-        let found = digest.finish()
+        let bar = ProgressBar("\(title) step \(selected.candidate.step)", total: total)
+        defer { bar.finish() }
+        try writeLiterals(to: sink, state)
+        try selected.scanChunks(chunks) { _, offset, bytes throws(CheckpointError) in
+            try Interruption.check()
+            try write(bytes, payloadOffset: offset, to: sink, state)
+            let leaves = isWhole ? TreeDigest.leaves(of: bytes) : []
+            let done = state.withLock { state in
+                if isWhole { state.digest.setLeaves(leaves, at: offset) }
+                state.byteCount += UInt64(bytes.byteCount)
+                return state.byteCount
+            }
+            bar.update(done)
+        } damaged: { damage throws(CheckpointError) in
+            throw selected.error(damage)
+        }
+        if isWhole { try checkDigest(state.withLock { $0.digest.finish() }, header) }
+        guard let archive = file.archive else { return [] }
+        let checksums = state.withLock { $0.ledger }.checksums(of: archive)
+        if let sink { try seal(archive, checksums, sink) }
+        return checksums
+    }
+
+    private func checkDigest(
+        _ found: Digest, _ header: SlotHeader
+    ) throws(CheckpointError) {
         guard found == header.logicalDigest else {
             throw CheckpointError(
                 .corrupt,
@@ -47,90 +90,185 @@ struct ExtractionCopy {
         }
     }
 
-    private func copyRanges(
-        _ selected: SelectedCheckpoint, _ sink: DescriptorSink?, _ progress: ProgressBar
+    private func writeLiterals(
+        to sink: DescriptorSink?, _ state: Monitor<Progress>
     ) throws(CheckpointError) {
-        try sink?.write(content.head)
-        var done = UInt64(content.head.count)
-        for range in content.ranges {
-            var start = range.lowerBound
-            while start < range.upperBound {
-                try Interruption.check()
-                let end = min(start + Self.pieceByteCount, range.upperBound)
-                try sink?.write(try selected.readBytes(start..<end))
-                done += end - start
-                progress.update(done)
-                start = end
-            }
+        for part in file.parts {
+            guard case .literal(let bytes) = part.source else { continue }
+            try sink?.write(bytes, at: part.offset)
+            note(part, part.offset, bytes.count, state) { CRC32.of(bytes) }
         }
     }
-}
 
-/// A file descriptor that is written from start to end.
-final class DescriptorSink {
-    private let descriptor: Int32
-    private let isOwned: Bool
-    private let name: String
-
-    /// Standard output, which stays open.
-    init(_ descriptor: Int32, name: String) {
-        self.descriptor = descriptor
-        self.name = name
-        isOwned = false
+    private func write(
+        _ bytes: RawSpan, payloadOffset: UInt64, to sink: DescriptorSink?,
+        _ state: Monitor<Progress>
+    ) throws(CheckpointError) {
+        let end = payloadOffset + UInt64(bytes.byteCount)
+        for slice in Self.overlapping(slices[...], payloadOffset..<end) {
+            let shared = slice.range.clamped(to: payloadOffset..<end)
+            let start = Int(shared.lowerBound - payloadOffset)
+            let piece = bytes.extracting(start..<start + shared.count)
+            let offset = slice.part.offset + (shared.lowerBound - slice.range.lowerBound)
+            try sink?.write(piece, at: offset)
+            note(slice.part, offset, piece.byteCount, state) { CRC32.of(piece) }
+        }
     }
 
-    /// open(2) for writing.
-    init(opening path: String, name: String) throws(CheckpointError) {
-        self.name = name
-        // Safe: the path is passed as a C string.
-        descriptor = unsafe open(path, O_WRONLY | O_CLOEXEC)
-        isOwned = descriptor >= 0
-        if descriptor < 0 { throw failure(errno) }
+    private func note(
+        _ part: OutputFile.Part, _ offset: UInt64, _ byteCount: Int, _ state: Monitor<Progress>,
+        _ checksum: () -> UInt32
+    ) {
+        guard let member = part.member else { return }
+        let found = checksum()
+        state.withLock {
+            $0.ledger.add(
+                member: member, offset: offset, byteCount: UInt64(byteCount), checksum: found)
+        }
     }
 
-    deinit { if isOwned { close(descriptor) } }
-
-    private func failure(_ errorNumber: Int32) -> CheckpointError {
-        CheckpointError(
-            .outputFailed, "\(name): \(SystemMessage.text(errorNumber))",
-            osErrorNumber: errorNumber)
-    }
-
-    func write(_ bytes: [UInt8]) throws(CheckpointError) {
-        // Safe: the array outlives the closure.
-        let result = unsafe bytes.withUnsafeBytes { buffer in
-            Result { () throws(CheckpointError) in
-                // Safe: the buffer outlives the closure.
-                try write(unsafe RawSpan(_unsafeBytes: buffer))
+    /// Those of `slices`, which do not overlap each other, that overlap `range`.
+    private static func overlapping(
+        _ slices: ArraySlice<Slice>, _ range: Range<UInt64>
+    ) -> ArraySlice<Slice> {
+        var (low, high) = (slices.startIndex, slices.endIndex)
+        while low < high {
+            let middle = (low + high) / 2
+            if slices[middle].range.upperBound <= range.lowerBound {
+                low = middle + 1
+            } else {
+                high = middle
             }
         }
-        try result.get()
+        return slices[low...].prefix { $0.range.lowerBound < range.upperBound }
     }
 
-    /// Writes all of `bytes`.
+    /// Fills in what was not known before the data was read.
+    private func seal(
+        _ archive: ZipLayout, _ checksums: [UInt32], _ sink: DescriptorSink
+    ) throws(CheckpointError) {
+        for (member, checksum) in zip(archive.members, checksums) {
+            var bytes: [UInt8] = []
+            bytes.appendLittleEndian(checksum)
+            try sink.write(bytes, at: member.checksumOffset)
+        }
+        try sink.write(archive.directory(checksums: checksums), at: archive.end)
+    }
+
+    // MARK: From start to end
+
+    /// Writes the file from start to end.
     ///
-    /// - Throws: `readerGone` when a pipe was closed at the other end, else `outputFailed`.
-    func write(_ bytes: RawSpan) throws(CheckpointError) {
-        var done = 0
-        while done < bytes.byteCount {
-            // Safe: the range lies in the span, which outlives the call.
-            let count = unsafe bytes.withUnsafeBytes { buffer in
-                unsafe Glibc.write(
-                    descriptor, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done)
+    /// - Parameter checksums: of the members of an archive, as `scatter` returns them.
+    func stream(
+        _ selected: SelectedCheckpoint, checksums: [UInt32], to sink: DescriptorSink
+    ) throws(CheckpointError) {
+        let header = selected.candidate.header
+        let bar = ProgressBar(
+            "\(title) step \(selected.candidate.step)", total: file.contentByteCount)
+        defer { bar.finish() }
+        var writer = StreamWriter(file, checksums, sink)
+        for run in runs() {
+            let size = UInt64(header.chunkByteCount)
+            let chunks = run.reduce(into: Set<Int>()) { chunks, slice in
+                let last = (slice.range.upperBound - 1) / size
+                chunks.formUnion(Int(slice.range.lowerBound / size)...Int(last))
             }
-            if count >= 0 {
-                done += count
-            } else if errno == EPIPE {
-                throw CheckpointError(.readerGone, "\(name): the reader closed the pipe")
-            } else if errno != EINTR {
-                throw failure(errno)
+            let intact = chunks.subtracting(holes ?? []).sorted()
+            try selected.forEachChunk(of: intact) { _, start, bytes throws(CheckpointError) in
+                try Interruption.check()
+                let end = start + UInt64(bytes.byteCount)
+                for slice in Self.overlapping(run, start..<end) {
+                    let shared = slice.range.clamped(to: start..<end)
+                    let first = Int(shared.lowerBound - start)
+                    let offset = slice.part.offset + (shared.lowerBound - slice.range.lowerBound)
+                    try writer.write(
+                        bytes.extracting(first..<first + shared.count), at: offset)
+                }
+                bar.update(writer.position)
             }
         }
+        try writer.finish()
+    }
+
+    /// The slices in the order of the file, cut wherever that goes back in the payload.
+    private func runs() -> [ArraySlice<Slice>] {
+        let ordered = slices.sorted { $0.part.offset < $1.part.offset }
+        var runs: [ArraySlice<Slice>] = []
+        var start = 0
+        for index in ordered.indices.dropFirst()
+        where ordered[index].range.lowerBound < ordered[index - 1].range.upperBound {
+            runs.append(ordered[start..<index])
+            start = index
+        }
+        if start < ordered.count { runs.append(ordered[start...]) }
+        return runs
     }
 }
 
-extension CheckpointError.Code {
-    /// The target cannot be written: another checkpoint would fare no better.
-    static let outputFailed = CheckpointError.Code(rawValue: -2)
-    static let readerGone = CheckpointError.Code(rawValue: -3)
+/// Writes a file's literal parts, and zeros for holes, between what comes from the payload.
+private struct StreamWriter {
+    private static let zeros = [UInt8](repeating: 0, count: 1 << 20)
+
+    private let file: OutputFile
+    private let checksums: [UInt32]
+    private let sink: DescriptorSink
+    private var part = 0
+    /// The literal parts that are local headers, by their offset.
+    private let members: [UInt64: Int]
+    private(set) var position: UInt64 = 0
+
+    init(_ file: OutputFile, _ checksums: [UInt32], _ sink: DescriptorSink) {
+        self.file = file
+        self.checksums = checksums
+        self.sink = sink
+        members = Dictionary(
+            uniqueKeysWithValues: (file.archive?.members ?? []).enumerated().map {
+                ($1.headerOffset, $0)
+            })
+    }
+
+    mutating func write(_ bytes: RawSpan, at offset: UInt64) throws(CheckpointError) {
+        try advance(to: offset)
+        try sink.write(bytes)
+        position += UInt64(bytes.byteCount)
+        passParts()
+    }
+
+    mutating func finish() throws(CheckpointError) {
+        try advance(to: file.contentByteCount)
+        if let archive = file.archive { try sink.write(archive.directory(checksums: checksums)) }
+    }
+
+    private mutating func passParts() {
+        while part < file.parts.count, file.parts[part].range.upperBound <= position { part += 1 }
+    }
+
+    private mutating func advance(to offset: UInt64) throws(CheckpointError) {
+        while position < offset {
+            let next = file.parts[part]
+            switch next.source {
+            case .literal(let bytes):
+                try sink.write(completed(bytes, at: next.offset))
+                position = next.range.upperBound
+            case .payload:
+                let rest = min(offset, next.range.upperBound) - position
+                let count = min(rest, UInt64(Self.zeros.count))
+                try sink.write(Array(Self.zeros.prefix(Int(count))))
+                position += count
+            }
+            passParts()
+        }
+    }
+
+    /// A local header gets its member's checksum.
+    private func completed(_ bytes: [UInt8], at offset: UInt64) -> [UInt8] {
+        guard let number = members[offset], let archive = file.archive else { return bytes }
+        var checksum: [UInt8] = []
+        checksum.appendLittleEndian(checksums[number])
+        let start = Int(archive.members[number].checksumOffset - offset)
+        var result = bytes
+        result.replaceSubrange(start..<start + checksum.count, with: checksum)
+        return result
+    }
 }

@@ -66,31 +66,61 @@ struct ExtractionTarget {
         return unsafe String(cString: resolved)
     }
 
+    /// The path of a file; nil for a stream.
+    var path: String? {
+        if case .file(let path) = kind { path } else { nil }
+    }
+
+    /// Writes the files of `plan`, or its one file to a stream.
+    ///
+    /// - Parameters:
+    ///   - documents: files that go with them, which appear first.
+    ///   - holes: chunks that are known to be damaged; nil when none may be.
     /// - Returns: false when the reader of a stream had enough before the end.
     /// - Throws: `corrupt` or `inputOutput` when the checkpoint cannot be read: then nothing was
     ///   written, unless it changed between verification and copy to a stream. `outputFailed` when
     ///   the target cannot be written.
     func write(
-        _ content: ExtractedContent, from selected: SelectedCheckpoint
+        _ plan: OutputPlan, from selected: SelectedCheckpoint, holes: Set<Int>? = nil,
+        documents: [(path: String, bytes: [UInt8])] = []
     ) throws(CheckpointError) -> Bool {
         switch kind {
-        case .file(let path):
+        case .file:
+            let file = plan.files.count == 1 ? plan.files.first : nil
+            let isWhole =
+                file?.chunks(of: selected.candidate.header).count
+                == selected.candidate.header.chunkCount
             // Nothing says that the chunks of an unanchored slot reached the medium, so a part
             // of it is good only when all of it is.
-            if selected.candidate.kind == .unanchored && !content.isWholePayload {
-                try ExtractionCopy(content: .whole(selected), title: "verifying").run(selected, nil)
+            if selected.candidate.kind == .unanchored && !isWhole && holes == nil {
+                try verify(selected)
             }
-            try writeFile(content, path, from: selected)
+            try writeFiles(plan, selected, holes, documents)
         case .stream(let sink):
-            try ExtractionCopy(content: .whole(selected), title: "verifying").run(selected, nil)
+            guard let file = plan.files.first, plan.files.count == 1 else {
+                throw CheckpointError(
+                    .invalidArgument, "a stream takes one file; give a name with -o OUT")
+            }
+            let checksums = try ExtractionCopy(file, title: "verifying", holes: holes)
+                .scatter(selected, to: nil, readsAll: true)
+            let staged = try documents.map { document throws(CheckpointError) in
+                try StagedFile(document.path, bytes: document.bytes)
+            }
+            for document in staged { try document.publish() }
             do throws(CheckpointError) {
-                try ExtractionCopy(content: content, title: "writing").run(selected, sink)
+                try ExtractionCopy(file, title: "writing", holes: holes)
+                    .stream(selected, checksums: checksums, to: sink)
             } catch {
                 if error.code != .readerGone { throw streamFailure(error) }
                 return false
             }
         }
         return true
+    }
+
+    private func verify(_ selected: SelectedCheckpoint) throws(CheckpointError) {
+        _ = try ExtractionCopy(OutputFile(path: name), title: "verifying")
+            .scatter(selected, to: nil, readsAll: true)
     }
 
     /// What was written to a stream cannot be taken back: another checkpoint must not follow it.
@@ -102,26 +132,61 @@ struct ExtractionTarget {
                 + error.message)
     }
 
-    private func writeFile(
-        _ content: ExtractedContent, _ path: String, from selected: SelectedCheckpoint
+    /// All files are complete under temporary names before the first appears; the index, which
+    /// loaders look for, is the last.
+    private func writeFiles(
+        _ plan: OutputPlan, _ selected: SelectedCheckpoint, _ holes: Set<Int>?,
+        _ documents: [(path: String, bytes: [UInt8])]
     ) throws(CheckpointError) {
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(
-                beside: path, byteCount: content.byteCount, requiresReservation: false)
-        } catch {
-            throw outputFailure(error)
+        var staged = try documents.map { document throws(CheckpointError) in
+            try StagedFile(document.path, bytes: document.bytes)
         }
-        let sink = try DescriptorSink(opening: file.temporaryPath, name: path)
-        try ExtractionCopy(content: content, title: "extracting").run(selected, sink)
+        for (number, file) in plan.files.enumerated() {
+            let place = plan.files.count > 1 ? " \(number + 1) of \(plan.files.count) of" : ""
+            let new = try StagedFile(
+                file.path, byteCount: file.contentByteCount + file.directoryByteCount)
+            _ = try ExtractionCopy(file, title: "extracting\(place)", holes: holes)
+                .scatter(selected, to: new.sink)
+            staged.append(new)
+        }
+        if let index = plan.index {
+            staged.append(try StagedFile(index.path, bytes: index.bytes))
+        }
+        try Interruption.check()
+        for file in staged { try file.publish() }
+    }
+}
+
+/// A file that is written under a temporary name; dropped unpublished, it is removed.
+private final class StagedFile {
+    private var file: NewFile
+    let sink: DescriptorSink
+
+    init(_ path: String, byteCount: UInt64) throws(CheckpointError) {
+        do throws(StorageError) {
+            file = try NewFile(beside: path, byteCount: byteCount, requiresReservation: false)
+        } catch {
+            throw Self.outputFailure(error)
+        }
+        sink = try DescriptorSink(opening: file.temporaryPath, name: path)
+        try sink.setByteCount(byteCount)
+    }
+
+    convenience init(_ path: String, bytes: [UInt8]) throws(CheckpointError) {
+        try self.init(path, byteCount: UInt64(bytes.count))
+        try sink.write(bytes, at: 0)
+    }
+
+    /// Durable under its name.
+    func publish() throws(CheckpointError) {
         do throws(StorageError) {
             try file.publish(replacing: true)
         } catch {
-            throw outputFailure(error)
+            throw Self.outputFailure(error)
         }
     }
 
-    private func outputFailure(_ error: StorageError) -> CheckpointError {
+    private static func outputFailure(_ error: StorageError) -> CheckpointError {
         var failure = CheckpointError(error)
         failure.code = .outputFailed
         return failure

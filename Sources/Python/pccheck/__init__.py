@@ -4,7 +4,9 @@
 ``pccheck.Checkpointer`` stores any nest of plain values and arrays.
 """
 
+from ._comparing import Difference, ResumeReport, StateMismatch
 from ._engine import Outcome, SaveHandle
+from ._live import close_all
 from ._native import library_path
 from ._reader import CheckpointInfo
 from ._version import VERSION
@@ -17,11 +19,15 @@ __version__ = VERSION
 __all__ = [
     "Checkpointer",
     "CheckpointInfo",
+    "Difference",
     "Outcome",
     "RawTensor",
+    "ResumeReport",
     "SaveHandle",
+    "StateMismatch",
     "TorchValue",
     "checkpoints",
+    "close_all",
     "library_path",
     "load",
     "load_tensor",

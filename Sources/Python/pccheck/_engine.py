@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _native
+from ._debug import Watch
 from .errors import CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
@@ -23,6 +25,8 @@ log = logging.getLogger("pccheck")
 
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
+# Between two attempts to get a slot from a writer whose policy is not to wait for one.
+_BUSY_PAUSE_SECONDS = 0.005
 
 #: Registers memory, given its address and size in bytes; returns what undoes that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -60,12 +64,25 @@ class Outcome:
 class SaveHandle:
     """One checkpoint on its way. Dropping the handle does not stop the checkpoint."""
 
-    def __init__(self, ticket: c.c_void_p, step: int, owners: list[object]) -> None:
+    def __init__(
+        self,
+        ticket: c.c_void_p,
+        step: int,
+        owners: list[object],
+        watch: Watch | None = None,
+        reads_in_place: bool = True,
+        byte_count: int = 0,
+    ) -> None:
+        self._watch = watch
+        #: False when all that it reads are copies, which nobody else can change.
+        self._reads_in_place = reads_in_place
         self._library = _native.library()
         self._ticket = ticket
         self._process = os.getpid()
         self._owners = owners
         self._is_noticed = False
+        self._is_told = False
+        self._byte_count = byte_count
         #: The step that was saved.
         self.step = step
         #: The checkpoint's number in the file, strictly increasing; 0 when skipped.
@@ -96,7 +113,7 @@ class SaveHandle:
         after ``timeout`` seconds.
         """
         self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
-        self._owners.clear()
+        self._release()
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Returns when the checkpoint is durable, was superseded by a newer one, or skipped.
@@ -109,9 +126,11 @@ class SaveHandle:
             raise
         except CheckpointError:
             self._is_noticed = True
-            self._owners.clear()
+            self._watch = None
+            self._release()
             raise
-        self._owners.clear()
+        self._release()
+        self._tell()
         kinds = {_native.SUPERSEDED: "superseded", _native.SKIPPED: "skipped"}
         return Outcome(
             kinds.get(status, "durable"),
@@ -131,6 +150,28 @@ class SaveHandle:
         except CheckpointError as error:
             return error
         return None
+
+    def _tell(self) -> None:
+        """One line in the log about a checkpoint that ended well."""
+        if self._is_told or self.state != "durable":
+            return
+        self._is_told = True
+        staged = self._library.pcc_ticket_staged_nanoseconds(self._ticket)
+        durable = self._library.pcc_ticket_durable_nanoseconds(self._ticket)
+        log.info(
+            "step %d: %.1f MB staged in %.1f ms, durable in %.1f ms, %.2f GB/s",
+            self.step, self._byte_count / 1e6, staged / 1e6, durable / 1e6,
+            self._byte_count / max(durable, 1),
+        )  # fmt: skip
+
+    def _release(self) -> None:
+        """Lets go of the memory, which was copied; in debug mode, of what did not change."""
+        watch, self._watch = self._watch, None
+        try:
+            if watch is not None:
+                watch.check()
+        finally:
+            self._owners.clear()
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -166,6 +207,10 @@ class SaveHandle:
         error = self.exception()
         self._is_noticed = True
         log.error("the checkpoint of step %d failed: %s", self.step, error)
+
+
+def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
+    return _native.TICKET_STATES[library.pcc_ticket_state(ticket)] == "skipped"
 
 
 def _seconds(nanoseconds: int) -> float | None:
@@ -232,24 +277,31 @@ class Engine:
         self._writer: c.c_void_p | None = c.c_void_p()
         self._table = TensorTable()
         self._outstanding: list[SaveHandle] = []
+        #: What callers of `wait_staged`, such as optimizers, waited.
+        self.staged_wait_nanoseconds = 0
         self.lock = threading.RLock()
-        error = _native.Error()
-        status = self._library.pcc_writer_open(
-            path, c.byref(options), c.byref(self._writer), c.byref(error)
-        )
-        _native.check(status, error)
         self._unpin: Callable[[], object] | None = None
-        if pin is not None:
-            try:
+        error = _native.Error()
+        try:
+            status = self._library.pcc_writer_open(
+                path, c.byref(options), c.byref(self._writer), c.byref(error)
+            )
+            _native.check(status, error)
+            if pin is not None:
                 self._unpin = pin(*self.pool())
-            except BaseException:
-                # Not opened after all: the file must not stay locked.
-                self.close()
-                raise
+        except BaseException:
+            # Not opened after all, or interrupted: the file must not stay locked.
+            self.close()
+            raise
         _engines.add(self)
         reason = self.stats()["backend_fallback_reason"]
         if reason is not None:
             log.warning("%s: took a slower back end: %s", os.fsdecode(path), reason)
+
+    def __del__(self) -> None:
+        # Interrupted before anybody knew of it. Everybody else closes it first.
+        if getattr(self, "_writer", None):
+            self.close()
 
     def pool(self) -> tuple[int, int]:
         """Address and size of the staging pool, which stays where it is until close."""
@@ -267,27 +319,53 @@ class Engine:
         metadata: dict[str, str],
         user_metadata: bytes | None,
         retry_busy_until: float | None,
+        urgent: bool = False,
+        watch: Watch | None = None,
     ) -> SaveHandle:
-        """Begins a checkpoint; while every slot is in flight, retries until the deadline."""
+        """Begins a checkpoint; while every slot is in flight, retries until the deadline.
+
+        An urgent one waits for a slot whatever the policy, and then goes before the others.
+        """
+        if urgent:
+            retry_busy_until = math.inf
         rows = metadata_array(metadata)
-        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), 0, user_metadata)
+        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), urgent, user_metadata)
         with self.lock:
             writer = self._open_writer()
             self.reap()
             address, count = self._table.fill(entries)
             ticket, error = c.c_void_p(), _native.Error()
-            while True:
-                status = self._library.pcc_writer_save(
-                    writer, step, address, count, rows, len(rows), c.byref(options),
-                    c.byref(ticket), c.byref(error),
-                )  # fmt: skip
-                is_busy = status in (_native.BUSY, _native.TIMEOUT)
-                if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
-                    continue
-                break
-            _native.check(status, error)
-            handle = SaveHandle(ticket, step, [entry.owner for entry in entries])
-            self._outstanding.append(handle)
+            owners = [entry.owner for entry in entries]
+            in_place = any(not entry.is_copy and entry.byte_count for entry in entries)
+            count_of_bytes = sum(entry.byte_count for entry in entries)
+            more = (watch, in_place, count_of_bytes)
+            handle: SaveHandle | None = None
+            try:
+                while True:
+                    status = self._library.pcc_writer_save(
+                        writer, step, address, count, rows, len(rows), c.byref(options),
+                        c.byref(ticket), c.byref(error),
+                    )  # fmt: skip
+                    is_busy = status in (_native.BUSY, _native.TIMEOUT)
+                    if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
+                        time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
+                        continue
+                    if urgent and status == _native.OK and _was_skipped(self._library, ticket):
+                        self._library.pcc_ticket_free(ticket)
+                        ticket = c.c_void_p()
+                        time.sleep(_BUSY_PAUSE_SECONDS)
+                        continue
+                    break
+                _native.check(status, error)
+                handle = SaveHandle(ticket, step, owners, *more)
+                self._outstanding.append(handle)
+            except BaseException:
+                # Interrupted once the writer had begun: it reads the memory, so somebody must
+                # keep it.
+                if ticket and handle not in self._outstanding:
+                    handle = handle or SaveHandle(ticket, step, owners, *more)
+                    self._outstanding.append(handle)
+                raise
             return handle
 
     def reap(self) -> None:
@@ -297,10 +375,11 @@ class Engine:
             for handle in self._outstanding:
                 state = handle.state
                 if state != "staging":
-                    handle._owners.clear()
+                    handle._release()
                 if state in ("staging", "staged"):
                     unfinished.append(handle)
                     continue
+                handle._tell()
                 handle._report_unnoticed_failure()
             self._outstanding = unfinished
 
@@ -308,9 +387,11 @@ class Engine:
         """Returns when no checkpoint reads the caller's memory any more."""
         if self._writer is None or os.getpid() != self._process:
             return
+        began = time.perf_counter_ns()
         for handle in list(self._outstanding):
-            if handle._owners:
+            if handle._reads_in_place and (handle._owners or handle._watch):
                 handle.wait_staged()
+        self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 
     def wait_finished(self) -> None:
         """Returns when every checkpoint has ended; failures are logged, not raised."""
@@ -347,7 +428,8 @@ class Engine:
             self._writer = None
             return
         with self.lock:
-            if self._writer is None:
+            if not self._writer:
+                self._writer = None
                 return
             self.wait_finished()
             unpin, self._unpin = self._unpin, None
@@ -361,6 +443,15 @@ class Engine:
             error = _native.Error()
             status = self._library.pcc_writer_close(writer, c.byref(error))
             _native.check(status, error)
+
+    def check_open(self) -> None:
+        """Raises ``Forked`` in a child, ``Closed`` after close."""
+        self._open_writer()
+
+    @property
+    def is_open(self) -> bool:
+        """True while this process may save with it."""
+        return self._writer is not None and os.getpid() == self._process
 
     def _open_writer(self) -> c.c_void_p:
         if os.getpid() != self._process:
@@ -380,3 +471,10 @@ def wait_staged_everywhere() -> None:
     """Returns when no checkpointer of this process reads its caller's memory any more."""
     for engine in list(_engines):
         engine.wait_staged()
+
+
+def wait_finished_everywhere() -> None:
+    """Returns when no checkpointer of this process has anything in flight."""
+    for engine in list(_engines):
+        if engine.is_open:
+            engine.wait_finished()

@@ -8,24 +8,28 @@ ever held twice.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of
+from ._stateful import fills_in_place, is_stateful
+from ._stored import StoredTensor
 from .errors import CheckpointError, StateFormatError
-from .state import Decoder, StoredTensor, array_type
+from .state import Decoder, array_type
 
 # Tells "nothing to fill" from a None in the caller's state.
 _NOTHING = object()
-_REFERENCES = ("$tensor", "$array")
+REFERENCES = ("$tensor", "$array", "$view")
 _LISTED_NAME_COUNT = 8
 
 
 @dataclass(frozen=True)
 class Place:
-    """Live memory that a stored tensor fits exactly."""
+    """Live memory for a stored tensor."""
 
     #: What decoding gives back.
     value: Any
@@ -34,6 +38,10 @@ class Place:
     address: int
     #: The decoder's key for `value`.
     key: object
+    #: Where the memory is not the stored bytes, what fills it from a buffer that holds them.
+    fill: Callable[[Any], None] | None = None
+    #: Bytes that are changed, from `address`; as many as are stored unless `fill` is given.
+    span: int = 0
 
 
 class ArrayMemory:
@@ -46,6 +54,10 @@ class ArrayMemory:
         memory = base[start : start + byte_count]
         return memory, memory.ctypes.data
 
+    def is_read(self, kind: str) -> bool:
+        """True when the bytes behind references of this kind are to be read at once."""
+        return True
+
     def decoder(self, tensors: dict[str, StoredTensor], made: dict[object, Any]) -> Decoder:
         """Builds the state from its document and the loaded tensors."""
         return Decoder(tensors, made)
@@ -54,12 +66,56 @@ class ArrayMemory:
         """The nest of live tensors of an object, whose state the document describes."""
         return target
 
+    def prepare(self, target: Any) -> None:
+        """Called before places are sought in a target that fits the document."""
+
+    # -- comparing
+
+    def compare_object(self, comparison: Comparison, node: Any, target: Any, name: str) -> Any:
+        """The part of a node that fits an object with a state of its own; None for no object."""
+        # What such an object makes of its state is its own affair.
+        return node if is_stateful(target) else None
+
+    def leaf(self, node: dict[str, Any], tensors: dict[str, StoredTensor]) -> Leaf | None:
+        """Type and shape of the array of a node; None when it is no array."""
+        tensor = tensors.get(node.get("$array", ""))
+        if tensor is None:
+            return None
+        dtype, shape = array_type(tensor, node.get("dtype"))
+        return Leaf(dtype.name, shape)
+
+    def live_leaf(self, target: Any) -> Leaf | None:
+        """Type and shape of a live array."""
+        if isinstance(target, np.ndarray):
+            return Leaf(target.dtype.name, target.shape)
+        return None
+
+    def keeps_values(self, saved: Leaf, live: Leaf) -> bool:
+        """True when a type needs no conversion that may lose something."""
+        return saved.dtype == live.dtype
+
+    def converts(self, saved: Leaf, live: Leaf) -> bool:
+        """True when values may be rounded to the live type where that was asked for."""
+        kinds = [np.dtype(leaf.dtype).kind for leaf in (saved, live)]
+        return kinds[0] == kinds[1] or set(kinds) <= {"i", "u"}
+
+    def fills_in_place(self, target: Any) -> bool:
+        """True when a loaded value goes into this object rather than in its place."""
+        return fills_in_place(target)
+
+    # -- in place
+
+    def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
+        """The node and the target inside of ones that wrap a tensor."""
+        return None
+
     def place(
-        self, kind: str, tag: str | None, tensor: StoredTensor, target: Any
+        self, node: dict[str, Any], kind: str, tensor: StoredTensor, target: Any
     ) -> Place | None:
         """The live memory to load a tensor into, when `target` fits it."""
         if kind != "$array" or type(target) is not np.ndarray:
             return None
+        tag = node.get("dtype")
         flags = target.flags
         if not (flags.c_contiguous and flags.writeable and flags.aligned):
             return None
@@ -80,13 +136,22 @@ class Loading:
         parts: list[str] | None = None,
         optional_parts: list[str] | None = None,
         tensor: str | None = None,
+        strict: bool | None = None,
     ) -> None:
-        """`parts` are the top-level keys to load, `tensor` the one tensor; default everything."""
+        """`parts` are the top-level keys to load, `tensor` the one tensor; default everything.
+
+        With `strict` the document is compared with `into` first. True refuses what differs, with
+        a report of all of it; False loads what fits.
+        """
         self.memory = memory
         self._into = into
         self._parts = parts
         self._optional_parts = optional_parts or []
         self._tensor = tensor
+        self._strict = strict
+        self._held_parts: list[str] = []
+        #: What the comparison found; None when nothing was compared.
+        self.report: ResumeReport | None = None
         #: True once something was loaded, or may have been, into the caller's memory.
         self.has_changed_targets = False
 
@@ -96,18 +161,36 @@ class Loading:
             return _reference_to(self._tensor, document)
         if self._parts is None or not isinstance(document, dict) or _tag(document):
             return document
+        self._held_parts = list(document)
         names = self._parts + [name for name in self._optional_parts if name in document]
+        if self._strict is not None:
+            return {name: document[name] for name in names if name in document}
         return {name: part_of(document, name) for name in names}
+
+    def compared(self, document: Any, tensors: dict[str, StoredTensor]) -> Any:
+        """The document without what does not fit; raises before anything is changed."""
+        if self._strict is None:
+            return document
+        self.report = ResumeReport(held_parts=self._held_parts)
+        if not isinstance(document, dict) or _tag(document):
+            raise CheckpointError(
+                "the checkpoint holds one value, not parts that have names; read it with load()"
+            )
+        with _broken_documents_told():
+            comparison = Comparison(self.memory, tensors, self.report)
+            kept = comparison.parts(document, self._into)
+        if self._strict and self.report.differs:
+            raise StateMismatch(self.report)
+        others = {name: document[name] for name in self._optional_parts if name in document}
+        return {**others, **kept}
 
     def places(self, document: Any, tensors: dict[str, StoredTensor]) -> dict[str, Place]:
         """By name, the tensors that go into live memory."""
         if self._into is _NOTHING:
             return {}
         matching = _Matching(self.memory, tensors)
-        try:
+        with _broken_documents_told():
             matching.match(document, self._into)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise StateFormatError(f"the state document is broken: {error}") from error
         return matching.places
 
     def explain(self, failure: Exception) -> None:
@@ -119,6 +202,16 @@ class Loading:
             )
 
 
+@contextmanager
+def _broken_documents_told() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise StateFormatError(f"the state document is broken: {error}") from error
+
+
 class _Matching:
     """Walks a state document and the live state side by side."""
 
@@ -126,13 +219,13 @@ class _Matching:
         self.places: dict[str, Place] = {}
         self._memory = memory
         self._tensors = tensors
-        self._decoder = Decoder({})
         # Ends and starts of the memory given away, sorted: two tensors must not share a byte.
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def match(self, node: Any, target: Any) -> None:
         """Finds places for the tensors below a node."""
+        self._memory.prepare(target)
         target = self._memory.state_of(target)
         if isinstance(node, list):
             if isinstance(target, list):
@@ -142,29 +235,26 @@ class _Matching:
         if not isinstance(node, dict):
             return
         tag = _tag(node)
-        if tag in _REFERENCES:
+        if tag in REFERENCES:
             self._place(tag, node, target)
         elif tag == "$tuple":
             if isinstance(target, tuple):
                 self.match(node[tag], list(target))
-        elif tag in ("", "$dict", "$ordered", "$counter") and isinstance(target, dict):
-            for key, child in self._items(node[tag] if tag else node):
+        elif isinstance(target, dict):
+            for _, key, child in items_of(node) or []:
                 if key in target:
                     self.match(child, target[key])
-
-    def _items(self, content: Any) -> Iterator[tuple[Any, Any]]:
-        if isinstance(content, dict):
-            yield from content.items()
         else:
-            for key, item in content:
-                yield self._decoder.decode(key), item
+            inside = self._memory.unwrapped(node, target)
+            if inside is not None:
+                self.match(*inside)
 
     def _place(self, kind: str, node: dict[str, Any], target: Any) -> None:
         tensor = self._tensors.get(node[kind])
         if tensor is None or tensor.name in self.places or not tensor.byte_count:
             return
-        place = self._memory.place(kind, node.get("dtype"), tensor, target)
-        if place is not None and self._claim(place.address, tensor.byte_count):
+        place = self._memory.place(node, kind, tensor, target)
+        if place is not None and self._claim(place.address, place.span or tensor.byte_count):
             self.places[tensor.name] = place
 
     def _claim(self, start: int, byte_count: int) -> bool:
@@ -192,7 +282,7 @@ def references(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         elif isinstance(node, dict):
             tag = _tag(node)
             content = node.get(tag)
-            if tag in _REFERENCES and isinstance(content, str):
+            if tag in REFERENCES and isinstance(content, str):
                 yield content, node
             elif tag in ("$bytes", "$bytearray"):
                 if isinstance(content, dict) and isinstance(content.get("tensor"), str):

@@ -113,7 +113,7 @@ class SaveOptions(c.Structure):
 
     _fields_ = [
         ("struct_size", c.c_uint32),
-        ("reserved", c.c_uint32),
+        ("is_urgent", c.c_uint32),
         ("user_metadata", c.c_char_p),
     ]
 

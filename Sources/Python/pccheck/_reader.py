@@ -5,17 +5,30 @@ from __future__ import annotations
 import ctypes as c
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from . import _native
-from ._loading import Loading, Place, references
-from .errors import NoCheckpoint, StateFormatError
-from .state import DOCUMENT_KEY, STORED_ITEM_SIZE, StoredTensor, parse_document
+from ._loading import ArrayMemory, Loading, Place, references
+from ._stored import STORED_ITEM_SIZE, StoredTensor
+from .errors import Forked, NoCheckpoint, StateFormatError
+from .state import DOCUMENT_KEY, parse_document
 
 # A live writer may reuse a slot between listing and selecting; then the list is read anew.
 _SELECT_ATTEMPT_COUNT = 5
+# What tensors share that cannot be read straight into their place.
+_BUFFER_BYTE_COUNT = 64 << 20
+_ALIGNMENT = 64
+# A tensor that is read into a buffer, and what takes it from there.
+_Filling: TypeAlias = tuple[StoredTensor, Callable[[Any], None]]
+_Batch: TypeAlias = Sequence[_Filling]
+# pcc_destination as a row of a NumPy array.
+_DESTINATION_ROW = np.dtype([("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8")])
+assert c.sizeof(_native.Destination) == _DESTINATION_ROW.itemsize
 
 
 @dataclass(frozen=True)
@@ -131,35 +144,71 @@ class Reader:
                 document = parse_document(metadata[DOCUMENT_KEY])
             document = loading.selected(document)
             tensors = _stored_tensors(manifest, document)
+            compared = loading.compared(document, tensors)
+            if compared is not document:
+                document = compared
+                tensors = _stored_tensors(manifest, document)
+            for tensor in tensors.values():
+                tensor.payload_offset = data_offset + manifest[tensor.name]["data_offsets"][0]
             places = loading.places(document, tensors)
-            self._fill(loading, tensors, places, manifest, data_offset)
+            self._fill(loading, _read_at_once(loading.memory, document, tensors), places)
             made = {place.key: place.value for place in places.values()}
             return loading.memory.decoder(tensors, made).decode(document)
         except RecursionError:
             raise StateFormatError("the state document is nested too deeply") from None
 
     def _fill(
-        self,
-        loading: Loading,
-        tensors: dict[str, StoredTensor],
-        places: dict[str, Place],
-        manifest: dict[str, Any],
-        data_offset: int,
+        self, loading: Loading, tensors: Sequence[StoredTensor], places: dict[str, Place]
     ) -> None:
         """Reads the tensors, each into its place or into fresh memory."""
-        rows = (_native.Destination * len(tensors))()
-        for row, tensor in zip(rows, tensors.values(), strict=True):
+        loading.has_changed_targets = loading.has_changed_targets or bool(places)
+        rows, indirect = [], []
+        for tensor in tensors:
             place = places.get(tensor.name)
             if place is None:
                 tensor.memory, address = loading.memory.allocate(tensor.byte_count)
-            else:
+            elif place.fill is None:
                 tensor.memory, address = place.memory, place.address
-            row.payload_offset = data_offset + manifest[tensor.name]["data_offsets"][0]
-            row.byte_count = tensor.byte_count
-            row.data = address if tensor.byte_count else None
-        loading.has_changed_targets = loading.has_changed_targets or bool(places)
+            else:
+                indirect.append((tensor, place.fill))
+                continue
+            rows.append((tensor.payload_offset, tensor.byte_count, address))
+        self.read(rows)
+        for batch in _batches(indirect):
+            self._fill_from_buffer(loading.memory, batch)
+
+    def _fill_from_buffer(
+        self, memory: ArrayMemory, batch: _Batch
+    ) -> None:
+        """Tensors whose live memory is not the stored bytes: cast, strided, or on a device."""
+        starts, end = [], 0
+        for tensor, _ in batch:
+            starts.append(end)
+            end += -(-tensor.byte_count // _ALIGNMENT) * _ALIGNMENT
+        buffer, address = memory.allocate(end)
+        self.read(
+            [
+                (tensor.payload_offset, tensor.byte_count, address + start)
+                for (tensor, _), start in zip(batch, starts, strict=True)
+            ]
+        )
+        for (tensor, fill), start in zip(batch, starts, strict=True):
+            fill(buffer[start : start + tensor.byte_count])
+
+    def read(self, parts: Sequence[tuple[int, int, int]]) -> None:
+        """Reads verified parts of the payload, given by offset, size, and where they go."""
+        if not parts:
+            return
+        if os.getpid() != self._process:
+            raise Forked("this reader belongs to the parent process; load anew in the child")
+        rows = np.zeros(len(parts), _DESTINATION_ROW)
+        offsets, counts, addresses = zip(*parts, strict=True)
+        rows["payload_offset"], rows["byte_count"], rows["data"] = offsets, counts, addresses
+        rows["data"][rows["byte_count"] == 0] = 0
         error = _native.Error()
-        status = self._library.pcc_reader_load(self._reader, rows, len(rows), c.byref(error))
+        status = self._library.pcc_reader_load(
+            self._reader, rows.ctypes.data, len(rows), c.byref(error)
+        )
         _native.check(status, error)
 
     def _manifest(self) -> tuple[dict[str, Any], int]:
@@ -172,6 +221,32 @@ class Reader:
         if not isinstance(manifest, dict):
             raise StateFormatError("the manifest is not a JSON object")
         return manifest, offset.value
+
+
+def _read_at_once(
+    memory: ArrayMemory, document: Any, tensors: dict[str, StoredTensor]
+) -> list[StoredTensor]:
+    """The tensors that are to be read now, in the order of the file."""
+    names = {
+        name for name, node in references(document) if memory.is_read(next(iter(node)))
+    }
+    return [tensor for tensor in tensors.values() if tensor.name in names]
+
+
+def _batches(
+    items: _Batch,
+) -> Iterator[_Batch]:
+    """Runs of tensors that take one buffer of bounded size, or one tensor that is larger."""
+    batch: list[_Filling] = []
+    byte_count = 0
+    for tensor, fill in items:
+        if batch and byte_count + tensor.byte_count > _BUFFER_BYTE_COUNT:
+            yield batch
+            batch, byte_count = [], 0
+        batch.append((tensor, fill))
+        byte_count += tensor.byte_count
+    if batch:
+        yield batch
 
 
 def _stored_tensors(manifest: dict[str, Any], document: Any) -> dict[str, StoredTensor]:

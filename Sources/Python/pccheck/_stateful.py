@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,12 @@ _MISSING = object()
 
 def is_stateful(value: object) -> bool:
     """True for objects that give and take their own state."""
-    kind = type(value)
+    kind: Any = type(value)
+    return _is_stateful_type(kind)
+
+
+@functools.lru_cache(maxsize=512)
+def _is_stateful_type(kind: type) -> bool:
     return callable(getattr(kind, "state_dict", None)) and callable(
         getattr(kind, "load_state_dict", None)
     )
@@ -45,8 +51,25 @@ def collect(value: Any) -> Any:
     return value
 
 
+def fills_in_place(target: object, kinds: tuple[type, ...] = (np.ndarray,)) -> bool:
+    """True when a loaded value goes into this object, or into one in it."""
+    if isinstance(target, (dict, list, tuple)):
+        items = target.values() if isinstance(target, dict) else target
+        return any(fills_in_place(item, kinds) for item in items)
+    return isinstance(target, kinds) or is_stateful(target)
+
+
 class Restorer:
     """Puts loaded state into live objects; what cannot be changed in place is an error."""
+
+    #: What is filled, beside objects with a state of their own.
+    filled_types: tuple[type, ...] = (np.ndarray,)
+
+    def restore_parts(self, targets: dict[str, Any], loaded: dict[str, Any]) -> None:
+        """Gives each part what was loaded for it."""
+        for name, target in targets.items():
+            if name in loaded:
+                self.restore(name, target, loaded[name])
 
     def restore(self, name: str, target: Any, value: Any) -> None:
         """Gives `target` the state `value`."""
@@ -81,11 +104,7 @@ class Restorer:
             raise CheckpointError(
                 f"'{name}' was saved as {_describe(value)} and cannot fill {_describe(target)}"
             )
-        if value.dtype != target.dtype:
-            raise CheckpointError(
-                f"'{name}' was saved as {value.dtype}; the array to fill is {target.dtype}"
-            )
-        target[...] = value
+        np.copyto(target, value, casting="unsafe")
 
     def _restore_dict(self, name: str, target: dict[Any, Any], value: Any) -> None:
         if not isinstance(value, dict):
@@ -95,11 +114,13 @@ class Restorer:
             if not self.fills_in_place(target[key]):
                 continue
             if saved is _MISSING:
-                raise CheckpointError(f"'{name}.{key}' is not in the checkpoint")
+                # Known and reported by now, or asked to be passed over.
+                continue
             self.restore(f"{name}.{key}", target[key], saved)
         kept = {key: item for key, item in target.items() if self.fills_in_place(item)}
         target.clear()
-        target.update({key: kept.get(key, item) for key, item in value.items()})
+        target.update({key: kept.pop(key, item) for key, item in value.items()})
+        target.update(kept)
 
     def _restore_list(self, name: str, target: list[Any], value: Any) -> None:
         if any(self.fills_in_place(item) for item in target):
@@ -115,10 +136,7 @@ class Restorer:
 
     def fills_in_place(self, target: object) -> bool:
         """True when a loaded value goes into this object rather than in its place."""
-        if isinstance(target, (dict, list, tuple)):
-            items = target.values() if isinstance(target, dict) else target
-            return any(self.fills_in_place(item) for item in items)
-        return isinstance(target, np.ndarray) or is_stateful(target)
+        return fills_in_place(target, self.filled_types)
 
     def _expect(self, name: str, value: Any, kind: type, count: int | None) -> None:
         is_kind = isinstance(value, (list, tuple)) and type(value) is kind

@@ -13,19 +13,21 @@ import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _native
+from . import _debug, _live, _native
+from ._comparing import ResumeReport
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
+from ._load import damaged_slots, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
+from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
 from .errors import (
-    CheckpointError,
     Closed,
-    Corrupt,
     FileAlreadyExists,
     InvalidArgument,
+    Locked,
     NoCheckpoint,
-    StateFormatError,
 )
+from .policies import Auto, Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
 
 log = logging.getLogger("pccheck")
@@ -65,6 +67,9 @@ class BaseCheckpointer:
     _framework = "np"
     _memory = ArrayMemory()
 
+    #: Where in the caller's program it was opened.
+    opened_at = ""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -88,6 +93,11 @@ class BaseCheckpointer:
         allow_network: bool = False,
         deep_flush: bool = False,
         pin: bool | str | Pin | None = False,
+        policy: Policy | int | None = None,
+        on_sigterm: str | None = None,
+        after_sigterm: str = "exit",
+        grace: float = 30.0,
+        debug: str | bool | None = None,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -112,8 +122,23 @@ class BaseCheckpointer:
         the pool's address and size in bytes when the file is opened, and returns a callable that
         undoes it, which is called before the pool is freed. ``pccheck.torch`` knows how to pin for
         CUDA: see there.
+
+        ``policy`` says at which steps ``maybe_save`` saves: a number of steps, or one of
+        ``pccheck.policies``.
+
+        ``on_sigterm="save"`` saves one more state when the process is told to end: the next
+        ``save`` or ``maybe_save`` is urgent, waits until it is durable, and says in the log how
+        long that took of the ``grace`` seconds. A handler that was there before is called then.
+        ``after_sigterm`` says what follows: ``exit`` raises ``SystemExit(143)``, ``signal`` ends
+        the process as the signal would have, ``return`` goes on, for a loop that asks
+        ``should_stop()``. For the main thread only.
+
+        ``debug="digest"``, or ``PCCHECK_DEBUG=1`` in the environment, takes the digest of what is
+        read in place before and after it is staged, and raises ``StateChanged`` with the names of
+        tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
         """
         self._path = os.fspath(path)
+        self.opened_at = _live.place_of_caller()
         self._native_path = _native.encode_path(path)
         self._fingerprint = _native.encode_text(
             fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
@@ -155,19 +180,49 @@ class BaseCheckpointer:
                 f"in_flight is {in_flight} and retain is {retain}; both must be at least 1"
             )
         self._pin = self._pinning(pin)
+        self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
+        if self._policy is not None:
+            self._policy.bind(self._path, in_flight)
+        if on_sigterm not in (None, "save"):
+            raise InvalidArgument(f"on_sigterm is {on_sigterm!r}; give 'save', or None")
+        self._preemption: Preemption | None = None
+        self._save_began = 0
+        self._blocked_nanoseconds = 0
+        self._is_debugging = _debug.is_enabled(debug)
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
+        self._resume_report: ResumeReport | None = None
         if os.path.exists(self._path):
             self._open()
         elif capacity is not None:
             self._create(parse_size(capacity))
+        if on_sigterm:
+            try:
+                self._preemption = Preemption(self._path, after_sigterm, grace)
+            except BaseException:
+                self.close()
+                raise
 
     # -- saving
 
+    def _begin_save(self) -> None:
+        """Called first by every ``save``: from here on the caller is blocked."""
+        self._check_open()
+        self._save_began = time.perf_counter_ns()
+        if self._engine is not None:
+            self._engine.check_open()
+            self._engine.reap()
+
     def _save_state(
-        self, step: int, encoder: Encoder, document: Any, user_metadata: str | None, room: int = 0
+        self,
+        step: int,
+        encoder: Encoder,
+        document: Any,
+        user_metadata: str | None,
+        urgent: bool = False,
+        room: int = 0,
     ) -> SaveHandle:
         """Begins a checkpoint of an encoded state."""
         step = operator.index(step)
@@ -184,7 +239,35 @@ class BaseCheckpointer:
         if self._on_busy == "wait":
             limit = self._busy_timeout
             until = math.inf if limit is None else time.monotonic() + limit
-        return engine.save(step, encoder.entries, metadata, note, until)
+        is_last = self._preemption is not None and self._preemption.is_pending
+        watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
+        handle = engine.save(
+            step, encoder.entries, metadata, note, until, urgent or is_last, watch
+        )
+        self._blocked_nanoseconds += time.perf_counter_ns() - self._save_began
+        if self._policy is not None:
+            self._policy.began(step, handle)
+        if is_last and self._preemption is not None:
+            self._preemption.finish(handle)
+        return handle
+
+    def should_stop(self) -> bool:
+        """True once SIGTERM came; see ``on_sigterm``. To be asked at the end of every step by a
+        loop that does not save in every step, or that goes on after the last save."""
+        return self._preemption is not None and self._preemption.was_received
+
+    def is_due(self, step: int) -> bool:
+        """Whether the policy wants this step to be saved. To be asked once a step, as by
+        ``maybe_save``: the answers time the training."""
+        self._check_open()
+        if self._preemption is not None and self._preemption.is_pending:
+            return True
+        if self._policy is None:
+            raise InvalidArgument(
+                "there is no policy to ask; give one, such as Checkpointer(…, policy=10) or "
+                "policy=pccheck.policies.Auto()"
+            )
+        return self._policy.is_due(operator.index(step))
 
     def _capacity_for(self, encoder: Encoder, metadata: dict[str, str]) -> int:
         address, count = self._size_table.fill(encoder.entries)
@@ -211,8 +294,13 @@ class BaseCheckpointer:
         self._open()
 
     def _open(self) -> None:
-        engine = Engine(self._native_path, self._writer_options, self._pin)
+        try:
+            engine = Engine(self._native_path, self._writer_options, self._pin)
+        except Locked as error:
+            _live.explain(self._path, error)
+            raise
         self._engine = engine
+        _live.add(self)
         # Runs when the checkpointer is dropped, and before the interpreter exits.
         self._finalizer = weakref.finalize(self, engine.close)
 
@@ -267,7 +355,7 @@ class BaseCheckpointer:
         The writer goes back to that step: it may be saved again. Raises ``NoCheckpoint`` when
         there is none, ``Corrupt`` when the step asked for is damaged.
         """
-        return self._load(step, _loading(self._memory, into))
+        return self._load(step, loading_of(self._memory, into))
 
     def _load(self, step: int | None, loading: Loading) -> Any:
         self._check_open()
@@ -281,15 +369,21 @@ class BaseCheckpointer:
         self._engine.rewind(info.step)
         return state
 
+    @property
+    def resume_report(self) -> ResumeReport | None:
+        """How the checkpoint of the last ``resume`` fitted the live state."""
+        return self._resume_report
+
     def _resume_state(self, loading: Loading) -> tuple[int, Any] | None:
         """The next step and the newest whole state; None when nothing was ever saved."""
         self._check_open()
+        self._resume_report = None
         if self._engine is None:
             return None
         try:
             state = self._load(None, loading)
         except NoCheckpoint:
-            damaged = _damaged_slots(self._path, self._fingerprint)
+            damaged = damaged_slots(self._path, self._fingerprint)
             if damaged:
                 raise NoCheckpoint(
                     f"{self._path}: no checkpoint can be loaded, but the file is not empty: "
@@ -297,15 +391,41 @@ class BaseCheckpointer:
                     + ". Run pcfsck, or start over with another file"
                 ) from None
             return None
+        finally:
+            self._resume_report = loading.report
+        if loading.report is not None and not loading.report.is_exact:
+            log.warning("%s", loading.report)
         assert self._loaded is not None
         return self._loaded.step + 1, state
 
     # -- the rest
 
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self._path
+
+    @property
+    def is_open(self) -> bool:
+        """True while it holds its file, which other writers find locked."""
+        return self._engine is not None and not self._is_closed
+
     def stats(self) -> dict[str, Any]:
-        """What the writer counted: bytes, stalls, device time, flushes, a line per checkpoint."""
+        """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
+
+        ``blocked_nanoseconds`` is what ``save`` took of its callers, ``staged_wait_nanoseconds``
+        what optimizers and others waited for *staged* beside that; with a policy of its own choice,
+        ``interval_steps`` is that choice. Empty until there is a file.
+        """
         self._check_open()
-        return {} if self._engine is None else self._engine.stats()
+        if self._engine is None:
+            return {}
+        stats = self._engine.stats()
+        stats["blocked_nanoseconds"] = self._blocked_nanoseconds
+        stats["staged_wait_nanoseconds"] = self._engine.staged_wait_nanoseconds
+        if isinstance(self._policy, Auto) and self._policy.choice is not None:
+            stats["interval_steps"] = self._policy.choice.interval
+        return stats
 
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
@@ -315,6 +435,9 @@ class BaseCheckpointer:
             engine.close()
         if finalizer is not None:
             finalizer.detach()
+        preemption, self._preemption = self._preemption, None
+        if preemption is not None:
+            preemption.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -343,104 +466,26 @@ class Checkpointer(BaseCheckpointer):
     on the checkpointer) before changing them.
     """
 
-    def save(self, step: int, state: Any, *, metadata: str | None = None) -> SaveHandle:
+    def save(
+        self, step: int, state: Any, *, metadata: str | None = None, urgent: bool = False
+    ) -> SaveHandle:
         """Begins a checkpoint of ``state`` and returns at once.
 
-        ``metadata`` is a short note kept in the slot header. Raises ``TypeError`` with the key of
+        ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
+        before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
         what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
-        self._check_open()
+        self._begin_save()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(state), metadata)
+        return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
+
+    def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:
+        """Saves when the policy says so; call it at the end of every step."""
+        return self.save(step, state, **options) if self.is_due(step) else None
 
     def resume(self) -> tuple[int, Any]:
         """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""
         return self._resume_state(Loading(self._memory)) or (0, None)
-
-
-def load_from(
-    path: str, reader: Reader, step: int | None, loading: Loading
-) -> tuple[CheckpointInfo, Any]:
-    """What is asked for, of a step or of the newest checkpoint that is whole."""
-    try:
-        if step is None:
-            return _load_newest(path, reader, loading)
-        info = reader.select_step(operator.index(step))
-        return info, reader.load(loading)
-    except CheckpointError as error:
-        loading.explain(error)
-        raise
-
-
-def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
-    """Says in the log why a newer checkpoint was passed over."""
-    infos = reader.list()
-    found = reader.report()
-    for damage in describe_damage(found):
-        log.warning("%s: %s; run pcfsck to see more", path, damage)
-    if not infos:
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint")
-    failure: Exception | None = None
-    for index, info in enumerate(infos):
-        try:
-            reader.select(info.sequence)
-            return info, reader.load(loading)
-        except (Corrupt, NoCheckpoint, StateFormatError) as error:
-            failure = error
-            older = infos[index + 1 :]
-            log.warning(
-                "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
-                path, info.step, info.sequence, error,
-                f"trying step {older[0].step} (sequence {older[0].sequence})"
-                if older
-                else "no older one is left",
-            )  # fmt: skip
-    assert failure is not None
-    if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
-        # What a crash left of a first checkpoint: nothing that was ever finished.
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished") from failure
-    raise failure
-
-
-def _loading(memory: ArrayMemory, into: Any, tensor: str | None = None) -> Loading:
-    """A request for everything, or for one tensor; None is no target."""
-    if into is None:
-        return Loading(memory, tensor=tensor)
-    return Loading(memory, into, tensor=tensor)
-
-
-def load_with(
-    memory: ArrayMemory, path: str | os.PathLike[str], step: int | None, into: Any,
-    tensor: str | None = None,
-) -> Any:
-    """Loads from a file that may be open elsewhere for writing; takes no writer lock."""
-    if into is not None:
-        wait_staged_everywhere()
-    with Reader(path) as reader:
-        return load_from(os.fspath(path), reader, step, _loading(memory, into, tensor))[1]
-
-
-def _damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
-    """None in a file that never held a durable checkpoint: a crash tears what is not finished."""
-    with Reader(path, fingerprint) as reader:
-        found = reader.report()
-    return describe_damage(found) if found["may_hold_durable"] else []
-
-
-# Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.
-_DAMAGE_REASONS = {
-    "header-damaged", "table-damaged", "payload-damaged", "foreign", "misdirected", "unreadable",
-}  # fmt: skip
-
-
-def describe_damage(report: dict[str, Any]) -> list[str]:
-    """The slots of a recovery report that cannot be used because they are damaged."""
-    return [
-        f"slot {slot['slot']} is {slot['reason']}"
-        + (f" ({slot['detail']})" if slot.get("detail") else "")
-        for slot in report["slots"]
-        if slot["reason"] in _DAMAGE_REASONS
-    ]
 
 
 def load(path: str | os.PathLike[str], step: int | None = None, *, into: Any = None) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "Forked",
     "SlotsExhausted",
     "OutOfMemory",
+    "StateChanged",
     "StateFormatError",
     "LibraryNotFound",
 ]
@@ -189,6 +190,17 @@ class OutOfMemory(CheckpointError, MemoryError):
     """Memory for the staging pool could not be had."""
 
     default_code = 22
+
+
+class StateChanged(CheckpointError):
+    """Debug mode found that state was changed while it was read in place."""
+
+    def __init__(self, message: str, *, step: int, names: list[str]) -> None:
+        super().__init__(message)
+        #: The step whose checkpoint may hold a mixture.
+        self.step = step
+        #: The tensors that were changed.
+        self.names = names
 
 
 class StateFormatError(CheckpointError):

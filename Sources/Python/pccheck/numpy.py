@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._engine import SaveHandle
-from ._loading import Loading, part_of
+from ._loading import Loading
 from ._stateful import (
     Restorer,
     collect,
@@ -34,39 +34,57 @@ class Checkpointer(BaseCheckpointer):
     """
 
     def save(
-        self, step: int, *, rng: bool = True, metadata: str | None = None, **state: Any
+        self,
+        step: int,
+        *,
+        rng: bool = True,
+        metadata: str | None = None,
+        urgent: bool = False,
+        **state: Any,
     ) -> SaveHandle:
         """Begins a checkpoint of the parts given by name and returns at once.
 
         A part is an array, a nest of containers and scalars, or an object with ``state_dict()``
         and ``load_state_dict()``. With ``rng`` the global generators of ``random`` and
-        ``numpy.random`` are saved too.
+        ``numpy.random`` are saved too. ``urgent`` has it copied and written before everything
+        else in flight.
         """
-        self._check_open()
+        self._begin_save()
         parts = {name: collect(value) for name, value in state.items()}
         if rng:
             parts["rng"] = python_and_numpy_random_state()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(parts), metadata)
+        return self._save_state(step, encoder, encoder.encode_state(parts), metadata, urgent)
 
-    def resume(self, *, rng: bool = True, **state: Any) -> int:
+    def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
+        """Saves when the policy says so; takes what ``save`` takes.
+
+        Call it at the end of every step. It costs nothing when the step is not due: no state is
+        looked at.
+        """
+        return self.save(step, **state) if self.is_due(step) else None
+
+    def resume(self, *, rng: bool = True, strict: bool = True, **state: Any) -> int:
         """Fills the parts from the newest whole checkpoint; returns the step to go on with.
 
         Returns 0 for a new file, and leaves the parts alone. Arrays are filled in place, straight
         from the file where they are dense and of the stored type; the other contents of a dict or
-        list are replaced. Parts that were saved but are not asked for are not read. When an error
-        is raised, the parts hold unspecified values.
+        list are replaced. Parts that were saved but are not asked for are not read.
+
+        Arrays that are missing from the checkpoint, or have another shape or type there, are a
+        ``StateMismatch`` that lists all of them, before anything is changed. With
+        ``strict=False`` what fits is loaded, and ``resume_report`` tells the rest. After any other
+        error the parts hold unspecified values.
         """
         loading = Loading(
-            self._memory, state, parts=list(state), optional_parts=["rng"] if rng else []
-        )
+            self._memory, state, parts=list(state), optional_parts=["rng"] if rng else [],
+            strict=strict,
+        )  # fmt: skip
         found = self._resume_state(loading)
         if found is None:
             return 0
         next_step, loaded = found
-        restorer = Restorer()
-        for name, target in state.items():
-            restorer.restore(name, target, part_of(loaded, name))
+        Restorer().restore_parts(state, loaded)
         if rng and "rng" in loaded:
             set_python_and_numpy_random_state(loaded["rng"])
         return next_step

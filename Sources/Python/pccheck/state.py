@@ -19,6 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from ._stored import (
+    EXTENSION_ITEM_SIZE,
+    EXTENSION_TO_STORED,
+    NUMPY_TO_STORED,
+    STORED_TO_EXTENSION,
+    STORED_TO_NUMPY,
+    StoredTensor,
+    View,
+)
 from .errors import StateFormatError
 
 #: Key of the document in the safetensors ``__metadata__``.
@@ -31,22 +40,6 @@ NAME_BYTE_LIMIT = 4096
 _PLAIN_INTEGER_LIMIT = 1 << 53
 _CANONICAL_NAN = struct.pack("<d", math.nan)
 
-# NumPy types that the safetensors format has a name for.
-_NUMPY_TO_STORED = {
-    "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<u2": "U16", "<i2": "I16", "<f2": "F16",
-    "<u4": "U32", "<i4": "I32", "<f4": "F32", "<u8": "U64", "<i8": "I64", "<f8": "F64",
-}  # fmt: skip
-_STORED_TO_NUMPY = {stored: np.dtype(name) for name, stored in _NUMPY_TO_STORED.items()}
-# Types of the ml_dtypes package, known to NumPy once it is imported.
-_EXTENSION_TO_STORED = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
-_STORED_TO_EXTENSION = {stored: name for name, stored in _EXTENSION_TO_STORED.items()}
-#: Element sizes of the stored types, in bytes.
-STORED_ITEM_SIZE = {
-    **{stored: dtype.itemsize for stored, dtype in _STORED_TO_NUMPY.items()},
-    "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-}  # fmt: skip
-
-
 @dataclass(slots=True)
 class TensorEntry:
     """One tensor to be stored: its name, its type and where its bytes are."""
@@ -58,6 +51,8 @@ class TensorEntry:
     byte_count: int
     #: Whatever owns the memory; kept until the checkpoint is staged.
     owner: object
+    #: Nobody but the encoder knows this memory.
+    is_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,9 @@ def joined(path: str, key: object) -> str:
 class Encoder:
     """Turns one state into a JSON-able document and the tensors that it refers to."""
 
+    #: What encodes a value of exactly this type.
+    methods: dict[type, Callable[[Any, Any, str], Any]] = {}
+
     def __init__(self) -> None:
         self.entries: list[TensorEntry] = []
         self._names: set[str] = {"__metadata__"}
@@ -109,7 +107,7 @@ class Encoder:
             return _encode_int(value)  # type: ignore[arg-type]
         if kind is float:
             return _encode_float(value)  # type: ignore[arg-type]
-        method = _CONTAINERS.get(kind)
+        method = self.methods.get(kind)
         if method is not None:
             return method(self, value, path)
         if isinstance(value, np.generic):
@@ -234,7 +232,7 @@ class Encoder:
         """Stored type, stored shape, contiguous array, and the type's name if it needs one."""
         dtype = value.dtype
         array = value if value.flags.c_contiguous else np.ascontiguousarray(value)
-        stored = _NUMPY_TO_STORED.get(dtype.str)
+        stored = NUMPY_TO_STORED.get(dtype.str)
         if stored is not None:
             return stored, value.shape, array, None
         if dtype.byteorder == ">" and dtype.kind in "biufcmM":
@@ -243,9 +241,9 @@ class Encoder:
             return ("F32" if dtype.itemsize == 8 else "F64"), (*value.shape, 2), array, dtype.str
         if dtype.kind in "mM":
             return "I64", value.shape, array, dtype.str
-        if dtype.name in _EXTENSION_TO_STORED:
-            return _EXTENSION_TO_STORED[dtype.name], value.shape, array, dtype.name
-        stored = _NUMPY_TO_STORED.get(dtype.newbyteorder("<").str)
+        if dtype.name in EXTENSION_TO_STORED:
+            return EXTENSION_TO_STORED[dtype.name], value.shape, array, dtype.name
+        stored = NUMPY_TO_STORED.get(dtype.newbyteorder("<").str)
         if stored is None or dtype.kind not in "biuf":
             raise self.refusal(
                 value, path, f"its type {dtype} is not boolean, integer, float, complex or time"
@@ -289,7 +287,7 @@ class Encoder:
         return name
 
 
-_CONTAINERS: dict[type, Callable[[Encoder, Any, str], Any]] = {
+Encoder.methods = {
     dict: Encoder._encode_dict,
     OrderedDict: Encoder._encode_ordered,
     Counter: Encoder._encode_counter,
@@ -348,22 +346,6 @@ def parse_document(text: str) -> Any:
     return document["state"]
 
 
-@dataclass(slots=True)
-class StoredTensor:
-    """A tensor as loaded: what the manifest says, and its verified bytes."""
-
-    name: str
-    stored_dtype: str
-    shape: tuple[int, ...]
-    #: One-dimensional uint8 array, or for torch a uint8 tensor: fresh memory, or the caller's.
-    memory: Any = None
-
-    @property
-    def byte_count(self) -> int:
-        """What type and shape take."""
-        return STORED_ITEM_SIZE[self.stored_dtype] * math.prod(self.shape)
-
-
 class Decoder:
     """Builds the state again from its document and the loaded tensors."""
 
@@ -397,6 +379,11 @@ class Decoder:
         """Tags of torch values, read without torch."""
         if tag == "$tensor":
             return self._torch_tensor(document)
+        if tag == "$view":
+            return self._torch_view(document)
+        if tag == "$dtensor" and isinstance(document[tag], dict):
+            content = document[tag]
+            return TorchValue(tag, {**content, "local": self.decode(content.get("local"))})
         if tag.startswith("$torch."):
             return TorchValue(tag, document[tag])
         raise StateFormatError(
@@ -509,15 +496,40 @@ class Decoder:
                 return memory.view(tag).reshape(tensor.shape[:-1])
             if tag is not None:
                 return RawTensor(tag, tensor.shape, memory)
-            if tensor.stored_dtype in _STORED_TO_EXTENSION:
-                extension = _STORED_TO_EXTENSION[tensor.stored_dtype]
+            if tensor.stored_dtype in STORED_TO_EXTENSION:
+                extension = STORED_TO_EXTENSION[tensor.stored_dtype]
                 try:
                     return memory.view(_extension_dtype(extension)).reshape(tensor.shape)
                 except StateFormatError:
                     return RawTensor(extension, tensor.shape, memory)
-            return memory.view(_STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
+            return memory.view(STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
 
         return self.made_once(("tensor", name, tag), make)
+
+    def _torch_view(self, document: dict[str, Any]) -> Any:
+        """A torch tensor that shares its memory with others, in the same way."""
+        view = View(document)
+        tensor = self.stored(view.name)
+        size = EXTENSION_ITEM_SIZE.get(view.dtype)
+        try:
+            # What NumPy does not have is taken apart as items without a meaning.
+            dtype = np.dtype(view.dtype if size is None else f"V{size}")
+            if size is None and dtype.kind not in "biufc":
+                raise TypeError
+        except TypeError:
+            raise StateFormatError(
+                f"the state document views '{view.name}' as {view.dtype}, which is no type of views"
+            ) from None
+        view.check(dtype.itemsize, tensor)
+        memory = self.bytes_of(tensor)
+        end = view.offset + (memory.nbytes - view.offset) // dtype.itemsize * dtype.itemsize
+        words = memory[view.offset : end].view(dtype)
+        steps = [step * dtype.itemsize for step in view.stride]
+        items = np.lib.stride_tricks.as_strided(words, view.shape, steps)
+        if size is None:
+            return items
+        dense = np.ascontiguousarray(items).reshape(-1).view(np.uint8)
+        return RawTensor(view.dtype, view.shape, dense)
 
 
 _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
@@ -540,8 +552,8 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
 def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Type and shape of the array that a `$array` node with this tag describes."""
     if tag is None:
-        return _STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
-    dtype = _extension_dtype(tag) if tag in _EXTENSION_TO_STORED else np.dtype(tag)
+        return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
+    dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
     if dtype.hasobject:
         raise ValueError("an array of object type")
     return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)

@@ -1,0 +1,76 @@
+internal import CheckpointFormat
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+/// A file descriptor that is written: from start to end, or at offsets by several threads.
+final class DescriptorSink: Sendable {
+    private let descriptor: Int32
+    private let isOwned: Bool
+    private let name: String
+
+    /// Standard output, which stays open.
+    init(_ descriptor: Int32, name: String) {
+        self.descriptor = descriptor
+        self.name = name
+        isOwned = false
+    }
+
+    /// open(2) for writing.
+    init(opening path: String, name: String) throws(CheckpointError) {
+        self.name = name
+        // Safe: the path is passed as a C string.
+        descriptor = unsafe open(path, O_WRONLY | O_CLOEXEC)
+        isOwned = descriptor >= 0
+        if descriptor < 0 { throw failure(errno) }
+    }
+
+    deinit { if isOwned { close(descriptor) } }
+
+    private func failure(_ errorNumber: Int32) -> CheckpointError {
+        CheckpointError(
+            .outputFailed, "\(name): \(SystemMessage.text(errorNumber))",
+            osErrorNumber: errorNumber)
+    }
+
+    /// ftruncate(2): what is never written reads as zeros.
+    func setByteCount(_ byteCount: UInt64) throws(CheckpointError) {
+        if ftruncate(descriptor, off_t(byteCount)) != 0 { throw failure(errno) }
+    }
+
+    func write(_ bytes: [UInt8], at offset: UInt64? = nil) throws(CheckpointError) {
+        // Safe: every byte of the array is set, and it outlives the call.
+        try unsafe write(bytes.span.bytes, at: offset)
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// - Parameter offset: where in the file; nil for what is written from start to end.
+    /// - Throws: `readerGone` when a pipe was closed at the other end, else `outputFailed`.
+    func write(_ bytes: RawSpan, at offset: UInt64? = nil) throws(CheckpointError) {
+        var done = 0
+        while done < bytes.byteCount {
+            // Safe: the range lies in the span, which outlives the call.
+            let count = unsafe bytes.withUnsafeBytes { buffer in
+                let start = unsafe buffer.baseAddress.map { unsafe $0 + done }
+                let rest = buffer.count - done
+                guard let offset else { return unsafe Glibc.write(descriptor, start, rest) }
+                return unsafe pwrite(descriptor, start, rest, off_t(offset) + off_t(done))
+            }
+            if count >= 0 {
+                done += count
+            } else if errno == EPIPE {
+                throw CheckpointError(.readerGone, "\(name): the reader closed the pipe")
+            } else if errno != EINTR {
+                throw failure(errno)
+            }
+        }
+    }
+}
+
+extension CheckpointError.Code {
+    /// The target cannot be written: another checkpoint would fare no better.
+    static let outputFailed = CheckpointError.Code(rawValue: -2)
+    static let readerGone = CheckpointError.Code(rawValue: -3)
+}

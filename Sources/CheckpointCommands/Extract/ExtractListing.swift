@@ -1,0 +1,81 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+
+/// What `pcextract --list` shows: the checkpoints, and the tensors of the chosen one.
+struct ExtractListing {
+    let inspection: Inspection
+    let candidate: Candidate
+    /// nil for an opaque payload.
+    private let tensors: [SafetensorsManifest.Tensor]?
+
+    init(
+        _ inspection: Inspection, _ choice: CheckpointChoice, _ filter: TensorFilter
+    ) throws(CheckpointError) {
+        self.inspection = inspection
+        candidate = try choice.newest(of: inspection)
+        guard candidate.header.payloadKind == .safetensors else {
+            tensors = nil
+            return
+        }
+        let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
+        let selected = try reader.select(candidate)
+        defer { selected.close() }
+        tensors = filter.select(from: try Manifest.read(selected))
+    }
+
+    func show(on output: Output) {
+        var table = TableLayout([
+            .right("step"), .right("slot"), .right("sequence"), .left("kind"), .right("payload"),
+            .right("age"),
+        ])
+        for candidate in inspection.decision.candidates {
+            let header = candidate.header
+            table.add([
+                "\(candidate.step)", "\(candidate.slot)", "\(candidate.sequence)",
+                "\(candidate.kind.rawValue)", "\(Quantity.bytes(header.payloadByteCount))",
+                "\(Quantity.age(of: header.completedTime, now: inspection.now))",
+            ])
+        }
+        output.line("\("checkpoints", .bold), in the order in which they are tried")
+        table.lines(width: output.columnCount).forEach(output.line)
+        output.line()
+        if let tensors {
+            TensorScreen.lines(candidate, tensors, metadata: [], width: output.columnCount)
+                .forEach(output.line)
+        } else {
+            output.line("slot \(candidate.slot) holds opaque bytes; use --format raw")
+        }
+    }
+
+    func json() -> JSONValue {
+        .document(
+            tool: "pcextract",
+            [
+                "action": .string("list"),
+                "file": InspectionJSON.file(inspection),
+                "checkpoints": .array(inspection.decision.candidates.map(Self.json)),
+                "chosen_slot": .count(Int(candidate.slot.rawValue)),
+                "tensors": tensors.map { .array($0.map(Self.json)) } ?? .null,
+            ])
+    }
+
+    private static func json(_ candidate: Candidate) -> JSONValue {
+        .dictionary([
+            "slot": .count(Int(candidate.slot.rawValue)),
+            "sequence": .integer(candidate.sequence.rawValue),
+            "step": .integer(candidate.step),
+            "kind": .string(candidate.kind.rawValue),
+            "payload_byte_count": .integer(candidate.header.payloadByteCount),
+            "completed_time_nanoseconds": .integer(candidate.header.completedTime),
+        ])
+    }
+
+    private static func json(_ tensor: SafetensorsManifest.Tensor) -> JSONValue {
+        .dictionary([
+            "name": .string(tensor.name),
+            "dtype": .string(tensor.elementType.name),
+            "shape": .array(tensor.shape.map { .integer($0) }),
+            "byte_count": .count(tensor.dataRange.count),
+        ])
+    }
+}

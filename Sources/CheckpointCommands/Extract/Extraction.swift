@@ -1,0 +1,268 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+/// One run of pcextract that writes: which checkpoints, and what is said of them.
+struct Extraction {
+    let command: ExtractCommand
+    let inspection: Inspection
+    let output: String
+
+    // MARK: One checkpoint
+
+    func one() throws(CheckpointError) -> ExitStatus {
+        let target = try ExtractionTarget(output, source: inspection.path)
+        if command.salvage { return try salvageOne(target) }
+        var rejections = lostNewest()
+        let result = try newestThatWorks(&rejections) {
+            selected throws(CheckpointError) -> ExtractionResult? in
+            try extract(selected, to: target)
+        }
+        let status: ExitStatus = rejections.isEmpty ? .clean : .uncorrected
+        if let result { report([result], rejections, [target.name]) }
+        return status
+    }
+
+    /// The newest durable checkpoint, when it is too damaged to be tried at all; says so.
+    private func lostNewest() -> [ExtractionRejection] {
+        guard !command.choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
+            let next = inspection.decision.candidates.first
+        else { return [] }
+        let why = loss.report.detail.map { ": \($0)" } ?? ""
+        let message =
+            "step \(loss.anchor.step), the newest durable checkpoint, is lost: slot "
+            + "\(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back to step "
+            + "\(next.step) in slot \(next.slot)"
+        say(message)
+        return [
+            ExtractionRejection(slot: loss.anchor.slot, step: loss.anchor.step, message: message)
+        ]
+    }
+
+    private func salvageOne(_ target: ExtractionTarget) throws(CheckpointError) -> ExitStatus {
+        let sources = SalvageSource.all(in: inspection)
+        guard let source = sources.first(where: { command.choice.accepts($0.candidate) }) else {
+            throw SalvageSource.refusal(command.choice, inspection)
+        }
+        let result = try salvage(source, target, map: command.map)
+        if let result { report([result], [], [target.name]) }
+        return result?.isIncomplete == true ? .uncorrected : .clean
+    }
+
+    private func salvage(
+        _ source: SalvageSource, _ target: ExtractionTarget, map: String?
+    ) throws(CheckpointError) -> ExtractionResult? {
+        let path = target.path ?? output
+        let salvage = Salvage(
+            request: command.request(path: path), treatment: command.holes ?? .skip,
+            namesSlot: command.manifestFrom, mapPath: map ?? "\(path).holes.json",
+            inspection: inspection)
+        return try salvage.run(source, to: target)
+    }
+
+    /// - Returns: nil when the reader of a stream had enough.
+    private func extract(
+        _ selected: SelectedCheckpoint, to target: ExtractionTarget
+    ) throws(CheckpointError) -> ExtractionResult? {
+        let request = command.request(path: target.path ?? output)
+        let isBytes = request.format == .raw && request.choice.isAll
+        let manifest = isBytes ? nil : try Manifest.read(selected)
+        let plan = try OutputPlan(
+            request,
+            OutputPlan.Source(
+                header: selected.candidate.header, manifest: manifest,
+                tensors: try manifest.map { manifest throws(CheckpointError) in
+                    try request.choice.selectSome(from: manifest)
+                } ?? [], isWhole: request.choice.isAll))
+        return try target.write(plan, from: selected)
+            ? ExtractionResult(selected.candidate, request, plan) : nil
+    }
+
+    /// Gives the newest checkpoint that fits to `use`, then the next one when it is damaged and
+    /// was not asked for by name.
+    private func newestThatWorks<Value>(
+        _ rejections: inout [ExtractionRejection],
+        _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
+    ) throws(CheckpointError) -> Value {
+        var inspection = self.inspection
+        var retryCount = 0
+        var remaining = inspection.decision.candidates.filter(command.choice.accepts)
+        while let candidate = remaining.first {
+            remaining.removeFirst()
+            let reader = CheckpointReader(
+                storage: inspection.storage, decision: inspection.decision)
+            do throws(CheckpointError) {
+                let selected = try reader.select(candidate)
+                defer { selected.close() }
+                return try use(selected)
+            } catch {
+                if error.code == .busy, retryCount < 16 {
+                    // A writer took the slot: there is something newer by now.
+                    retryCount += 1
+                    inspection = try Inspection(path: inspection.path)
+                    remaining = inspection.decision.candidates.filter(command.choice.accepts)
+                    continue
+                }
+                guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
+                if command.choice.isPinned { throw error }
+                rejections.append(
+                    ExtractionRejection(
+                        slot: candidate.slot, step: candidate.step, message: error.message))
+                sayFallingBack(from: candidate, error, to: remaining.first)
+            }
+        }
+        if !rejections.isEmpty {
+            throw CheckpointError(
+                .corrupt,
+                "\(inspection.path): every checkpoint is damaged; run pcfsck --verify full "
+                    + "\(inspection.path), or take what is left with --salvage")
+        }
+        throw command.choice.missing(inspection)
+    }
+
+    private func sayFallingBack(
+        from candidate: Candidate, _ error: CheckpointError, to next: Candidate?
+    ) {
+        say(error.message)
+        if let next {
+            say(
+                "step \(candidate.step) is damaged; falling back to step \(next.step) in slot "
+                    + "\(next.slot)")
+        }
+    }
+
+    private func say(_ text: String) {
+        Output.diagnostics.line("\("pcextract:", .yellow) \(text)")
+    }
+
+    // MARK: All checkpoints
+
+    /// Writes every checkpoint to a file of its own; what is damaged does not keep the others
+    /// from it.
+    func all() throws(CheckpointError) -> ExitStatus {
+        let sources = SalvageSource.all(in: inspection)
+        let known = Set(sources.map(\.candidate.slot))
+        var rejections = inspection.decision.slots.filter {
+            $0.reason.isDamage && !known.contains($0.slot)
+        }.map { report in
+            let why = report.detail.map { ": \($0)" } ?? ""
+            return ExtractionRejection(
+                slot: report.slot, step: report.usedHeader?.step,
+                message: "slot \(report.slot) is \(report.reason.rawValue)\(why)")
+        }
+        for rejection in rejections { say(rejection.message) }
+        guard !sources.isEmpty else { throw command.choice.missing(inspection) }
+        try makeDirectory()
+        var results: [ExtractionResult] = []
+        var names: [String] = []
+        for (source, name) in zip(sources, Self.names(sources, suffix: command.chosenFormat)) {
+            let path = "\(output)/\(name)"
+            do throws(CheckpointError) {
+                let target = try ExtractionTarget(path, source: inspection.path)
+                let result = try write(source, to: target)
+                if let result {
+                    results.append(result)
+                    names.append(target.name)
+                }
+            } catch {
+                guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
+                say(error.message)
+                rejections.append(
+                    ExtractionRejection(
+                        slot: source.candidate.slot, step: source.candidate.step,
+                        message: error.message))
+            }
+        }
+        report(results, rejections, names)
+        let isDamaged = !rejections.isEmpty || results.contains(where: \.isIncomplete)
+        return isDamaged ? .uncorrected : .clean
+    }
+
+    private func write(
+        _ source: SalvageSource, to target: ExtractionTarget
+    ) throws(CheckpointError) -> ExtractionResult? {
+        if command.salvage { return try salvage(source, target, map: nil) }
+        guard !source.isTableDamaged else {
+            throw CheckpointError(
+                .corrupt,
+                "slot \(source.candidate.slot): the chunk table of step \(source.candidate.step) "
+                    + "is damaged; --salvage takes what is left", slot: source.candidate.slot)
+        }
+        let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
+        let selected = try reader.select(source.candidate)
+        defer { selected.close() }
+        return try extract(selected, to: target)
+    }
+
+    /// `step-120.safetensors`; with the sequence when a step is there twice.
+    private static func names(_ sources: [SalvageSource], suffix: OutputFormat) -> [String] {
+        let counts = Dictionary(grouping: sources, by: \.candidate.step).mapValues(\.count)
+        return sources.map { source in
+            let candidate = source.candidate
+            let isAlone = counts[candidate.step] == 1
+            return "step-\(candidate.step)" + (isAlone ? "" : "-sequence-\(candidate.sequence)")
+                + ".\(suffix.rawValue)"
+        }
+    }
+
+    private func makeDirectory() throws(CheckpointError) {
+        // Safe: the path is passed as a C string.
+        guard unsafe mkdir(output, 0o777) != 0, errno != EEXIST else { return }
+        let number = errno
+        throw CheckpointError(
+            .outputFailed, "\(output): \(SystemMessage.text(number))", osErrorNumber: number)
+    }
+
+    // MARK: What is said
+
+    private func report(
+        _ results: [ExtractionResult], _ rejections: [ExtractionRejection], _ names: [String]
+    ) {
+        if command.json {
+            Output.standard.write(
+                JSONValue.document(
+                    tool: "pcextract",
+                    [
+                        "action": .string("extract"),
+                        "file": InspectionJSON.file(inspection),
+                        "output": .string(output),
+                        "checkpoints": .array(results.map { $0.json() }),
+                        "rejected": .array(rejections.map { $0.json() }),
+                    ]
+                ).bytes)
+            return
+        }
+        if command.all { return reportAll(results, rejections, names) }
+        let output = Output.diagnostics
+        for (result, name) in zip(results, names)
+        where !command.quiet || result.isIncomplete || result.remark != nil {
+            result.lines(name: name).forEach(output.line)
+        }
+    }
+
+    private func reportAll(
+        _ results: [ExtractionResult], _ rejections: [ExtractionRejection], _ names: [String]
+    ) {
+        let output = Output.diagnostics
+        var table = TableLayout(ExtractionResult.columns)
+        for (result, name) in zip(results, names) { table.add(result.row(name: name)) }
+        if !command.quiet { table.lines(width: output.columnCount).forEach(output.line) }
+        for result in results where result.isIncomplete || result.remark != nil {
+            output.line("\("step \(result.candidate.step)", .bold)")
+            result.details.forEach { output.line("  \($0)") }
+        }
+        if command.quiet { return }
+        let total = results.reduce(0) { $0 + $1.byteCount }
+        let lost =
+            rejections.isEmpty
+            ? "" : ", \(Quantity.plural(rejections.count, "slot")) could not be written"
+        output.line(
+            """
+            \("\(Quantity.plural(results.count, "checkpoint"))", .bold) in \(self.output), \
+            \(Quantity.bytes(total))\(lost)
+            """)
+    }
+}

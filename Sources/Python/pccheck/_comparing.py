@@ -1,0 +1,299 @@
+"""What a checkpoint holds beside what the live state expects, decided before anything is read.
+
+The walk goes through the state document and the live state side by side. A strict request fails
+with everything that differs; a partial one leaves out of the document what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import CheckpointError
+
+_SHOWN_COUNT = 20
+# Prefixes that wrappers put before every key of a module, and which wrapper it is.
+_WRAPPERS = {
+    "module.": "DistributedDataParallel or DataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
+}
+GONE = object()
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor or array by its type and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    #: How it is spread over processes, and which part is here; nothing for a whole tensor.
+    sharding: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.dtype} {_shape_text(self.shape)}"
+        return f"{text}, {self.sharding}" if self.sharding else text
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that was saved in another form than the live one has."""
+
+    name: str
+    saved: str
+    live: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)}: saved {self.saved}, live {self.live}"
+
+
+@dataclass
+class ResumeReport:
+    """What a resume found, and did not find, for the live state.
+
+    ``missing`` is expected by the live state and not in the checkpoint, ``unexpected`` the other
+    way round. ``reshaped`` and ``retyped`` are in both, with another shape or structure, or with a
+    type whose values the live type cannot all hold; ``converted`` changes type and loses nothing.
+    After a partial resume, what is missing or reshaped has its live values still; what is retyped
+    was rounded to the live type when both are floats or both are integers.
+    """
+
+    path: str = ""
+    step: int | None = None
+    #: The parts that the checkpoint holds, asked for or not.
+    held_parts: list[str] = field(default_factory=list)
+    #: How many tensors and arrays of the checkpoint fit the live state.
+    matched_count: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    reshaped: list[Difference] = field(default_factory=list)
+    retyped: list[Difference] = field(default_factory=list)
+    converted: list[Difference] = field(default_factory=list)
+
+    @property
+    def is_exact(self) -> bool:
+        """True when the checkpoint and the live state agree in every name, shape and type."""
+        return not (self.differs or self.converted)
+
+    @property
+    def differs(self) -> bool:
+        """True when a strict resume is refused."""
+        return bool(self.missing or self.unexpected or self.reshaped or self.retyped)
+
+    def __str__(self) -> str:
+        return self.text(_SHOWN_COUNT)
+
+    def text(self, shown_count: int | None = None) -> str:
+        """All of it, a line for each name; at most ``shown_count`` of each kind."""
+        where = self.path if self.step is None else f"{self.path}, step {self.step}"
+        if self.is_exact:
+            return f"{where}: all {self.matched_count} tensors fit"
+        lines = [f"{where}: the checkpoint and the live state differ"]
+        for title, items in (
+            ("missing from the checkpoint", self.missing),
+            ("unexpected: in the checkpoint, not in the live state", self.unexpected),
+            ("reshaped", self.reshaped),
+            ("retyped", self.retyped),
+            ("converted, without loss", self.converted),
+        ):
+            lines += _section(title, items, shown_count)
+        lines += self._hints()
+        return "\n".join(lines)
+
+    def _hints(self) -> Iterator[str]:
+        """What may be the reason: another name of a part, a wrapper around a module."""
+        if any(name not in self.held_parts and "." not in name for name in self.missing):
+            held = ", ".join(map(printable, self.held_parts)) or "nothing"
+            yield f"  the checkpoint holds: {held}"
+        if any("sharded" in item.saved + item.live for item in self.reshaped):
+            yield (
+                "  a file holds the shards of its rank only; load_full() puts those of all ranks "
+                "together"
+            )
+        missing, unexpected = set(self.missing), set(self.unexpected)
+        for prefix, wrapper in _WRAPPERS.items():
+            for where, has, lacks in (
+                ("was saved from inside", unexpected, missing),
+                ("is now inside", missing, unexpected),
+            ):
+                bare = {name.replace(prefix, "", 1) for name in has if prefix in name}
+                if bare and bare <= lacks:
+                    yield (
+                        f"  every such key differs by '{prefix}': the model {where} {wrapper}; "
+                        "pass the module that is inside, to save as to resume"
+                    )
+
+
+def _section(title: str, items: list[Any], shown_count: int | None) -> Iterator[str]:
+    if not items:
+        return
+    yield f"  {title} ({len(items)})"
+    shown = items if shown_count is None else items[:shown_count]
+    for item in shown:
+        yield f"    {printable(item) if isinstance(item, str) else item}"
+    if len(shown) < len(items):
+        yield f"    and {len(items) - len(shown)} more; the report's lists have all of them"
+
+
+def printable(text: str) -> str:
+    """Text of a file or a state on one line of a terminal, without anything that steers it."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+class StateMismatch(CheckpointError):
+    """The checkpoint does not fit the live state; nothing was read, nothing was changed.
+
+    ``report`` lists everything that differs.
+    """
+
+    def __init__(self, report: ResumeReport) -> None:
+        super().__init__(
+            f"{report}\n  nothing was loaded; give resume(strict=False) to load what fits"
+        )
+        self.report = report
+
+
+class Comparison:
+    """Compares one document with the live state, and prunes it."""
+
+    def __init__(self, memory: Any, tensors: dict[str, Any], report: ResumeReport) -> None:
+        """`memory` knows the kinds of tensor, `tensors` are the stored ones by name."""
+        self.memory = memory
+        self.tensors = tensors
+        self.report = report
+
+    def parts(self, document: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+        """The named parts of a state; what is in the checkpoint alone was not asked for."""
+        kept = {}
+        for name, target in targets.items():
+            if name not in document:
+                self.report.missing.append(name)
+                continue
+            node = self.compare(document[name], target, name)
+            if node is not GONE:
+                kept[name] = node
+        return kept
+
+    def compare(self, node: Any, target: Any, name: str) -> Any:
+        """The part of a node that fits the target, or GONE."""
+        special = self.memory.compare_object(self, node, target, name)
+        if special is not None:
+            return special
+        live = self.memory.live_leaf(target)
+        if live is not None:
+            return self.leaf(node, live, name)
+        if isinstance(target, dict):
+            return self.mapping(node, target, name, is_closed=False)
+        if isinstance(target, (list, tuple)):
+            return self._sequence(node, target, name)
+        return node
+
+    def leaf(self, node: Any, live: Leaf, name: str) -> Any:
+        """A tensor or array beside the node that should hold it."""
+        saved = self.memory.leaf(node, self.tensors) if isinstance(node, dict) else None
+        if saved is None:
+            return self.reshaped(name, _kind_of(node), f"a tensor {live}")
+        if saved.shape != live.shape or saved.sharding != live.sharding:
+            return self.reshaped(name, str(saved), str(live))
+        if saved.dtype != live.dtype:
+            difference = Difference(name, saved.dtype, live.dtype)
+            if not self.memory.keeps_values(saved, live):
+                self.report.retyped.append(difference)
+                return node if self.memory.converts(saved, live) else GONE
+            self.report.converted.append(difference)
+        self.report.matched_count += 1
+        return node
+
+    def reshaped(self, name: str, saved: str, live: str) -> Any:
+        """Notes a difference of shape or structure."""
+        self.report.reshaped.append(Difference(name, saved, live))
+        return GONE
+
+    def mapping(self, node: Any, target: dict[Any, Any], name: str, *, is_closed: bool) -> Any:
+        """A dictionary; a closed one takes no keys but its own."""
+        items = items_of(node)
+        if items is None:
+            return self.reshaped(name, _kind_of(node), f"a dict of {len(target)}")
+        kept, found = [], set()
+        for stored_key, key, child in items:
+            found.add(key)
+            path = f"{name}.{key}"
+            if key in target:
+                child = self.compare(child, target[key], path)
+                if child is GONE:
+                    continue
+            elif is_closed:
+                self.report.unexpected.append(path)
+                continue
+            kept.append((stored_key, child))
+        for key, item in target.items():
+            if key not in found and (is_closed or self.memory.fills_in_place(item)):
+                self.report.missing.append(f"{name}.{key}")
+        return with_items(node, kept)
+
+    def _sequence(self, node: Any, target: Any, name: str) -> Any:
+        if not self.memory.fills_in_place(target):
+            return node
+        children = node["$tuple"] if isinstance(node, dict) and "$tuple" in node else node
+        kind = type(target).__name__
+        if not isinstance(children, list) or len(children) != len(target):
+            return self.reshaped(name, _kind_of(node), f"a {kind} of {len(target)}")
+        kept = [
+            self.compare(child, item, f"{name}.{index}")
+            for index, (child, item) in enumerate(zip(children, target, strict=True))
+        ]
+        if any(child is GONE for child in kept):
+            # There is no list with a hole: it stays as it is.
+            return GONE
+        return {"$tuple": kept} if children is not node else kept
+
+
+def items_of(node: Any) -> list[tuple[Any, Any, Any]] | None:
+    """Stored key, key and node of every item of a dictionary's node; None for another node."""
+    if not isinstance(node, dict):
+        return None
+    tag = next(iter(node), "")
+    content = node
+    if tag.startswith("$"):
+        if tag not in ("$dict", "$ordered", "$counter"):
+            return None
+        content = node[tag]
+    if isinstance(content, dict):
+        return [(key, key, child) for key, child in content.items()]
+    return [(pair[0], _plain_key(pair[0]), pair[1]) for pair in content]
+
+
+def with_items(node: dict[str, Any], items: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """The node of a dictionary with other items."""
+    tag = next(iter(node), "")
+    if not tag.startswith("$"):
+        return dict(items)
+    content = node[tag]
+    new: Any = dict(items) if isinstance(content, dict) else [list(pair) for pair in items]
+    return {**node, tag: new}
+
+
+def _plain_key(key: Any) -> Any:
+    """A stored key as the dictionary has it."""
+    from .state import Decoder
+
+    return Decoder({}).decode(key)
+
+
+def _kind_of(node: Any) -> str:
+    """What a node stands for, in words."""
+    if isinstance(node, list):
+        return f"a list of {len(node)}"
+    if not isinstance(node, dict):
+        return "None" if node is None else f"a {type(node).__name__}"
+    tag = next(iter(node), "")
+    if not tag.startswith("$"):
+        return f"a dict of {len(node)}"
+    if tag == "$tuple":
+        return f"a tuple of {len(node[tag])}"
+    return f"a {tag[1:]}"

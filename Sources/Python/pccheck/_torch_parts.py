@@ -1,0 +1,142 @@
+"""The parts of a torch training run: reading their state, and putting it back."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from ._engine import wait_staged_everywhere
+from ._stateful import (
+    Restorer,
+    collect,
+    python_and_numpy_random_state,
+    set_python_and_numpy_random_state,
+)
+from ._torch_sharded import local_of
+from ._torch_types import PLAIN_TENSOR_TYPES
+
+_GUARD_MARK = "_waits_until_staged"
+
+
+class TorchRestorer(Restorer):
+    """Adds tensors and generators, and modules that take a part of their state."""
+
+    filled_types = (np.ndarray, torch.Tensor, torch.Generator)
+
+    def __init__(self, strict: bool = True) -> None:
+        self._strict = strict
+
+    def restore(self, name: str, target: Any, value: Any) -> None:
+        """Gives `target` the state `value`."""
+        if isinstance(target, torch.nn.Module) and not self._strict:
+            target.load_state_dict(value, strict=False)
+        else:
+            super().restore(name, target, value)
+
+    def restore_other(self, name: str, target: Any, value: Any) -> None:
+        """Tensors and generators."""
+        if isinstance(target, torch.Tensor):
+            if value is not target:
+                with torch.no_grad():
+                    target.copy_(value)
+        elif isinstance(target, torch.Generator):
+            target.set_state(value["generator"])
+        else:
+            super().restore_other(name, target, value)
+
+
+@contextmanager
+def collection_put_off() -> Iterator[None]:
+    """Describing a large state makes many small objects, and no garbage: while that goes on, the
+    collector would look through all of them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def collect_parts(value: Any) -> Any:
+    """Like collect(), and generators."""
+    if isinstance(value, torch.Generator):
+        return {"generator": value.get_state()}
+    if type(value) is dict:
+        return {key: collect_parts(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(collect_parts(item) for item in value)
+    return collect(value)
+
+
+def in_place_storages(objects: list[object]) -> set[int]:
+    """The storages of parameters and of optimizer state."""
+    tensors: list[torch.Tensor] = []
+    for value in objects:
+        if isinstance(value, torch.nn.Module):
+            tensors += value.parameters()
+        elif isinstance(value, torch.optim.Optimizer):
+            for state in value.state.values():
+                tensors += [item for item in state.values() if isinstance(item, torch.Tensor)]
+    local = [local_of(tensor) for tensor in tensors]
+    return {
+        tensor.untyped_storage().data_ptr()
+        for tensor in local
+        if tensor.layout == torch.strided and type(tensor) in PLAIN_TENSOR_TYPES
+    }
+
+
+def guard_averaging(objects: list[object]) -> None:
+    """Has averaged models wait, like optimizers, before they change their parameters.
+
+    They have no hook for that. What stays in their class does nothing while nothing is staged.
+    """
+    function = AveragedModel.update_parameters
+    if hasattr(function, _GUARD_MARK) or not any(
+        isinstance(part, AveragedModel)
+        for value in objects
+        if isinstance(value, torch.nn.Module)
+        for part in value.modules()
+    ):
+        return
+
+    @functools.wraps(function)
+    def update_parameters(self: AveragedModel, model: torch.nn.Module) -> None:
+        wait_staged_everywhere()
+        function(self, model)
+
+    setattr(update_parameters, _GUARD_MARK, True)
+    AveragedModel.update_parameters = update_parameters  # type: ignore[method-assign]
+
+
+def room_for_moments(objects: list[object]) -> int:
+    """Bytes that optimizers without any state will need once they have stepped."""
+    return sum(
+        2 * local_of(parameter).nbytes
+        for value in objects
+        if isinstance(value, torch.optim.Optimizer) and not value.state
+        for group in value.param_groups
+        for parameter in group["params"]
+    )
+
+
+def random_state() -> dict[str, Any]:
+    state = python_and_numpy_random_state()
+    state["torch"] = torch.get_rng_state()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    set_python_and_numpy_random_state(state)
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

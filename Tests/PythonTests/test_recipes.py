@@ -1,0 +1,92 @@
+"""Every recipe of spec/PYTHON.md runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+import pccheck
+
+PAGE = ROOT / "spec" / "PYTHON.md"
+TITLE = re.compile(r"^## (.+)$", re.M)
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Title and code of each recipe, in order."""
+    text = PAGE.read_text()
+    titles = [(match.start(), match[1]) for match in TITLE.finditer(text)]
+    return [
+        (max(title for title in titles if title[0] < match.start())[1], match[1])
+        for match in BLOCK.finditer(text)
+    ]
+
+
+PRELUDE = """
+import torch, pccheck, pccheck.torch as pcc
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+optimizer = torch.optim.AdamW(model.parameters())
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+steps = 41
+def train(step):
+    optimizer.zero_grad()
+    model(torch.randn(3, 8)).square().mean().backward()
+    optimizer.step()
+"""
+
+
+def test_the_page_has_recipes() -> None:
+    assert len(recipes()) >= 9
+    for _, code in recipes():
+        assert all(len(line) <= 128 for line in code.splitlines())
+
+
+@pytest.mark.parametrize(("title", "code"), recipes(), ids=[title for title, _ in recipes()])
+def test_recipe(
+    title: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "torch.distributed" in code:
+        run_alone(code)
+        return
+    names: dict[str, Any] = {}
+    exec(compile(PRELUDE, "prelude", "exec"), names)
+    if title != "A training loop":
+        # Most recipes go on with the file of the first.
+        exec(compile(recipes()[0][1], "first", "exec"), dict(names))
+    exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
+
+
+def run_alone(code: str) -> None:
+    """As torchrun does, with one rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    end = "\ndist.destroy_process_group()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code + end],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_exception_of_the_page_exists() -> None:
+    table = PAGE.read_text().split("## How it fails")[1]
+    names = set(re.findall(r"`([A-Z]\w+)`", table.split("\n\n")[1])) - {"TypeError", "FILE"}
+    assert len(names) > 12
+    for name in names:
+        assert issubclass(getattr(pccheck, name), pccheck.CheckpointError), name
