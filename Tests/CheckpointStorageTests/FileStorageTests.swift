@@ -99,10 +99,10 @@ import Testing
     }
 
     /// Opens a file in a process without standard streams, whose numbers are free then.
-    private static func descriptorWithoutStreams(_ mode: FileStorage.Mode) throws -> Int32 {
+    static func descriptorWithoutStreams(_ mode: FileStorage.Mode) throws -> Int32 {
         let path = FileManager.default.temporaryDirectory.path + "/pccheck-\(UUID().uuidString)"
         try Data(count: Limits.blockByteCount).write(to: URL(fileURLWithPath: path))
-        defer { unlink(path) }
+        defer { try? FileManager.default.removeItem(atPath: path) }
         for stream in 0...2 as ClosedRange<Int32> { close(stream) }
         return try FileStorage(path: path, access: .write, mode: mode).descriptor
     }
@@ -110,10 +110,10 @@ import Testing
     /// What such a program prints must not go into the file.
     @Test func aFileNeverTakesTheNumberOfAStandardStream() async {
         await #expect(processExitsWith: .success) {
-            exit(try Self.descriptorWithoutStreams(.automatic) > 2 ? 0 : 1)
+            exit(try FileStorageTests.descriptorWithoutStreams(.automatic) > 2 ? 0 : 1)
         }
         await #expect(processExitsWith: .success) {
-            exit(try Self.descriptorWithoutStreams(.buffered) > 2 ? 0 : 1)
+            exit(try FileStorageTests.descriptorWithoutStreams(.buffered) > 2 ? 0 : 1)
         }
     }
 
