@@ -155,6 +155,19 @@ struct ExtractionTarget {
         try Interruption.check()
         for file in staged { try file.publish() }
     }
+
+    /// Writes a document that is no part of a checkpoint. A reader who had enough is no error.
+    func write(document bytes: [UInt8]) throws(CheckpointError) {
+        switch kind {
+        case .file(let path): try StagedFile(path, bytes: bytes).publish()
+        case .stream(let sink):
+            do throws(CheckpointError) {
+                try sink.write(bytes)
+            } catch {
+                if error.code != .readerGone { throw error }
+            }
+        }
+    }
 }
 
 /// A file that is written under a temporary name; dropped unpublished, it is removed.

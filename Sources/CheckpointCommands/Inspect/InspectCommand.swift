@@ -22,6 +22,7 @@ struct InspectCommand: ParsableCommand {
             InspectSlotsCommand.self,
             InspectSuperCommand.self,
             InspectTensorsCommand.self,
+            InspectWatchCommand.self,
         ],
         defaultSubcommand: InspectSummaryCommand.self)
 }

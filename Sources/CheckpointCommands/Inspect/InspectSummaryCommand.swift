@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import CheckpointCheck
 internal import CheckpointFormat
 internal import CheckpointRecovery
 internal import CheckpointStorage
@@ -9,7 +10,28 @@ struct InspectSummaryCommand: ToolCommand {
 
     @OptionGroup var options: InspectedFile
 
+    @Option(
+        help: ArgumentHelp(
+            "Write a report page to this file instead; - is standard output.",
+            valueName: "report.html"), completion: .file())
+    var html: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "With --html: full reads every chunk and compares it with its digest.",
+            valueName: "metadata|full"))
+    var verify: FsckCommand.Depth?
+
+    func validate() throws {
+        if html == nil, verify != nil { throw ValidationError("--verify goes with --html") }
+        if html != nil, options.json { throw ValidationError("give --html or --json, not both") }
+    }
+
     func execute() throws -> ExitStatus {
+        if let html {
+            return try ReportFile.write(
+                html, of: options.file, depth: verify == .full ? .full : .metadata)
+        }
         let inspection: Inspection
         do throws(CheckpointError) {
             inspection = try Inspection(path: options.file)

@@ -51,6 +51,7 @@ indirect enum JSONValue: Equatable, Sendable {
         return output
     }
 
+<<<<<<< HEAD
     /// Writes this object with one more member, a list that may be too long to hold: its
     /// elements are made, and written, one by one.
     func write(
@@ -69,6 +70,36 @@ indirect enum JSONValue: Equatable, Sendable {
             isEmpty = false
         }
         output.write(bytes + (isEmpty ? [] : Array("\n  ".utf8)) + end)
+=======
+    /// The document on one line, with a line feed at the end: for JSON lines.
+    var line: [UInt8] {
+        var output: [UInt8] = []
+        appendCompact(to: &output)
+        output.append(0x0A)
+        return output
+    }
+
+    private func appendCompact(to output: inout [UInt8]) {
+        switch self {
+        case .array(let values):
+            output.append(0x5B)
+            for (index, value) in values.enumerated() {
+                if index > 0 { output.append(0x2C) }
+                value.appendCompact(to: &output)
+            }
+            output.append(0x5D)
+        case .object(let members):
+            output.append(0x7B)
+            for (index, member) in members.enumerated() {
+                if index > 0 { output.append(0x2C) }
+                Self.appendString(member.key, to: &output)
+                output.append(0x3A)
+                member.value.appendCompact(to: &output)
+            }
+            output.append(0x7D)
+        default: append(to: &output, depth: 0)
+        }
+>>>>>>> cf78d1c6184261833d100af0f1dc55967776e8b9
     }
 
     private func append(to output: inout [UInt8], depth: Int) {

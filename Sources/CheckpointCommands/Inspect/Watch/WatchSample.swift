@@ -1,0 +1,79 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+internal import CheckpointStorage
+
+/// What one look at the file's metadata showed.
+struct WatchSample {
+    enum Writer: String {
+        /// It holds the file's lock.
+        case atWork = "at_work"
+        /// The lock is free, and the last writer closed the file with nothing in flight.
+        case closed
+        /// The lock is free, and the last writer did not close the file: killed, or crashed.
+        case gone
+    }
+
+    let path: String
+    /// Nanoseconds since 1970.
+    let time: UInt64
+    let writer: Writer
+    let decision: RecoveryDecision
+
+    /// Reads the metadata of `path`, which is opened anew each time, so that a file that was
+    /// renamed over the path is seen. Takes no lock.
+    init(path: String) throws(CheckpointError) {
+        self.path = path
+        let storage: FileStorage
+        // A writer closes the file before it lets go of the lock: asked in this order, a free lock
+        // means that the superblock read below tells how its holder ended.
+        let isLocked: Bool
+        do throws(StorageError) {
+            storage = try FileStorage(path: path, access: .read)
+            isLocked = try storage.isLockedByAnother(.writer)
+        } catch {
+            throw CheckpointError(error)
+        }
+        do throws(CheckpointError) {
+            let image = try MetadataImage.readSettled(from: storage)
+            decision = try SlotSelection.decide(image, allowsTruncation: true)
+        } catch {
+            var located = error
+            located.message = "\(path): \(error.message)"
+            throw located
+        }
+        if decision.isTruncated {
+            throw CheckpointError(
+                .corrupt,
+                "\(path) is truncated: it has \(storage.byteCount) bytes, expected "
+                    + "\(decision.identity.geometry.fileByteCount); run pcfsck \(path)")
+        }
+        let isClosed = decision.superblock?.isCleanClose ?? false
+        writer = isLocked ? .atWork : isClosed ? .closed : .gone
+        time = SystemClock.wallTime
+    }
+
+    var fileUUID: Identifier128 { decision.identity.fileUUID }
+    var generation: UInt64 { decision.highestGeneration.rawValue }
+    var anchor: Anchor? { decision.superblock?.anchor }
+
+    /// The newest durable checkpoint's header.
+    var newest: SlotHeader? { decision.slots.first { $0.reason == .anchored }?.header }
+
+    /// Checkpoints that have begun and are not durable yet, oldest first. Empty when nobody is at
+    /// work: then they are torn.
+    var inFlight: [SlotHeader] {
+        guard writer == .atWork else { return [] }
+        let durable = anchor?.sequence ?? .none
+        return decision.slots.filter { $0.reason == .writing || $0.reason == .unanchored }
+            .compactMap(\.header).filter { $0.sequence > durable }
+            .sorted { $0.sequence < $1.sequence }
+    }
+
+    /// Complete checkpoints up to the newest durable one, oldest first.
+    var finished: [SlotHeader] {
+        let durable = anchor?.sequence ?? .none
+        return decision.slots.compactMap(\.header)
+            .filter { $0.state == .complete && $0.sequence <= durable }
+            .sorted { $0.sequence < $1.sequence }
+    }
+}
