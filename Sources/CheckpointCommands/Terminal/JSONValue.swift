@@ -51,7 +51,6 @@ indirect enum JSONValue: Equatable, Sendable {
         return output
     }
 
-<<<<<<< HEAD
     /// Writes this object with one more member, a list that may be too long to hold: its
     /// elements are made, and written, one by one.
     func write(
@@ -70,7 +69,8 @@ indirect enum JSONValue: Equatable, Sendable {
             isEmpty = false
         }
         output.write(bytes + (isEmpty ? [] : Array("\n  ".utf8)) + end)
-=======
+    }
+
     /// The document on one line, with a line feed at the end: for JSON lines.
     var line: [UInt8] {
         var output: [UInt8] = []
@@ -99,7 +99,6 @@ indirect enum JSONValue: Equatable, Sendable {
             output.append(0x7D)
         default: append(to: &output, depth: 0)
         }
->>>>>>> cf78d1c6184261833d100af0f1dc55967776e8b9
     }
 
     private func append(to output: inout [UInt8], depth: Int) {
