@@ -99,6 +99,10 @@ COMMANDS = [
     command("pcinspect diff FILE --slots 0 1 --json",     1,    8,    4,    1,    4,    8),
     command("pcinspect metadump FILE -o OUT",             0,    0,    0,    0,    0,    0),
     command("pcinspect metadump FILE -o OUT --obfuscate-names --json", 0, 0, 0, 0, 0,   0),
+    command("pcinspect watch --count 1 FILE",             0,    0,    0,    0,    8,    0),
+    command("pcinspect watch --count 1 --json FILE",      0,    0,    0,    0,    8,    0),
+    command("pcinspect FILE --html OUT",                  0,    4,    4,    0,    4,    4),
+    command("pcinspect FILE --verify full --html OUT",    0,    4,    4,    4,    4,    4),
     command("pcextract FILE --format npz -o OUT",         0,    4,    4,    4,    4,    8),
     command("pcextract FILE --format pt -o OUT",          0,    4,    4,    4,    4,    8),
     command("pcextract FILE --format pt --flat --slot 1 -o OUT --json", 0, 8, 4, 4, 4,  8),
@@ -193,7 +197,11 @@ def complaints(item: hostile.Hostile, command: Command, result: Measured) -> Ite
     # What cannot be shown at all has no document, but a message.
     if command.is_json and (result.stdout or not errors):
         try:
-            json.loads(result.stdout)
+            if " watch " in command.line:
+                for line in result.stdout.splitlines():
+                    json.loads(line)
+            else:
+                json.loads(result.stdout)
         except ValueError as error:
             yield f"JSON: {error}"
     peak = LARGE.get(item.name, PEAK)
