@@ -194,6 +194,16 @@ public struct SafetensorsManifest: Hashable, Sendable {
         try self.init(decoding: bytes, payloadByteCount: payloadByteCount, within: Bounds())
     }
 
+    /// Decodes and checks the manifest at the start of the payload that `header` describes.
+    public init(decoding bytes: [UInt8], header: SlotHeader) throws(FormatError) {
+        try self.init(decoding: bytes, payloadByteCount: header.payloadByteCount)
+        guard dataOffset == header.manifestByteCount else {
+            throw .invalidField(
+                "manifest_byte_count", found: header.manifestByteCount,
+                expected: "\(dataOffset), where its data begins")
+        }
+    }
+
     init(
         decoding bytes: [UInt8], payloadByteCount: UInt64, within bounds: Bounds
     ) throws(FormatError) {

@@ -38,9 +38,10 @@ enum IdentitySelection {
             return CheckpointError(.notACheckpointFile, "the image has no identity block")
         }
         if image.fileByteCount < smallest && weight(best.error) < 3 {
+            let unit = image.fileByteCount == 1 ? "byte" : "bytes"
             return CheckpointError(
                 .notACheckpointFile,
-                "the file has \(image.fileByteCount) bytes, but a checkpoint file has at least "
+                "the file has \(image.fileByteCount) \(unit), but a checkpoint file has at least "
                     + "\(smallest): it is truncated, or not a checkpoint file")
         }
         var failure = CheckpointError(

@@ -20,6 +20,32 @@ public enum SlotVerifier {
         let report = try reader.check(progress: progress, stopsAtDamage: true)
         if let found = report.logicalDigest { try reader.checkLogicalDigest(found) }
     }
+
+    /// Checks what a resume asks for beyond the digests: that the manifest of a safetensors
+    /// payload keeps the rules. Bytes that are as they were saved need not be one.
+    ///
+    /// - Throws: `corrupt` when it does not, and what `verify` throws for the chunks it lies in.
+    public static func verifyManifest(
+        _ candidate: Candidate, in storage: any Storage
+    ) throws(CheckpointError) {
+        let header = candidate.header
+        guard header.payloadKind == .safetensors else { return }
+        let reader = PayloadReader(storage: storage, candidate: candidate, workerCount: 1)
+        let buffers = ChunkBuffers(for: candidate.table)
+        let byteCount = min(header.manifestByteCount, UInt64(Limits.manifestByteCount) + 8)
+        var bytes: [UInt8] = []
+        for index in reader.entries.indices where UInt64(bytes.count) < byteCount {
+            let chunk = try reader.load(index, buffers)
+            bytes += chunk.buffer.array(0..<chunk.byteCount)
+        }
+        do throws(FormatError) {
+            _ = try SafetensorsManifest(decoding: bytes, header: header)
+        } catch {
+            throw CheckpointError(
+                .corrupt, "\(storage.path): slot \(candidate.slot): \(error)",
+                slot: candidate.slot, byteOffset: candidate.dataOffset)
+        }
+    }
 }
 
 extension PayloadReader {

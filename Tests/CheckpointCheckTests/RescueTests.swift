@@ -21,6 +21,7 @@ import Testing
             goal, image: MetadataImage.read(from: storage), stamp: FullRepairTests.stamp
         ) { candidate throws(CheckpointError) in
             try SlotVerifier.verify(candidate, in: storage, workerCount: 1)
+            try SlotVerifier.verifyManifest(candidate, in: storage)
         }
     }
 
@@ -96,6 +97,30 @@ import Testing
         #expect(decision.identityFindings.allSatisfy { $0.agreesWithChosen })
     }
 
+    /// The newest slot's bytes are whole, but no reader accepts its manifest.
+    @Test func rebuildPassesOverWhatNobodyLoads() throws {
+        let storage = try storage("valid/v1/opaque")
+        let decision = try #require(FullRepairTests.check(storage).decision)
+        let newest = try #require(decision.candidates.first)
+        var header = newest.header
+        header.payloadKind = .safetensors
+        storage.overwrite(header.encoded().bytes, at: newest.headerOffset)
+        for copy in decision.superblockFindings {
+            storage.overwrite([UInt8](repeating: 0, count: 4096), at: copy.offset)
+        }
+        let before = FullRepairTests.Standing(storage)
+        #expect(before.slot != nil && before.slot != newest.slot)
+        let rescue = try rescue(.rebuild, storage)
+        #expect(rescue.target.slot == before.slot)
+        try rescue.plan.apply(to: storage)
+        let after = FullRepairTests.Standing(storage)
+        #expect(after.slot == before.slot && after.digest == before.digest)
+        let error = #expect(throws: CheckpointError.self) {
+            _ = try self.rescue(.backTo(newest.slot), storage)
+        }
+        #expect(error?.code == .corrupt)
+    }
+
     /// The head's identity block is another file's: only the mirror belongs to the slots.
     @Test func rebuildTakesTheIdentityThatFits() throws {
         let storage = try storage("valid/v1/safetensors")
@@ -134,7 +159,7 @@ import Testing
         let torn = try storage("corrupt/slot-torn")
         let writing = try #require(
             FullRepairTests.check(torn).decision?.slots.first { $0.reason == .writing }?.slot)
-        #expect(try refusal(.backTo(writing), "corrupt/slot-torn")?.code == .invalidArgument)
+        #expect(try refusal(.backTo(writing), "corrupt/slot-torn")?.code == .noCheckpoint)
         let older = try slot(30, storage("valid/v1/safetensors"))
         let message = try refusal(.promote(older), "valid/v1/safetensors")?.message ?? ""
         #expect(message.contains("--back-to"))

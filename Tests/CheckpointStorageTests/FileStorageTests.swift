@@ -98,6 +98,25 @@ import Testing
         #expect(try third.tryLock(slot, exclusive: false) == false)
     }
 
+    /// Opens a file in a process without standard streams, whose numbers are free then.
+    static func descriptorWithoutStreams(_ mode: FileStorage.Mode) throws -> Int32 {
+        let path = FileManager.default.temporaryDirectory.path + "/pccheck-\(UUID().uuidString)"
+        try Data(count: Limits.blockByteCount).write(to: URL(fileURLWithPath: path))
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        for stream in 0...2 as ClosedRange<Int32> { close(stream) }
+        return try FileStorage(path: path, access: .write, mode: mode).descriptor
+    }
+
+    /// What such a program prints must not go into the file.
+    @Test func aFileNeverTakesTheNumberOfAStandardStream() async {
+        await #expect(processExitsWith: .success) {
+            exit(try FileStorageTests.descriptorWithoutStreams(.automatic) > 2 ? 0 : 1)
+        }
+        await #expect(processExitsWith: .success) {
+            exit(try FileStorageTests.descriptorWithoutStreams(.buffered) > 2 ? 0 : 1)
+        }
+    }
+
     @Test func aNewFileAppearsOnlyWhenItIsPublished() throws {
         do {
             var file = try NewFile(beside: path, byteCount: 8192)

@@ -94,11 +94,12 @@ import Testing
         let before = try bytes(file.path)
         let cases: [(arguments: [String], status: Int32, text: String)] = [
             (["--step", "20"], 4, "chunk 1 has digest"),
-            (["--step", "7"], 16, "no slot holds step 7; there is 30, 20, 10"),
+            (["--step", "7"], 4, "no slot holds step 7; there is 30, 20, 10"),
             (["--back-to", "9"], 16, "there is no slot 9"),
             (["--promote", "2"], 16, "anchored already"),
             (["--promote", "0"], 16, "--back-to 0"),
-            (["--back-to", "3"], 16, "holds no complete checkpoint: it is empty"),
+            (["--back-to", "3"], 4, "holds no complete checkpoint: it is empty"),
+            (["--promote", "3"], 4, "holds no complete checkpoint: it is empty"),
         ]
         for item in cases {
             let run = try rescue([file.path] + item.arguments + ["--output", out])

@@ -417,7 +417,7 @@ def tables() -> list[Hostile]:
                 json_claim(100_000_001), **t004),
         hostile("json-white-space", "A hundred million bytes of white space.", wide_json,
                 verdict=LOADS, findings=(), is_large=True),
-        hostile("tensors-many", "Many tensors without a byte.", many_tensors(1 << 13),
+        hostile("tensors-many", "Many tensors without a byte.", many_tensors(1 << 12),
                 verdict=LOADS, findings=(), is_large=True),
         hostile("tensors-2-20", "As many tensors as there may be, without a byte.",
                 many_tensors(1 << 20), verdict=LOADS, findings=(), is_large=True),

@@ -33,9 +33,11 @@ public struct Rescue: Sendable {
 
     /// Plans the rescue of what is in `image`.
     ///
-    /// - Parameter verify: reads every chunk of a candidate, and throws when it is not whole.
-    /// - Throws: `invalidArgument` when the slot holds no such checkpoint, `corrupt` when it is
-    ///   damaged, `unsupported` for a file that must not be changed.
+    /// - Parameter verify: reads every chunk of a candidate, and throws when a resume would not
+    ///   load it.
+    /// - Throws: `noCheckpoint` when the slot holds no complete one, `corrupt` when it is damaged,
+    ///   `invalidArgument` when the goal does not fit it, `unsupported` for a file that must not
+    ///   be changed.
     public init(
         _ goal: RescueGoal, image: MetadataImage, stamp: RepairStamp,
         verify: (Candidate) throws(CheckpointError) -> Void
@@ -137,7 +139,7 @@ private struct RescueDraft {
     private func noCheckpoint(_ report: SlotReport) -> CheckpointError {
         let detail = report.detail.map { ", \($0)" } ?? ""
         return CheckpointError(
-            .invalidArgument,
+            .noCheckpoint,
             "slot \(report.slot) holds no complete checkpoint: it is \(report.reason.rawValue)"
                 + "\(detail); pcinspect shows which slots do", slot: report.slot,
             byteOffset: report.headerOffset)

@@ -55,9 +55,10 @@ struct InspectHexdumpCommand: ToolCommand {
             shownByteCount: min(shown ?? place.byteCount, inside))
         guard inside > 0 else {
             throw CheckpointError(
-                file.byteCount == 0 ? .notACheckpointFile : .invalidArgument,
+                file.byteCount == 0
+                    ? .notACheckpointFile : offset == nil ? .corrupt : .invalidArgument,
                 "\(options.file): byte \(place.offset) is behind the end of the file, which has "
-                    + "\(file.byteCount) bytes", byteOffset: place.offset)
+                    + file.size, byteOffset: place.offset)
         }
         let groups = annotate ? try fields(dump) : []
         if options.json {

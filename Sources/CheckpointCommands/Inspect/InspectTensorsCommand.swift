@@ -45,9 +45,9 @@ struct InspectTensorsCommand: ToolCommand {
                 StatisticsScreen(tensors, scanned, isSalvage: salvage)
                     .lines(candidate, width: output.columnCount).forEach(output.line)
             } else {
-                TensorScreen.lines(
+                TensorScreen.forEachLine(
                     candidate, tensors, metadata: manifest.metadata, width: output.columnCount
-                ).forEach(output.line)
+                ) { output.line($0) }
             }
         }
         let isDamaged = scanned?.contains { !$0.damagedChunks.isEmpty } ?? false
@@ -61,34 +61,32 @@ struct InspectTensorsCommand: ToolCommand {
         let metadata = manifest.metadata.map {
             JSONValue.Member(key: $0.key, value: .string($0.value))
         }
-        Output.standard.write(
-            JSONValue.document(
-                tool: "pcinspect",
-                [
-                    "file": InspectionJSON.file(inspection),
-                    "slot": .count(Int(candidate.slot.rawValue)),
-                    "sequence": .integer(candidate.sequence.rawValue),
-                    "step": .integer(candidate.step),
-                    "data_offset": .integer(manifest.dataOffset),
-                    "metadata": .object(metadata),
-                    "tensors": .array(
-                        tensors.enumerated().map { index, tensor in
-                            .dictionary([
-                                "name": .string(tensor.name),
-                                "dtype": .string(tensor.elementType.name),
-                                "shape": .array(tensor.shape.map { .integer($0) }),
-                                "byte_count": .count(tensor.dataRange.count),
-                                "payload_offset": .integer(
-                                    manifest.dataOffset + tensor.dataRange.lowerBound),
-                                "statistics": scanned.map { statistics(tensor, $0[index]) }
-                                    ?? .null,
-                                "damaged_chunks": .array(
-                                    scanned?[index].damagedChunks.map { .count($0) } ?? []),
-                                "damage": .text(scanned?[index].damage),
-                            ])
-                        }),
-                ]
-            ).bytes)
+        let document = JSONValue.document(
+            tool: "pcinspect",
+            [
+                "file": InspectionJSON.file(inspection),
+                "slot": .count(Int(candidate.slot.rawValue)),
+                "sequence": .integer(candidate.sequence.rawValue),
+                "step": .integer(candidate.step),
+                "data_offset": .integer(manifest.dataOffset),
+                "metadata": .object(metadata),
+            ])
+        let list = tensors.indices.lazy.map { index -> JSONValue in
+            let tensor = tensors[index]
+            let start = manifest.dataOffset + tensor.dataRange.lowerBound
+            let damaged = scanned?[index].damagedChunks ?? []
+            return .dictionary([
+                "name": .string(tensor.name),
+                "dtype": .string(tensor.elementType.name),
+                "shape": .array(tensor.shape.map { .integer($0) }),
+                "byte_count": .count(tensor.dataRange.count),
+                "payload_offset": .integer(start),
+                "statistics": scanned.map { statistics(tensor, $0[index]) } ?? .null,
+                "damaged_chunks": .array(damaged.map { .count($0) }),
+                "damage": .text(scanned?[index].damage),
+            ])
+        }
+        document.write(to: Output.standard, listing: "tensors", list)
     }
 
     /// null for a damaged tensor, unless what is left of it was asked for.

@@ -16,14 +16,7 @@ enum Manifest {
         }
         let bytes = try selected.manifest()
         do throws(FormatError) {
-            let manifest = try SafetensorsManifest(
-                decoding: bytes, payloadByteCount: candidate.header.payloadByteCount)
-            guard manifest.dataOffset == candidate.header.manifestByteCount else {
-                throw .invalidField(
-                    "manifest_byte_count", found: candidate.header.manifestByteCount,
-                    expected: "\(manifest.dataOffset)")
-            }
-            return manifest
+            return try SafetensorsManifest(decoding: bytes, header: candidate.header)
         } catch {
             throw CheckpointError(
                 .corrupt, "slot \(candidate.slot): \(error)", slot: candidate.slot)
@@ -46,31 +39,40 @@ enum TensorScreen {
         _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],
         metadata: [(key: String, value: String)], width: Int?
     ) -> [StyledText] {
-        var table = TableLayout([
-            .flexible("tensor"), .left("dtype"), .right("shape"), .right("size"),
-        ])
-        for tensor in tensors {
-            let shape = tensor.shape.map(String.init).joined(separator: " × ")
-            table.add([
-                "\(tensor.name)", StyledText(tensor.elementType.name, .cyan),
-                "\(shape.isEmpty ? "scalar" : shape)",
-                "\(Quantity.bytes(UInt64(tensor.dataRange.count)))",
-            ])
-        }
+        var lines: [StyledText] = []
+        forEachLine(candidate, tensors, metadata: metadata, width: width) { lines.append($0) }
+        return lines
+    }
+
+    /// Line by line: a manifest may name a million tensors.
+    static func forEachLine(
+        _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],
+        metadata: [(key: String, value: String)], width: Int?, _ body: (StyledText) -> Void
+    ) {
         let byteCount = tensors.reduce(UInt64(0)) { $0 + UInt64($1.dataRange.count) }
-        var lines: [StyledText] = [
+        body(
             """
             \("slot \(candidate.slot)", .bold), step \(candidate.step): \
             \(Quantity.plural(tensors.count, "tensor")), \(Quantity.bytes(byteCount))
-            """
-        ]
-        lines += table.lines(width: width)
+            """)
+        let table = TableLayout([
+            .flexible("tensor"), .left("dtype"), .right("shape"), .right("size"),
+        ])
+        let rows = tensors.lazy.map { tensor -> [StyledText] in
+            let shape = tensor.shape.map(String.init).joined(separator: " × ")
+            return [
+                "\(tensor.name)", StyledText(tensor.elementType.name, .cyan),
+                "\(shape.isEmpty ? "scalar" : shape)",
+                "\(Quantity.bytes(UInt64(tensor.dataRange.count)))",
+            ]
+        }
+        table.forEachLine(of: rows, width: width, body)
         if !metadata.isEmpty {
             var table = TableLayout([.left("metadata"), .flexible("value")])
             for entry in metadata { table.add(["\(entry.key)", "\(entry.value)"]) }
-            lines += [""] + table.lines(width: width)
+            body("")
+            table.forEachLine(of: table.rows, width: width, body)
         }
-        return lines
     }
 }
 

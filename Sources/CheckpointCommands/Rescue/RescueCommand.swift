@@ -158,9 +158,13 @@ struct RescueCommand: ToolCommand {
             return try Rescue(try goal(image), image: image, stamp: stamp) {
                 candidate throws(CheckpointError) in
                 try RepairSession.verify(candidate, in: storage, progress)
+                try SlotVerifier.verifyManifest(candidate, in: storage)
             }
         } catch {
-            throw error.about(file)
+            var error = error.about(file)
+            // A checkpoint that is not there ends like one that is not whole, with status 4.
+            if error.code == .noCheckpoint { error.code = .corrupt }
+            throw error
         }
     }
 
@@ -172,7 +176,7 @@ struct RescueCommand: ToolCommand {
         guard let candidate = decision.candidates.first(where: { $0.step == step }) else {
             let known = decision.candidates.map { "\($0.step)" }.joined(separator: ", ")
             throw CheckpointError(
-                .invalidArgument,
+                .noCheckpoint,
                 "no slot holds step \(step); there " + (known.isEmpty ? "is none" : "is \(known)"))
         }
         return .backTo(candidate.slot)

@@ -51,6 +51,26 @@ indirect enum JSONValue: Equatable, Sendable {
         return output
     }
 
+    /// Writes this object with one more member, a list that may be too long to hold: its
+    /// elements are made, and written, one by one.
+    func write(
+        to output: Output, listing key: String, _ elements: some Sequence<JSONValue>
+    ) {
+        guard case .object(let members) = self else { preconditionFailure("a document") }
+        var bytes = Self.object(members + [Member(key: key, value: .array([]))]).bytes
+        let end = Array("]\n}\n".utf8)
+        bytes.removeLast(end.count)
+        var isEmpty = true
+        for element in elements {
+            bytes += Array((isEmpty ? "\n    " : ",\n    ").utf8)
+            element.append(to: &bytes, depth: 2)
+            output.write(bytes)
+            bytes.removeAll(keepingCapacity: true)
+            isEmpty = false
+        }
+        output.write(bytes + (isEmpty ? [] : Array("\n  ".utf8)) + end)
+    }
+
     /// The document on one line, with a line feed at the end: for JSON lines.
     var line: [UInt8] {
         var output: [UInt8] = []

@@ -29,18 +29,30 @@ struct TableLayout {
 
     /// The header line and one line per row; no wider than `width` when that is given.
     func lines(width limit: Int?) -> [StyledText] {
-        var widths = columns.indices.map { column in
-            max(
-                PrintableText.columnCount(columns[column].title),
-                rows.map { $0[column].columnCount }.max() ?? 0)
+        var lines: [StyledText] = []
+        forEachLine(of: rows, width: limit) { lines.append($0) }
+        return lines
+    }
+
+    /// The lines for rows that may be too many to hold: a lazy collection makes each of them
+    /// twice, first for the widths of the columns.
+    func forEachLine(
+        of rows: some Collection<[StyledText]>, width limit: Int?, _ body: (StyledText) -> Void
+    ) {
+        var widths = columns.map { PrintableText.columnCount($0.title) }
+        for row in rows {
+            for column in columns.indices {
+                widths[column] = max(widths[column], row[column].columnCount)
+            }
         }
         let total = indent + widths.reduce(0, +) + Self.gap * (columns.count - 1)
         if let limit, total > limit, let flexible = columns.firstIndex(where: \.isFlexible) {
             widths[flexible] = max(Self.flexibleMinimum, widths[flexible] - (total - limit))
         }
-        let header = columns.map { StyledText($0.title, .dim) }
-        let content = columns.allSatisfy(\.title.isEmpty) ? rows : [header] + rows
-        return content.map { line($0, widths) }
+        if !columns.allSatisfy(\.title.isEmpty) {
+            body(line(columns.map { StyledText($0.title, .dim) }, widths))
+        }
+        for row in rows { body(line(row, widths)) }
     }
 
     /// For tables of facts: a last cell that is too long is broken into lines below each other,

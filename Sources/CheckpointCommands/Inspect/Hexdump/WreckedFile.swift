@@ -75,12 +75,15 @@ struct WreckedFile {
         }
     }
 
+    /// Its size in words.
+    var size: String { byteCount == 1 ? "1 byte" : "\(byteCount) bytes" }
+
     private func tail(_ blockCount: UInt64, _ block: FileBlock) throws(CheckpointError) -> UInt64 {
         let distance = blockCount * Geometry.block
         guard end >= distance else {
             throw CheckpointError(
                 .notACheckpointFile,
-                "\(path): the file has \(byteCount) bytes, so that there is no \(block.name); "
+                "\(path): the file has \(size), so that there is no \(block.name); "
                     + "show any bytes with --offset and --length")
         }
         return end - distance
