@@ -31,7 +31,7 @@ public enum SlotVerifier {
         let header = candidate.header
         guard header.payloadKind == .safetensors else { return }
         let reader = PayloadReader(storage: storage, candidate: candidate, workerCount: 1)
-        let buffers = ChunkBuffers(for: candidate.table)
+        let buffers = try reader.makeBuffers()
         let byteCount = min(header.manifestByteCount, UInt64(Limits.manifestByteCount) + 8)
         var bytes: [UInt8] = []
         for index in reader.entries.indices where UInt64(bytes.count) < byteCount {
