@@ -116,7 +116,7 @@ def test_too_little_memory_is_no_trap(path: Path) -> None:
     state = {"x": np.arange(24 << 20, dtype=np.int64) // 1000}
     with pccheck.Checkpointer(path, in_flight=1, chunk="64 MiB", codec="zstd") as checkpointer:
         checkpointer.save(1, state).wait()
-    for limit, statuses in ((150_000, {8}), (400_000, {0, 8}), (2_000_000, {0})):
+    for limit, statuses in ((70_000, {8}), (400_000, {0, 8}), (2_000_000, {0})):
         run = subprocess.run(
             ["bash", "-c", f'ulimit -v {limit}; exec "$0" "$@"', TOOL,
              "--verify", "full", "--json", path],
@@ -130,7 +130,7 @@ def test_too_little_memory_is_no_trap(path: Path) -> None:
     # Nothing older is taken for it, and nothing is repaired on such grounds.
     extract = TOOL.with_name("pcextract")
     run = subprocess.run(
-        ["bash", "-c", 'ulimit -v 150000; exec "$0" "$@"', extract, path, "-o", f"{path}.out"],
+        ["bash", "-c", 'ulimit -v 70000; exec "$0" "$@"', extract, path, "-o", f"{path}.out"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 8 and "64" in run.stderr and "ulimit -v" in run.stderr, run
