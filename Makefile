@@ -26,7 +26,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-model test-swift test-c test-python model soak \
+.PHONY: help setup build lib tools python test test-model test-swift test-c test-python test-frameworks model soak \
 	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
 	install uninstall deb test-deb wheel test-wheel test-packaging clean distclean format lint
 
@@ -167,7 +167,8 @@ test-wheel: wheel
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python test-packaging
+test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python test-frameworks \
+	test-packaging
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -176,9 +177,12 @@ test-model: $(BUILD)/packages-ready
 model: $(BUILD)/packages-ready
 	spec/model/check $(BUILD)/model 3
 
+# Without debugging, as most of them try very many images: five times as quick.
+OPTIMIZED_TESTS := -c release --scratch-path .build-tests -Xswiftc -enable-testing
+
 test-swift: $(BUILD)/packages-ready
-	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build
+	$(SWIFT) build --build-tests $(OPTIMIZED_TESTS)
+	$(SWIFT) test --skip-build $(OPTIMIZED_TESTS)
 
 # The order of hashed collections must follow from the seed, too.
 SIMULATE := SWIFT_DETERMINISTIC_HASHING=1 $(BUILD)/bin/simulate
@@ -211,7 +215,15 @@ test-c: lib
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
 test-python: python tools
-	$(PYTHON) -m pytest -q -rs Tests/PythonTests
+	$(PYTHON) -m pytest -q -rs Tests/PythonTests --ignore Tests/PythonTests/frameworks
+
+$(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# The adapters, each with the framework that it is for.
+test-frameworks: python tools $(VENV)/frameworks-ready
+	$(PYTHON) -m pytest -q -rs Tests/PythonTests/frameworks
 
 # Some are skipped without the packages of `.ci/install-packages --with-packaging`.
 test-packaging: python lib tools
@@ -226,9 +238,9 @@ $(BUILD)/soak-packages-ready: .ci/install-packages
 	SWIFT="$(SWIFT)" .ci/install-packages --with-soak
 	@mkdir -p $(@D) && touch $@
 
-# Every rung of spec/TRUST.md; the Swift ones without debugging, which is ten times as quick.
+# Every rung of spec/TRUST.md.
 soak: lib python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
-	$(SWIFT) build --build-tests -c release --scratch-path .build-soak -Xswiftc -enable-testing
+	$(SWIFT) build --build-tests $(OPTIMIZED_TESTS)
 	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
 		$(SOAK_SEED:%=--seed %)
 

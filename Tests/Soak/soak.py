@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SWIFT_TEST = [
     os.environ.get("SWIFT", "swift"), "test", "--skip-build", "-c", "release",
-    "--scratch-path", ".build-soak", "-Xswiftc", "-enable-testing", "--filter",
+    "--scratch-path", ".build-tests", "-Xswiftc", "-enable-testing", "--filter",
 ]  # fmt: skip
 COLUMNS = ("runs", "faults", "states")
 
