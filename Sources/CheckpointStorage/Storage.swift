@@ -1,4 +1,5 @@
 public import CheckpointFormat
+internal import SystemPackage
 
 /// The medium that holds a checkpoint file.
 ///
@@ -90,7 +91,11 @@ extension Storage {
 
     /// Reads `count` bytes (a multiple of 4096) at `offset` into a new array: for metadata.
     public func readBlocks(at offset: UInt64, count: Int) throws(StorageError) -> [UInt8] {
-        let buffer = AlignedBuffer(byteCount: count)
+        guard let buffer = AlignedBuffer.forTransfers(byteCount: count) else {
+            throw StorageError(
+                operation: "allocating memory for a read", path: path, byteOffset: offset,
+                byteCount: count, osErrorNumber: Errno.noMemory.rawValue)
+        }
         try read(into: buffer, 0..<count, at: offset)
         return buffer.array(0..<count)
     }
