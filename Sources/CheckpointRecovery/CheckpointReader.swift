@@ -14,8 +14,10 @@ public final class CheckpointReader: Sendable {
     /// While some of these threads wait for the device, the others digest: so many keep both busy.
     public static let defaultWorkerCount = 4
 
-    /// How often a search starts over when a writer takes a slot under it.
-    private static let attemptCount = 16
+    /// How often a search starts over when a writer takes a slot under it, which takes tenths of
+    /// a second. One that writes to memory as fast as it can wins two times of three, and sixteen
+    /// times in a row now and then.
+    private static let attemptCount = 256
 
     public let storage: any Storage
     private let workerCount: Int

@@ -323,7 +323,7 @@ import Testing
         }
     }
 
-    /// A writer holds the slot and never commits: the search ends after sixteen attempts.
+    /// A writer holds the slot and never commits: the search ends after so many attempts.
     @Test func aSlotThatStaysTakenEndsTheSearch() throws {
         let (builder, _) = try builder()
         let storage = builder.storage()
@@ -338,7 +338,7 @@ import Testing
         let loaded = try reader.loadNewest { _ throws(CheckpointError) in }
         #expect(loaded.candidate.sequence.rawValue == 4)
         #expect(loaded.rejected.map(\.error.code) == [.busy])
-        #expect(attempts.withLock { $0 } == 16)
+        #expect(attempts.withLock { $0 } == 256)
     }
 
     /// Readers ahead of a slow consumer wait for its buffers, and go on when they get them.
