@@ -1,3 +1,4 @@
+import CheckpointFormat
 import Foundation
 import Testing
 
@@ -146,5 +147,56 @@ import Testing
         #expect(throws: StateDocumentError.self) {
             try TorchPickle.nested([], document: document)
         }
+    }
+
+    /// A view of `x`, which has twelve bytes, with some of its keys.
+    private func pickleOfView(_ keys: String) throws -> [UInt8] {
+        let header = "{\"x\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}"
+        let length = [UInt8(header.utf8.count)] + [UInt8](repeating: 0, count: 7)
+        let payload = length + Array(header.utf8)
+        let manifest = try SafetensorsManifest(
+            decoding: payload, payloadByteCount: UInt64(payload.count) + 12)
+        let document = "{\"version\":1,\"state\":{\"$view\":\"x\"\(keys)}}"
+        return try TorchPickle.nested(manifest.tensors, document: document)
+    }
+
+    @Test(arguments: [
+        (",\"dtype\":\"float32\",\"offset\":4,\"shape\":[2],\"stride\":[1]", "_rebuild_tensor_v2"),
+        (",\"stride\":[2],\"shape\":[2],\"offset\":0,\"dtype\":\"float32\"", "_rebuild_tensor_v2"),
+        (",\"dtype\":\"int16\",\"offset\":2,\"shape\":[5],\"stride\":[1]", "_rebuild_tensor_v3"),
+        (",\"dtype\":\"float32\",\"offset\":12,\"shape\":[9,0],\"stride\":[1,1]", "_v2"),
+        (",\"dtype\":\"float32\",\"offset\":8,\"shape\":[],\"stride\":[]", "_rebuild_tensor_v2"),
+    ])
+    func viewsBecomeTensors(keys: String, function: String) throws {
+        let pickle = try pickleOfView(keys)
+        #expect(String(decoding: pickle, as: UTF8.self).contains(function))
+    }
+
+    /// torch would take none of these for an error of the file, or see other memory.
+    @Test(arguments: [
+        "", ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[3]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[4],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":4,\"shape\":[3],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":2,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":16,\"shape\":[0],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[3],\"stride\":[1,1]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[2],\"stride\":[281474976710655]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[99999999,99999999],\"stride\":[0,0]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[281474976710656],\"stride\":[0]",
+        ",\"dtype\":\"int8\",\"offset\":-1,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"object\",\"offset\":0,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"offset\":0,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[1],\"stride\":[1],\"more\":1",
+    ])
+    func brokenViewsAreRefused(keys: String) {
+        #expect(throws: StateDocumentError.self) { try pickleOfView(keys) }
+    }
+
+    @Test func shardedTensorsAreNamed() {
+        let document = "{\"version\":1,\"state\":{\"$dtensor\":{\"local\":null}}}"
+        let error = #expect(throws: StateDocumentError.self) {
+            try TorchPickle.nested([], document: document)
+        }
+        #expect(error?.message.contains("sharded tensor") == true)
     }
 }

@@ -268,8 +268,7 @@ def write(state: Any, path: str) -> None:
         try:
             dcp.save(state, storage_writer=dcp.FileSystemWriter(path), no_dist=True)
         except dcp.CheckpointException as error:
-            for failure in error.failures.values():
-                raise failure[0] from None
-            raise
+            first = next(iter(error.failures.values()), (error,))[0]
+            raise torch_file.write_failure(first) from None
         except ValueError as error:
             raise CheckpointError(f"torch.distributed.checkpoint cannot save it: {error}") from None

@@ -7,6 +7,7 @@ import os
 import unicodedata
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from .._stored import STORED_TO_NUMPY
@@ -91,16 +92,24 @@ def _note(stored: Stored, keys: dict[str, str], member: str) -> bytes:
 def write_npz(stored: Stored, names: list[str], staged: StagedFile) -> None:
     """An archive, written as its tensors are read."""
     keys = {name: key_of(name) for name in names}
-    with zipfile.ZipFile(staged.file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        members = [
-            _Writing(stored.tensors[name], _opener(archive, keys[name])) for name in names
-        ]
+    archive = zipfile.ZipFile(staged.file, "w", zipfile.ZIP_STORED, allowZip64=True)  # noqa: SIM115
+    members = [_Writing(stored.tensors[name], _opener(archive, keys[name])) for name in names]
+    try:
         stored.copy([(member.tensor, member) for member in members])
         for member in members:
             member.close()
         note = _note(stored, keys, "key")
-        archive.writestr(zipfile.ZipInfo(f"{NOTE_KEY}.npy"),
-                         npy_header("|u1", (len(note),)) + note)  # fmt: skip
+        head = npy_header("|u1", (len(note),))
+        archive.writestr(zipfile.ZipInfo(f"{NOTE_KEY}.npy"), head + note)
+        archive.close()
+    except BaseException:
+        # An archive with an open member complains when it is dropped; the first failure counts.
+        for member in members:
+            with suppress(OSError, ValueError):
+                member.drop()
+        with suppress(OSError, ValueError):
+            archive.close()
+        raise
 
 
 def _opener(archive: zipfile.ZipFile, key: str) -> Callable[[], IO[bytes]]:
@@ -150,6 +159,11 @@ class _Writing:
             dtype, shape, _ = array_form(self.tensor)
             self._file.write(npy_header(dtype, shape))
         return self._file
+
+    def drop(self) -> None:
+        """Closes what was begun, if it was."""
+        if self._file is not None:
+            self._file.close()
 
     def close(self) -> None:
         """Makes the array of a tensor without any bytes."""

@@ -216,12 +216,18 @@ def save(value: Any, file: IO[bytes]) -> None:
     torch = torch_module("a file of torch.save")
     try:
         torch.save(value, _Plain(file))
-    except RuntimeError as error:
-        # torch hides the error of a file that it writes to.
-        cause = error.__context__ or error.__cause__
-        if isinstance(cause, OSError):
-            raise cause from None
-        raise
+    except (RuntimeError, pickle.PicklingError) as error:
+        raise write_failure(error) from None
+
+
+def write_failure(error: BaseException) -> Exception:
+    """Why torch could not write: it hides the error of the file behind others."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return CheckpointError(f"torch cannot write the state: {error}")
 
 
 class _Plain:
