@@ -32,10 +32,11 @@ examples:
 _EXPORT = """\
 formats:
   safetensors  the checkpoint's payload, or with --tensor some of its tensors
-  npz          arrays by name; types that NumPy lacks as integers with the same bits
+  npz          arrays by name; types that NumPy lacks are integers with the
+               same bits
   npy          a directory with a .npy file for each tensor, and index.json
-  pt           for torch.load(weights_only=True): the state nested as it was saved,
-               with arrays as tensors and NumPy scalars as numbers; needs torch
+  pt           for torch.load(weights_only=True): the state nested as it was
+               saved, arrays as tensors, NumPy scalars as numbers; needs torch
 
 The others are written piece by piece; pt holds the state in memory once.
 
@@ -45,22 +46,22 @@ examples:
   python -m pccheck export run.pcc -o arrays/ --format npy
 """
 _CONVERT = """\
-To a checkpoint file, when OUT ends in .pcc. INPUT is told by its content:
-  a file of torch.save            (.pt, .pth, .bin, .ckpt)
+Into a checkpoint file, when OUT ends in .pcc. Each INPUT is one of these, told
+by its content; with several, the file holds a checkpoint for each:
+  a file of torch.save (.pt, .pth, .bin, .ckpt)
   a safetensors file, or the index of several (model.safetensors.index.json)
   a directory of torch.distributed.checkpoint (with .metadata)
-  a Hugging Face checkpoint       (model.safetensors or pytorch_model.bin, whole or
-                                  sharded, optimizer.pt, scheduler.pt, rng_state.pth;
-                                  all other files are kept as their bytes)
-With several inputs the file holds a checkpoint for each.
+  a Hugging Face checkpoint: model.safetensors or pytorch_model.bin, whole or
+  in shards, optimizer.pt, scheduler.pt, rng_state.pth; all other files are
+  kept as their bytes
 
-Back, when INPUT is a .pcc file: into what it was converted from, or with --to into
-another format. Every byte of every tensor is as it was; safetensors files are the
-same byte for byte.
+Back, when INPUT is a .pcc file: into what it was converted from, or with --to
+into another format. Every bit of every tensor is as it was; safetensors files
+are the same byte for byte.
 
-A file of torch.save is a pickle, and a pickle can run any program. Without --trust
-only tensors and plain values are read from one, as torch.load(weights_only=True)
-does; NumPy arrays and numbers are allowed, too.
+A file of torch.save is a pickle, and a pickle can run any program. Without
+--trust only tensors, plain values, and arrays and numbers of NumPy are read
+from one.
 
 examples:
   python -m pccheck convert model.safetensors -o model.pcc --part model
@@ -156,7 +157,7 @@ def _add_ls(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     command = _command(
         commands, "verify",
-        "read every byte of the checkpoints and say what is damaged, and what a resume would load",
+        "read every byte, say what is damaged and what a resume would load",
         _VERIFY,
     )  # fmt: skip
     command.add_argument("files", nargs="+", metavar="FILE")
