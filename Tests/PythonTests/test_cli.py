@@ -61,10 +61,11 @@ def in_terminal(
     *arguments: object, columns: int = 80, stream: str = "stdout", **environment: str
 ) -> str:
     """What a person sees of one of the streams."""
+    number, size = (1 if stream == "stdout" else 2), struct.pack("HHHH", 24, columns, 0, 0).hex()
     code = (
-        "import fcntl, sys, termios; fcntl.ioctl({0}, termios.TIOCSWINSZ, "
-        "bytes.fromhex('{1}')); from pccheck._cli import main; sys.exit(main(sys.argv[1:]))"
-    ).format(1 if stream == "stdout" else 2, struct.pack("HHHH", 24, columns, 0, 0).hex())
+        f"import fcntl, sys, termios; fcntl.ioctl({number}, termios.TIOCSWINSZ, "
+        f"bytes.fromhex('{size}')); from pccheck._cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     leader, follower = pty.openpty()
     other = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: follower}
     variables = {"TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}

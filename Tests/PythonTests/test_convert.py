@@ -18,10 +18,10 @@ import foreign
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from foreign import contents, run, same
 from safetensors.torch import load_file, save_file
 from test_tools import run_tool
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import pccheck
 import pccheck.torch
@@ -405,6 +405,12 @@ def test_what_is_there_stays(path: Path, tmp_path: Path) -> None:
     assert "--force" in run("convert", one, "-o", path, status=8).stderr
     assert path.read_text() == "mine"
     run("convert", one, "-o", path, "--force")
+    before = path.read_bytes()
+    run("export", path, "-o", path, "--format", "npz", "--force", status=16)
+    link = tmp_path / "link.pt"
+    link.symlink_to(path)
+    run("convert", path, "-o", link, "--force", status=16)
+    assert path.read_bytes() == before
     for target in (one, tmp_path):
         run("convert", path, "-o", target, "--to", "pt", status=8 if target == one else 16)
     (tmp_path / "full").mkdir()

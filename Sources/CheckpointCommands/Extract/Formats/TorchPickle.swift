@@ -158,7 +158,7 @@ struct TorchPickle {
     private mutating func append(_ index: Int, tag: String?, _ form: Form) {
         let view = View(
             type: form.type, offset: 0, shape: form.shape, stride: Self.strides(form.shape))
-        append(MemoKey(index: index, tag: tag), view, form)
+        append(MemoKey(index: index, tag: tag), view, form, storageClass: form.storageClass)
     }
 
     /// The tensor `view`, which shares its memory with others in the same way.
@@ -171,7 +171,11 @@ struct TorchPickle {
             throw StateDocumentError(
                 "a view of tensor \"\(tensors[index].name)\" reaches outside of it")
         }
-        append(MemoKey(index: index, tag: nil, view: view), view, form)
+        // The storage of a view of another type is bytes: their number may fit no type.
+        let stored = Self.form(of: tensors[index])
+        append(
+            MemoKey(index: index, tag: nil, view: view), view, form,
+            storageClass: stored.type == form.type ? form.storageClass : nil)
     }
 
     private static func formOfView(_ view: View) -> Form? {
@@ -183,11 +187,13 @@ struct TorchPickle {
             "it names a tensor \"\(String(decoding: name, as: UTF8.self))\" that is not there")
     }
 
-    private mutating func append(_ key: MemoKey, _ view: View, _ form: Form) {
+    private mutating func append(
+        _ key: MemoKey, _ view: View, _ form: Form, storageClass preferred: String?
+    ) {
         let index = key.index
         referenced.insert(index)
         if let known = made[key] { return pickle.get(known) }
-        let storageClass = storages[index] ?? form.storageClass
+        let storageClass = storages[index] ?? preferred
         storages.updateValue(storageClass, forKey: index)
         // Only the tensors of the storage's own type can be left to it.
         let isTyped = storageClass != nil && storageClass == form.storageClass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit status."""
     out, diagnostics = Output.standard(), Output.diagnostics()
     status = Status.DONE
-    with _signals_as_interrupts():
+    with _signals_as_interrupts(), warnings.catch_warnings():
+        # torch warns of what it does well all the same; what it cannot do is an error.
+        warnings.simplefilter("ignore")
         try:
             options = parse(arguments, out, diagnostics)
             if isinstance(options, Status):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from .._version import VERSION
 from .outcome import TOOL, Status
@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
         self.diagnostics.line(("pccheck:", "red"), " " + printable(message))
         raise _Refused
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         self.out.raw(message)
 
 

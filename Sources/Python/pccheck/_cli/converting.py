@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from .._convert import back, inputs
-from .._convert.output import refuse_existing
+from .._convert.output import refuse_existing, refuse_itself
 from .._convert.stored import with_checkpoint
 from .._convert.target import Encoded, Settings, Target, with_room
 from ..checkpointer import parse_size
@@ -21,6 +21,7 @@ _RETAIN_LIMIT = 16
 def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status:
     """Converts in the direction that the inputs say."""
     kinds = [inputs.kind_of(path) for path in options.inputs]
+    refuse_itself(options.inputs, options.output)
     progress = Progress(diagnostics, options.quiet)
     try:
         if "pcc" not in kinds:
@@ -61,7 +62,7 @@ def _into(
         raise InvalidArgument(f"--retain {retain} keeps fewer checkpoints than the {len(work)} "
                               "inputs")  # fmt: skip
     settings = Settings(options.in_flight, retain, options.codec, capacity)
-    written = []
+    written: list[dict[str, Any]] = []
     with Target(options.output, settings, force=options.force, show=progress) as target:
         for step, path, kind in work:
             state = first or encoded(path, kind)

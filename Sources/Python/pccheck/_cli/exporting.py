@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._convert import numpy_files, safetensors, torch_file
-from .._convert.output import StagedDirectory, StagedFile, refuse_existing
+from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refuse_itself
 from .._convert.stored import Stored, with_checkpoint
 from .._loading import Loading
 from ..errors import InvalidArgument
@@ -34,6 +34,8 @@ def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status
         StagedDirectory(output)
     else:
         refuse_existing(output, options.force)
+    if os.path.exists(options.file):
+        refuse_itself([options.file], output)
     progress = Progress(diagnostics, options.quiet)
 
     def warn(message: str) -> None:

@@ -105,9 +105,8 @@ class Output:
         self._failure: OSError | None = None
         self.is_terminal = stream is not None and stream.isatty()
         environment = os.environ
-        self._is_colored = (
-            self.is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-        )
+        is_plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
+        self._is_colored = self.is_terminal and not is_plain
         names = ("LC_ALL", "LC_CTYPE", "LANG")
         locale = next((environment[name] for name in names if environment.get(name)), "")
         self._is_unicode = "UTF-8" in locale.upper() or "UTF8" in locale.upper()

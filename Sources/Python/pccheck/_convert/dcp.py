@@ -6,6 +6,7 @@ knows nothing but the metadata's classes, and every value with ``weights_only=Tr
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
@@ -51,7 +52,7 @@ def read(path: str, show: Show, *, trust: bool = False) -> Any:
     """The state of all ranks, with whole tensors, nested as it was saved."""
     torch = torch_file.torch_module(f"{path}: a checkpoint of torch.distributed.checkpoint")
     # What the metadata is made of.
-    import torch.distributed.checkpoint.filesystem  # noqa: F401
+    importlib.import_module("torch.distributed.checkpoint.filesystem")
 
     metadata_path = os.path.join(path, METADATA_NAME)
     metadata = _read_metadata(metadata_path, trust)
@@ -255,8 +256,9 @@ def write(state: Any, path: str) -> None:
     torch_file.torch_module("a checkpoint of torch.distributed.checkpoint")
     import warnings
 
-    import torch.distributed.checkpoint as dcp
+    import torch.distributed.checkpoint
 
+    dcp: Any = torch.distributed.checkpoint
     if not isinstance(state, dict):
         raise CheckpointError(
             f"the state is a {type(state).__name__}; torch.distributed.checkpoint saves "

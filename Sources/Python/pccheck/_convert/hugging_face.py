@@ -109,10 +109,10 @@ def _read_weights(
     _, shards, weight_map = safetensors.read_index(path)
     names = {os.path.basename(shard) for shard in shards}
     if is_safe:
-        tensors, files = safetensors.read_shards(shards, weight_map)
-        return tensors, {"kind": "safetensors", "files": files}, names
+        tensors, headers = safetensors.read_shards(shards, weight_map)
+        return dict(tensors), {"kind": "safetensors", "files": headers}, names
     held: dict[str, Any] = {}
-    files = []
+    files: list[dict[str, Any]] = []
     for shard in shards:
         loaded = _load_weights(shard, show, options)
         if held.keys() & loaded.keys():
@@ -211,12 +211,12 @@ class _Folder:
                 return
             self._write_torch_weights(note["files"])
             return
-        names = plain_tensors(self._stored, node)
-        if names is None:
+        plain = plain_tensors(self._stored, node)
+        if plain is None:
             self._write_torch_weights([{"name": "pytorch_model.bin"}])
             return
-        header = safetensors.new_header(self._stored, names, {"format": "pt"})
-        self._write_safetensors("model.safetensors", header, names)
+        header = safetensors.new_header(self._stored, plain, {"format": "pt"})
+        self._write_safetensors("model.safetensors", header, plain)
 
     def _write_safetensors(
         self, name: str, header: safetensors.Header, names: dict[str, str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -22,6 +24,13 @@ def refuse_existing(path: str, force: bool) -> None:
         )
     if not force:
         raise FileAlreadyExists(f"{path} exists; give another name, or --force to replace it")
+
+
+def refuse_itself(inputs: Sequence[str], output: str) -> None:
+    """Raises when the output is one of the inputs, which --force would otherwise replace."""
+    for path in inputs:
+        if os.path.exists(output) and os.path.samefile(path, output):
+            raise InvalidArgument(f"{output} is what is to be read; choose another name")
 
 
 def refuse_existing_directory(path: str) -> None:
@@ -84,11 +93,9 @@ class StagedFile(_Staged):
         self._is_published = True
 
     def _remove(self) -> None:
-        try:
+        # What was buffered may have no room; the file goes anyway.
+        with suppress(OSError):
             self.file.close()
-        except OSError:
-            # What was buffered has no room; the file goes anyway.
-            pass
         os.unlink(self.temporary_path)
 
 

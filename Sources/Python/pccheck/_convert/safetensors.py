@@ -5,13 +5,12 @@ A header is kept as it is, so that the file is the same, byte for byte, when it 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from .._stored import STORED_ITEM_SIZE
 from ..errors import StateFormatError
@@ -244,8 +243,6 @@ def header_of_note(entry: Any) -> tuple[str, Header]:
 
 def new_header(stored: Stored, tensors: dict[str, str], metadata: dict[str, str]) -> Header:
     """A header for stored tensors under these names, in the order of the payload."""
-    import json
-
     document: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name in sorted(tensors, key=lambda name: stored.tensor(tensors[name]).payload_offset):
@@ -264,8 +261,3 @@ def new_header(stored: Stored, tensors: dict[str, str], metadata: dict[str, str]
 def bits_of(dtype: str) -> int | None:
     """Bits of an element of a type; None for one that safetensors does not have."""
     return _BITS.get(dtype)
-
-
-def whole_bytes(array: np.ndarray) -> memoryview:
-    """The memory of a flat array."""
-    return memoryview(array).cast("B")

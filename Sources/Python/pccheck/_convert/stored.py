@@ -120,7 +120,7 @@ class _Windows:
         if not self._start <= offset < self._end:
             self._read(offset, end, next_tensors)
         stop = min(end, self._end)
-        return memoryview(self._buffer)[offset - self._start : stop - self._start]
+        return self._buffer.data[offset - self._start : stop - self._start]
 
     def _read(self, offset: int, end: int, next_tensors: Iterator[StoredEntry]) -> None:
         chunk = self._chunk

@@ -251,7 +251,7 @@ def for_weights_only(value: Any, path: str = "") -> Any:
     kind = type(value)
     if kind in (dict, Counter, OrderedDict):
         items = [(key, for_weights_only(item, f"{path}.{key}")) for key, item in value.items()]
-        made = kind() if kind is not Counter else Counter()
+        made: Any = kind()
         for key, item in items:
             made[key.item() if isinstance(key, np.generic) else key] = item
         if hasattr(value, "_metadata"):
