@@ -155,6 +155,20 @@ def test_verify_names_what_is_damaged_and_what_a_resume_loads(trained: Path) -> 
     assert "no checkpoint that is whole" in run("verify", trained, status=4).stdout
 
 
+def test_damage_is_told_from_its_neighbours(path: Path) -> None:
+    """A tensor that ends just behind the beginning of a chunk."""
+    state = {name: np.full(1 << 16, number, np.uint8) for number, name in enumerate("ab")}
+    with pccheck.Checkpointer(path, chunk="64 KiB") as ckpt:
+        ckpt.save(1, state).wait()
+    content = bytearray(path.read_bytes())
+    content[content.rindex(bytes([1]) * 4096)] ^= 1
+    path.write_bytes(content)
+    document = validated("verify", run("verify", path, "--json", status=4).stdout)
+    entry = document["files"][0]["checkpoints"][0]
+    assert entry["damaged_tensors"] == ["b"]
+    assert entry["damaged_ranges"][0]["payload_offset"] == 2 << 16
+
+
 def test_verify_sees_a_damaged_header(trained: Path) -> None:
     content = bytearray(trained.read_bytes())
     content[16384 + 40] ^= 1

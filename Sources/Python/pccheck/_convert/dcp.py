@@ -144,18 +144,20 @@ class _Directory:
                 f"{math.prod(size) * dtype.itemsize}"
             )
         whole = self._torch.empty(size, dtype=dtype)
+        # Parts that overlap would leave others unfilled, with whatever was in memory.
+        is_filled = self._torch.zeros(size, dtype=self._torch.bool)
         for offsets, sizes in chunks:
             part = self._chunk(name, places[name, offsets], dtype, sizes)
-            target = whole
-            for dimension, (start, count) in enumerate(zip(offsets, sizes, strict=True)):
-                target = target.narrow(dimension, start, count)
-            _copy_bits(self._torch, target, part)
+            _copy_bits(self._torch, _part_of(whole, offsets, sizes), part)
+            _part_of(is_filled, offsets, sizes).fill_(True)
+        if not bool(is_filled.all()):
+            raise DamagedInput(f"{self._path}: the parts of '{name}' overlap, and leave gaps")
         return whole
 
     def _check_chunks(
         self, name: str, size: tuple[int, ...], chunks: list[tuple[Any, Any]]
     ) -> None:
-        """The chunks lie in the tensor, and are as much as it; none overlaps the next."""
+        """The chunks lie in the tensor, and are as much as it."""
         count = 0
         for offsets, sizes in chunks:
             numbers = (*offsets, *sizes)
@@ -169,9 +171,7 @@ class _Directory:
                 )
             count += math.prod(sizes)
         wanted = math.prod(size)
-        if count != wanted or len(set(offsets for offsets, n in chunks if math.prod(n))) != sum(
-            1 for _, n in chunks if math.prod(n)
-        ):
+        if count != wanted:
             raise DamagedInput(
                 f"{self._path}: the parts of '{name}' have {count} elements, expected {wanted}; a "
                 "rank's file may be missing"
@@ -202,6 +202,12 @@ class _Directory:
         self._done += info.length
         self._show("reading", self._done, self._total)
         return value
+
+
+def _part_of(whole: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
+    for dimension, (start, count) in enumerate(zip(offsets, sizes, strict=True)):
+        whole = whole.narrow(dimension, start, count)
+    return whole
 
 
 def _copy_bits(torch: Any, target: Any, part: Any) -> None:
