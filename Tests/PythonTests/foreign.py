@@ -42,6 +42,16 @@ def run(*arguments: object, status: int = 0) -> Made:
     return Made(out, said)
 
 
+def tried(*arguments: object) -> str:
+    """Runs a command that may well refuse, with one line; returns that line."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        found = main([str(argument) for argument in arguments])
+    said: str = streams[1].buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert found in (0, 4, 8, 16) and (said.startswith("pccheck: ") or not found), (found, said)
+    return said
+
+
 def bits(dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
     """A tensor of arbitrary bits."""
     size = math.prod(shape) * dtype.itemsize

@@ -459,6 +459,42 @@ def test_a_note_that_lies_is_refused(path: Path, tmp_path: Path) -> None:
     assert not (tmp_path.parent / "evil").exists()
 
 
+LIES = [
+    3, [], {"x": 3}, {"x": {"$tensor": "nope"}}, {"x": {"$tensor": {"a": 1}}}, {"$dict": [[1]]},
+    {"x": {"$torch.Size": ["a"]}}, {"x": {"$torch.device": "nope"}}, {"x": {"$torch.dtype": "os"}},
+    {"x": {"$view": "x", "dtype": "float32", "offset": 8, "shape": [9], "stride": [1]}},
+    {"x": {"$array": "x", "dtype": "O"}}, {"files": {"../evil": {"$bytes": ""}}, "model": {}},
+    {"files": {"a": {"$bytes": {"tensor": "nope"}}}}, {"x": {"$ordered": {}, "_metadata": 3}},
+    {"x": {"$dtensor": {}}}, {"x": {"$nope": 1}}, {"model": {"x": {"$tensor": "x"}}, "../a": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", LIES, ids=json.dumps)
+def test_a_state_document_that_lies_is_refused(path: Path, tmp_path: Path, state: Any) -> None:
+    from pccheck._convert import inputs
+    from pccheck._convert.target import Encoded, Settings, Target
+
+    save_file({"x": torch.ones(3)}, tmp_path / "a.safetensors")
+    (tmp_path / "out").mkdir()
+    for part in (None, "part"):
+        opened = inputs.open_input(
+            str(tmp_path / "a.safetensors"), "safetensors", inputs.Options(), lambda *_: None
+        )
+        encoded = Encoded(opened, part)
+        encoded.metadata["pccheck.state"] = json.dumps({"version": 1, "state": state})
+        settings = Settings(1, 1, "none", 1 << 20)
+        with Target(str(path), settings, force=True, show=lambda *_: None) as target:
+            target.save(0, encoded)
+            target.publish()
+        run("verify", path)
+        for kind in ("pt", "safetensors", "dcp", "hf"):
+            # Whatever can be made of it, or a clear word, and nothing outside of the place.
+            foreign.tried("convert", path, "-o", tmp_path / "out" / f"{kind}-{part}", "--to", kind)
+        foreign.tried("export", path, "-o", tmp_path / "a.pt", "--force")
+    assert set(os.listdir(tmp_path)) <= {"a.safetensors", "a.pt", "run.pcc", "out"}
+    assert not (tmp_path.parent / "evil").exists()
+
+
 def rewrite(path: Path, state: Any, change: dict[str, Any], content: bytes) -> None:
     """Saves a state whose note says something else."""
     from pccheck._convert.inputs import Foreign

@@ -61,7 +61,7 @@ def _state(stored: Stored) -> Any:
         return torch_file.flat_tensors(stored, list(stored.tensors))
     part = _part(stored)
     if part is not None:
-        return stored.reader.load(Loading(TorchMemory(), parts=[part]))[part]
+        return stored.load_part(TorchMemory(), part)
     return stored.reader.load(Loading(TorchMemory()))
 
 

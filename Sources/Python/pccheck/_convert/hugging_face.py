@@ -10,7 +10,6 @@ import os
 import re
 from typing import Any
 
-from .._loading import Loading
 from ..errors import CheckpointError, StateFormatError
 from . import safetensors, torch_file
 from .failures import DamagedInput, UnknownInput
@@ -198,7 +197,7 @@ class _Folder:
         torch_file.torch_module(f"the part '{part}'")
         from .._torch_decoder import TorchMemory
 
-        return self._stored.reader.load(Loading(TorchMemory(), parts=[part]))[part]
+        return self._stored.load_part(TorchMemory(), part)
 
     def write_weights(self, node: Any, note: Any) -> None:
         """The weights, in the files that they came from; else as safetensors where they fit."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._comparing import items_of
+from .._loading import ArrayMemory, Loading, part_of
 from .._reader import CheckpointInfo, Reader
 from ..errors import CheckpointError, Corrupt, NoCheckpoint, StateFormatError
 from ..state import DOCUMENT_KEY, parse_document
@@ -76,10 +77,17 @@ class Stored:
 
     def items(self, node: Any) -> dict[str, Any]:
         """The items of a dictionary's node with texts for keys."""
-        items = items_of(node)
+        try:
+            items = items_of(node)
+        except (TypeError, ValueError, IndexError, KeyError):
+            items = None
         if items is None or any(type(key) is not str for _, key, _ in items):
             raise StateFormatError("the state document has no dictionary of names here")
         return {key: child for _, key, child in items}
+
+    def load_part(self, memory: ArrayMemory, name: str) -> Any:
+        """One part of the state."""
+        return part_of(self.reader.load(Loading(memory, parts=[name])), name)
 
     def copy(self, parts: Sequence[tuple[StoredEntry, Sink]]) -> None:
         """Gives each sink the bytes of its tensor in order. Only their chunks are read, each once.
