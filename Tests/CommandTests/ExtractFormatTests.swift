@@ -151,12 +151,16 @@ import Testing
 
     /// A view of `x`, which has twelve bytes, with some of its keys.
     private func pickleOfView(_ keys: String) throws -> [UInt8] {
+        try pickle("{\"$view\":\"x\"\(keys)}")
+    }
+
+    private func pickle(_ state: String) throws -> [UInt8] {
         let header = "{\"x\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}"
         let length = [UInt8(header.utf8.count)] + [UInt8](repeating: 0, count: 7)
         let payload = length + Array(header.utf8)
         let manifest = try SafetensorsManifest(
             decoding: payload, payloadByteCount: UInt64(payload.count) + 12)
-        let document = "{\"version\":1,\"state\":{\"$view\":\"x\"\(keys)}}"
+        let document = "{\"version\":1,\"state\":\(state)}"
         return try TorchPickle.nested(manifest.tensors, document: document)
     }
 
@@ -170,6 +174,21 @@ import Testing
     func viewsBecomeTensors(keys: String, function: String) throws {
         let pickle = try pickleOfView(keys)
         #expect(String(decoding: pickle, as: UTF8.self).contains(function))
+    }
+
+    /// torch gives a storage the type that its first tensor names, and all that leave the type to
+    /// the storage get that one.
+    @Test(arguments: [("float32", "int32", 1), ("int32", "float32", 2), ("float32", "float32", 0)])
+    func viewsOfAnotherTypeNameIt(first: String, second: String, named: Int) throws {
+        func view(_ type: String, _ offset: Int) -> String {
+            "{\"$view\":\"x\",\"dtype\":\"\(type)\",\"offset\":\(offset),"
+                + "\"shape\":[1],\"stride\":[1]}"
+        }
+        let text = String(
+            decoding: try pickle("[\(view(first, 0)),\(view(second, 4))]"), as: UTF8.self)
+        // The second time a name is a reference to the first.
+        #expect(text.contains("_rebuild_tensor_v2") == (named < 2))
+        #expect(text.contains("_rebuild_tensor_v3") == (named > 0))
     }
 
     /// torch would take none of these for an error of the file, or see other memory.

@@ -321,4 +321,12 @@ def _typed(memory: Any, tensor: StoredEntry) -> Any:
     dtype = STORED_TO_TORCH.get(tensor.stored_dtype)
     if dtype is None and tensor.stored_dtype in names:
         dtype = dtype_named(names[tensor.stored_dtype])
-    return memory if dtype is None else memory.view(dtype).view(torch.Size(tensor.shape))
+    if dtype is None:
+        return memory
+    try:
+        return memory.view(dtype).view(torch.Size(tensor.shape))
+    except (RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"tensor '{tensor.name}' has the shape {tensor.shape}, which torch cannot have "
+            f"({str(error).splitlines()[0]}); export it as safetensors or npz"
+        ) from None
