@@ -98,6 +98,26 @@ import Testing
         #expect(accepted == [])
     }
 
+    /// A damaged table still names the chunks whose entries keep the rules.
+    @Test func whatIsLeftOfADamagedTable() throws {
+        let (header, geometry) = (try Samples.header(), try Samples.geometry())
+        let (bytes, entries) = (Samples.table().encoded().bytes, Samples.table().entries)
+        func survivors(_ bytes: [UInt8]) -> [ChunkEntry?] {
+            ChunkTable.survivors(decoding: bytes, header: header, geometry: geometry)
+        }
+        #expect(survivors(bytes) == entries)
+        var damaged = bytes
+        damaged[ChunkEntry.field(ChunkEntry.Layout.codec, at: 1).offset] = 9
+        #expect(survivors(damaged) == [entries[0], nil, entries[2]])
+        // The digest of a chunk says nothing about its entry.
+        damaged = bytes
+        damaged[ChunkEntry.field(ChunkEntry.Layout.digest, at: 0).offset] ^= 1
+        #expect(survivors(damaged).map { $0 != nil } == [true, true, true])
+        #expect(survivors(Array(bytes[..<144])) == entries)
+        #expect(survivors(Array(bytes[..<143])) == [entries[0], entries[1], nil])
+        #expect(survivors([]) == [nil, nil, nil])
+    }
+
     // MARK: What a correct checksum does not excuse
 
     @Test func reservedBytesAreCheckedBehindTheChecksum() throws {

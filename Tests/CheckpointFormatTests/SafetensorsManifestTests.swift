@@ -24,6 +24,17 @@ import Testing
             name: name, elementType: try #require(ElementType(name: type)), shape: shape)
     }
 
+    @Test func withoutMetadataTheTensorsStay() throws {
+        let json =
+            #"{"__metadata__":{"step":"12"},"#
+            + #""a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#
+        let manifest = try Self.decode(json, dataByteCount: 2)
+        #expect(manifest.metadata.map(\.key) == ["step"])
+        let bare = manifest.withoutMetadata()
+        #expect(bare.metadata.isEmpty)
+        #expect(bare.tensors == manifest.tensors && bare.dataOffset == manifest.dataOffset)
+    }
+
     @Test func roundTrip() throws {
         let names = ["a", "", "weird \"\\\u{1}\n\u{7F}", "größe/層.0", "𝄞", "e\u{301}", "é"]
         var tensors: [TensorDescription] = []

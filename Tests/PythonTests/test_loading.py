@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,3 +340,32 @@ def test_one_torch_tensor(path: Path) -> None:
     assert weight is into and torch.equal(weight, model[0].weight)
     moment = pccheck.torch.load_tensor(path, "optimizer.state.0.exp_avg")
     assert torch.equal(moment, optimizer.state[model[0].weight]["exp_avg"])
+
+
+def test_a_load_beside_a_quick_writer_finds_one(caplog: pytest.LogCaptureFixture) -> None:
+    """In memory, a writer takes the newest slot again before a reader has pinned it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        path = Path(directory) / "run.pcc"
+        is_over = threading.Event()
+
+        def write() -> None:
+            with pccheck.Checkpointer(path, in_flight=1, capacity="1 MiB") as checkpointer:
+                step = 0
+                while not is_over.is_set():
+                    step += 1
+                    checkpointer.save(step, {"x": np.full(10_000, step), "step": step})
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            while not (path.exists() and pccheck.checkpoints(path)):
+                time.sleep(0.01)
+            newest = 0
+            for _ in range(3000):
+                state = pccheck.load(path)
+                assert (state["x"] == state["step"]).all() and state["step"] >= newest
+                newest = state["step"]
+        finally:
+            is_over.set()
+            writer.join()
+    assert newest > 100 and caplog.text == ""

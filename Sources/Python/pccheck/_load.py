@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 import os
@@ -11,9 +12,12 @@ from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._loading import ArrayMemory, Loading
 from ._reader import CheckpointInfo, Reader
-from .errors import CheckpointError, Corrupt, NoCheckpoint, StateFormatError
+from .errors import Busy, CheckpointError, Corrupt, NoCheckpoint, StateFormatError
 
 log = logging.getLogger("pccheck")
+
+# How often a search starts over when a writer takes a slot under it: tenths of a second.
+_ATTEMPT_COUNT = 256
 
 
 def load_from(
@@ -45,32 +49,51 @@ def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loa
 
 def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
     """Says in the log why a newer checkpoint was passed over."""
-    infos = reader.list()
-    found = reader.report()
+    attempts = range(_ATTEMPT_COUNT)
+    is_told = False
+    for attempt in attempts:
+        infos = reader.list()
+        found = reader.report()
+        if not infos:
+            break
+        failure: Exception | None = None
+        for info, older in itertools.zip_longest(infos, infos[1:]):
+            try:
+                reader.select(info.sequence)
+            except (Busy, NoCheckpoint) as error:
+                # A writer took the slot: something newer exists by now.
+                failure = error
+                if attempt != attempts[-1]:
+                    break
+                continue
+            if not is_told:
+                _tell_damage(path, found)
+                is_told = True
+            try:
+                return info, _load_selected(path, reader, info, loading)
+            except (Corrupt, StateFormatError) as error:
+                failure = error
+                log.warning(
+                    "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
+                    path, info.step, info.sequence, error,
+                    f"trying step {older.step} (sequence {older.sequence})"
+                    if older
+                    else "no older one is left",
+                )  # fmt: skip
+        else:
+            assert failure is not None
+            if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
+                # What a crash left of a first checkpoint: nothing that was ever finished.
+                text = f"{path}: the file holds no checkpoint that was finished"
+                raise NoCheckpoint(text) from failure
+            raise failure
+    _tell_damage(path, found)
+    raise NoCheckpoint(f"{path}: the file holds no checkpoint")
+
+
+def _tell_damage(path: str, found: dict[str, Any]) -> None:
     for damage in describe_damage(found):
         log.warning("%s: %s; run pcfsck to see more", path, damage)
-    if not infos:
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint")
-    failure: Exception | None = None
-    for index, info in enumerate(infos):
-        try:
-            reader.select(info.sequence)
-            return info, _load_selected(path, reader, info, loading)
-        except (Corrupt, NoCheckpoint, StateFormatError) as error:
-            failure = error
-            older = infos[index + 1 :]
-            log.warning(
-                "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
-                path, info.step, info.sequence, error,
-                f"trying step {older[0].step} (sequence {older[0].sequence})"
-                if older
-                else "no older one is left",
-            )  # fmt: skip
-    assert failure is not None
-    if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
-        # What a crash left of a first checkpoint: nothing that was ever finished.
-        raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished") from failure
-    raise failure
 
 
 def loading_of(memory: ArrayMemory, into: Any, tensor: str | None = None) -> Loading:

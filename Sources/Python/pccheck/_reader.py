@@ -15,7 +15,7 @@ import numpy as np
 from . import _native
 from ._loading import ArrayMemory, Loading, Place, references
 from ._stored import STORED_ITEM_SIZE, StoredTensor
-from .errors import Forked, NoCheckpoint, StateFormatError
+from .errors import Busy, Forked, NoCheckpoint, StateFormatError
 from .state import DOCUMENT_KEY, parse_document
 
 # A live writer may reuse a slot between listing and selecting; then the list is read anew.
@@ -118,7 +118,7 @@ class Reader:
                 try:
                     self.select(info.sequence)
                     return info
-                except NoCheckpoint:
+                except (Busy, NoCheckpoint):
                     if attempt + 1 == _SELECT_ATTEMPT_COUNT:
                         raise
                     break

@@ -29,6 +29,7 @@ class LazyTensor:
         self._reader = reader
         self._tensor = tensor
         self._device = device
+        self._tag = tag
         #: Name of the stored tensor, such as ``model.layers.0.weight``.
         self.name = tensor.name
         dtype, shape = tensor_type(tensor, tag)
@@ -49,17 +50,25 @@ class LazyTensor:
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
 
     def load(self, into: torch.Tensor | None = None) -> torch.Tensor:
-        """The tensor; ``into`` is filled and returned, whatever its type, layout and device."""
-        loaded = self._read(0, self._tensor.byte_count, self.shape)
+        """The tensor; ``into`` is filled and returned, whatever its type, layout and device.
+
+        What is dense, on the CPU and of the stored type is read straight into its memory.
+        """
         if into is None:
-            return loaded
+            return self._read(0, self._tensor.byte_count, self.shape)
         if into.shape != self.shape:
             raise InvalidArgument(
                 f"'{self.name}' has the shape {tuple(self.shape)}, the tensor to fill "
                 f"{tuple(into.shape)}"
             )
+        node = {"$tensor": self.name, **({"dtype": self._tag} if self._tag else {})}
+        place = TorchMemory().place(node, "$tensor", self._tensor, into)
+        if place is not None and place.fill is None:
+            size = self._tensor.byte_count
+            self._reader.read([(self._tensor.payload_offset, size, place.address)])
+            return into
         with torch.no_grad():
-            return into.copy_(loaded)
+            return into.copy_(self._read(0, self._tensor.byte_count, self.shape))
 
     def __getitem__(self, rows: int | slice) -> torch.Tensor:
         """Rows along the first dimension; only their chunks are read."""
@@ -88,7 +97,7 @@ class LazyTensor:
         return tensor if self._device is None else tensor.to(self._device)
 
 
-class _LazyMemory(TorchMemory):
+class LazyMemory(TorchMemory):
     """Reads arrays and bytes, and leaves tensors in the file."""
 
     def __init__(self, reader: Reader, device: torch.device | None) -> None:
@@ -124,4 +133,4 @@ def load_lazily(
 ) -> Any:
     """The state with a LazyTensor for every tensor; they keep the file open and pinned."""
     reader = Reader(path)
-    return load_from(os.fspath(path), reader, step, Loading(_LazyMemory(reader, device)))[1]
+    return load_from(os.fspath(path), reader, step, Loading(LazyMemory(reader, device)))[1]

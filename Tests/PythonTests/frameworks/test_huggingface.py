@@ -1,0 +1,201 @@
+"""A Trainer that saves through a file: resumed after a kill, after damage, after SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+import pccheck
+from pccheck.huggingface import CheckpointCallback
+
+TRAINING = '''
+import json, os, sys, time, torch, transformers
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from pccheck.huggingface import CheckpointCallback
+
+class Words(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+    def __getitem__(self, index):
+        draw = torch.Generator().manual_seed(index)
+        words = torch.randint(0, 64, (12,), generator=draw)
+        return {"input_ids": words, "labels": words}
+
+class Losses(TrainerCallback):
+    """A line per step: the loss to the last bit."""
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" in logs:
+            print(state.global_step, float(logs["loss"]).hex(), flush=True)
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step == stop
+
+path, stop = sys.argv[1], int(sys.argv[2])
+options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+transformers.set_seed(1)
+config = LlamaConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    num_attention_heads=4, max_position_embeddings=32, attention_dropout=0.1,
+    tie_word_embeddings=True)
+arguments = TrainingArguments(
+    output_dir=path + ".out", per_device_train_batch_size=4, max_steps=12, save_strategy="no",
+    logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=True, gradient_accumulation_steps=2,
+    lr_scheduler_type="cosine", learning_rate=1e-3, seed=1)
+checkpoints = CheckpointCallback(path, **{"policy": 1, **options})
+trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=Words(),
+                  callbacks=[Losses(), checkpoints, Stop()])
+trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
+total = sum(p.double().sum().item() for p in trainer.model.parameters())
+print("end", total.hex(), flush=True)
+'''
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def losses_of(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Step and loss; the Trainer prints lines of its own."""
+    return ((fields[0], fields[1]) for fields in map(str.split, lines) if len(fields) == 2)
+
+
+def finished(child: subprocess.Popen[str]) -> dict[str, str]:
+    output, errors = child.communicate(timeout=180)
+    assert child.returncode == 0, errors
+    return dict(losses_of(output.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The losses of a run that nothing interrupts, over two epochs and a half."""
+    path = tmp_path_factory.mktemp("whole") / "run.pcc"
+    child = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(path), "12"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    losses = finished(child)
+    assert len(losses) == 13
+    assert [info.step for info in pccheck.checkpoints(path)][0] == 12
+    return losses
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(
+    path: Path, run_child: Start, whole: dict[str, str]
+) -> None:
+    child = run_child(TRAINING, path, 12)
+    assert child.stdout is not None
+    seen = dict(islice(losses_of(child.stdout), 7))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    rest = finished(run_child(TRAINING, path, 12))
+    # Steps after the newest durable one, and none before it.
+    assert 1 < len(rest) <= 8
+    assert seen | rest == whole
+
+
+def test_sigterm_saves_once_more(path: Path, run_child: Start, whole: dict[str, str]) -> None:
+    options = '{"policy": 100, "on_sigterm": "save", "after_sigterm": "return"}'
+    child = run_child(TRAINING, path, 12, options)
+    assert child.stdout is not None
+    seen = dict(islice(losses_of(child.stdout), 4))
+    child.send_signal(signal.SIGTERM)
+    rest, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    stopped = dict(losses_of(rest.splitlines()))
+    newest = pccheck.checkpoints(path)[0].step
+    assert 4 <= newest < 12 and str(newest + 1) not in stopped
+    resumed = finished(run_child(TRAINING, path, 12))
+    stopped.pop("end")
+    assert seen | stopped | resumed == whole
+
+
+def test_damage_costs_one_checkpoint(
+    path: Path, run_child: Start, whole: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(run_child(TRAINING, path, 8))
+    newest, older = pccheck.checkpoints(path)[:2]
+    weight = pccheck.load(path, newest.step)["model"]["model.norm.weight"]
+    content = bytearray(path.read_bytes())
+    start = content.find(weight.tobytes())
+    assert start > 0
+    content[start] ^= 1
+    path.write_bytes(content)
+    resumed = finished(run_child(TRAINING, path, 12))
+    assert min(int(step) for step in resumed if step != "end") == older.step + 1
+    assert {step: whole[step] for step in resumed} == resumed
+
+
+# -- misuse
+
+
+def arguments(path: Path, **options: Any) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(path) + ".out", use_cpu=True, **options)
+
+
+def test_a_new_file_starts_from_the_beginning(path: Path) -> None:
+    assert CheckpointCallback(path).resume_folder() is None
+    assert CheckpointCallback(path, capacity="1 MiB").resume_folder() is None
+    assert path.exists()
+
+
+def test_checkpoints_of_something_else_are_told_apart(path: Path) -> None:
+    with pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, {"a": 1}).wait()
+    with pytest.raises(pccheck.NoCheckpoint, match="not of a Trainer"):
+        CheckpointCallback(path).resume_folder()
+
+
+def test_several_processes_need_several_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(pccheck.InvalidArgument, match="write {rank} where the rank belongs"):
+        CheckpointCallback(path).resume_folder()
+
+
+def test_state_that_a_callback_does_not_see_is_refused(path: Path) -> None:
+    given = arguments(path)
+    given.fp16 = True
+    with pytest.raises(pccheck.InvalidArgument, match="runs with fp16.*use bf16"):
+        CheckpointCallback(path).on_train_begin(given, TrainerState(), TrainerControl())
+
+
+def test_the_folder_goes_with_the_first_step(path: Path, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    data = [{"x": torch.randn(2)} for _ in range(4)]
+
+    class Plain(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
+            return model(inputs["x"]).sum()
+
+    def run(steps: int) -> str | None:
+        checkpoints = CheckpointCallback(path, policy=1)
+        trainer = Plain(
+            model, arguments(path, max_steps=steps, report_to=[], disable_tqdm=True,
+                             save_strategy="no", remove_unused_columns=False),
+            train_dataset=data, callbacks=[checkpoints],
+        )  # fmt: skip
+        folder = checkpoints.resume_folder(tmp_path)
+        assert folder is None or sorted(os.listdir(folder)) == [
+            "optimizer.pt", "pytorch_model.bin", "rng_state.pth", "scheduler.pt",
+            "trainer_state.json",
+        ]  # fmt: skip
+        trainer.train(resume_from_checkpoint=folder)
+        assert trainer.state.global_step == steps
+        return folder
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    assert run(2) is None
+    folder = run(4)
+    assert folder is not None and not os.path.exists(folder)
+    assert [info.step for info in pccheck.checkpoints(path)][0] == 4
