@@ -204,6 +204,21 @@ def test_shards_of_ranks_become_whole_tensors(
     same(pccheck.torch.load(path), {"w": whole})
 
 
+def test_what_dcp_saved_into_a_file_becomes_a_directory(path: Path, tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    from pccheck.dcp import StorageWriter
+
+    nest = {"a": {"b": torch.arange(5), "n": 3}, "list": [torch.ones(2), {"x": torch.zeros(1)}]}
+    with StorageWriter(path) as writer:
+        dcp.save(nest, checkpoint_id=4, storage_writer=writer, no_dist=True)
+    run("convert", path, "-o", tmp_path / "d", "--to", "dcp")
+    dcp_to_torch_save(tmp_path / "d", tmp_path / "d.pt")
+    run("convert", path, "-o", tmp_path / "e.pt")
+    for name in ("d.pt", "e.pt"):
+        same(torch.load(tmp_path / name, weights_only=True), nest)
+
+
 # ---------------------------------------------------------------------------- Hugging Face
 
 

@@ -205,15 +205,15 @@ def _add_convert(commands: Any) -> None:
         "number at the end of a name, or 0. From a .pcc file: the checkpoint to take",
     )  # fmt: skip
     command.add_argument("--force", action="store_true", help="replace a file that is there")
+    command.add_argument(
+        "--trust", action="store_true",
+        help="unpickle whatever a file asks for: it may run any program",
+    )  # fmt: skip
     _quiet(command)
     into = command.add_argument_group("into a .pcc file")
     into.add_argument(
         "--part", metavar="NAME",
         help="make the state the part NAME, so that resume(NAME=…) finds it",
-    )  # fmt: skip
-    into.add_argument(
-        "--trust", action="store_true",
-        help="unpickle whatever a file asks for: it may run any program",
     )  # fmt: skip
     into.add_argument(
         "--ignore-checksums", action="store_true",

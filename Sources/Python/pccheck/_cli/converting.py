@@ -130,7 +130,7 @@ def _back(
 
     def work(stored: Any) -> dict[str, Any]:
         kind = back.kind_for(stored, output, options.to)
-        files = back.write(stored, kind, output, options.force)
+        files = back.write(stored, kind, output, force=options.force, trust=options.trust)
         return {
             "input": path, "kind": kind, "step": stored.info.step,
             "sequence": stored.info.sequence, "tensor_count": len(stored.tensors),

@@ -32,19 +32,21 @@ def kind_for(stored: Stored, output: str, wanted: str | None) -> str:
     return str(kind)
 
 
-def write(stored: Stored, kind: str, output: str, force: bool) -> list[str]:
+def write(
+    stored: Stored, kind: str, output: str, *, force: bool = False, trust: bool = False
+) -> list[str]:
     """Writes the checkpoint; returns the files in the directory, or an empty name for the one."""
     if kind == "safetensors":
         return _write_safetensors(stored, output, force)
     if kind == "torch":
         refuse_existing(output, force)
         with StagedFile(output, force=force) as staged:
-            torch_file.save(_state(stored), staged.file)
+            torch_file.save(_state(stored, trust), staged.file)
             staged.publish()
         return [""]
     with StagedDirectory(output) as directory:
         if kind == "dcp":
-            dcp.write(_state(stored), directory.temporary_path)
+            dcp.write(_state(stored, trust), directory.temporary_path)
             names = sorted(os.listdir(directory.temporary_path))
         else:
             names = hugging_face.write(stored, directory)
@@ -52,7 +54,7 @@ def write(stored: Stored, kind: str, output: str, force: bool) -> list[str]:
     return names
 
 
-def _state(stored: Stored) -> Any:
+def _state(stored: Stored, trust: bool) -> Any:
     """The whole state, every value of the type that it had."""
     torch_file.torch_module("the state")
     from .._torch_decoder import TorchMemory
@@ -62,7 +64,8 @@ def _state(stored: Stored) -> Any:
     part = _part(stored)
     if part is not None:
         return stored.load_part(TorchMemory(), part)
-    return stored.reader.load(Loading(TorchMemory()))
+    state = stored.reader.load(Loading(TorchMemory()))
+    return dcp.of_adapter(state, stored.path, trust=trust) if dcp.is_of_adapter(state) else state
 
 
 def _part(stored: Stored) -> str | None:

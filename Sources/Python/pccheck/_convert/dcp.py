@@ -13,7 +13,7 @@ import os
 import pickle
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StateFormatError
 from . import torch_file
 from .failures import DamagedInput, NotTrusted
 from .stored import Show
@@ -255,6 +255,33 @@ def _with_lists(node: Any) -> Any:
     if sorted(key for key in node if type(key) is int) != list(range(len(node))):
         raise ValueError("the indices of a list have gaps")
     return [_with_lists(node[index]) for index in range(len(node))]
+
+
+def is_of_adapter(state: Any) -> bool:
+    """True for what ``pccheck.dcp.StorageWriter`` saved."""
+    return isinstance(state, dict) and state.keys() == {"state", "objects", "dcp"}
+
+
+def of_adapter(state: dict[str, Any], path: str, *, trust: bool = False) -> Any:
+    """The nest that was given to ``dcp.save`` in a job of one process."""
+    try:
+        layout = state["dcp"]
+        if layout["world_size"] != 1:
+            raise CheckpointError(
+                f"{path} has the part of one of {layout['world_size']} processes; load all of them "
+                "with pccheck.dcp.StorageReader"
+            )
+        flat = {}
+        for item in layout["items"]:
+            key = item["key"]
+            if "size" in item:
+                flat[item["fqn"]] = state["state"][key]
+                continue
+            stream = io.BytesIO(state["objects"][key])
+            flat[item["fqn"]] = torch_file.load_stream(stream, f"{path}: '{key}'", trust=trust)
+        return _nested(flat, layout["planner"])
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise StateFormatError(f"the layout of pccheck.dcp is broken: {error}") from None
 
 
 def write(state: Any, path: str) -> None:

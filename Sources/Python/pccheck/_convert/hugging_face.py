@@ -6,6 +6,7 @@ for the bytes of everything else.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import Any
@@ -25,7 +26,11 @@ _INDEX = ".index.json"
 # Files of torch.save that become parts; every other one is kept as it is, and never unpickled.
 _PARTS = re.compile(r"(optimizer|scheduler|scaler)\.(pt|bin)|(rng_state(_\d+)?)\.pth")
 # What parts are called in files; others get the suffix .pt.
-_FILE_NAMES = {"rng_state": "rng_state.pth", "lr_scheduler": "scheduler.pt"}
+_FILE_NAMES = {
+    "rng_state": "rng_state.pth", "random": "rng_state.pth", "lr_scheduler": "scheduler.pt",
+}  # fmt: skip
+# The part in which pccheck.huggingface keeps what is a file of JSON in a directory.
+_TRAINER_PART = "trainer"
 
 
 def weights_of(folder: str) -> str | None:
@@ -153,6 +158,8 @@ def write(stored: Stored, staged: StagedDirectory) -> list[str]:
             folder.write_weights(node, note.get("model") if note else None)
         elif name == "files" and note:
             folder.write_kept(node)
+        elif name == _TRAINER_PART and not note:
+            folder.write_trainer_state()
         else:
             folder.write_part(name, note.get("parts") if note else None)
     return folder.names
@@ -191,6 +198,16 @@ class _Folder:
         value = self._load(part)
         with self._new(name) as staged:
             torch_file.save(value, staged.file)
+            staged.publish()
+
+    def write_trainer_state(self) -> None:
+        """As the Trainer writes it."""
+        try:
+            text = json.dumps(self._load(_TRAINER_PART), indent=2, sort_keys=True) + "\n"
+        except (TypeError, ValueError) as error:
+            raise StateFormatError(f"the part '{_TRAINER_PART}' is no JSON: {error}") from None
+        with self._new(TRAINER_STATE) as staged:
+            staged.file.write(text.encode("utf-8", "backslashreplace"))
             staged.publish()
 
     def _load(self, part: str) -> Any:
