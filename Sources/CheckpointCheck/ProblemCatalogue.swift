@@ -227,7 +227,7 @@ public enum ProblemCatalogue {
         "The stored bytes of a chunk do not match their digest. In a slot that no superblock "
             + "keeps, a crash explains it.",
         "The checkpoint cannot be loaded; recovery uses the next one. pcextract --slot with "
-            + "--tensor gets the tensors that lie in whole chunks.",
+            + "--salvage writes what lies in whole chunks, and a map of what does not.",
         .full, "new superblocks without it when it was kept")
     static let chunkUndecodable = Problem(
         "PCK-C002", .error, "chunk cannot be decompressed",
