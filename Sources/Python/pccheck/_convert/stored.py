@@ -165,8 +165,10 @@ def verify(reader: Reader, info: CheckpointInfo, show: Show) -> None:
     # A daemon: when the work is interrupted, the program does not wait for it.
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    while thread.is_alive():
+    is_done = False
+    while not is_done:
         thread.join(_POLL_SECONDS)
+        is_done = not thread.is_alive()
         show(f"verifying step {info.step}", reader.verified_byte_count(), info.payload_byte_count)
     if failure:
         raise failure[0]
