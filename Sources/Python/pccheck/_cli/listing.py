@@ -99,7 +99,7 @@ class _Tensors:
         self._path = path
         self._info = reader.select_step(step)
         # The names and shapes are all that is read.
-        stored = Stored(path, reader, self._info)
+        stored = Stored(path, reader, self._info, is_copied=False)
         self._tensors = list(stored.tensors.values())
 
     def document(self) -> dict[str, Any]:
