@@ -259,7 +259,7 @@ public enum ProblemCatalogue {
     static let nothingLoads = Problem(
         "PCK-X001", .error, "no checkpoint left",
         "The file held a durable checkpoint, and none can be loaded now.",
-        "Restore the file from a copy, or get single tensors with pcextract --slot and --tensor.")
+        "Restore the file from a copy, or take what is left with pcextract --slot and --salvage.")
     static let retainedLost = Problem(
         "PCK-X002", .error, "retained checkpoint lost",
         "The newest superblock keeps a checkpoint that is not in its slot.",
