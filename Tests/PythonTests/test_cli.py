@@ -365,6 +365,16 @@ def test_screens_fit_and_do_no_harm(hostile: Path, columns: int) -> None:
     assert "w\\u{1b}[2J\\u{202e}\\n" in in_terminal("ls", hostile, "--step", 1, columns=200)
 
 
+def test_damage_is_told_in_lines_that_fit(trained: Path) -> None:
+    damage(trained, 30)
+    content = bytearray(trained.read_bytes())
+    content[16384 + 40] ^= 1
+    trained.write_bytes(content)
+    for command in ("verify", "ls"):
+        seen = in_terminal(command, trained, NO_COLOR="1").replace(str(trained), "run.pcc")
+        assert "damage" in seen and all(cells(line) <= 80 for line in seen.splitlines()), seen
+
+
 def cells(line: str) -> int:
     """Columns of a line."""
     from pccheck._cli.terminal import column_count
