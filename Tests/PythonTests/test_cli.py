@@ -169,6 +169,31 @@ def test_damage_is_told_from_its_neighbours(path: Path) -> None:
     assert entry["damaged_ranges"][0]["payload_offset"] == 2 << 16
 
 
+def test_what_no_superblock_names_is_complete_and_used_once_verified(path: Path) -> None:
+    """As a crash leaves it between the flush of a checkpoint and that of its superblock."""
+    with pccheck.Checkpointer(path, retain=2, chunk="64 KiB") as ckpt:
+        for step in (10, 20):
+            state = {"pattern": pattern(step, 1 << 15), "other": np.full(1 << 16, step, np.uint8)}
+            ckpt.save(step, state).wait()
+            if step == 10:
+                before = path.read_bytes()
+    content = bytearray(path.read_bytes())
+    for part in (slice(4096, 12288), slice(-12288, -4096)):
+        content[part] = before[part]
+    path.write_bytes(content)
+    found = validated("ls", run("ls", path, "--json").stdout)["files"][0]["checkpoints"]
+    assert [(entry["step"], entry["is_durable"]) for entry in found] == [(20, False), (10, True)]
+    assert "complete" in run("ls", path).stdout
+    assert "complete but not anchored" in run("verify", path).stdout
+    out = path.with_name("a.safetensors")
+    run("export", path, "-o", out, "--tensor", "other")
+    assert load_file(out)["other"][0] == 20
+    # A part of it is good only when all of it is.
+    damage(path, 20)
+    run("export", path, "-o", out, "--tensor", "other", "--force", status=4)
+    assert load_file(out)["other"][0] == 10
+
+
 def test_verify_sees_a_damaged_header(trained: Path) -> None:
     content = bytearray(trained.read_bytes())
     content[16384 + 40] ^= 1
@@ -338,6 +363,16 @@ def test_screens_fit_and_do_no_harm(hostile: Path, columns: int) -> None:
         assert len(lines) > 2
         assert all(cells(line) <= max(columns, 80) for line in lines), seen
     assert "w\\u{1b}[2J\\u{202e}\\n" in in_terminal("ls", hostile, "--step", 1, columns=200)
+
+
+def test_damage_is_told_in_lines_that_fit(trained: Path) -> None:
+    damage(trained, 30)
+    content = bytearray(trained.read_bytes())
+    content[16384 + 40] ^= 1
+    trained.write_bytes(content)
+    for command in ("verify", "ls"):
+        seen = in_terminal(command, trained, NO_COLOR="1").replace(str(trained), "run.pcc")
+        assert "damage" in seen and all(cells(line) <= 80 for line in seen.splitlines()), seen
 
 
 def cells(line: str) -> int:

@@ -81,7 +81,7 @@ class _Checkpoints:
             titles = [">step", ">sequence", ">slot", "state", ">size", ">stored", "codec", "age"]
             out.table(titles, [self._row(info, now) for info in self._infos])
         for damage in describe_damage(self._report):
-            out.line(("  damage  ", "red"), printable(damage))
+            out.paragraph(10, printable(damage), ("  damage  ", "red"))
 
     def _row(self, info: CheckpointInfo, now: float) -> list[Any]:
         state = ("durable", "green") if info.is_anchored else ("complete", "yellow")
@@ -99,7 +99,7 @@ class _Tensors:
         self._path = path
         self._info = reader.select_step(step)
         # The names and shapes are all that is read.
-        stored = Stored(path, reader, self._info)
+        stored = Stored(path, reader, self._info, is_copied=False)
         self._tensors = list(stored.tensors.values())
 
     def document(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -131,6 +132,14 @@ class Output:
     def line(self, *cells: str | Cell) -> None:
         """One line, made of texts, some of them styled; all are safe to print by now."""
         self.raw(self._rendered(cells) + "\n")
+
+    def paragraph(self, indent: int, text: str, lead: Cell = ("", None)) -> None:
+        """Text behind an indent, in lines that fit; the first begins with ``lead``."""
+        width = (self.width or 1 << 30) - indent
+        lines = textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
+        self.line(lead, " " * (indent - column_count(lead[0])), lines[0])
+        for line in lines[1:]:
+            self.line(" " * indent, line)
 
     def error(self, error: BaseException) -> None:
         """Says what went wrong."""

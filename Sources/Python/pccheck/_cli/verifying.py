@@ -16,6 +16,8 @@ from .outcome import Status, print_json, status_of
 from .terminal import Output, Progress, byte_text, plural, printable
 
 _LISTED_COUNT = 8
+# Behind the word of a verdict.
+_INDENT = 11
 
 
 @dataclass
@@ -109,7 +111,7 @@ class _File:
         for verdict in self._verdicts:
             _show(verdict, out)
         for slot in self._slots:
-            out.line(("  damaged  ", "red"), printable(slot))
+            out.paragraph(_INDENT, printable(slot), ("  damaged  ", "red"))
         if not self._is_all:
             return
         if self._resume is None:
@@ -183,12 +185,11 @@ def _show(verdict: Verdict, out: Output) -> None:
         out.line(("  sound    ", "green"), where + state)
         return
     out.line(("  damaged  ", "red"), where)
-    indent = " " * 11
-    out.line(indent + printable(verdict.failure))
+    out.paragraph(_INDENT, printable(verdict.failure))
     if verdict.tensors is None:
-        out.line(indent + "the names of its tensors are lost")
+        out.paragraph(_INDENT, "the names of its tensors are lost")
     elif verdict.tensors:
         names = ", ".join(printable(name) for name in verdict.tensors[:_LISTED_COUNT])
         more = len(verdict.tensors) - _LISTED_COUNT
         count = plural(len(verdict.tensors), "tensor")
-        out.line(f"{indent}{count}: {names}{f' and {more} more' if more > 0 else ''}")
+        out.paragraph(_INDENT, f"{count}: {names}{f' and {more} more' if more > 0 else ''}")

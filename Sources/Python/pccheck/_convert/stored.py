@@ -45,14 +45,21 @@ class Stored:
     """A checkpoint that is selected, and so pinned, in an open reader."""
 
     def __init__(
-        self, path: str, reader: Reader, info: CheckpointInfo, show: Show = lambda *_: None
+        self,
+        path: str,
+        reader: Reader,
+        info: CheckpointInfo,
+        show: Show = lambda *_: None,
+        *,
+        is_copied: bool = True,
     ) -> None:
+        """Verifies all of it when it is to be copied and nothing else vouches for it."""
         self.path, self.reader, self.info = path, reader, info
         self._show = show
         manifest, data_offset = reader.manifest()
         self.metadata: dict[str, str] = manifest.pop("__metadata__", {})
         self.tensors = {name: _entry(name, item, data_offset) for name, item in manifest.items()}
-        if not info.is_anchored:
+        if is_copied and not info.is_anchored:
             # Nothing says that it reached the medium, so a part is good only when all of it is.
             verify(reader, info, show)
 
@@ -165,8 +172,10 @@ def verify(reader: Reader, info: CheckpointInfo, show: Show) -> None:
     # A daemon: when the work is interrupted, the program does not wait for it.
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    while thread.is_alive():
+    is_done = False
+    while not is_done:
         thread.join(_POLL_SECONDS)
+        is_done = not thread.is_alive()
         show(f"verifying step {info.step}", reader.verified_byte_count(), info.payload_byte_count)
     if failure:
         raise failure[0]
