@@ -48,8 +48,6 @@ from ._engine import Outcome
 from ._load import describe_damage, load_from
 from ._loading import Loading
 from ._reader import Reader
-from ._torch_device import DeviceCopies
-from ._torch_encoder import TorchEncoder
 from ._torch_lazy import LazyMemory, LazyTensor
 from .errors import CheckpointError, Corrupt, InvalidArgument, NoCheckpoint, StateFormatError
 
@@ -345,11 +343,7 @@ class _Checkpointer(pcc.Checkpointer):
             tensor.untyped_storage().data_ptr() for tensor in tensors
             if tensor.is_cpu and tensor.layout == torch.strided
         }  # fmt: skip
-        copies = DeviceCopies(self._arenas)
-        encoder = TorchEncoder(in_place, None, copies)
-        document = encoder.encode_state(state)
-        copies.wait()
-        return self._save_state(step, encoder, document, None).wait()
+        return self._save_parts(step, state, in_place).wait()
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,13 @@ class Checkpointer(BaseCheckpointer):
         """
         with self._save_lock:
             handle = self._save(step, rng, metadata, urgent, state)
+        self._wait_before_steps()
+        return handle
+
+    def _wait_before_steps(self) -> None:
+        """From now on optimizers wait, before a step, until what they change is staged."""
         if self._hook is None:
             self._hook = register_optimizer_step_pre_hook(_wait_before_step)
-        return handle
 
     def _save(
         self, step: int, rng: bool, metadata: str | None, urgent: bool, state: dict[str, Any]
@@ -122,13 +126,30 @@ class Checkpointer(BaseCheckpointer):
                 parts["rng"] = random_state()
             objects = list(stateful_objects(state))
             guard_averaging(objects)
+            in_place = in_place_storages(objects)
+        room = room_for_moments(objects) if self._engine is None else 0
+        return self._save_parts(step, parts, in_place, metadata, urgent, room)
+
+    def _save_parts(
+        self,
+        step: int,
+        parts: dict[str, Any],
+        in_place: set[int],
+        metadata: str | None = None,
+        urgent: bool = False,
+        room: int = 0,
+    ) -> SaveHandle:
+        """Begins a checkpoint of a state that holds no objects; after ``_begin_save``.
+
+        Tensors whose storage is in ``in_place`` are read where they are until they are staged.
+        """
+        with collection_put_off():
             # In debug mode the entries outlive the call, and cannot be used again.
             plan = None if self._is_debugging else self._plan
             copies = DeviceCopies(self._arenas)
-            encoder = TorchEncoder(in_place_storages(objects), plan, copies)
+            encoder = TorchEncoder(in_place, plan, copies)
             document = encoder.encode_state(parts)
         copies.wait()
-        room = room_for_moments(objects) if self._engine is None else 0
         try:
             return self._save_state(step, encoder, document, metadata, urgent, room)
         finally:

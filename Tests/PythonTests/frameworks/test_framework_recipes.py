@@ -1,0 +1,55 @@
+"""The recipes of spec/PYTHON.md that need a framework run as they stand there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipes import FRAMEWORKS, PRELUDE, recipes
+
+PRELUDES = {
+    "Hugging Face Trainer": """
+from transformers import LlamaConfig, LlamaForCausalLM
+network = LlamaForCausalLM(LlamaConfig(
+    vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
+words = torch.arange(8)
+dataset = [{"input_ids": words, "labels": words}] * 16
+""",
+    "Lightning": """
+from lightning.pytorch import LightningModule
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+    def training_step(self, batch, index):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+module, batches = Module(), torch.utils.data.DataLoader(torch.randn(8, 8), 2)
+""",
+}
+FILES = {
+    "Hugging Face Trainer": "trainer.pcc", "Accelerate": "accelerate.pcc",
+    "Lightning": "lightning.pcc", "JAX, Flax, optax": "jax.pcc",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("title", "code"), [recipe for recipe in recipes() if recipe[0] in FRAMEWORKS],
+    ids=lambda value: value if value in FRAMEWORKS else "",
+)  # fmt: skip
+def test_recipe(title: str, code: str, tmp_path: Path) -> None:
+    """Twice: from the beginning, and from what that left."""
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-c", PRELUDE + PRELUDES.get(title, "") + code],
+            capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / FILES[title]).exists()
+
+
+def test_every_framework_has_its_recipe() -> None:
+    assert set(FILES) == FRAMEWORKS == {title for title, _ in recipes()} & FRAMEWORKS
