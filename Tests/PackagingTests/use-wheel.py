@@ -29,7 +29,8 @@ else:
 assert "torch" not in sys.modules
 
 # Its own copies, not those that this machine may have.
-names = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
+with open("/proc/self/maps") as maps:
+    names = {line.split()[-1] for line in maps if "/" in line}
 for library in ("libpccheck", "libzstd", "libxxhash"):
     found = [name for name in names if library in name]
     assert found and all(name.startswith(sys.prefix) for name in found), (library, found)
