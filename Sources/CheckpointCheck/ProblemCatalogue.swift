@@ -227,7 +227,7 @@ public enum ProblemCatalogue {
         "The stored bytes of a chunk do not match their digest. In a slot that no superblock "
             + "keeps, a crash explains it.",
         "The checkpoint cannot be loaded; recovery uses the next one. pcextract --slot with "
-            + "--tensor gets the tensors that lie in whole chunks.",
+            + "--salvage writes what lies in whole chunks, and a map of what does not.",
         .full, "new superblocks without it when it was kept")
     static let chunkUndecodable = Problem(
         "PCK-C002", .error, "chunk cannot be decompressed",
@@ -259,7 +259,7 @@ public enum ProblemCatalogue {
     static let nothingLoads = Problem(
         "PCK-X001", .error, "no checkpoint left",
         "The file held a durable checkpoint, and none can be loaded now.",
-        "Restore the file from a copy, or get single tensors with pcextract --slot and --tensor.")
+        "Restore the file from a copy, or take what is left with pcextract --slot and --salvage.")
     static let retainedLost = Problem(
         "PCK-X002", .error, "retained checkpoint lost",
         "The newest superblock keeps a checkpoint that is not in its slot.",

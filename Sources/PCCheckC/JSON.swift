@@ -122,6 +122,17 @@ extension SlotReport {
             ("sequence", .optional(header?.sequence.rawValue)),
             ("step", .optional(header?.step)),
             ("payload_byte_count", .optional(header?.payloadByteCount)),
+            ("codec", header.map { .string($0.codec.label) } ?? .null),
         ])
+    }
+}
+
+extension Codec {
+    fileprivate var label: String {
+        switch self {
+        case .none: "none"
+        case .zstd: "zstd"
+        case .planesZstd: "planes-zstd"
+        }
     }
 }

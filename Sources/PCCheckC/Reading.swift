@@ -9,6 +9,8 @@ internal import CheckpointStorage
 private final class ReaderHandle: Sendable {
     let reader: CheckpointReader
     private let selection = Monitor<SelectedCheckpoint?>(nil)
+    /// Payload bytes that the last `verify` has come to.
+    private let verified = Monitor<UInt64>(0)
 
     init(_ reader: CheckpointReader) { self.reader = reader }
 
@@ -26,6 +28,13 @@ private final class ReaderHandle: Sendable {
         }
         return selected
     }
+
+    func verify() throws(CheckpointError) {
+        verified.withLock { $0 = 0 }
+        try selected().verify { [verified] count in verified.withLock { $0 = count } }
+    }
+
+    var verifiedByteCount: UInt64 { verified.withLock { $0 } }
 }
 
 private func handle(_ pointer: OpaquePointer?) throws(CheckpointError) -> ReaderHandle {
@@ -183,8 +192,13 @@ public func pcc_reader_verify(
     _ reader: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        try handle(reader).selected().verify()
+        try handle(reader).verify()
     }
+}
+
+@c @implementation
+public func pcc_reader_verified_byte_count(_ reader: OpaquePointer?) -> UInt64 {
+    (try? handle(reader))?.verifiedByteCount ?? 0
 }
 
 @c @implementation

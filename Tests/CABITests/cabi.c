@@ -115,6 +115,7 @@ static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
     OK(pcc_reader_load(reader, &whole, 1, &error));
     CHECK(memcmp(expected, found, ELEMENTS * sizeof *found) == 0);
     OK(pcc_reader_verify(reader, &error));
+    CHECK(pcc_reader_verified_byte_count(reader) == info->payload_byte_count);
     free(expected);
     free(found);
 }

@@ -98,6 +98,28 @@ import Testing
         #expect(accepted == [])
     }
 
+    @Test func aCompressedChunkMayHaveOneByte() throws {
+        var table = Samples.table()
+        table.entries[1].storedByteCount = 1
+        var header = try Samples.header()
+        header.storedByteCount = table.entries.reduce(0) { $0 + UInt64($1.storedByteCount) }
+        let (bytes, digest) = table.encoded()
+        header.chunkTableDigest = digest
+        let geometry = try Samples.geometry()
+        #expect(
+            try ChunkTable(decoding: bytes, header: header, geometry: geometry) == table)
+    }
+
+    @Test func whatLiesBehindATextIsNamedByItsOffset() throws {
+        var bytes = try Samples.identity().encoded()
+        let (field, text) = (IdentityBlock.Layout.fingerprint, "gpt-småll/8".utf8.count)
+        bytes[field.offset + text + 7] = 1
+        let sealed = Samples.resealed(bytes, IdentityBlock.Layout.checksum)
+        #expect(throws: FormatError.reservedBytesNotZero(offset: field.offset + text)) {
+            try IdentityBlock(decoding: sealed)
+        }
+    }
+
     /// A damaged table still names the chunks whose entries keep the rules.
     @Test func whatIsLeftOfADamagedTable() throws {
         let (header, geometry) = (try Samples.header(), try Samples.geometry())

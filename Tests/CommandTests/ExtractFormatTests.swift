@@ -1,3 +1,4 @@
+import CheckpointFormat
 import Foundation
 import Testing
 
@@ -146,5 +147,75 @@ import Testing
         #expect(throws: StateDocumentError.self) {
             try TorchPickle.nested([], document: document)
         }
+    }
+
+    /// A view of `x`, which has twelve bytes, with some of its keys.
+    private func pickleOfView(_ keys: String) throws -> [UInt8] {
+        try pickle("{\"$view\":\"x\"\(keys)}")
+    }
+
+    private func pickle(_ state: String) throws -> [UInt8] {
+        let header = "{\"x\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}"
+        let length = [UInt8(header.utf8.count)] + [UInt8](repeating: 0, count: 7)
+        let payload = length + Array(header.utf8)
+        let manifest = try SafetensorsManifest(
+            decoding: payload, payloadByteCount: UInt64(payload.count) + 12)
+        let document = "{\"version\":1,\"state\":\(state)}"
+        return try TorchPickle.nested(manifest.tensors, document: document)
+    }
+
+    @Test(arguments: [
+        (",\"dtype\":\"float32\",\"offset\":4,\"shape\":[2],\"stride\":[1]", "_rebuild_tensor_v2"),
+        (",\"stride\":[2],\"shape\":[2],\"offset\":0,\"dtype\":\"float32\"", "_rebuild_tensor_v2"),
+        (",\"dtype\":\"int16\",\"offset\":2,\"shape\":[5],\"stride\":[1]", "_rebuild_tensor_v3"),
+        (",\"dtype\":\"float32\",\"offset\":12,\"shape\":[9,0],\"stride\":[1,1]", "_v2"),
+        (",\"dtype\":\"float32\",\"offset\":8,\"shape\":[],\"stride\":[]", "_rebuild_tensor_v2"),
+    ])
+    func viewsBecomeTensors(keys: String, function: String) throws {
+        let pickle = try pickleOfView(keys)
+        #expect(String(decoding: pickle, as: UTF8.self).contains(function))
+    }
+
+    /// torch gives a storage the type that its first tensor names, and all that leave the type to
+    /// the storage get that one.
+    @Test(arguments: [("float32", "int32", 1), ("int32", "float32", 2), ("float32", "float32", 0)])
+    func viewsOfAnotherTypeNameIt(first: String, second: String, named: Int) throws {
+        func view(_ type: String, _ offset: Int) -> String {
+            "{\"$view\":\"x\",\"dtype\":\"\(type)\",\"offset\":\(offset),"
+                + "\"shape\":[1],\"stride\":[1]}"
+        }
+        let text = String(
+            decoding: try pickle("[\(view(first, 0)),\(view(second, 4))]"), as: UTF8.self)
+        // The second time a name is a reference to the first.
+        #expect(text.contains("_rebuild_tensor_v2") == (named < 2))
+        #expect(text.contains("_rebuild_tensor_v3") == (named > 0))
+    }
+
+    /// torch would take none of these for an error of the file, or see other memory.
+    @Test(arguments: [
+        "", ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[3]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[4],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":4,\"shape\":[3],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":2,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":16,\"shape\":[0],\"stride\":[1]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[3],\"stride\":[1,1]",
+        ",\"dtype\":\"float32\",\"offset\":0,\"shape\":[2],\"stride\":[281474976710655]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[99999999,99999999],\"stride\":[0,0]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[281474976710656],\"stride\":[0]",
+        ",\"dtype\":\"int8\",\"offset\":-1,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"object\",\"offset\":0,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"offset\":0,\"shape\":[1],\"stride\":[1]",
+        ",\"dtype\":\"int8\",\"offset\":0,\"shape\":[1],\"stride\":[1],\"more\":1",
+    ])
+    func brokenViewsAreRefused(keys: String) {
+        #expect(throws: StateDocumentError.self) { try pickleOfView(keys) }
+    }
+
+    @Test func shardedTensorsAreNamed() {
+        let document = "{\"version\":1,\"state\":{\"$dtensor\":{\"local\":null}}}"
+        let error = #expect(throws: StateDocumentError.self) {
+            try TorchPickle.nested([], document: document)
+        }
+        #expect(error?.message.contains("sharded tensor") == true)
     }
 }

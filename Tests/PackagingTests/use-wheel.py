@@ -35,6 +35,14 @@ for library in ("libpccheck", "libzstd", "libxxhash"):
     found = [name for name in names if library in name]
     assert any(name.startswith(sys.prefix) for name in found), (library, found)
 
+for arguments in (
+    "ls run.pcc", "verify run.pcc", "export run.pcc -o x.safetensors",
+    "convert x.safetensors -o x.pcc",
+):  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "pccheck", *arguments.split()], check=True, stdout=subprocess.DEVNULL
+    )
+
 # An exit with a save in flight finishes it.
 code = "import numpy, pccheck; pccheck.Checkpointer('end.pcc').save(3, {'x': numpy.ones(1000000)})"
 subprocess.run([sys.executable, "-c", code], check=True)

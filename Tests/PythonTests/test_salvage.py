@@ -229,8 +229,19 @@ def test_a_torn_slot_is_refused(path: Path) -> None:
     out = path.with_name("left.safetensors")
     said, found = wreck.salvage(out, "--slot", 1)
     assert found is None and "torn" in said and "no digest" in said
-    _, found = wreck.salvage(out, status=0)
+    # Of its own accord it takes the older one, and says so.
+    said, found = wreck.salvage(out, status=4)
     assert found is not None and found["step"] == 10
+    assert "step 20, the newest durable checkpoint, is lost" in said
+    assert "falling back to step 10" in said
+
+
+def test_a_lost_header_is_told(path: Path) -> None:
+    wreck = Wreck(path)
+    wreck.flip(wreck.header(1) + 200)
+    said, found = wreck.salvage(path.with_name("left.safetensors"), status=4)
+    assert found is not None and found["step"] == 10
+    assert "slot 1 is header-damaged" in said and "falling back to step 10 in slot 0" in said
 
 
 def test_a_truncated_file_gives_what_is_left(path: Path) -> None:

@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 from conftest import ROOT
 
+import pccheck
+
 SCHEMA = json.loads((ROOT / "spec" / "schemas" / "pcinspect-watch.json").read_text())
 TOOL = ROOT / "build" / "bin" / "pcinspect"
 
@@ -102,3 +104,33 @@ def test_a_stopped_writer_stalls(path: Path, writer: subprocess.Popen[str]) -> N
     status, _ = watch(path, "--exit-on-stall", 0.5, "--interval", 0.1)
     assert status == 4
     os.kill(writer.pid, signal.SIGCONT)
+
+
+def test_what_was_overtaken_between_two_looks_is_not_called_durable(path: Path) -> None:
+    """Which of the older ones a superblock has named since, the file does not tell."""
+    with pccheck.Checkpointer(path, in_flight=2, retain=1, capacity="1 MiB") as checkpointer:
+        watcher = subprocess.Popen(
+            [TOOL, "watch", path, "--json", "--interval", "0.01"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert watcher.stdout is not None
+        lines = map(json.loads, watcher.stdout)
+        try:
+            assert next(line for line in lines if line["event"] == "sample")
+            watcher.send_signal(signal.SIGSTOP)
+            for step in (1, 2):
+                checkpointer.save(step, {"step": step}).wait()
+            watcher.send_signal(signal.SIGCONT)
+            seen = []
+            for line in lines:
+                jsonschema.validate(line, SCHEMA)
+                seen += [line] if line["event"] in ("finished", "durable") else []
+                if line["event"] == "durable":
+                    break
+        finally:
+            watcher.send_signal(signal.SIGCONT)
+            watcher.terminate()
+            watcher.communicate(timeout=30)
+    assert [line["event"] for line in seen] == ["finished", "durable"]
+    assert seen[0]["message"].startswith("step 1 (sequence 1)")
+    assert seen[1]["message"].startswith("step 2 (sequence 2)")

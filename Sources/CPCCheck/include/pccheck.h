@@ -309,6 +309,8 @@ PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *de
 
 /* Verifies every chunk of the selected checkpoint and its logical digest. */
 PCC_API pcc_status pcc_reader_verify(pcc_reader *reader, pcc_error *error);
+/* Payload bytes that pcc_reader_verify has come to, for another thread to show meanwhile. */
+PCC_API uint64_t pcc_reader_verified_byte_count(pcc_reader *reader);
 PCC_API void pcc_reader_close(pcc_reader *reader);
 
 /* Frees a string that this library returned; NULL is allowed. */

@@ -153,7 +153,8 @@ private struct RescueDraft {
         case .anchored:
             throw CheckpointError(
                 .invalidArgument,
-                "slot \(slot) is anchored already: a resume loads it when nothing newer is whole",
+                "slot \(slot) is anchored already: a resume loads it when it is whole and nothing "
+                    + "newer is; pcfsck --verify full says whether it is",
                 slot: slot)
         case .retained, .older, .stale:
             throw CheckpointError(

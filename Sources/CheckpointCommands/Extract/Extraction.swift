@@ -16,7 +16,7 @@ struct Extraction {
     func one() throws(CheckpointError) -> ExitStatus {
         let target = try ExtractionTarget(output, source: inspection.path)
         if command.salvage { return try salvageOne(target) }
-        var rejections = lostNewest()
+        var rejections = lostNewest(from: inspection.decision.candidates.first)
         let result = try newestThatWorks(&rejections) {
             selected throws(CheckpointError) -> ExtractionResult? in
             try extract(selected, to: target)
@@ -26,10 +26,11 @@ struct Extraction {
         return status
     }
 
-    /// The newest durable checkpoint, when it is too damaged to be tried at all; says so.
-    private func lostNewest() -> [ExtractionRejection] {
+    /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
+    /// in its place; says so.
+    private func lostNewest(from next: Candidate?) -> [ExtractionRejection] {
         guard !command.choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
-            let next = inspection.decision.candidates.first
+            let next, next.slot != loss.anchor.slot
         else { return [] }
         let why = loss.report.detail.map { ": \($0)" } ?? ""
         let message =
@@ -47,9 +48,11 @@ struct Extraction {
         guard let source = sources.first(where: { command.choice.accepts($0.candidate) }) else {
             throw SalvageSource.refusal(command.choice, inspection)
         }
+        let rejections = lostNewest(from: source.candidate)
         let result = try salvage(source, target, map: command.map)
-        if let result { report([result], [], [target.name]) }
-        return result?.isIncomplete == true ? .uncorrected : .clean
+        if let result { report([result], rejections, [target.name]) }
+        let isWhole = rejections.isEmpty && result?.isIncomplete != true
+        return isWhole ? .clean : .uncorrected
     }
 
     private func salvage(

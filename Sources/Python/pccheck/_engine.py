@@ -446,6 +446,13 @@ class Engine:
             status = self._library.pcc_writer_close(writer, c.byref(error))
             _native.check(status, error)
 
+    def abandon(self) -> None:
+        """Closes the file without waiting for what is in flight, as a crash would."""
+        with self.lock:
+            writer, self._writer = self._writer, None
+            if writer and os.getpid() == self._process:
+                self._library.pcc_writer_abandon(writer)
+
     def check_open(self) -> None:
         """Raises ``Forked`` in a child, ``Closed`` after close."""
         self._open_writer()

@@ -202,6 +202,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_reader_manifest_json", c.c_int32, [_P, _TEXT, c.POINTER(c.c_uint64), _ERROR]),
     ("pcc_reader_load", c.c_int32, [_P, _P, c.c_size_t, _ERROR]),
     ("pcc_reader_verify", c.c_int32, [_P, _ERROR]),
+    ("pcc_reader_verified_byte_count", c.c_uint64, [_P]),
     ("pcc_reader_close", None, [_P]),
     ("pcc_free", None, [_P]),
 ]

@@ -131,12 +131,16 @@ class Reader:
         error = _native.Error()
         _native.check(self._library.pcc_reader_verify(self._reader, c.byref(error)), error)
 
+    def verified_byte_count(self) -> int:
+        """Payload bytes that ``verify`` has come to, for another thread."""
+        return int(self._library.pcc_reader_verified_byte_count(self._reader))
+
     def load(self, loading: Loading) -> Any:
         """What is asked for of the selected checkpoint; every byte that it read was verified.
 
         Only the chunks that hold something of it are read.
         """
-        manifest, data_offset = self._manifest()
+        manifest, data_offset = self.manifest()
         metadata = manifest.pop("__metadata__", {})
         # Without a document another program wrote the file: its tensors are all there is.
         document: Any = {name: {"$array": name} for name in manifest}
@@ -212,7 +216,8 @@ class Reader:
         )
         _native.check(status, error)
 
-    def _manifest(self) -> tuple[dict[str, Any], int]:
+    def manifest(self) -> tuple[dict[str, Any], int]:
+        """The safetensors header of the selected checkpoint, and where its data begins."""
         text, offset, error = c.c_void_p(), c.c_uint64(), _native.Error()
         status = self._library.pcc_reader_manifest_json(
             self._reader, c.byref(text), c.byref(offset), c.byref(error)

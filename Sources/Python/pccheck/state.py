@@ -370,11 +370,11 @@ class Decoder:
         if not tag.startswith("$"):
             return {key: self.decode(item) for key, item in document.items()}
         method = _TAGS.get(tag)
-        if method is None:
-            return self.decode_other(tag, document)
         try:
-            return method(self, document)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+            return self.decode_other(tag, document) if method is None else method(self, document)
+        except RecursionError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
             raise StateFormatError(f"the state document has a broken {tag}: {error}") from error
 
     def decode_other(self, tag: str, document: dict[str, Any]) -> Any:

@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// Reads a state document (spec/STATE.md) and writes the values that it describes as a pickle, in
 /// one pass and without a tree in memory.
 ///
@@ -169,6 +171,11 @@ struct StateDocument {
                 $0.reduce()
             }
         case "$tensor", "$array": try tensor(&torch, isArray: tag == "$array")
+        case "$view": try view(&torch)
+        case "$dtensor":
+            throw StateDocumentError(
+                "it has a sharded tensor ($dtensor), of which this file holds the part of one "
+                    + "rank; pccheck.torch.load_full puts those of all ranks together")
         case "$torch.Size":
             torch.write { $0.global("torch", "Size") }
             let count = try list(&torch, depth: depth)
@@ -213,6 +220,55 @@ struct StateDocument {
         }
         if isArray, let type = tag { tag = NumpyScalar.torchType(type) }
         try torch.tensor(name, tag: tag)
+    }
+
+    /// A tensor that shares the memory of a stored one. The keys behind the name may be in any
+    /// order, each once.
+    private mutating func view(_ torch: inout TorchPickle) throws(StateDocumentError) {
+        let name = try text.string()
+        var type: [UInt8]?
+        var (offset, shape, stride): (UInt64?, [UInt64]?, [UInt64]?)
+        while text.consume(",") {
+            let key = String(decoding: try text.string(), as: UTF8.self)
+            try text.expect(":")
+            switch key {
+            case "dtype" where type == nil: type = try text.string()
+            case "offset" where offset == nil: offset = try extent()
+            case "shape" where shape == nil: shape = try extents()
+            case "stride" where stride == nil: stride = try extents()
+            default: throw text.failure("the four keys of a view, once each")
+            }
+        }
+        guard let type, let offset, let shape, let stride else {
+            throw text.failure("dtype, offset, shape and stride of a view")
+        }
+        try torch.view(
+            name,
+            TorchPickle.View(
+                type: String(decoding: type, as: UTF8.self), offset: offset, shape: shape,
+                stride: stride))
+    }
+
+    private mutating func extents() throws(StateDocumentError) -> [UInt64] {
+        try text.expect("[")
+        if text.consume("]") { return [] }
+        var extents: [UInt64] = []
+        repeat {
+            extents.append(try extent())
+            guard extents.count <= Limits.tensorRank else {
+                throw StateDocumentError("a view has more than \(Limits.tensorRank) dimensions")
+            }
+        } while text.consume(",")
+        try text.expect("]")
+        return extents
+    }
+
+    /// A number of a view: below 2^48, so that products of two fit.
+    private mutating func extent() throws(StateDocumentError) -> UInt64 {
+        guard let value = UInt64(try text.number()), value < TorchPickle.View.numberLimit else {
+            throw text.failure("a number of a view, below 2^48")
+        }
+        return value
     }
 
     /// Bytes in base64; those that are stored as a tensor stay one.

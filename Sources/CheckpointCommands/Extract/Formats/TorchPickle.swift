@@ -12,9 +12,23 @@ struct TorchPickle {
         let shape: [UInt64]
     }
 
+    /// A `$view` node of a state document: elements of a stored tensor, which others see too.
+    struct View: Hashable, Sendable {
+        /// What the numbers of a view are below.
+        static let numberLimit: UInt64 = 1 << 48
+
+        let type: String
+        /// Byte of the stored tensor at which it begins.
+        let offset: UInt64
+        let shape: [UInt64]
+        /// In elements.
+        let stride: [UInt64]
+    }
+
     private struct MemoKey: Hashable {
         let index: Int
         let tag: String?
+        var view: View?
     }
 
     private static let classic: [String: String] = [
@@ -44,11 +58,17 @@ struct TorchPickle {
         "int1": 1, "int2": 1, "int3": 1, "int4": 1, "int5": 1, "int6": 1, "int7": 1,
     ]
 
+    private static let elementByteCountsOfClasses = Dictionary(
+        uniqueKeysWithValues: classic.map { ($1, elementByteCounts[$0] ?? 1) })
+
     private var pickle = PickleWriter()
     private let tensors: [SafetensorsManifest.Tensor]
     private let indices: [[UInt8]: Int]
     private var made: [MemoKey: UInt32] = [:]
     private var referenced = Set<Int>()
+    /// How the first reference to a tensor named its storage. torch keeps the storage, and the
+    /// type that goes with its class, for all later references.
+    private var storages: [Int: String?] = [:]
 
     /// - Parameter tensors: in the order in which their bytes are members of the archive.
     private init(_ tensors: [SafetensorsManifest.Tensor]) {
@@ -115,10 +135,7 @@ struct TorchPickle {
     ///
     /// - Parameter tag: the name of the type that it had, when the stored one is a stand-in.
     mutating func tensor(_ name: [UInt8], tag: String?) throws(StateDocumentError) {
-        guard let index = indices[name] else {
-            throw StateDocumentError(
-                "it names a tensor \"\(String(decoding: name, as: UTF8.self))\" that is not there")
-        }
+        guard let index = indices[name] else { throw Self.missing(name) }
         let tensor = tensors[index]
         guard let tag else { return append(index, tag: nil, Self.form(of: tensor)) }
         guard let byteCount = Self.elementByteCounts[tag] else {
@@ -139,16 +156,67 @@ struct TorchPickle {
     }
 
     private mutating func append(_ index: Int, tag: String?, _ form: Form) {
+        let view = View(
+            type: form.type, offset: 0, shape: form.shape, stride: Self.strides(form.shape))
+        append(MemoKey(index: index, tag: tag), view, form, storageClass: form.storageClass)
+    }
+
+    /// The tensor `view`, which shares its memory with others in the same way.
+    mutating func view(_ name: [UInt8], _ view: View) throws(StateDocumentError) {
+        guard let index = indices[name] else { throw Self.missing(name) }
+        guard let form = Self.formOfView(view) else {
+            throw StateDocumentError("it names a type \"\(view.type)\" that no view has")
+        }
+        guard view.isWithin(UInt64(tensors[index].dataRange.count), form.elementByteCount) else {
+            throw StateDocumentError(
+                "a view of tensor \"\(tensors[index].name)\" reaches outside of it")
+        }
+        // The storage of a view of another type is bytes: their number may fit no type.
+        let stored = Self.form(of: tensors[index])
+        append(
+            MemoKey(index: index, tag: nil, view: view), view, form,
+            storageClass: stored.type == form.type ? form.storageClass : nil)
+    }
+
+    private static func formOfView(_ view: View) -> Form? {
+        elementByteCounts[view.type] == nil ? nil : form(view.type, view.shape)
+    }
+
+    private static func missing(_ name: [UInt8]) -> StateDocumentError {
+        StateDocumentError(
+            "it names a tensor \"\(String(decoding: name, as: UTF8.self))\" that is not there")
+    }
+
+    private mutating func append(
+        _ key: MemoKey, _ view: View, _ form: Form, storageClass preferred: String?
+    ) {
+        let index = key.index
         referenced.insert(index)
-        let key = MemoKey(index: index, tag: tag)
         if let known = made[key] { return pickle.get(known) }
-        let byteCount = UInt64(tensors[index].dataRange.count)
-        pickle.global(
-            "torch._utils", form.storageClass == nil ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2")
+        let storageClass = storages[index] ?? preferred
+        storages.updateValue(storageClass, forKey: index)
+        // Only the tensors of the storage's own type can be left to it.
+        let isTyped = storageClass != nil && storageClass == form.storageClass
+        pickle.global("torch._utils", isTyped ? "_rebuild_tensor_v2" : "_rebuild_tensor_v3")
         pickle.mark()
+        appendStorage(index, storageClass)
+        pickle.integer(view.offset / form.elementByteCount)
+        pickle.tuple(view.shape)
+        pickle.tuple(view.stride)
+        pickle.bool(false)
+        pickle.global("collections", "OrderedDict")
+        pickle.emptyTuple()
+        pickle.reduce()
+        if !isTyped { pickle.global("torch", form.type) }
+        pickle.tuple()
+        pickle.reduce()
+        made[key] = pickle.put()
+    }
+
+    private mutating func appendStorage(_ index: Int, _ storageClass: String?) {
         pickle.mark()
         pickle.string("storage")
-        if let storageClass = form.storageClass {
+        if let storageClass {
             pickle.global("torch", storageClass)
         } else {
             pickle.global("torch.storage", "UntypedStorage")
@@ -156,20 +224,10 @@ struct TorchPickle {
         pickle.string("\(index)")
         pickle.string("cpu")
         // Untyped storages count bytes.
-        pickle.integer(form.storageClass == nil ? byteCount : byteCount / form.elementByteCount)
+        let elementByteCount = storageClass.flatMap { Self.elementByteCountsOfClasses[$0] } ?? 1
+        pickle.integer(UInt64(tensors[index].dataRange.count) / elementByteCount)
         pickle.tuple()
         pickle.persistentID()
-        pickle.integer(0 as UInt64)
-        pickle.tuple(form.shape)
-        pickle.tuple(Self.strides(form.shape))
-        pickle.bool(false)
-        pickle.global("collections", "OrderedDict")
-        pickle.emptyTuple()
-        pickle.reduce()
-        if form.storageClass == nil { pickle.global("torch", form.type) }
-        pickle.tuple()
-        pickle.reduce()
-        made[key] = pickle.put()
     }
 
     /// Row-major strides, in elements. An empty tensor may have any extents, so that a product of
@@ -182,6 +240,25 @@ struct TorchPickle {
             stride = stride.multiplied(by: max(extent, 1), plus: 0) ?? UInt64(Int64.max)
         }
         return strides.reversed()
+    }
+}
+
+extension TorchPickle.View {
+    /// The view begins at one of its elements, and its last one ends within `byteCount`.
+    fileprivate func isWithin(_ byteCount: UInt64, _ elementByteCount: UInt64) -> Bool {
+        guard shape.count == stride.count, offset % elementByteCount == 0 else { return false }
+        var elementCount: UInt64 = 1
+        var last: UInt64 = 0
+        for (extent, step) in zip(shape, stride) {
+            if extent == 0 { return offset <= byteCount }
+            guard let count = elementCount.multiplied(by: extent, plus: 0),
+                count < Self.numberLimit, let sum = (extent - 1).multiplied(by: step, plus: last)
+            else { return false }
+            (elementCount, last) = (count, sum)
+        }
+        guard let end = (last &+ 1).multiplied(by: elementByteCount, plus: offset), last < .max
+        else { return false }
+        return end <= byteCount
     }
 }
 

@@ -6,7 +6,7 @@ internal import CheckpointRecovery
 struct ReportCharts {
     private static let chartWidth = 1000
     private static let labelWidth = 70
-    private static let stateWidth = 110
+    private static let stateWidth = 132
     private static let rowHeight = 26
     /// Cells of a chunk map; more chunks share cells.
     private static let cellCountMaximum = 1000

@@ -7,6 +7,8 @@ struct Watch {
         /// The file is seen for the first time.
         case opened
         case began, durable
+        /// Complete, and older than the newest durable one by the time it was seen.
+        case finished
         case writerStarted = "writer_started"
         case writerClosed = "writer_closed"
         case writerGone = "writer_gone"
@@ -68,7 +70,7 @@ struct Watch {
         }
         if last.writer != .atWork, next.writer == .atWork { events.append(writerEvent(next)) }
         for header in history.add(next.finished) {
-            events.append(Event(kind: .durable, message: "\(Self.name(header)) is durable"))
+            events.append(finishedEvent(header, next))
         }
         events += begunEvents(next)
         if last.writer != next.writer, next.writer != .atWork { events.append(writerEvent(next)) }
@@ -104,6 +106,16 @@ struct Watch {
         let new = next.inFlight.filter { $0.sequence > begun }
         begun = new.last?.sequence ?? begun
         return new.map { Event(kind: .began, message: "\(Self.name($0)) began") }
+    }
+
+    /// Whether a superblock has ever named what it does not name now, nobody can tell: the
+    /// checkpoint may have been overtaken.
+    private func finishedEvent(_ header: SlotHeader, _ next: WatchSample) -> Event {
+        next.names(header)
+            ? Event(kind: .durable, message: "\(Self.name(header)) is durable")
+            : Event(
+                kind: .finished,
+                message: "\(Self.name(header)) is complete; a newer one is durable")
     }
 
     private static func name(_ header: SlotHeader) -> String {

@@ -69,6 +69,12 @@ struct WatchSample {
             .sorted { $0.sequence < $1.sequence }
     }
 
+    /// The superblock names this checkpoint, as the newest or as one that it keeps.
+    func names(_ header: SlotHeader) -> Bool {
+        let reason = decision.slots.first { $0.slot == header.slot }?.reason
+        return reason == .anchored || reason == .retained
+    }
+
     /// Complete checkpoints up to the newest durable one, oldest first.
     var finished: [SlotHeader] {
         let durable = anchor?.sequence ?? .none

@@ -1,0 +1,156 @@
+"""``convert``: other formats into a ``.pcc`` file, and back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from .._convert import back, inputs
+from .._convert.output import refuse_existing, refuse_itself
+from .._convert.stored import with_checkpoint
+from .._convert.target import Encoded, Settings, Target, with_room
+from ..checkpointer import parse_size
+from ..errors import InvalidArgument
+from .outcome import Status, print_json
+from .terminal import Output, Progress, byte_text, plural, printable
+
+_RETAIN_LIMIT = 16
+
+
+def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status:
+    """Converts in the direction that the inputs say."""
+    kinds = [inputs.kind_of(path) for path in options.inputs]
+    refuse_itself(options.inputs, options.output)
+    progress = Progress(diagnostics, options.quiet)
+    try:
+        if "pcc" not in kinds:
+            return _into(options, kinds, progress, out)
+        if len(kinds) > 1:
+            raise InvalidArgument("a .pcc file is converted alone; name one, and --step")
+        return _back(options, progress, out, diagnostics)
+    finally:
+        progress.finish()
+
+
+# ---------------------------------------------------------------------------- into
+
+
+def _into(
+    options: argparse.Namespace, kinds: list[str], progress: Progress, out: Output
+) -> Status:
+    if options.to or not options.output.endswith(".pcc"):
+        raise InvalidArgument(
+            f"{options.output} does not end in .pcc, and none of the inputs is a .pcc file; "
+            "convert into a .pcc file first"
+        )
+    refuse_existing(options.output, options.force)
+    work = _ordered(options, kinds)
+    reading = inputs.Options(options.trust, options.ignore_checksums)
+
+    def encoded(path: str, kind: str) -> Encoded:
+        return Encoded(inputs.open_input(path, kind, reading, progress), options.part)
+
+    # One is opened once; of several, all are looked at before the first is written.
+    first = encoded(*work[0][1:]) if len(work) == 1 else None
+    sizes = [(first or encoded(path, kind)).byte_count() for _, path, kind in work]
+    capacity = with_room(max(sizes))
+    if options.capacity:
+        capacity = _capacity(options.capacity, max(sizes))
+    retain = options.retain or max(1, len(work))
+    if retain < len(work):
+        raise InvalidArgument(f"--retain {retain} keeps fewer checkpoints than the {len(work)} "
+                              "inputs")  # fmt: skip
+    settings = Settings(options.in_flight, retain, options.codec, capacity)
+    written: list[dict[str, Any]] = []
+    with Target(options.output, settings, force=options.force, show=progress) as target:
+        for step, path, kind in work:
+            state = first or encoded(path, kind)
+            outcome = target.save(step, state)
+            written.append(
+                {
+                    "input": path, "kind": kind, "step": step, "sequence": outcome.sequence,
+                    "payload_byte_count": state.byte_count(), "tensor_count": state.tensor_count,
+                }
+            )  # fmt: skip
+        target.publish()
+    progress.finish()
+    if options.json:
+        print_json(out, "convert", {
+            "direction": "into", "output": options.output, "checkpoints": written, "files": [],
+            "is_fallback": False,
+        })  # fmt: skip
+    elif not options.quiet:
+        for entry in written:
+            size = byte_text(entry["payload_byte_count"])
+            out.line(
+                f"step {entry['step']}: {size} with {plural(entry['tensor_count'], 'tensor')}, "
+                f"from {printable(entry['input'])}, durable in {printable(options.output)}"
+            )
+    return Status.DONE
+
+
+def _ordered(options: argparse.Namespace, kinds: list[str]) -> list[tuple[int, str, str]]:
+    """Step, path and kind of each input, the lowest step first."""
+    paths, steps = options.inputs, options.step
+    if len(paths) > _RETAIN_LIMIT:
+        raise InvalidArgument(f"{len(paths)} inputs were given; a file keeps {_RETAIN_LIMIT}")
+    if steps and len(steps) != len(paths):
+        raise InvalidArgument(f"{len(steps)} steps were given for {len(paths)} inputs")
+    found = steps or [inputs.step_of(p, kind) for p, kind in zip(paths, kinds, strict=True)]
+    if len(set(found)) != len(found):
+        shown = ", ".join(map(str, found))
+        raise InvalidArgument(f"the inputs have the steps {shown}; give each its own with --step")
+    return sorted(zip(found, paths, kinds, strict=True))
+
+
+def _capacity(text: str, needed: int) -> int:
+    capacity = parse_size(text)
+    if capacity < needed:
+        raise InvalidArgument(f"--capacity {text} is less than the {needed} bytes of the largest "
+                              "input")  # fmt: skip
+    return capacity
+
+
+# ---------------------------------------------------------------------------- back
+
+
+def _back(
+    options: argparse.Namespace, progress: Progress, out: Output, diagnostics: Output
+) -> Status:
+    if len(options.step) > 1:
+        raise InvalidArgument("one checkpoint is converted at a time; give one --step")
+    path, output = options.inputs[0], options.output
+    if output.endswith(".pcc"):
+        raise InvalidArgument(f"{path} is a .pcc file already; copy it with cp")
+
+    def warn(message: str) -> None:
+        progress.finish()
+        diagnostics.line(("pccheck:", "yellow"), f" {printable(path)}: ", printable(message))
+
+    def work(stored: Any) -> dict[str, Any]:
+        kind = back.kind_for(stored, output, options.to)
+        files = back.write(stored, kind, output, force=options.force, trust=options.trust)
+        return {
+            "input": path, "kind": kind, "step": stored.info.step,
+            "sequence": stored.info.sequence, "tensor_count": len(stored.tensors),
+            "payload_byte_count": stored.info.payload_byte_count, "files": files,
+        }  # fmt: skip
+
+    step = options.step[0] if options.step else None
+    found, is_fallback = with_checkpoint(path, step, work, progress, warn)
+    progress.finish()
+    files = found.pop("files")
+    if options.json:
+        print_json(out, "convert", {
+            "direction": "back", "output": output, "checkpoints": [found],
+            "files": [os.path.join(output, name) if name else output for name in files],
+            "is_fallback": is_fallback,
+        })  # fmt: skip
+    elif not options.quiet:
+        size = byte_text(found["payload_byte_count"])
+        out.line(
+            f"step {found['step']}: {size} with {plural(found['tensor_count'], 'tensor')}, every "
+            f"digest verified, written to {printable(output)}"
+        )
+    return Status.DAMAGED if is_fallback else Status.DONE

@@ -1,0 +1,139 @@
+"""``export``: one checkpoint for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .._convert import numpy_files, safetensors, torch_file
+from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refuse_itself
+from .._convert.stored import Stored, with_checkpoint
+from .._loading import Loading
+from ..errors import InvalidArgument
+from .outcome import Status, print_json
+from .terminal import Output, Progress, byte_text, plural, printable
+
+_SUFFIXES = {
+    ".safetensors": "safetensors", ".npz": "npz", ".pt": "pt", ".pth": "pt", ".bin": "pt",
+    ".ckpt": "pt",
+}  # fmt: skip
+
+
+def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status:
+    """Writes what was asked for."""
+    kind = options.format or format_of(options.output)
+    if kind == "pt":
+        torch_file.torch_module("the format pt")
+    output = options.output
+    if kind == "npy":
+        # Looked at before the work, not after it.
+        StagedDirectory(output)
+    else:
+        refuse_existing(output, options.force)
+    if os.path.exists(options.file):
+        refuse_itself([options.file], output)
+    progress = Progress(diagnostics, options.quiet)
+
+    def warn(message: str) -> None:
+        progress.finish()
+        diagnostics.line(("pccheck:", "yellow"), f" {printable(options.file)}: ",
+                         printable(message))  # fmt: skip
+
+    def work(stored: Stored) -> dict[str, Any]:
+        names = chosen(stored, options.tensor, options.exclude)
+        files = _write(stored, kind, names, options)
+        return {
+            "step": stored.info.step, "sequence": stored.info.sequence, "slot": stored.info.slot,
+            "tensor_count": len(names),
+            "tensor_byte_count": sum(stored.tensors[name].byte_count for name in names),
+            "files": files,
+        }  # fmt: skip
+
+    try:
+        found, is_fallback = with_checkpoint(options.file, options.step, work, progress, warn)
+    finally:
+        progress.finish()
+    if options.json:
+        members = {"file": options.file, "output": output, "format": kind, **found}
+        print_json(out, "export", {**members, "is_fallback": is_fallback})
+    elif not options.quiet:
+        size = byte_text(found["tensor_byte_count"])
+        out.line(
+            f"step {found['step']} from slot {found['slot']}: {size} with "
+            f"{plural(found['tensor_count'], 'tensor')}, every digest verified, written to ",
+            printable(output),
+        )
+    return Status.DAMAGED if is_fallback else Status.DONE
+
+
+def format_of(path: str) -> str:
+    """The format that a name asks for."""
+    if path.endswith("/") or os.path.isdir(path):
+        return "npy"
+    found = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+    if found is None:
+        raise InvalidArgument(
+            f"{path} has no suffix that names a format; say --format safetensors, npz, npy or pt"
+        )
+    return found
+
+
+def chosen(stored: Stored, patterns: list[str], exclusions: list[str]) -> list[str]:
+    """The tensors whose names fit, in the order of the payload."""
+    wanted, unwanted = _matcher(patterns), _matcher(exclusions)
+    names = [
+        name for name in stored.tensors
+        if (not patterns or wanted(name)) and not unwanted(name)
+    ]  # fmt: skip
+    if not names and (patterns or exclusions):
+        held = ", ".join(list(stored.tensors)[:3])
+        raise InvalidArgument(
+            f"no tensor fits; the checkpoint has {len(stored.tensors)}, such as {held}; see "
+            f"python -m pccheck ls --step {stored.info.step}"
+        )
+    return names
+
+
+def _matcher(patterns: list[str]) -> Callable[[str], bool]:
+    # Not fnmatch itself, which takes case and slashes as the system does.
+    compiled = [re.compile(fnmatch.translate(pattern), re.S) for pattern in patterns]
+    return lambda name: any(pattern.match(name) for pattern in compiled)
+
+
+def _write(
+    stored: Stored, kind: str, names: list[str], options: argparse.Namespace
+) -> list[str]:
+    """Writes the files; returns their paths."""
+    output = options.output
+    is_whole = len(names) == len(stored.tensors)
+    if kind == "npy":
+        with StagedDirectory(output) as directory:
+            written = numpy_files.write_npy_directory(stored, names, directory)
+            directory.publish()
+        return [os.path.join(output, name) for name in written]
+    with StagedFile(output, force=options.force) as staged:
+        if kind == "npz":
+            numpy_files.write_npz(stored, names, staged)
+        elif kind == "pt":
+            torch_file.save(_state(stored, names, is_whole), staged.file)
+        elif is_whole:
+            stored.copy_payload(staged.file.write)
+        else:
+            header = safetensors.new_header(stored, {n: n for n in names}, stored.metadata)
+            safetensors.write_file(stored, header, {name: name for name in names}, staged)
+        staged.publish()
+    return [output]
+
+
+def _state(stored: Stored, names: list[str], is_whole: bool) -> Any:
+    """The state as it was saved, or some tensors of it by name."""
+    from .._torch_decoder import TorchMemory
+
+    if is_whole and stored.document is not None:
+        loaded = stored.reader.load(Loading(TorchMemory()))
+        return torch_file.for_weights_only(loaded)
+    return torch_file.flat_tensors(stored, names)

@@ -1,0 +1,139 @@
+"""What is to be converted: told by its content, opened, and described."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FileMissing
+from ..state import Encoder
+from . import dcp, hugging_face, safetensors, torch_file
+from .failures import UnknownInput
+from .leaves import teach
+from .stored import Show
+
+# As format.swift has it: what every .pcc file begins with.
+PCC_MAGIC = b"\x89PCK\r\n\x1a\n"
+_HEAD_BYTE_COUNT = 16
+_NUMBER_AT_END = re.compile(r"(\d{1,18})(?=(\.[A-Za-z]\w*)*$)")
+_LISTED_COUNT = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How inputs are read."""
+
+    trust: bool = False
+    ignore_checksums: bool = False
+
+
+@dataclass
+class Foreign:
+    """A checkpoint of another format, opened."""
+
+    path: str
+    kind: str
+    state: Any
+    encoder: Encoder
+    #: What goes into the metadata beside the state document.
+    metadata: dict[str, str]
+    #: What the way back needs to know: see `leaves.source_text`.
+    source_kind: str
+    note: dict[str, Any]
+
+
+def kind_of(path: str) -> str:
+    """``pcc``, ``torch``, ``safetensors``, ``safetensors-index``, ``dcp`` or ``hugging-face``."""
+    if os.path.isdir(path):
+        return _kind_of_directory(path)
+    if not os.path.lexists(path):
+        raise FileMissing(f"{path}: there is no such file")
+    if not os.path.isfile(path):
+        raise UnknownInput(f"{path} is neither a file nor a directory")
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTE_COUNT)
+    if head.startswith(PCC_MAGIC[:4]):
+        return "pcc"
+    if path.endswith(".index.json"):
+        return "safetensors-index"
+    if torch_file.is_torch_file(head):
+        return "torch"
+    if safetensors.is_safetensors(head) or path.endswith(".safetensors"):
+        return "safetensors"
+    if path.endswith(".pcc"):
+        return "pcc"
+    if re.search(r"\.(pt|pth|bin|ckpt)$", path):
+        return "torch"
+    raise UnknownInput(
+        f"{path} begins with {head[:8].hex(' ') or 'nothing'}, expected a file of torch.save, a "
+        "safetensors file, an index of one, or a .pcc file"
+    )
+
+
+def _kind_of_directory(path: str) -> str:
+    names = sorted(os.listdir(path))
+    if dcp.METADATA_NAME in names:
+        return "dcp"
+    if hugging_face.weights_of(path) or any(
+        name in names for name in (hugging_face.TRAINER_STATE, "optimizer.pt")
+    ):
+        return "hugging-face"
+    indices = [name for name in names if name.endswith(safetensors.INDEX_SUFFIX)]
+    hint = f"; name the index itself: {indices[0]}" if indices else ""
+    shown = ", ".join(names[:_LISTED_COUNT]) or "nothing"
+    more = ", …" if len(names) > _LISTED_COUNT else ""
+    raise UnknownInput(
+        f"{path} holds {shown}{more}, expected .metadata (torch.distributed.checkpoint), or "
+        "model.safetensors, pytorch_model.bin or an index of one (Hugging Face), a file that names "
+        f"what is in the others{hint}"
+    )
+
+
+def step_of(path: str, kind: str) -> int:
+    """The step that an input was saved at, as far as it says so; else 0."""
+    if kind == "hugging-face":
+        step = hugging_face.step_of(path)
+        if step is not None:
+            return step
+    match = _NUMBER_AT_END.search(os.path.basename(path.rstrip("/")))
+    # A shard's number is not a step.
+    return int(match[1]) if match and kind != "safetensors-index" else 0
+
+
+def open_input(path: str, kind: str, options: Options, show: Show) -> Foreign:
+    """Reads what an input holds; tensors stay in their file where that can be."""
+    if kind in ("safetensors", "safetensors-index"):
+        return _open_safetensors(path, kind)
+    if kind == "torch":
+        state = torch_file.load(
+            path, show, trust=options.trust, ignore_checksums=options.ignore_checksums
+        )
+        torch_file.check_expansions(state, path)
+        return Foreign(path, kind, state, torch_file.encoder(), {"format": "pt"}, "torch", {})
+    if kind == "dcp":
+        state = dcp.read(path, show, trust=options.trust)
+        return Foreign(path, kind, state, torch_file.encoder(), {"format": "pt"}, "dcp", {})
+    state, note, needs_torch = hugging_face.read(
+        path, show, trust=options.trust, ignore_checksums=options.ignore_checksums
+    )
+    encoder = torch_file.encoder() if needs_torch else teach(Encoder())
+    return Foreign(path, kind, state, encoder, {"format": "pt"}, "hugging-face", note)
+
+
+def _open_safetensors(path: str, kind: str) -> Foreign:
+    if kind == "safetensors":
+        opened = safetensors.SafetensorsFile(path)
+        header = opened.header.text.decode("utf-8")
+        note: dict[str, Any] = {
+            "files": [{"name": os.path.basename(path), "header": header}], "index": None,
+        }  # fmt: skip
+        tensors = opened.tensors()
+    else:
+        text, shards, weight_map = safetensors.read_index(path)
+        tensors, files = safetensors.read_shards(shards, weight_map)
+        index = {"name": os.path.basename(path), "text": text.decode("utf-8")}
+        note = {"files": files, "index": index}
+    metadata = {"format": "pt"}
+    return Foreign(path, kind, dict(tensors), teach(Encoder()), metadata, "safetensors", note)

@@ -1,0 +1,153 @@
+"""Files and directories that appear under their name only when they are complete and durable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import BinaryIO
+
+from ..errors import FileAlreadyExists, InvalidArgument
+
+
+def refuse_existing(path: str, force: bool) -> None:
+    """Raises when something is there that must not, or cannot, be replaced."""
+    if not os.path.lexists(path):
+        return
+    if os.path.isdir(path):
+        raise InvalidArgument(f"{path} is a directory; give the name of a file")
+    if not os.path.isfile(path):
+        raise InvalidArgument(
+            f"{path} is neither a file nor a new name; pcextract writes to pipes and devices"
+        )
+    if not force:
+        raise FileAlreadyExists(f"{path} exists; give another name, or --force to replace it")
+
+
+def refuse_itself(inputs: Sequence[str], output: str) -> None:
+    """Raises when the output is one of the inputs, which --force would otherwise replace."""
+    for path in inputs:
+        if os.path.exists(output) and os.path.samefile(path, output):
+            raise InvalidArgument(f"{output} is what is to be read; choose another name")
+
+
+def refuse_existing_directory(path: str) -> None:
+    """Raises when there is more than an empty directory: what is in one is never removed."""
+    if not os.path.lexists(path):
+        return
+    if not os.path.isdir(path):
+        raise FileAlreadyExists(f"{path} is not a directory; give the name of a new one")
+    with os.scandir(path) as entries:
+        if any(True for _ in entries):
+            raise FileAlreadyExists(
+                f"{path} is not empty, and no directory is ever replaced; give a new name"
+            )
+
+
+class _Staged:
+    """Something that grows beside its place under a temporary name."""
+
+    def __init__(self, path: str) -> None:
+        if not os.path.basename(path):
+            raise InvalidArgument(f"'{path}' names no file")
+        self.path = path
+        #: What a killed program leaves under such a name can be removed.
+        self.temporary_path = f"{path}.creating-{os.getpid()}"
+        self._is_published = False
+
+    def _remove(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._is_published:
+            self._remove()
+
+
+class StagedFile(_Staged):
+    """A new file."""
+
+    def __init__(self, path: str, *, force: bool = False) -> None:
+        """With ``force`` a file that is there is replaced, behind a symbolic link too."""
+        refuse_existing(path, force)
+        super().__init__(os.path.realpath(path) if os.path.islink(path) else path)
+        self._force = force
+        self.file: BinaryIO
+
+    def __enter__(self) -> StagedFile:
+        self.file = open(self.temporary_path, "x+b")  # noqa: SIM115
+        return self
+
+    def publish(self) -> None:
+        """Durable under its name."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        move_into_place(self.temporary_path, self.path, self._force)
+        self._is_published = True
+
+    def _remove(self) -> None:
+        # What was buffered may have no room; the file goes anyway.
+        with suppress(OSError):
+            self.file.close()
+        os.unlink(self.temporary_path)
+
+
+class StagedDirectory(_Staged):
+    """A new directory."""
+
+    def __init__(self, path: str) -> None:
+        path = path.rstrip("/") or path
+        refuse_existing_directory(path)
+        super().__init__(path)
+
+    def __enter__(self) -> StagedDirectory:
+        os.mkdir(self.temporary_path)
+        return self
+
+    def publish(self) -> None:
+        """Durable under its name, with all that is in it."""
+        for folder, _, names in os.walk(self.temporary_path):
+            for name in names:
+                _sync(os.path.join(folder, name))
+            _sync(folder)
+        # Replaces an empty directory, and nothing else.
+        os.rename(self.temporary_path, self.path)
+        self._is_published = True
+        _sync(os.path.dirname(os.path.abspath(self.path)))
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.temporary_path, ignore_errors=True)
+
+
+def move_into_place(temporary_path: str, path: str, force: bool) -> None:
+    """Gives a durable file its name, durably; replaces another file only when told to."""
+    if force:
+        os.rename(temporary_path, path)
+    else:
+        # A link fails where a rename would replace what somebody else put there meanwhile.
+        try:
+            os.link(temporary_path, path)
+        except FileExistsError:
+            raise FileAlreadyExists(f"{path} appeared meanwhile; it was left alone") from None
+        except OSError:
+            # A file system without links.
+            refuse_existing(path, force)
+            os.rename(temporary_path, path)
+        else:
+            os.unlink(temporary_path)
+    _sync(os.path.dirname(os.path.abspath(path)))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

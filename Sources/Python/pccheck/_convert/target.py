@@ -1,0 +1,160 @@
+"""A new ``.pcc`` file for checkpoints of other formats, which appears when it is complete."""
+
+from __future__ import annotations
+
+import ctypes as c
+import math
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .. import _native
+from .._engine import Engine, Outcome, TensorTable, metadata_array
+from ..errors import CheckpointError, InvalidArgument, Timeout
+from ..state import DOCUMENT_KEY, Encoder, document_text
+from .failures import UnknownInput
+from .inputs import Foreign
+from .leaves import SOURCE_KEY, source_text
+from .output import move_into_place, refuse_existing
+from .stored import Show
+
+_POOL_BYTE_COUNT = 64 << 20
+_POLL_SECONDS = 0.05
+# What a file gets beyond its largest state, for a run that goes on with it.
+_ROOM_FRACTION = 10
+_ROOM_BYTE_COUNT = 1 << 20
+_CHUNK_BYTE_COUNT = 4 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the file is made."""
+
+    in_flight: int
+    retain: int
+    codec: str
+    #: Bytes of the largest state.
+    capacity: int
+
+
+class Encoded:
+    """A state as it is stored."""
+
+    def __init__(self, foreign: Foreign, part: str | None) -> None:
+        if part is not None and foreign.kind == "hugging-face":
+            raise InvalidArgument(
+                f"{foreign.path}: a Hugging Face checkpoint has parts of its own; leave --part out"
+            )
+        state = foreign.state if part is None else {part: foreign.state}
+        note = foreign.note if part is None else {**foreign.note, "part": part}
+        self.encoder: Encoder = foreign.encoder
+        try:
+            document = self.encoder.encode_state(state)
+        except (TypeError, ValueError) as error:
+            raise UnknownInput(f"{foreign.path}: {error}") from None
+        self.metadata = {
+            **foreign.metadata, DOCUMENT_KEY: document_text(document),
+            SOURCE_KEY: source_text(foreign.source_kind, note),
+        }  # fmt: skip
+
+    @property
+    def tensor_count(self) -> int:
+        """Tensors that are stored."""
+        return len(self.encoder.entries)
+
+    def byte_count(self) -> int:
+        """Bytes of the payload."""
+        address, count = (table := TensorTable()).fill(self.encoder.entries)
+        rows = metadata_array(self.metadata)
+        found, error = c.c_uint64(), _native.Error()
+        status = _native.library().pcc_payload_byte_count(
+            address, count, rows, len(rows), c.byref(found), c.byref(error)
+        )
+        del table
+        _native.check(status, error)
+        return found.value
+
+
+def with_room(byte_count: int) -> int:
+    """A capacity for a state that may grow a little."""
+    return byte_count + byte_count // _ROOM_FRACTION + _ROOM_BYTE_COUNT
+
+
+class Target:
+    """The file under its temporary name, opened for writing."""
+
+    def __init__(self, path: str, settings: Settings, *, force: bool, show: Show) -> None:
+        refuse_existing(path, force)
+        self._path = os.path.realpath(path) if os.path.islink(path) else path
+        self._temporary_path = f"{self._path}.creating-{os.getpid()}"
+        self._settings, self._force, self._show = settings, force, show
+        self._engine: Engine | None = None
+        self._is_published = False
+
+    def __enter__(self) -> Target:
+        settings = self._settings
+        options = _native.CreateOptions(
+            struct_size=c.sizeof(_native.CreateOptions), in_flight=settings.in_flight,
+            retain=settings.retain, capacity_byte_count=settings.capacity,
+            prealloc=_native.PREALLOC["fallocate"], world_size=1, allow_network=1,
+            chunk_byte_count=_CHUNK_BYTE_COUNT,
+        )  # fmt: skip
+        writer = _native.WriterOptions(
+            struct_size=c.sizeof(_native.WriterOptions), world_size=1, allow_network=1,
+            pool_byte_count=min(_POOL_BYTE_COUNT, 2 * settings.capacity),
+            codec=_native.CODEC[settings.codec], busy_timeout_ms=200,
+        )  # fmt: skip
+        place = _native.encode_path(self._temporary_path)
+        error = _native.Error()
+        try:
+            _native.check(
+                _native.library().pcc_create(place, c.byref(options), c.byref(error)), error
+            )
+            self._engine = Engine(place, writer)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def save(self, step: int, encoded: Encoded) -> Outcome:
+        """Returns when the checkpoint is durable."""
+        engine = self._engine
+        assert engine is not None
+        total = encoded.byte_count()
+        before = engine.stats()["chunk_write_count"]
+        handle = engine.save(step, encoded.encoder.entries, encoded.metadata, None, math.inf)
+        while True:
+            try:
+                outcome = handle.wait(_POLL_SECONDS)
+            except Timeout:
+                count = engine.stats()["chunk_write_count"] - before
+                self._show(f"writing step {step}", min(count * _CHUNK_BYTE_COUNT, total), total)
+                continue
+            if not outcome.durable:
+                raise CheckpointError(f"the checkpoint of step {step} was {outcome.kind}")
+            return outcome
+
+    def publish(self) -> None:
+        """Closes the file, and gives it its name."""
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        engine.close()
+        move_into_place(self._temporary_path, self._path, self._force)
+        self._is_published = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        engine: Any = self._engine
+        if engine is not None:
+            engine.abandon()
+        if not self._is_published:
+            self._remove()
+
+    def _remove(self) -> None:
+        if os.path.lexists(self._temporary_path):
+            os.unlink(self._temporary_path)
