@@ -4,6 +4,7 @@
 ``pccheck.Checkpointer`` stores any nest of plain values and arrays.
 """
 
+from . import errors
 from ._comparing import Difference, ResumeReport, StateMismatch
 from ._engine import Outcome, SaveHandle
 from ._live import close_all
@@ -12,7 +13,6 @@ from ._reader import CheckpointInfo
 from ._version import VERSION
 from .checkpointer import Checkpointer, checkpoints, load, load_tensor, report
 from .errors import *  # noqa: F403
-from .errors import __all__ as _errors
 from .state import RawTensor, TorchValue
 
 __version__ = VERSION
@@ -32,5 +32,5 @@ __all__ = [
     "load",
     "load_tensor",
     "report",
-    *_errors,
 ]
+__all__ += errors.__all__

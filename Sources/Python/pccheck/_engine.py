@@ -394,12 +394,14 @@ class Engine:
         self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 
     def wait_finished(self) -> None:
-        """Returns when every checkpoint has ended; failures are logged, not raised."""
+        """Returns when every checkpoint has ended; failures that nobody knows of are logged."""
         for handle in list(self._outstanding):
+            is_known = handle._is_noticed
             try:
                 handle.wait()
             except CheckpointError as error:
-                log.error("the checkpoint of step %d failed: %s", handle.step, error)
+                if not is_known:
+                    log.error("the checkpoint of step %d failed: %s", handle.step, error)
         self.reap()
 
     def rewind(self, step: int) -> None:

@@ -51,6 +51,7 @@ def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[Checkpoin
     """Says in the log why a newer checkpoint was passed over."""
     attempts = range(_ATTEMPT_COUNT)
     is_told = False
+    found: dict[str, Any] = {}
     for attempt in attempts:
         infos = reader.list()
         found = reader.report()

@@ -110,6 +110,7 @@ class Reader:
 
     def select_step(self, step: int) -> CheckpointInfo:
         """Chooses the newest checkpoint of a step."""
+        infos: list[CheckpointInfo] = []
         for attempt in range(_SELECT_ATTEMPT_COUNT):
             infos = self.list()
             for info in infos:

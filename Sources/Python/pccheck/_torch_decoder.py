@@ -315,7 +315,8 @@ def give_memory(module: torch.nn.Module, device: torch.device | None = None) -> 
     made: dict[int, torch.Tensor] = {}
     where = device or torch.device("cpu")
     for path, part in module.named_modules():
-        for table in (part._parameters, part._buffers):
+        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is None or not tensor.is_meta:
                     continue

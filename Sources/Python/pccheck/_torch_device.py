@@ -31,21 +31,27 @@ class Streams(Protocol):
 
     def handles(self, tensor: torch.Tensor) -> bool:
         """True for tensors that these streams copy."""
+        ...
 
     def allocate(self, byte_count: int) -> torch.Tensor:
         """Host memory that a device can copy to by itself."""
+        ...
 
     def follow(self, device: torch.device) -> None:
         """Has the side stream of a device wait for all that is queued for training by now."""
+        ...
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Queues a copy on the side stream, which keeps the source's memory until then."""
+        ...
 
     def mark(self, device: torch.device) -> Any:
         """An event behind everything that is queued on the side stream."""
+        ...
 
     def wait(self, event: Any) -> None:
         """Blocks the caller, and no stream, until an event has come."""
+        ...
 
 
 class CudaStreams:

@@ -137,9 +137,8 @@ class _Leaves:
         real = [address for address in addresses if address]
         return (
             len(set(real)) == len(real)
-            and all(tensor.is_cpu for tensor in tensors)
-            and not any(map(self._is_on_device, tensors))
-            and not any(tensor.is_neg() for tensor in tensors)
+            and not (self._device_copies and any(map(self._device_copies.handles, tensors)))
+            and all([tensor.is_cpu and not tensor.is_neg() for tensor in tensors])
         )
 
     def _signature(self, addresses: list[int]) -> list[Any]:
@@ -177,7 +176,7 @@ class _Leaves:
         tensors = [tensor for _, tensor, _ in self._leaves]
         if (
             {tensor.layout for tensor in tensors} == {torch.strided}
-            and not any(tensor.is_quantized or tensor.is_meta for tensor in tensors)
+            and not any([tensor.is_quantized or tensor.is_meta for tensor in tensors])
         ):
             return
         for _, tensor, path in self._leaves:

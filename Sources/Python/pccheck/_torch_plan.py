@@ -95,4 +95,5 @@ class Plan:
 def together(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Copies of the values of dense CPU tensors of one type, one after another."""
     with torch.no_grad():
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        # A view costs several times as much as to ask whether it is needed.
+        return torch.cat([item if item.dim() == 1 else item.view(-1) for item in tensors])

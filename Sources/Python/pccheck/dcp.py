@@ -382,16 +382,18 @@ class _File:
 
 def _read(source: LazyTensor | torch.Tensor, item: ReadItem, target: torch.Tensor) -> None:
     """Fills the target with the part that is asked for."""
-    if isinstance(source, LazyTensor) and tuple(item.lengths) == tuple(source.shape):
-        source.load(target)
+    if tuple(item.lengths) == tuple(source.shape):
+        if isinstance(source, LazyTensor):
+            source.load(target)
+        else:
+            target.copy_(source)
         return
     offsets, lengths = list(item.storage_offsets), list(item.lengths)
     # Rows are what can be read alone.
-    if lengths:
-        source = source[offsets[0] : offsets[0] + lengths[0]]
+    part = source[offsets[0] : offsets[0] + lengths[0]]
     for dimension in range(1, len(lengths)):
-        source = source.narrow(dimension, offsets[dimension], lengths[dimension])
-    target.copy_(source)
+        part = part.narrow(dimension, offsets[dimension], lengths[dimension])
+    target.copy_(part)
 
 
 def _key(item: WriteItem) -> str:

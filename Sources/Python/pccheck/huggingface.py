@@ -29,6 +29,7 @@ except ImportError as error:
     ) from error
 
 from . import torch as pcc
+from ._loading import Loading
 from .errors import InvalidArgument, NoCheckpoint
 
 __all__ = ["CheckpointCallback"]
@@ -73,7 +74,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         checkpointer = self._opened(rank, count)
         if not checkpointer.is_open:
             return None
-        found = checkpointer._resume_state(pcc.Loading(pcc.TorchMemory()))
+        found = checkpointer._resume_state(Loading(pcc.TorchMemory()))
         if found is None:
             return None
         state = found[1]
@@ -90,8 +91,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             name: "random",
         }.items():  # fmt: skip
             torch.save(state[part], os.path.join(folder, file))
-        with open(os.path.join(folder, "trainer_state.json"), "w", encoding="utf-8") as file:
-            json.dump(state["trainer"], file)
+        with open(os.path.join(folder, "trainer_state.json"), "w", encoding="utf-8") as text:
+            json.dump(state["trainer"], text)
         return folder
 
     # -- what the Trainer calls

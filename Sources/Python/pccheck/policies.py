@@ -29,9 +29,11 @@ class Saving(Protocol):
 
     def done(self) -> bool:
         """True when it ended, well or not."""
+        ...
 
     def wait(self, timeout: float | None = None) -> Any:
         """How it ended, with `durable_seconds`; raises why it failed."""
+        ...
 
 
 class Policy:

@@ -101,15 +101,15 @@ class Encoder:
     def encode(self, value: object, path: str) -> Any:
         """The JSON form of the value at a key path."""
         kind = type(value)
+        method = self.methods.get(kind)
+        if method is not None:
+            return method(self, value, path)
         if value is None or kind is bool or kind is str:
             return value
         if kind is int:
             return _encode_int(value)  # type: ignore[arg-type]
         if kind is float:
             return _encode_float(value)  # type: ignore[arg-type]
-        method = self.methods.get(kind)
-        if method is not None:
-            return method(self, value, path)
         if isinstance(value, np.generic):
             return self._encode_numpy_scalar(value, path)
         if isinstance(value, np.ndarray):
@@ -153,8 +153,10 @@ class Encoder:
 
     def _encode_items(self, value: dict[Any, Any], path: str) -> Any:
         """An object when every key is a plain string, else a list of pairs."""
-        if all(type(key) is str and not key.startswith("$") for key in value):
-            return {key: self.encode(item, joined(path, key)) for key, item in value.items()}
+        if all([type(key) is str and key[:1] != "$" for key in value]):
+            # As `joined`, which is called too often for a call.
+            prefix = f"{path}." if path else ""
+            return {key: self.encode(item, prefix + key) for key, item in value.items()}
         return [
             [self._encode_key(key, path), self.encode(item, joined(path, key))]
             for key, item in value.items()

@@ -105,7 +105,8 @@ class Checkpointer(BaseCheckpointer):
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
-        with self._save_lock:
+        # Until what describes the state is gone again.
+        with self._save_lock, collection_put_off():
             handle = self._save(step, rng, metadata, urgent, state)
         self._wait_before_steps()
         return handle
@@ -149,11 +150,11 @@ class Checkpointer(BaseCheckpointer):
             copies = DeviceCopies(self._arenas)
             encoder = TorchEncoder(in_place, plan, copies)
             document = encoder.encode_state(parts)
-        copies.wait()
-        try:
-            return self._save_state(step, encoder, document, metadata, urgent, room)
-        finally:
-            self._plan.release()
+            copies.wait()
+            try:
+                return self._save_state(step, encoder, document, metadata, urgent, room)
+            finally:
+                self._plan.release()
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
         """Saves when the policy says so; takes what ``save`` takes.
