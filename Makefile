@@ -33,7 +33,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
 	@echo 'make test         all tests: the protocol model, Swift, simulation, fuzzing, threads, C, Python,'
-	@echo '                  the adapters, packages
+	@echo '                  the adapters, packages'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
