@@ -28,7 +28,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python \
 	test-frameworks model soak fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo \
-	bench bench-quick bench-training install uninstall deb test-deb wheel test-wheel test-packaging clean distclean format lint
+	bench bench-quick bench-training install uninstall deb test-deb wheel test-wheel \
+	test-wheel-debian typecheck test-packaging clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -55,7 +56,9 @@ help:
 	@echo 'make deb          the same as a package for Debian in $(BUILD)/deb; make test-deb installs it'
 	@echo '                  into a fresh Debian without Swift, and uses it there (root, a minute)'
 	@echo 'make wheel        the Python package, with every library it needs, in $(BUILD)/wheel; make test-wheel'
-	@echo '                  tries it by itself'
+	@echo '                  tries it by itself, on every Python from 3.10 to 3.13 that is here;'
+	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (root, two minutes)'
+	@echo 'make typecheck    mypy and pyright, as Python 3.10 and 3.13 see it (three minutes)'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -163,9 +166,29 @@ wheel: lib $(VENV)/wheel-ready
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel repair -w $(BUILD)/wheel \
 		$(BUILD)/wheel/bare/*.whl
 
-# In a fresh environment, with nothing else to find.
+# In fresh environments, one for each Python that is here, with nothing else to find.
 test-wheel: wheel
 	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
+
+$(VENV)/types-ready: Sources/Python/requirements-types.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# As the oldest and the newest Python see it; then what a user's checker sees of what is installed.
+# About three minutes.
+typecheck: python $(VENV)/types-ready
+	for version in 3.10 3.13; do \
+		$(PYTHON) -m mypy --config-file Sources/Python/pyproject.toml \
+			--strict --python-version $$version Sources/Python/pccheck || exit 1; \
+		$(PYTHON) -m pyright --pythonpath $(PYTHON) --pythonversion $$version \
+			Sources/Python/pccheck || exit 1; \
+	done
+	$(PYTHON) -m mypy --strict --python-executable $(PYTHON) Tests/PackagingTests/typed_program.py
+	$(PYTHON) -m pyright --pythonpath $(PYTHON) Tests/PackagingTests/typed_program.py
+
+# In a fresh Debian with another Python, which needs root.
+test-wheel-debian: wheel
+	Tests/PackagingTests/try-wheel-debian $(BUILD)/wheel/*.whl $(BUILD)/wheel/debian
 
 # ---------------------------------------------------------------- testing
 

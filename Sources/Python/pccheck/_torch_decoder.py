@@ -312,11 +312,10 @@ def tensor_type(
 
 def give_memory(module: torch.nn.Module, device: torch.device | None = None) -> None:
     """Memory, not yet filled, for what is saved of a module on the meta device; ties are kept."""
-    made: dict[int, torch.Tensor] = {}
+    made: dict[int, Any] = {}
     where = device or torch.device("cpu")
     for path, part in module.named_modules():
-        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for table in tables:
+        for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
                 if tensor is None or not tensor.is_meta:
                     continue
