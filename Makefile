@@ -26,13 +26,15 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-model test-swift test-c test-python test-frameworks model soak \
-	fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
-	install uninstall deb test-deb wheel test-wheel test-wheel-debian typecheck test-packaging clean distclean format lint
+.PHONY: help setup build lib tools python test test-model test-swift test-c test-python \
+	test-frameworks model soak fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
+	install uninstall deb test-deb wheel test-wheel test-wheel-debian typecheck test-packaging \
+	clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
-	@echo 'make test         all tests: the protocol model, Swift, simulation, fuzzing, threads, C, Python'
+	@echo 'make test         all tests: the protocol model, Swift, simulation, fuzzing, threads, C, Python,'
+	@echo '                  the adapters, packages'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
