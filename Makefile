@@ -27,9 +27,9 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test test-model test-swift test-c test-python \
-	test-frameworks model soak fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo \
-	bench bench-quick bench-training install uninstall deb test-deb wheel test-wheel \
-	test-wheel-debian typecheck test-packaging clean distclean format lint
+	test-frameworks model soak fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
+	install uninstall deb test-deb wheel test-wheel test-wheel-debian typecheck test-packaging \
+	clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
@@ -49,7 +49,6 @@ help:
 	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
 	@echo 'make bench        PCcheck beside other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
 	@echo '                  (about 40 minutes; BENCH_DIRECTORY=PATH names the disk to measure)'
-	@echo 'make bench-training the same for a real training run on the CPU'
 	@echo 'make bench-quick  the same in small, which proves that all of it runs (3 minutes)'
 	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX));'
 	@echo '                  make uninstall takes them away'
@@ -327,10 +326,6 @@ MUTANTS_SEED ?= 1
 
 mutants: $(BUILD)/packages-ready
 	$(PYTHON3) Tests/Mutation/mutants.py --count $(MUTANTS) --seed $(MUTANTS_SEED)
-
-# A real run on the CPU, saved at every 1, 5 and 10 steps: five minutes on an idle machine.
-bench-training: python
-	$(PYTHON) -m pccheck.bench.training Sources/Python/examples/train_gpt.py "$(BENCH_DIRECTORY)"
 
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py

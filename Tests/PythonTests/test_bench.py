@@ -69,6 +69,16 @@ def test_a_loop(peer: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("peer", ["pccheck", "safetensors"])
+def test_real_training(peer: str, tmp_path: Path) -> None:
+    answer = run_worker(
+        peer, tmp_path, "training", "--bytes", "2000000", "--interval", "2", "--steps", "6"
+    )
+    assert answer["tensor_count"] >= 200 and 1e6 < answer["byte_count"] <= 2.1e6
+    assert answer["saved_count"] == 3 and answer["durable_count"] >= 1
+    assert 0 < answer["plain_step_seconds"] and 0 < answer["step_seconds"]
+
+
 def test_the_state_has_no_odd_values() -> None:
     state = model_state(3_000_000)
     assert len(state) == 444
@@ -93,10 +103,12 @@ def test_everything_in_one_run(tmp_path: Path) -> None:
     results = json.loads((output / "results.json").read_text())
     assert results["schema_version"] == 1
     assert {row["peer"] for row in results["durable"]} == {"pccheck", "safetensors"}
-    assert {row["peer"] for row in results["loop"]} == {"pccheck", "safetensors"}
+    for part in ("loop", "training"):
+        assert {row["peer"] for row in results[part]} == {"pccheck", "safetensors"}
     assert "safetensors" not in results["skipped"]
     text = (output / "results.md").read_text()
     assert "safetensors + fsync" in text and "every 5" in text
+    assert "Slowdown of real training on these cores" in text
     for name in ("durable.png", "cost.png", "loop.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     if machine.fio_version() is not None and "fio" not in results["skipped"]:
@@ -162,7 +174,8 @@ def test_ratios_are_of_one_round() -> None:
         ],
         "loop": [
             {"peer": "other", "interval": 5, "slowdown": slowdown, "drain_seconds": 0,
-             "durable_count": 1, "saved_count": 2, "byte_count": 1 << 20}
+             "durable_count": 1, "saved_count": 2, "byte_count": 1 << 20,
+             "plain_step_seconds": 0.05, "tensor_count": 3}
             for slowdown in (1.0, 1.5, 9.0)
         ],
         "skipped": {}, "tool": {}, "time": "",

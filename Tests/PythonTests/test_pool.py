@@ -232,3 +232,26 @@ def test_odd_pins(path: Path, pin: Any) -> None:
     for kind in (pccheck.Checkpointer, pccheck.torch.Checkpointer):
         with pytest.raises(pccheck.InvalidArgument, match="pin is"):
             kind(path, capacity="1 MiB", pin=pin)
+
+
+GROWTH = """
+import re, sys, numpy as np, pccheck
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+state = {"x": np.full(1 << 26, 1.5)}
+with pccheck.Checkpointer(sys.argv[1], in_flight=1, pool=sys.argv[2]) as checkpointer:
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    checkpointer.save(1, state).wait()
+    print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize(("pool", "is_bounded"), [("16 MiB", True), ("512 MiB", False)])
+def test_one_large_tensor_takes_no_more_than_the_pool(
+    path: Path, run_child: Any, pool: str, is_bounded: bool
+) -> None:
+    """512 MiB here, as well as 8 GiB; a pool of the state's size is what it must not take."""
+    output, errors = run_child(GROWTH, path, pool).communicate(timeout=120)
+    assert errors == ""
+    assert (int(output) < 64 * MIB) == is_bounded, f"{int(output) / MIB:.0f} MiB"

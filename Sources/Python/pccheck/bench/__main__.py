@@ -59,6 +59,9 @@ def main() -> int:
     parser.add_argument("--example", type=Path, help="train_gpt.py, for real weights")
     parser.add_argument("--quick", action="store_true", help="proves that all of it runs")
     parser.add_argument("--peer", nargs="*", choices=list(PEERS), help="only these")
+    parser.add_argument(
+        "--only", nargs="*", choices=Plan.parts, default=Plan.parts, help="these parts"
+    )
     parser.add_argument("--rounds", type=int, help="of everything")
     parser.add_argument("--bytes", type=int, help="of a durable save")
     parser.add_argument("--loop-bytes", type=int, help="of state in the training loop")
@@ -72,7 +75,7 @@ def main() -> int:
         return _write(results, options.output)
     plan = (QUICK if options.quick else FULL).changed(
         rounds=options.rounds, durable_byte_count=options.bytes,
-        loop_byte_count=options.loop_bytes,
+        loop_byte_count=options.loop_bytes, parts=tuple(options.only),
     )  # fmt: skip
     peers = options.peer or list(PEERS)
     options.directory.mkdir(parents=True, exist_ok=True)

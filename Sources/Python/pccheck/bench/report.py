@@ -73,11 +73,11 @@ def durable_figures(results: Results, state: str) -> list[dict[str, Any]]:
     return sorted(figures, key=lambda figure: -figure["rate"])
 
 
-def loop_figures(results: Results) -> list[dict[str, Any]]:
+def loop_figures(results: Results, part: str = "loop") -> list[dict[str, Any]]:
     """One row per peer with its slowdown by interval, the least slowed first."""
     figures = []
     for name, label in results["peers"].items():
-        mine = [row for row in results["loop"] if row["peer"] == name]
+        mine = [row for row in results[part] if row["peer"] == name]
         if not mine:
             continue
         intervals = sorted({row["interval"] for row in mine})
@@ -102,8 +102,9 @@ def markdown(results: Results) -> str:
     lines = ["# Benchmark", "", *_head(results)]
     for state in states(results):
         lines += ["", *_durable_table(results, state)]
-    if results["loop"]:
-        lines += ["", *_loop_table(results)]
+    for part in ("loop", "training"):
+        if results.get(part):
+            lines += ["", *_loop_table(results, part)]
     lines += _codec_tables(results)
     if results["skipped"]:
         lines += ["", "## Left out", ""]
@@ -168,12 +169,16 @@ def sizes(figure: dict[str, Any]) -> str:
     return f"{figure['byte_count'] / MIB:.0f} MiB in {count} tensor{'s' if count > 1 else ''}"
 
 
-def _loop_table(results: Results) -> list[str]:
-    figures = loop_figures(results)
+def _loop_table(results: Results, part: str) -> list[str]:
+    figures = loop_figures(results, part)
     intervals = sorted({interval for figure in figures for interval in figure["intervals"]})
-    size = results["loop"][0]["byte_count"] / MIB
+    rows = results[part]
+    size = rows[0]["byte_count"] / MIB
+    step = statistics.median(row["plain_step_seconds"] for row in rows) * 1e3
+    kind = "real training on these cores" if part == "training" else "a training loop elsewhere"
     lines = [
-        f"## Slowdown of a training loop: steps of 50 ms, {size:.0f} MiB of state",
+        f"## Slowdown of {kind}: steps of {step:.0f} ms, {size:.0f} MiB of state in "
+        f"{rows[0]['tensor_count']} tensors",
         "",
         "Saves that became durable are in brackets where some did not.",
         "",

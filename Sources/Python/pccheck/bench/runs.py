@@ -38,12 +38,15 @@ class Plan:
     weight_steps: int
     #: Arguments of `pccheck bench` by name of the part.
     tool_runs: dict[str, list[str]]
+    #: Which parts to run.
+    parts: tuple[str, ...] = ("durable", "loop", "training", "tool")
 
     def changed(
-        self, rounds: int | None, durable_byte_count: int | None, loop_byte_count: int | None
-    ) -> Plan:
-        """The same with other sizes."""
-        plan = self
+        self, rounds: int | None, durable_byte_count: int | None, loop_byte_count: int | None,
+        parts: tuple[str, ...] | None = None,
+    ) -> Plan:  # fmt: skip
+        """The same with other sizes, or less of it."""
+        plan = self if parts is None else replace(self, parts=parts)
         if rounds:
             counts = {state: rounds for state in self.durable_rounds}
             plan = replace(plan, durable_rounds=counts, loop_rounds=rounds)
@@ -109,7 +112,7 @@ class Runner:
                 "loop_step_seconds": 0.05,
             },
             "peers": {name: PEERS[name].label for name in peers},
-            "fio": [], "durable": [], "loop": [], "skipped": {}, "tool": {},
+            "fio": [], "durable": [], "loop": [], "training": [], "skipped": {}, "tool": {},
         }  # fmt: skip
 
     def run(self) -> dict[str, Any]:
@@ -162,12 +165,15 @@ class Runner:
     def _tasks(self) -> list[Task]:
         plan = self.plan
         tasks = []
-        for state, rounds in plan.durable_rounds.items():
-            for number in range(1, rounds + 1):
-                tasks += self._durable_tasks(state, number, rounds)
-        for number in range(1, plan.loop_rounds + 1):
-            tasks += self._loop_tasks(number)
-        if self.tool is not None:
+        if "durable" in plan.parts:
+            for state, rounds in plan.durable_rounds.items():
+                for number in range(1, rounds + 1):
+                    tasks += self._durable_tasks(state, number, rounds)
+        for part in ("loop", "training"):
+            if part in plan.parts:
+                for number in range(1, plan.loop_rounds + 1):
+                    tasks += self._loop_tasks(part, number)
+        if self.tool is not None and "tool" in plan.parts:
             tasks += self._tool_tasks()
         return tasks
 
@@ -192,20 +198,24 @@ class Runner:
         # Alone in flight, both policies are the same.
         return [name for name in self.peers if name != "pccheck-skip"]
 
-    def _loop_tasks(self, number: int) -> list[Task]:
+    def _loop_tasks(self, part: str, number: int) -> list[Task]:
         tasks = []
+        # What a step takes on these cores follows from the size of its state.
+        is_real = part == "training"
+        step_seconds = self.plan.loop_byte_count / 1e9 if is_real else 0.05
+        what = "real training" if is_real else "training loop"
         for interval, steps in self.plan.loop_steps.items():
             for name in _rotated(self.peers, number):
                 saves = steps / interval
                 slowness = self.plan.loop_byte_count / 4e8
-                seconds = 4 + 20 * 0.05 + steps * 0.05 + saves * slowness
+                seconds = 4 + (20 + steps) * step_seconds + saves * slowness
                 tasks.append(
                     Task(
-                        f"training loop, saving every {interval}, round "
+                        f"{what}, saving every {interval}, round "
                         f"{number}/{self.plan.loop_rounds}: {PEERS[name].label}",
                         seconds,
                         lambda name=name, interval=interval, steps=steps: (  # type: ignore[misc]
-                            self._loop(name, interval, steps, number)
+                            self._loop(part, name, interval, steps, number)
                         ),
                     )
                 )
@@ -271,13 +281,13 @@ class Runner:
                 {"peer": name, "state": state, "round": number, **shared, **row}
             )
 
-    def _loop(self, name: str, interval: int, steps: int, number: int) -> None:
+    def _loop(self, part: str, name: str, interval: int, steps: int, number: int) -> None:
         answer = self._worker(
-            name, f"{name}-loop", "loop", "--bytes", self.plan.loop_byte_count,
+            name, f"{name}-{part}", part, "--bytes", self.plan.loop_byte_count,
             "--interval", interval, "--steps", steps,
         )  # fmt: skip
         if answer is not None:
-            self.results["loop"].append({"peer": name, "round": number, **answer})
+            self.results[part].append({"peer": name, "round": number, **answer})
 
     def _worker(self, name: str, folder: str, *arguments: object) -> dict[str, Any] | None:
         """The answer of one peer in a process of its own; None when it cannot be had."""

@@ -22,9 +22,7 @@ import torch
 
 from .peers import PEERS, Peer, Save
 from .states import STATES, children, cpu_seconds, forget_peak, resident_byte_count
-
-#: Stands for the forward and backward pass on an accelerator, which leaves the cores alone.
-STEP_SECONDS = 0.05
+from .training import Elsewhere, Training, Work
 
 
 def measure_durable(peer: Peer, saves: int, warm_ups: int, baseline: int) -> dict[str, Any]:
@@ -58,15 +56,15 @@ def measure_durable(peer: Peer, saves: int, warm_ups: int, baseline: int) -> dic
     return {"byte_count": byte_count, "saves": rows}
 
 
-def measure_loop(peer: Peer, interval: int, steps: int) -> dict[str, Any]:
+def measure_loop(peer: Peer, work: Work, interval: int, steps: int) -> dict[str, Any]:
     """A training loop: the state changes at the end of each step, once the last save has it."""
-    plain = _run_loop(peer, min(steps, 20), None)
+    plain = _run_loop(peer, work, min(steps, 20), None)
     # Warm: whatever is allocated on the first save is not a loop's steady state.
     warm_up = peer.save(0)
     warm_up.wait_staged()
     warm_up.wait_durable()
     peer.remove_before(1)
-    loop = _run_loop(peer, steps, interval)
+    loop = _run_loop(peer, work, steps, interval)
     return {
         "interval": interval,
         "step_count": steps,
@@ -80,15 +78,16 @@ def measure_loop(peer: Peer, interval: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _run_loop(peer: Peer, steps: int, interval: int | None) -> dict[str, Any]:
+def _run_loop(peer: Peer, work: Work, steps: int, interval: int | None) -> dict[str, Any]:
     """With no interval nothing is saved."""
     pending: list[Save] = []
     saved = durable = 0
     began = time.perf_counter()
     for step in range(steps):
-        time.sleep(STEP_SECONDS)
+        work.compute()
         if pending:
             pending[-1].wait_staged()
+        work.update()
         # In the middle of an interval, so that the last save ends with the loop and not after it.
         if interval is None or step % interval != interval // 2:
             continue
@@ -110,7 +109,7 @@ def _run_loop(peer: Peer, steps: int, interval: int | None) -> dict[str, Any]:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m pccheck.bench.worker", description=__doc__)
-    parser.add_argument("part", choices=["durable", "loop"])
+    parser.add_argument("part", choices=["durable", "loop", "training"])
     parser.add_argument("--peer", choices=list(PEERS), required=True)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--bytes", type=int, required=True)
@@ -127,7 +126,12 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     kind = PEERS[options.peer]
     options.directory.mkdir(parents=True, exist_ok=True)
-    state = STATES[options.state](options.bytes)
+    work: Work = Elsewhere()
+    if options.part == "training":
+        work = training = Training(options.bytes)
+        state = training.state
+    else:
+        state = STATES[options.state](options.bytes)
     # Before the first figure, so that no peer is charged for its code.
     for name in kind.modules:
         importlib.import_module(name)
@@ -137,7 +141,7 @@ def main() -> None:
         if options.part == "durable":
             result = measure_durable(peer, options.saves, options.warm_ups, baseline)
         else:
-            result = measure_loop(peer, options.interval, options.steps)
+            result = measure_loop(peer, work, options.interval, options.steps)
         peer.close()
     finally:
         if not kind.keeps_file:
