@@ -127,10 +127,11 @@ class Case:
         for child in self._children:
             child.kill()
             child.communicate()
-        self._names.clear()
         import pccheck
 
+        # Before they are dropped: what closes gives SIGTERM back, too.
         pccheck.close_all()
+        self._names.clear()
 
     # -- what the page calls
 
