@@ -238,8 +238,11 @@ test-c: lib
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
+# What a test that passed has written goes with it: all of it together is 27 GB.
+PYTEST := $(PYTHON) -m pytest -q -rs -o tmp_path_retention_policy=failed
+
 test-python: python tools
-	$(PYTHON) -m pytest -q -rs Tests/PythonTests --ignore Tests/PythonTests/frameworks
+	$(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
 
 $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
@@ -247,11 +250,11 @@ $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/rea
 
 # The adapters, each with the framework that it is for.
 test-frameworks: python tools $(VENV)/frameworks-ready
-	$(PYTHON) -m pytest -q -rs Tests/PythonTests/frameworks
+	$(PYTEST) Tests/PythonTests/frameworks
 
 # Some are skipped without the packages of `.ci/install-packages --with-packaging`.
 test-packaging: python lib tools
-	$(PYTHON) -m pytest -q -rs Tests/PackagingTests
+	$(PYTEST) Tests/PackagingTests
 
 # ---------------------------------------------------------------- crashing for longer
 
