@@ -41,14 +41,12 @@ FILES = {
     ids=lambda value: value if value in FRAMEWORKS else "",
 )  # fmt: skip
 def test_recipe(title: str, code: str, tmp_path: Path) -> None:
-    """Twice: from the beginning, and from what that left."""
-    for _ in range(2):
-        result = subprocess.run(
-            [sys.executable, "-c", PRELUDE + PRELUDES.get(title, "") + code],
-            capture_output=True, text=True, cwd=tmp_path, timeout=120,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert (tmp_path / FILES[title]).exists()
+    result = subprocess.run(
+        [sys.executable, "-c", PRELUDE + PRELUDES.get(title, "") + code],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / FILES[title]).exists()
 
 
 def test_every_framework_has_its_recipe() -> None:
