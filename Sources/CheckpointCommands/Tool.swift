@@ -44,23 +44,6 @@ public enum Tool: String, CaseIterable, Sendable {
         exit(status.rawValue)
     }
 
-    /// How often pcinspect looks again at a file whose writer is faster.
-    private static let attemptCount = 16
-
-    /// Runs a command, and once more when it looked at a slot that a writer took meanwhile: there
-    /// is something newer by now. Slots are pinned before anything of them is shown.
-    private func settle(_ command: any ToolCommand) throws -> ExitStatus {
-        guard self == .pcinspect else { return try command.execute() }
-        for _ in 1..<Self.attemptCount {
-            do {
-                return try command.execute()
-            } catch let error as CheckpointError where error.code == .busy {
-                try Interruption.check()
-            }
-        }
-        return try command.execute()
-    }
-
     /// Swift replaces what is not UTF-8 in an argument, which would then name another file.
     private func refuseUnreadableArguments() -> ExitStatus {
         for index in 1..<max(1, Int(CommandLine.argc)) {
@@ -86,7 +69,7 @@ public enum Tool: String, CaseIterable, Sendable {
             }
             do {
                 var command = try root.parseAsRoot(arguments)
-                if let command = command as? any ToolCommand { return try settle(command) }
+                if let command = command as? any ToolCommand { return try command.execute() }
                 try command.run()
                 return .clean
             } catch let error as CheckpointError {

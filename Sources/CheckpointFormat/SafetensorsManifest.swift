@@ -39,7 +39,8 @@ public struct SafetensorsManifest: Hashable, Sendable {
     }
 
     private static let metadataName = Array("__metadata__".utf8)
-    private static let lengthByteCount = 8
+    /// The JSON's length as a number comes first.
+    public static let lengthByteCount = 8
 
     // MARK: Encoding
 

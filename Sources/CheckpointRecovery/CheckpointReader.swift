@@ -5,19 +5,8 @@ public import CheckpointStorage
 ///
 /// Calls may come from several threads.
 public final class CheckpointReader: Sendable {
-    /// A candidate that could not be loaded, and why.
-    public struct Rejection: Sendable {
-        public let candidate: Candidate
-        public let error: CheckpointError
-    }
-
     /// While some of these threads wait for the device, the others digest: so many keep both busy.
     public static let defaultWorkerCount = 4
-
-    /// How often a search starts over when a writer takes a slot under it, which takes tenths of
-    /// a second. One that writes to memory as fast as it can wins two times of three, and sixteen
-    /// times in a row now and then.
-    private static let attemptCount = 256
 
     public let storage: any Storage
     private let workerCount: Int
@@ -77,16 +66,18 @@ public final class CheckpointReader: Sendable {
     /// Reads the metadata anew.
     @discardableResult
     public func refresh() throws(CheckpointError) -> RecoveryDecision {
-        let decision = try Self.readDecision(storage)
+        // What may look at a truncated file may do so again.
+        let decision = try Self.readDecision(storage, allowsTruncation: decision.isTruncated)
         latest.withLock { $0 = decision }
         return decision
     }
 
     private static func readDecision(
-        _ storage: any Storage
+        _ storage: any Storage, allowsTruncation: Bool = false
     ) throws(CheckpointError) -> RecoveryDecision {
         do throws(CheckpointError) {
-            return try SlotSelection.decide(MetadataImage.readSettled(from: storage))
+            return try SlotSelection.decide(
+                MetadataImage.readSettled(from: storage), allowsTruncation: allowsTruncation)
         } catch {
             throw error.about(storage.path)
         }
@@ -95,16 +86,18 @@ public final class CheckpointReader: Sendable {
     /// Pins the slot of `candidate`, so that no writer reuses it, and checks that it still holds
     /// that checkpoint.
     ///
-    /// An unanchored candidate must be verified before its content is trusted; `loadNewest` does.
+    /// `Load` chooses; this is for whoever looks at one checkpoint in particular.
     ///
     /// - Throws: `busy` when a writer has taken the slot meanwhile: refresh and choose again.
-    public func select(_ candidate: Candidate) throws(CheckpointError) -> SelectedCheckpoint {
+    public func select(
+        _ candidate: Candidate, proof: Proof = .demanded
+    ) throws(CheckpointError) -> SelectedCheckpoint {
         guard try pins.pin(candidate.slot) else { throw taken(candidate) }
         let selected = SelectedCheckpoint(
             candidate,
             reader: PayloadReader(
                 storage: storage, candidate: candidate, workerCount: workerCount),
-            pins: pins)
+            pins: pins, proof: proof)
         let header: [UInt8]
         do throws(StorageError) {
             header = try storage.readBlocks(
@@ -123,82 +116,5 @@ public final class CheckpointReader: Sendable {
             "\(storage.path): slot \(candidate.slot) held sequence \(candidate.sequence), but a "
                 + "writer has taken it for a newer checkpoint; refresh and choose again",
             slot: candidate.slot, byteOffset: candidate.headerOffset)
-    }
-
-    /// Gives the newest checkpoint that `isWanted` accepts to `use`, and falls back to the next
-    /// one when it turns out damaged.
-    ///
-    /// A candidate that no superblock anchors is verified in full before `use` sees it.
-    ///
-    /// - Parameter use: reads what it needs. When it throws `corrupt`, `inputOutput` or `busy`, the
-    ///   next candidate is tried; another error ends the search.
-    /// - Returns: what `use` returned, its candidate, and those rejected before it.
-    /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
-    ///   checkpoint; `busy` when a writer is still at work on every one; `corrupt` when all were
-    ///   rejected otherwise. The message names every slot and why.
-    public func loadNewest<Value>(
-        where isWanted: (Candidate) -> Bool = { _ in true },
-        _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
-    ) throws(CheckpointError) -> (value: Value, candidate: Candidate, rejected: [Rejection]) {
-        var rejected: [Rejection] = []
-        var decision = self.decision
-        attempts: for attempt in 1...Self.attemptCount {
-            rejected = []
-            for candidate in decision.candidates where isWanted(candidate) {
-                do throws(CheckpointError) {
-                    let selected = try select(candidate)
-                    defer { selected.close() }
-                    if candidate.kind == .unanchored { try selected.verify() }
-                    return (try use(selected), candidate, rejected)
-                } catch {
-                    guard [.corrupt, .inputOutput, .busy].contains(error.code) else {
-                        throw error
-                    }
-                    // A slot that was taken under us: something newer exists by now.
-                    if error.code == .busy, attempt < Self.attemptCount {
-                        decision = try refresh()
-                        continue attempts
-                    }
-                    rejected.append(Rejection(candidate: candidate, error: error))
-                }
-            }
-            break
-        }
-        throw nothingLoads(decision, rejected, isWanted)
-    }
-
-    private func nothingLoads(
-        _ decision: RecoveryDecision, _ rejected: [Rejection], _ isWanted: (Candidate) -> Bool
-    ) -> CheckpointError {
-        let slots = decision.slots.map { report in
-            var text = "slot \(report.slot): \(report.reason.rawValue)"
-            if let header = report.header, header.state != .empty {
-                text += ", sequence \(header.sequence), step \(header.step)"
-            }
-            if let error = rejected.first(where: { $0.candidate.slot == report.slot })?.error {
-                text += ", \(error.message)"
-            } else if decision.candidates.contains(where: {
-                $0.slot == report.slot && !isWanted($0)
-            }) {
-                text += ", not what was asked for"
-            } else if let detail = report.detail {
-                text += ", \(detail)"
-            }
-            return text
-        }
-        let list = slots.joined(separator: "; ")
-        let wasUnfinished =
-            !decision.mayHoldDurable && rejected.allSatisfy { $0.error.code == .corrupt }
-        guard let first = rejected.first, !wasUnfinished else {
-            return CheckpointError(
-                .noCheckpoint,
-                "\(storage.path) holds no checkpoint that fits the request (\(list))")
-        }
-        let isBusy = rejected.allSatisfy { $0.error.code == .busy }
-        return CheckpointError(
-            isBusy ? .busy : .corrupt,
-            "\(storage.path): every checkpoint that fits the request is "
-                + (isBusy ? "in the hands of a writer; try again" : "damaged") + " (\(list))",
-            slot: first.candidate.slot, byteOffset: first.error.byteOffset)
     }
 }

@@ -13,7 +13,7 @@ extension SelectedCheckpoint {
         _ body: @escaping @Sendable (Int, UInt64, RawSpan) throws(CheckpointError) -> Void,
         damaged: @escaping @Sendable (ChunkDamage) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
-        try checkOpen()
+        try prove()
         try reader.tryAll(indices) { _, result throws(CheckpointError) in
             switch result {
             case .failure(let damage): try damaged(damage)
@@ -51,7 +51,7 @@ public final class ChunkLoader {
     public func withChunk<Result>(
         _ index: Int, _ body: (RawSpan) throws(CheckpointError) -> Result
     ) throws(CheckpointError) -> Result {
-        try selected.checkOpen()
+        try selected.prove()
         let chunk: LoadedChunk
         if let loaded, loaded.index == index {
             chunk = loaded

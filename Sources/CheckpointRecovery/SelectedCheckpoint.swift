@@ -33,19 +33,25 @@ public enum ChunkStatus: Hashable, Sendable {
 
 /// A checkpoint whose slot is pinned: no writer reuses it until `close`.
 ///
-/// Every byte handed out was verified against its chunk's digest first. Calls may come from
-/// several threads; `close` must not overlap them.
+/// Every byte handed out was verified against its chunk's digest first, and the first byte of a
+/// checkpoint that no superblock vouches for only after all of it was, unless that is waived. Calls
+/// may come from several threads; `close` must not overlap them.
 public final class SelectedCheckpoint: Sendable {
     public let candidate: Candidate
     let reader: PayloadReader
     private let pins: PinTable
+    private let proof: Proof
     private let isClosed = Mutex(false)
+    /// Held during the proof, so that it is made once.
+    private let isProven: Mutex<Bool>
 
     /// Takes over a pin of the candidate's slot.
-    init(_ candidate: Candidate, reader: PayloadReader, pins: PinTable) {
+    init(_ candidate: Candidate, reader: PayloadReader, pins: PinTable, proof: Proof) {
         self.candidate = candidate
         self.reader = reader
         self.pins = pins
+        self.proof = proof
+        isProven = Mutex(proof == .waived || candidate.kind != .unanchored)
     }
 
     deinit { close() }
@@ -67,6 +73,21 @@ public final class SelectedCheckpoint: Sendable {
         }
     }
 
+    /// Verifies all of a checkpoint that no superblock vouches for, once; see `Proof`.
+    ///
+    /// - Throws: `corrupt` or `inputOutput`: nothing of it may be used.
+    public func prove(
+        progress: (@Sendable (UInt64) -> Void)? = nil
+    ) throws(CheckpointError) {
+        try checkOpen()
+        try isProven.withLock { isProven throws(CheckpointError) in
+            if isProven { return }
+            try SlotVerifier.verify(
+                candidate, in: reader.storage, workerCount: reader.workerCount, progress: progress)
+            isProven = true
+        }
+    }
+
     /// The payload's bytes before the tensor data: for safetensors, the length and the JSON.
     public func manifest() throws(CheckpointError) -> [UInt8] {
         let byteCount = candidate.header.manifestByteCount
@@ -78,6 +99,47 @@ public final class SelectedCheckpoint: Sendable {
                 byteOffset: candidate.headerOffset)
         }
         return try readBytes(0..<byteCount)
+    }
+
+    /// What a safetensors payload holds, once every rule of its manifest was checked.
+    ///
+    /// - Throws: `corrupt` for a manifest that breaks the rules, and what reading throws. For an
+    ///   opaque payload, which has no tensors, `invalidArgument`; `corrupt` when it is damaged, so
+    ///   that a search goes on to an older checkpoint.
+    public func tensorManifest() throws(CheckpointError) -> SafetensorsManifest {
+        try tensorManifest(bytes: manifestBytes())
+    }
+
+    /// The JSON of that manifest, and where the tensors' data begins in the payload.
+    public func tensorManifestJSON() throws(CheckpointError) -> (json: [UInt8], dataOffset: UInt64)
+    {
+        let bytes = try manifestBytes()
+        let manifest = try tensorManifest(bytes: bytes)
+        return (Array(bytes.dropFirst(SafetensorsManifest.lengthByteCount)), manifest.dataOffset)
+    }
+
+    private func manifestBytes() throws(CheckpointError) -> [UInt8] {
+        guard candidate.header.payloadKind == .safetensors else {
+            if proof == .demanded { try verify() }
+            throw CheckpointError(
+                .invalidArgument,
+                "\(reader.storage.path): the payload of slot \(candidate.slot) is opaque: it has no "
+                    + "manifest; extract it with pcextract --format raw", slot: candidate.slot)
+        }
+        return try manifest()
+    }
+
+    private func tensorManifest(
+        bytes: [UInt8]
+    ) throws(CheckpointError) -> SafetensorsManifest {
+        do throws(FormatError) {
+            return try SafetensorsManifest(decoding: bytes, header: candidate.header)
+        } catch {
+            throw CheckpointError(
+                .corrupt,
+                "\(reader.storage.path): the manifest of slot \(candidate.slot): \(error)",
+                slot: candidate.slot, byteOffset: candidate.dataOffset)
+        }
     }
 
     /// A copy of `range` of the payload.
@@ -103,7 +165,7 @@ public final class SelectedCheckpoint: Sendable {
     /// - Throws: `corrupt` or `inputOutput`; some destinations may then be filled, others not.
     ///   `invalidArgument` when one reaches beyond the payload.
     public func read(_ destinations: [Destination]) throws(CheckpointError) {
-        try checkOpen()
+        try prove()
         let chunkByteCount = UInt64(candidate.header.chunkByteCount)
         var wanted: [Int: [Destination]] = [:]
         for destination in destinations {
@@ -165,6 +227,7 @@ public final class SelectedCheckpoint: Sendable {
         try checkOpen()
         try SlotVerifier.verify(
             candidate, in: reader.storage, workerCount: reader.workerCount, progress: progress)
+        isProven.withLock { $0 = true }
     }
 
     /// Reads every chunk and reports all damage, instead of stopping at the first.
@@ -186,7 +249,7 @@ public final class SelectedCheckpoint: Sendable {
         of indices: [Int]? = nil,
         _ body: (Int, UInt64, RawSpan) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
-        try checkOpen()
+        try prove()
         let chosen = indices ?? Array(reader.entries.indices)
         try reader.loadInOrder(chosen) { chunk throws(CheckpointError) in
             try chunk.buffer.withBytes(0..<chunk.byteCount) { bytes throws(CheckpointError) in
@@ -197,7 +260,7 @@ public final class SelectedCheckpoint: Sendable {
 
     /// The verified, restored bytes of one chunk.
     public func chunk(_ index: Int) throws(CheckpointError) -> [UInt8] {
-        try checkOpen()
+        try prove()
         let loaded = try reader.load(index, reader.makeBuffers())
         return loaded.buffer.array(0..<loaded.byteCount)
     }

@@ -32,15 +32,7 @@ package struct ResumeTrial {
     /// What a training library does: the manifest, then every tensor. Returns the digest.
     package static func load(_ selected: SelectedCheckpoint) throws(CheckpointError) -> Digest {
         let header = selected.candidate.header
-        if header.payloadKind == .safetensors {
-            let bytes = try selected.manifest()
-            do throws(FormatError) {
-                _ = try SafetensorsManifest(
-                    decoding: bytes, payloadByteCount: header.payloadByteCount)
-            } catch {
-                throw CheckpointError(.corrupt, "\(error)")
-            }
-        }
+        if header.payloadKind == .safetensors { _ = try selected.tensorManifest() }
         return Digest(of: try selected.readBytes(0..<header.payloadByteCount))
     }
 }

@@ -38,6 +38,18 @@ private func fill(_ error: UnsafeMutablePointer<pcc_error>?, _ failure: Checkpoi
     error.pointee = value
 }
 
+/// An error that the caller was given, or made.
+func failure(_ error: pcc_error) -> CheckpointError {
+    let message = withUnsafeBytes(of: error.message) { bytes in
+        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+    }
+    return CheckpointError(
+        CheckpointError.Code(rawValue: error.code), message,
+        slot: error.slot >= 0 ? SlotIndex(Int(error.slot)) : nil,
+        byteOffset: error.byte_offset >= 0 ? UInt64(error.byte_offset) : nil,
+        osErrorNumber: error.os_errno)
+}
+
 func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArgument, message) }
 
 /// A handle: an object that C holds one reference to.

@@ -113,6 +113,18 @@ extension RecoveryDecision {
     }
 }
 
+extension Load.Rejection {
+    var json: JSON {
+        .object([
+            ("slot", .number(UInt64(candidate.slot.rawValue))),
+            ("sequence", .number(candidate.sequence.rawValue)),
+            ("step", .number(candidate.step)),
+            ("code", .count(Int(error.code.rawValue))),
+            ("message", .string(error.message)),
+        ])
+    }
+}
+
 extension SlotReport {
     var json: JSON {
         .object([

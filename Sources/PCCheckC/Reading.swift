@@ -8,11 +8,24 @@ internal import CheckpointStorage
 /// A reader and the checkpoint it has selected.
 private final class ReaderHandle: Sendable {
     let reader: CheckpointReader
+    /// Each read of a forensic reader stands for itself.
+    let proof: Proof
     private let selection = Monitor<SelectedCheckpoint?>(nil)
-    /// Payload bytes that the last `verify` has come to.
+    /// Payload bytes that the last verification has come to.
     private let verified = Monitor<UInt64>(0)
+    /// One caller at a time has the search, and nobody holds the lock meanwhile: it reads.
+    private let search = Monitor<Search>(Search())
 
-    init(_ reader: CheckpointReader) { self.reader = reader }
+    private struct Search: Sendable {
+        // Safe: handed from call to call, and used by one of them at a time.
+        nonisolated(unsafe) var load: Load?
+        var rejections: [Load.Rejection] = []
+    }
+
+    init(_ reader: CheckpointReader, _ proof: Proof) {
+        self.reader = reader
+        self.proof = proof
+    }
 
     func select(_ selected: SelectedCheckpoint?) {
         let previous = selection.withLock { current in
@@ -24,10 +37,52 @@ private final class ReaderHandle: Sendable {
 
     func selected() throws(CheckpointError) -> SelectedCheckpoint {
         guard let selected = selection.withLock({ $0 }) else {
-            throw invalid("no checkpoint is selected; call pcc_reader_select first")
+            throw invalid("no checkpoint is selected; call pcc_reader_select_newest first")
         }
         return selected
     }
+
+    /// Begins a search, which ends the one before.
+    func begin(
+        where isWanted: @escaping (Candidate) -> Bool
+    ) throws(CheckpointError) -> Candidate {
+        try reader.refresh()
+        // The old pin goes first: a search must not find what it holds itself taken.
+        select(nil)
+        let count = verified
+        count.withLock { $0 = 0 }
+        let load = Load(
+            reader, proof: proof, progress: { done in count.withLock { $0 = done } },
+            where: isWanted)
+        return try advance(load)
+    }
+
+    func goOn(_ reason: CheckpointError) throws(CheckpointError) -> Candidate {
+        let load = search.withLock { search in
+            defer { search.load = nil }
+            return search.load
+        }
+        guard let load else {
+            throw invalid("no search is under way; call pcc_reader_select_newest first")
+        }
+        select(nil)
+        try load.reject(reason)
+        return try advance(load)
+    }
+
+    private func advance(_ load: Load) throws(CheckpointError) -> Candidate {
+        let found = Result { () throws(CheckpointError) in try load.next() }
+        let rejections = load.rejections
+        search.withLock { search in
+            search.rejections = rejections
+            if case .success = found { search.load = load }
+        }
+        let selected = try found.get()
+        select(selected)
+        return selected.candidate
+    }
+
+    var rejections: [Load.Rejection] { search.withLock { $0.rejections } }
 
     func verify() throws(CheckpointError) {
         verified.withLock { $0 = 0 }
@@ -55,7 +110,8 @@ public func pcc_reader_open(
             workerCount: given.worker_count == 0
                 ? CheckpointReader.defaultWorkerCount : Int(given.worker_count),
             fingerprint: optionalText(given.fingerprint, "fingerprint"))
-        reader.pointee = Handle.make(ReaderHandle(opened))
+        let proof: Proof = given.is_forensic == 0 ? .demanded : .waived
+        reader.pointee = Handle.make(ReaderHandle(opened, proof))
     }
 }
 
@@ -108,6 +164,50 @@ public func pcc_reader_report_json(
 }
 
 @c @implementation
+public func pcc_reader_select_newest(
+    _ reader: OpaquePointer?, _ options: UnsafePointer<pcc_load_options>?,
+    _ info: UnsafeMutablePointer<pcc_checkpoint_info>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let given = try PCCheckC.options(
+            options, default: pcc_load_options(), name: "pcc_load_options")
+        let found = try handle(reader).begin { candidate in
+            (given.has_step == 0 || candidate.step == given.step)
+                && (given.sequence_maximum == 0
+                    || candidate.sequence.rawValue <= given.sequence_maximum)
+        }
+        // Safe: NULL or one struct.
+        info?.pointee = PCCheckC.info(found)
+    }
+}
+
+@c @implementation
+public func pcc_reader_select_next(
+    _ reader: OpaquePointer?, _ reason: UnsafePointer<pcc_error>?,
+    _ info: UnsafeMutablePointer<pcc_checkpoint_info>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        // Safe: NULL or one struct, as an earlier call filled it.
+        guard let reason = reason?.pointee else { throw invalid("reason is NULL") }
+        let found = try handle(reader).goOn(failure(reason))
+        // Safe: NULL or one struct.
+        info?.pointee = PCCheckC.info(found)
+    }
+}
+
+@c @implementation
+public func pcc_reader_rejections_json(
+    _ reader: OpaquePointer?, _ json: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        guard let json = json else { throw invalid("json is NULL") }
+        let rejections = try handle(reader).rejections
+        json.pointee = try copyForCaller(JSON.array(rejections.map(\.json)).description)
+    }
+}
+
+@c @implementation
 public func pcc_reader_select(
     _ reader: OpaquePointer?, _ sequence: UInt64,
     _ info: UnsafeMutablePointer<pcc_checkpoint_info>?, _ error: UnsafeMutablePointer<pcc_error>?
@@ -124,7 +224,7 @@ public func pcc_reader_select(
         }
         // The old pin goes first: it may be on the same slot, and locks do not nest.
         handle.select(nil)
-        handle.select(try handle.reader.select(candidate))
+        handle.select(try handle.reader.select(candidate, proof: handle.proof))
         // Safe: NULL or one struct.
         info?.pointee = PCCheckC.info(candidate)
     }
@@ -137,28 +237,10 @@ public func pcc_reader_manifest_json(
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
         guard let json = json else { throw invalid("json is NULL") }
-        let selected = try handle(reader).selected()
-        let header = selected.candidate.header
-        guard header.payloadKind == .safetensors else {
-            throw CheckpointError(
-                .invalidArgument,
-                "the payload of slot \(header.slot) is opaque; it has no manifest",
-                slot: header.slot)
-        }
-        let bytes = try selected.manifest()
-        // Checked here, so that no caller has to trust the JSON.
-        do throws(FormatError) {
-            _ = try SafetensorsManifest(
-                decoding: bytes, payloadByteCount: header.payloadByteCount)
-        } catch {
-            throw CheckpointError(
-                error, in: "the manifest of slot \(header.slot)", slot: header.slot,
-                at: selected.candidate.dataOffset)
-        }
-        json.pointee = try copyForCaller(
-            String(decoding: bytes.dropFirst(8), as: UTF8.self))
+        let manifest = try handle(reader).selected().tensorManifestJSON()
+        json.pointee = try copyForCaller(String(decoding: manifest.json, as: UTF8.self))
         // Safe: NULL or one number.
-        data_offset?.pointee = header.manifestByteCount
+        data_offset?.pointee = manifest.dataOffset
     }
 }
 

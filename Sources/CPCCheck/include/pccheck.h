@@ -265,6 +265,9 @@ typedef struct pcc_reader_options {
     uint32_t struct_size;
     uint32_t worker_count;   /* threads of a load; default 4 */
     const char *fingerprint; /* must match the file when not NULL */
+    uint32_t is_forensic;    /* 1: for tools that show what is left of a damaged file: each chunk
+                                is verified alone, whatever became of the others */
+    uint32_t reserved;       /* 0 */
 } pcc_reader_options;
 
 /* Opens a file for reading; a live writer does not mind. */
@@ -282,8 +285,39 @@ PCC_API pcc_status pcc_reader_list(pcc_reader *reader, pcc_checkpoint_info *info
 /* What recovery says of the file and of every slot, with reason codes, as JSON (pcc_free it). */
 PCC_API pcc_status pcc_reader_report_json(pcc_reader *reader, char **json, pcc_error *error);
 
-/* Chooses a checkpoint and pins its slot, so that no writer reuses it until the next select or
- * close. Its payload is not verified yet: every read verifies the chunks it touches. */
+typedef struct pcc_load_options {
+    uint32_t struct_size;
+    uint32_t has_step;         /* 1: only a checkpoint of `step` */
+    uint64_t step;
+    uint64_t sequence_maximum; /* none that was begun after this one; 0: any */
+} pcc_load_options;
+
+/*
+ * Selects the newest checkpoint that fits, as a resume must: pins its slot, so that no writer
+ * reuses it until the next select or close, and verifies all of it when no superblock vouches for
+ * it. What fails that is passed over. PCC_NO_CHECKPOINT, PCC_BUSY or PCC_CORRUPT when none is
+ * left: the message says why of every slot.
+ */
+PCC_API pcc_status pcc_reader_select_newest(pcc_reader *reader, const pcc_load_options *options,
+                                            pcc_checkpoint_info *info, pcc_error *error);
+
+/*
+ * Goes on to the next older one, because the selected checkpoint cannot be used. `reason` is what
+ * a call on it reported, or what the application found: only its code and message count.
+ * PCC_CORRUPT and PCC_IO pass it over, PCC_BUSY starts over with what the file holds now; another
+ * code says nothing against the checkpoint, and is returned.
+ */
+PCC_API pcc_status pcc_reader_select_next(pcc_reader *reader, const pcc_error *reason,
+                                          pcc_checkpoint_info *info, pcc_error *error);
+
+/*
+ * What the search passed over before the selected checkpoint, newest first, as a JSON array of
+ * objects with slot, sequence, step, code and message (pcc_free it).
+ */
+PCC_API pcc_status pcc_reader_rejections_json(pcc_reader *reader, char **json, pcc_error *error);
+
+/* Selects one checkpoint in particular, and pins its slot. The first read of one that no
+ * superblock vouches for verifies all of it; other reads verify the chunks that they touch. */
 PCC_API pcc_status pcc_reader_select(pcc_reader *reader, uint64_t sequence,
                                      pcc_checkpoint_info *info, pcc_error *error);
 

@@ -127,16 +127,7 @@ extension BenchRunner {
             let reader = try openReader(path)
             byteCount =
                 try reader.loadNewest { selected throws(CheckpointError) in
-                    let header = selected.candidate.header
-                    let bytes = try selected.manifest()
-                    let manifest: SafetensorsManifest
-                    do throws(FormatError) {
-                        manifest = try SafetensorsManifest(
-                            decoding: bytes,
-                            payloadByteCount: header.payloadByteCount)
-                    } catch {
-                        throw CheckpointError(error, in: "manifest", at: 0)
-                    }
+                    let manifest = try selected.tensorManifest()
                     guard let tensor = manifest.tensors.first(where: { $0.name == name }) else {
                         throw CheckpointError(.notFound, "\(path): there is no tensor \(name)")
                     }

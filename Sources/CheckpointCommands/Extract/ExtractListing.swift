@@ -12,15 +12,14 @@ struct ExtractListing {
         _ inspection: Inspection, _ choice: CheckpointChoice, _ filter: TensorFilter
     ) throws(CheckpointError) {
         self.inspection = inspection
-        candidate = try choice.newest(of: inspection)
+        let selected = try inspection.shown(choice)
+        defer { selected.close() }
+        candidate = selected.candidate
         guard candidate.header.payloadKind == .safetensors else {
             tensors = nil
             return
         }
-        let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(candidate)
-        defer { selected.close() }
-        tensors = filter.select(from: try Manifest.read(selected))
+        tensors = filter.select(from: try selected.tensorManifest())
     }
 
     func show(on output: Output) {

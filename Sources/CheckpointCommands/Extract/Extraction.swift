@@ -72,7 +72,7 @@ struct Extraction {
     ) throws(CheckpointError) -> ExtractionResult? {
         let request = command.request(path: target.path ?? output)
         let isBytes = request.format == .raw && request.choice.isAll
-        let manifest = isBytes ? nil : try Manifest.read(selected)
+        let manifest = isBytes ? nil : try selected.tensorManifest()
         let plan = try OutputPlan(
             request,
             OutputPlan.Source(
@@ -90,49 +90,54 @@ struct Extraction {
         _ rejections: inout [ExtractionRejection],
         _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
     ) throws(CheckpointError) -> Value {
-        var inspection = self.inspection
-        var retryCount = 0
-        var remaining = inspection.decision.candidates.filter(command.choice.accepts)
-        while let candidate = remaining.first {
-            remaining.removeFirst()
-            let reader = CheckpointReader(
-                storage: inspection.storage, decision: inspection.decision)
+        guard inspection.decision.candidates.contains(where: command.choice.accepts) else {
+            throw command.choice.missing(inspection)
+        }
+        let load = inspection.search(proof: .demanded, where: command.choice.accepts)
+        var told = rejections
+        defer { rejections = told }
+        while true {
+            let selected: SelectedCheckpoint
             do throws(CheckpointError) {
-                let selected = try reader.select(candidate)
-                defer { selected.close() }
+                selected = try load.next()
+            } catch {
+                if command.choice.isPinned, let first = load.rejections.first { throw first.error }
+                tell(load.rejections, &told, next: nil)
+                throw load.rejections.isEmpty ? error : nothingWorks(error)
+            }
+            tell(load.rejections, &told, next: selected.candidate)
+            do throws(CheckpointError) {
                 return try use(selected)
             } catch {
-                if error.code == .busy, retryCount < 16 {
-                    // A writer took the slot: there is something newer by now.
-                    retryCount += 1
-                    inspection = try Inspection(path: inspection.path)
-                    remaining = inspection.decision.candidates.filter(command.choice.accepts)
-                    continue
-                }
-                guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
-                if command.choice.isPinned { throw error }
-                rejections.append(
-                    ExtractionRejection(
-                        slot: candidate.slot, step: candidate.step, message: error.message))
-                sayFallingBack(from: candidate, error, to: remaining.first)
+                try load.reject(error)
             }
         }
-        if !rejections.isEmpty {
-            throw CheckpointError(
-                .corrupt,
-                "\(inspection.path): every checkpoint is damaged; run pcfsck --verify full "
-                    + "\(inspection.path), or take what is left with --salvage")
-        }
-        throw command.choice.missing(inspection)
     }
 
-    private func sayFallingBack(
-        from candidate: Candidate, _ error: CheckpointError, to next: Candidate?
+    private func nothingWorks(_ error: CheckpointError) -> CheckpointError {
+        guard error.code == .corrupt else { return error }
+        return CheckpointError(
+            .corrupt,
+            "\(inspection.path): every checkpoint is damaged; run pcfsck --verify full "
+                + "\(inspection.path), or take what is left with --salvage")
+    }
+
+    /// Says what was rejected since the last time.
+    private func tell(
+        _ rejections: [Load.Rejection], _ told: inout [ExtractionRejection], next: Candidate?
     ) {
-        say(error.message)
-        if let next {
+        for rejection in rejections {
+            let candidate = rejection.candidate
+            guard !told.contains(where: { $0.isOf(candidate) }) else { continue }
+            told.append(
+                ExtractionRejection(
+                    slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
+                    message: rejection.error.message))
+            say(rejection.error.message)
+            guard let next else { continue }
+            let why = rejection.error.code == .busy ? "taken by a writer" : "damaged"
             say(
-                "step \(candidate.step) is damaged; falling back to step \(next.step) in slot "
+                "step \(candidate.step) is \(why); falling back to step \(next.step) in slot "
                     + "\(next.slot)")
         }
     }
@@ -173,6 +178,8 @@ struct Extraction {
             } catch {
                 guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
                 say(error.message)
+                // Nothing is damaged there: the writer has released it for a newer one.
+                if error.code == .busy { continue }
                 rejections.append(
                     ExtractionRejection(
                         slot: source.candidate.slot, step: source.candidate.step,

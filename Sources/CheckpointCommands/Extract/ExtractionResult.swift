@@ -162,7 +162,13 @@ struct ExtractionResult {
 struct ExtractionRejection {
     let slot: SlotIndex
     let step: UInt64?
+    /// nil where it is not a candidate's.
+    var sequence: SequenceNumber?
     let message: String
+
+    func isOf(_ candidate: Candidate) -> Bool {
+        slot == candidate.slot && sequence == candidate.sequence
+    }
 
     func json() -> JSONValue {
         .dictionary([

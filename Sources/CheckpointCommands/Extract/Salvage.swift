@@ -25,7 +25,7 @@ struct Salvage {
         _ source: SalvageSource, to target: ExtractionTarget
     ) throws(CheckpointError) -> ExtractionResult? {
         let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(source.candidate)
+        let selected = try reader.select(source.candidate, proof: .waived)
         defer { selected.close() }
         let survey = try SalvageSurvey(source, selected)
         let (manifest, names) = try self.manifest(selected, survey, reader)
@@ -74,13 +74,13 @@ struct Salvage {
         guard header.payloadKind == .safetensors else {
             if request.format == .raw && request.choice.isAll { return (nil, .opaque) }
             // Says what the payload is, and what to do.
-            return (try Manifest.read(selected), .own)
+            return (try selected.tensorManifest(), .own)
         }
         let lost = survey.lost(in: 0..<header.manifestByteCount)
         var why = "it lies in a damaged chunk"
         if lost.isEmpty {
             do throws(CheckpointError) {
-                return (try Manifest.read(selected), .own)
+                return (try selected.tensorManifest(), .own)
             } catch {
                 guard error.code == .corrupt else { throw error }
                 why = error.message
@@ -124,9 +124,9 @@ struct Salvage {
                     + "\(header.manifestByteCount) and a payload of \(header.payloadByteCount) "
                     + "bytes, as slot \(header.slot) has; \(advice(header))")
         }
-        let selected = try reader.select(other)
+        let selected = try reader.select(other, proof: .waived)
         defer { selected.close() }
-        let manifest = try Manifest.read(selected)
+        let manifest = try selected.tensorManifest()
         return (manifest.withoutMetadata(), .slot(other.slot))
     }
 }

@@ -19,8 +19,10 @@ struct InspectChunksCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
-        let candidate = try choice.newest(of: inspection)
-        let states = verify ? try verified(candidate, inspection) : nil
+        let selected = try inspection.shown(choice)
+        defer { selected.close() }
+        let candidate = selected.candidate
+        let states = verify ? try verified(selected) : nil
         if options.json {
             writeJSON(candidate, inspection, states)
         } else {
@@ -33,12 +35,9 @@ struct InspectChunksCommand: ToolCommand {
     }
 
     private func verified(
-        _ candidate: Candidate, _ inspection: Inspection
+        _ selected: SelectedCheckpoint
     ) throws(CheckpointError) -> [ChunkStatus] {
-        let reader = CheckpointReader(
-            storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(candidate)
-        defer { selected.close() }
+        let candidate = selected.candidate
         let entries = candidate.table.entries
         let progress = ProgressBar(
             "verifying slot \(candidate.slot)", total: candidate.header.storedByteCount)

@@ -58,14 +58,6 @@ struct CheckpointChoice: ParsableArguments {
             && step.map { candidate.step == $0 } ?? true
     }
 
-    /// The newest checkpoint that fits.
-    func newest(of inspection: Inspection) throws(CheckpointError) -> Candidate {
-        if let candidate = inspection.decision.candidates.first(where: accepts) {
-            return candidate
-        }
-        throw missing(inspection)
-    }
-
     /// Why there is none, and what there is instead.
     func missing(_ inspection: Inspection) -> CheckpointError {
         let decision = inspection.decision

@@ -77,7 +77,7 @@ struct InspectDiffCommand: ToolCommand {
 
     private func choose(
         _ first: Inspection, _ second: Inspection
-    ) throws(CheckpointError) -> (Candidate, Candidate) {
+    ) throws(CheckpointError) -> (SelectedCheckpoint, SelectedCheckpoint) {
         func choice(_ index: Int) -> CheckpointChoice {
             var choice = CheckpointChoice()
             choice.slot = slots.isEmpty ? nil : slots[index]
@@ -85,15 +85,17 @@ struct InspectDiffCommand: ToolCommand {
             return choice
         }
         if files.count == 2 || !(slots.isEmpty && steps.isEmpty) {
-            return (try choice(0).newest(of: first), try choice(1).newest(of: second))
+            return (try first.shown(choice(0)), try second.shown(choice(1)))
         }
-        let candidates = first.decision.candidates
-        guard candidates.count >= 2 else {
+        let count = first.decision.candidates.count
+        guard count >= 2 else {
             throw CheckpointError(
                 .noCheckpoint,
-                "\(first.path): it holds \(Quantity.plural(candidates.count, "checkpoint")), but "
+                "\(first.path): it holds \(Quantity.plural(count, "checkpoint")), but "
                     + "a comparison takes two; name a second file")
         }
-        return (candidates[1], candidates[0])
+        let newest = try first.shown(choice(0))
+        let older = try first.shown(choice(0)) { $0.sequence < newest.candidate.sequence }
+        return (older, newest)
     }
 }

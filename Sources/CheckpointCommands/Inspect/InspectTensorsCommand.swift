@@ -29,12 +29,10 @@ struct InspectTensorsCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
-        let candidate = try choice.newest(of: inspection)
-        let reader = CheckpointReader(
-            storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(candidate)
+        let selected = try inspection.shown(choice)
         defer { selected.close() }
-        let manifest = try Manifest.read(selected)
+        let candidate = selected.candidate
+        let manifest = try selected.tensorManifest()
         let tensors = Manifest.select(patterns, from: manifest)
         let scanned = stats ? try TensorScan(selected, manifest, tensors).run() : nil
         if options.json {

@@ -13,10 +13,7 @@ struct Inspection {
     /// The time that ages are relative to, in nanoseconds since 1970.
     let now: UInt64
 
-    /// How often the metadata is read again because a writer changed it meanwhile.
-    private static let attemptCount = 16
-
-    /// Reads the metadata of `path` without a lock, until two reads give the same.
+    /// Reads the metadata of `path` without a lock, until no writer moved on meanwhile.
     init(path: String) throws(CheckpointError) {
         do throws(StorageError) {
             storage = try FileStorage(path: path, access: .read)
@@ -24,14 +21,8 @@ struct Inspection {
         } catch {
             throw CheckpointError(error)
         }
-        var image = try MetadataImage.read(from: storage)
-        for _ in 1..<Self.attemptCount {
-            let again = try MetadataImage.read(from: storage)
-            if again == image { break }
-            image = again
-        }
+        image = try MetadataImage.readSettled(from: storage)
         self.path = path
-        self.image = image
         do throws(CheckpointError) {
             decision = try SlotSelection.decide(image, allowsTruncation: true)
         } catch {
@@ -40,6 +31,26 @@ struct Inspection {
             throw located
         }
         now = SystemClock.wallTime
+    }
+
+    /// A search for a checkpoint that fits.
+    ///
+    /// - Parameter proof: `waived` to show what there is, rather than use it.
+    func search(
+        proof: Proof, where isWanted: @escaping (Candidate) -> Bool
+    ) -> Load {
+        Load(
+            CheckpointReader(storage: storage, decision: decision), proof: proof, where: isWanted)
+    }
+
+    /// The newest checkpoint that fits, damaged or not, for a command that shows it. The search
+    /// goes on only while a writer takes what it finds.
+    func shown(
+        _ choice: CheckpointChoice, where isWanted: @escaping (Candidate) -> Bool = { _ in true }
+    ) throws(CheckpointError) -> SelectedCheckpoint {
+        let isFitting: (Candidate) -> Bool = { choice.accepts($0) && isWanted($0) }
+        guard decision.candidates.contains(where: isFitting) else { throw choice.missing(self) }
+        return try search(proof: .waived, where: isFitting).next()
     }
 
     var geometry: Geometry { decision.identity.geometry }

@@ -3,26 +3,6 @@ internal import CheckpointRecovery
 
 /// Reading and filtering a checkpoint's manifest.
 enum Manifest {
-    /// - Throws: `invalidArgument` for an opaque payload, `corrupt` for a damaged manifest.
-    static func read(
-        _ selected: SelectedCheckpoint
-    ) throws(CheckpointError) -> SafetensorsManifest {
-        let candidate = selected.candidate
-        guard candidate.header.payloadKind == .safetensors else {
-            throw CheckpointError(
-                .invalidArgument,
-                "slot \(candidate.slot) holds an opaque payload, which has no tensors; extract it "
-                    + "with pcextract --format raw", slot: candidate.slot)
-        }
-        let bytes = try selected.manifest()
-        do throws(FormatError) {
-            return try SafetensorsManifest(decoding: bytes, header: candidate.header)
-        } catch {
-            throw CheckpointError(
-                .corrupt, "slot \(candidate.slot): \(error)", slot: candidate.slot)
-        }
-    }
-
     /// The tensors that fit any of the patterns; all when there is none.
     static func select(
         _ patterns: [String], from manifest: SafetensorsManifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import operator
 import os
@@ -12,24 +11,38 @@ from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._loading import ArrayMemory, Loading
 from ._reader import CheckpointInfo, Reader
-from .errors import Busy, CheckpointError, Corrupt, NoCheckpoint, StateFormatError
+from .errors import CheckpointError
 
 log = logging.getLogger("pccheck")
 
-# How often a search starts over when a writer takes a slot under it: tenths of a second.
-_ATTEMPT_COUNT = 256
-
 
 def load_from(
-    path: str, reader: Reader, step: int | None, loading: Loading
+    path: str,
+    reader: Reader,
+    step: int | None,
+    loading: Loading,
+    *,
+    sequence_maximum: int = 0,
 ) -> tuple[CheckpointInfo, Any]:
-    """What is asked for, of a step or of the newest checkpoint that is whole."""
+    """What is asked for, of a step or of the newest checkpoint that is whole.
+
+    Says in the log why a newer checkpoint was passed over.
+    """
+    teller = _Teller(path, reader)
     try:
-        if step is None:
-            return _load_newest(path, reader, loading)
-        info = reader.select_step(operator.index(step))
-        return info, _load_selected(path, reader, info, loading)
+        info = reader.select_newest(
+            None if step is None else operator.index(step), sequence_maximum=sequence_maximum
+        )
+        while True:
+            teller.tell(info)
+            try:
+                return info, _load_selected(path, reader, info, loading)
+            except StateMismatch as mismatch:
+                raise loading.mismatch_after_change(mismatch, reader.rejections()) from None
+            except CheckpointError as error:
+                info = reader.select_next(error)
     except CheckpointError as error:
+        teller.tell(None)
         loading.explain(error)
         raise
 
@@ -47,49 +60,30 @@ def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loa
             loading.report.path, loading.report.step = path, info.step
 
 
-def _load_newest(path: str, reader: Reader, loading: Loading) -> tuple[CheckpointInfo, Any]:
-    """Says in the log why a newer checkpoint was passed over."""
-    attempts = range(_ATTEMPT_COUNT)
-    is_told = False
-    found: dict[str, Any] = {}
-    for attempt in attempts:
-        infos = reader.list()
-        found = reader.report()
-        if not infos:
-            break
-        failure: Exception | None = None
-        for info, older in itertools.zip_longest(infos, infos[1:]):
-            try:
-                reader.select(info.sequence)
-            except (Busy, NoCheckpoint) as error:
-                # A writer took the slot: something newer exists by now.
-                failure = error
-                if attempt != attempts[-1]:
-                    break
+class _Teller:
+    """Says in the log, once each, what is damaged and what was passed over."""
+
+    def __init__(self, path: str, reader: Reader) -> None:
+        self._path, self._reader = path, reader
+        self._told: set[tuple[int, int]] = set()
+        self._has_told_damage = False
+
+    def tell(self, found: CheckpointInfo | None) -> None:
+        if not self._has_told_damage:
+            self._has_told_damage = True
+            _tell_damage(self._path, self._reader.report())
+        for item in self._reader.rejections():
+            key = (item["slot"], item["sequence"])
+            if key in self._told:
                 continue
-            if not is_told:
-                _tell_damage(path, found)
-                is_told = True
-            try:
-                return info, _load_selected(path, reader, info, loading)
-            except (Corrupt, StateFormatError) as error:
-                failure = error
-                log.warning(
-                    "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
-                    path, info.step, info.sequence, error,
-                    f"trying step {older.step} (sequence {older.sequence})"
-                    if older
-                    else "no older one is left",
-                )  # fmt: skip
-        else:
-            assert failure is not None
-            if isinstance(failure, Corrupt) and not found["may_hold_durable"]:
-                # What a crash left of a first checkpoint: nothing that was ever finished.
-                text = f"{path}: the file holds no checkpoint that was finished"
-                raise NoCheckpoint(text) from failure
-            raise failure
-    _tell_damage(path, found)
-    raise NoCheckpoint(f"{path}: the file holds no checkpoint")
+            self._told.add(key)
+            log.warning(
+                "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
+                self._path, item["step"], item["sequence"], item["message"],
+                f"trying step {found.step} (sequence {found.sequence})"
+                if found
+                else "no older one is left",
+            )  # fmt: skip
 
 
 def _tell_damage(path: str, found: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of
 from ._stateful import fills_in_place, is_stateful
 from ._stored import StoredTensor
-from .errors import CheckpointError, StateFormatError
+from .errors import CheckpointError, Corrupt, StateFormatError
 from .state import Decoder, array_type
 
 # Tells "nothing to fill" from a None in the caller's state.
@@ -152,8 +152,9 @@ class Loading:
         self._held_parts: list[str] = []
         #: What the comparison found; None when nothing was compared.
         self.report: ResumeReport | None = None
-        #: True once something was loaded, or may have been, into the caller's memory.
-        self.has_changed_targets = False
+        # By address, the names of live tensors that were filled, or may have been, from whatever
+        # checkpoint: one that is rejected later leaves them behind.
+        self._changed: dict[int, str] = {}
 
     def selected(self, document: Any) -> Any:
         """The part of a state document that is asked for."""
@@ -193,9 +194,45 @@ class Loading:
             matching.match(document, self._into)
         return matching.places
 
+    def must_prove(self, places: dict[str, Place]) -> bool:
+        """True when what is filled may not be filled again by an older checkpoint.
+
+        Only a partial request goes on with a checkpoint that has less. A strict one fails then.
+        """
+        return bool(places) and self._strict is False
+
+    def begin_filling(self, places: dict[str, Place]) -> None:
+        """Called before the first byte of a checkpoint goes into live memory."""
+        for name, place in places.items():
+            self._changed.setdefault(place.address, name)
+
+    def check_refilled(self, places: dict[str, Place]) -> None:
+        """Raises when live tensors hold values of a checkpoint that was rejected."""
+        filled = {place.address for place in places.values()}
+        left = sorted(name for address, name in self._changed.items() if address not in filled)
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise CheckpointError(
+                f"'{left[0]}'{more} has no value in this checkpoint, and was filled from a newer "
+                "one before that turned out damaged"
+            )
+
+    def mismatch_after_change(
+        self, mismatch: StateMismatch, rejections: list[dict[str, Any]]
+    ) -> CheckpointError:
+        """The error for a checkpoint that does not fit; when a newer one was at work before it,
+        what is wrong with that one comes first."""
+        if not self._changed or not rejections:
+            return mismatch
+        newer = rejections[0]
+        return Corrupt(
+            f"{mismatch.report.path}: step {newer['step']} is damaged ({newer['message']}), and "
+            f"step {mismatch.report.step} does not fit: {mismatch.report}"
+        )
+
     def explain(self, failure: Exception) -> None:
         """Says in an error what it left behind."""
-        if self.has_changed_targets and isinstance(failure, CheckpointError):
+        if self._changed and isinstance(failure, CheckpointError):
             failure.args = (
                 f"{failure}; the tensors that were to be filled in place hold unspecified values "
                 "now: load another checkpoint into them, or initialize them again",

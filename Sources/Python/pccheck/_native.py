@@ -30,6 +30,9 @@ BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3, "pmem": 4}
 CODEC = {"none": 0, "zstd": 1, "planes-zstd": 2}
 PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
 
+#: Room for the text of an error, the NUL behind it included.
+MESSAGE_BYTE_COUNT = 1000
+
 TICKET_STATES = ("staging", "staged", "durable", "superseded", "skipped", "failed")
 
 
@@ -42,7 +45,7 @@ class Error(c.Structure):
         ("slot", c.c_int32),
         ("reserved", c.c_int32),
         ("byte_offset", c.c_int64),
-        ("message", c.c_char * 1000),
+        ("message", c.c_char * MESSAGE_BYTE_COUNT),
     ]
 
 
@@ -140,6 +143,19 @@ class ReaderOptions(c.Structure):
         ("struct_size", c.c_uint32),
         ("worker_count", c.c_uint32),
         ("fingerprint", c.c_char_p),
+        ("is_forensic", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class LoadOptions(c.Structure):
+    """pcc_load_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("has_step", c.c_uint32),
+        ("step", c.c_uint64),
+        ("sequence_maximum", c.c_uint64),
     ]
 
 
@@ -198,6 +214,13 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
         [_P, c.POINTER(CheckpointInfo), c.c_size_t, c.POINTER(c.c_size_t), _ERROR],
     ),
     ("pcc_reader_report_json", c.c_int32, [_P, _TEXT, _ERROR]),
+    (
+        "pcc_reader_select_newest",
+        c.c_int32,
+        [_P, c.POINTER(LoadOptions), c.POINTER(CheckpointInfo), _ERROR],
+    ),
+    ("pcc_reader_select_next", c.c_int32, [_P, _ERROR, c.POINTER(CheckpointInfo), _ERROR]),
+    ("pcc_reader_rejections_json", c.c_int32, [_P, _TEXT, _ERROR]),
     ("pcc_reader_select", c.c_int32, [_P, c.c_uint64, c.POINTER(CheckpointInfo), _ERROR]),
     ("pcc_reader_manifest_json", c.c_int32, [_P, _TEXT, c.POINTER(c.c_uint64), _ERROR]),
     ("pcc_reader_load", c.c_int32, [_P, _P, c.c_size_t, _ERROR]),

@@ -15,11 +15,18 @@ import numpy as np
 from . import _native
 from ._loading import ArrayMemory, Loading, Place, references
 from ._stored import STORED_ITEM_SIZE, StoredTensor
-from .errors import Busy, Forked, NoCheckpoint, StateFormatError
+from .errors import (
+    Busy,
+    CheckpointError,
+    Corrupt,
+    DeviceError,
+    Forked,
+    InvalidArgument,
+    StateFormatError,
+    UnsupportedState,
+)
 from .state import DOCUMENT_KEY, parse_document
 
-# A live writer may reuse a slot between listing and selecting; then the list is read anew.
-_SELECT_ATTEMPT_COUNT = 5
 # What tensors share that cannot be read straight into their place.
 _BUFFER_BYTE_COUNT = 64 << 20
 _ALIGNMENT = 64
@@ -50,13 +57,22 @@ class CheckpointInfo:
 class Reader:
     """An open native reader; use it as a context manager."""
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fingerprint: bytes | None = None,
+        *,
+        is_forensic: bool = False,
+    ) -> None:
+        """A forensic reader shows what is left of damaged checkpoints; nothing is resumed from
+        what it reads."""
         self._library = _native.library()
         self._reader = c.c_void_p()
         options = _native.ReaderOptions(
             struct_size=c.sizeof(_native.ReaderOptions),
             worker_count=min(4, os.cpu_count() or 2),
             fingerprint=fingerprint,
+            is_forensic=is_forensic,
         )
         error = _native.Error()
         status = self._library.pcc_reader_open(
@@ -101,30 +117,56 @@ class Reader:
         return report
 
     def select(self, sequence: int) -> None:
-        """Chooses a checkpoint and pins its slot."""
+        """Chooses one checkpoint in particular and pins its slot."""
+        self._select(self._library.pcc_reader_select, sequence)
+
+    def select_newest(
+        self, step: int | None = None, *, sequence_maximum: int = 0
+    ) -> CheckpointInfo:
+        """Chooses the newest checkpoint that fits and that is proven, and pins its slot."""
+        if step is not None and not 0 <= step < 1 << 64:
+            raise InvalidArgument(f"step is {step}, expected 0 to {(1 << 64) - 1}")
+        options = _native.LoadOptions(
+            struct_size=c.sizeof(_native.LoadOptions),
+            has_step=step is not None,
+            step=0 if step is None else step,
+            sequence_maximum=sequence_maximum,
+        )
+        return self._select(self._library.pcc_reader_select_newest, c.byref(options))
+
+    def select_next(self, reason: CheckpointError) -> CheckpointInfo:
+        """Chooses the next older one, because of an error that speaks against this one.
+
+        Another error is raised again.
+        """
+        if not is_rejection(reason):
+            raise reason
+        code = _native.CORRUPT if isinstance(reason, StateFormatError) else reason.code
+        given = _native.Error(
+            code=code, slot=-1, byte_offset=-1,
+            message=str(reason).encode("utf-8", "replace")[: _native.MESSAGE_BYTE_COUNT - 1],
+        )  # fmt: skip
+        try:
+            return self._select(self._library.pcc_reader_select_next, c.byref(given))
+        except Corrupt as failure:
+            # The only one there was: its own error says more than a list of all slots.
+            raise (reason if len(self.rejections()) == 1 else failure) from reason
+
+    def _select(self, function: Callable[..., int], argument: object) -> CheckpointInfo:
         info, error = _native.CheckpointInfo(), _native.Error()
-        status = self._library.pcc_reader_select(
-            self._reader, sequence, c.byref(info), c.byref(error)
+        status = function(self._reader, argument, c.byref(info), c.byref(error))
+        _native.check(status, error)
+        return _info(info)
+
+    def rejections(self) -> list[dict[str, Any]]:
+        """What the search passed over before the selected checkpoint, newest first."""
+        text, error = c.c_void_p(), _native.Error()
+        status = self._library.pcc_reader_rejections_json(
+            self._reader, c.byref(text), c.byref(error)
         )
         _native.check(status, error)
-
-    def select_step(self, step: int) -> CheckpointInfo:
-        """Chooses the newest checkpoint of a step."""
-        infos: list[CheckpointInfo] = []
-        for attempt in range(_SELECT_ATTEMPT_COUNT):
-            infos = self.list()
-            for info in infos:
-                if info.step != step:
-                    continue
-                try:
-                    self.select(info.sequence)
-                    return info
-                except (Busy, NoCheckpoint):
-                    if attempt + 1 == _SELECT_ATTEMPT_COUNT:
-                        raise
-                    break
-        held = ", ".join(str(info.step) for info in infos) or "none"
-        raise NoCheckpoint(f"the file holds no checkpoint of step {step}; it holds: {held}")
+        found: list[dict[str, Any]] = json.loads(_native.take_text(text))
+        return found
 
     def verify(self) -> None:
         """Verifies every chunk of the selected checkpoint and its logical digest."""
@@ -156,7 +198,10 @@ class Reader:
             for tensor in tensors.values():
                 tensor.payload_offset = data_offset + manifest[tensor.name]["data_offsets"][0]
             places = loading.places(document, tensors)
+            if loading.must_prove(places) and len(self.list()) > 1:
+                self.verify()
             self._fill(loading, _read_at_once(loading.memory, document, tensors), places)
+            loading.check_refilled(places)
             made = {place.key: place.value for place in places.values()}
             return loading.memory.decoder(tensors, made).decode(document)
         except RecursionError:
@@ -166,7 +211,7 @@ class Reader:
         self, loading: Loading, tensors: Sequence[StoredTensor], places: dict[str, Place]
     ) -> None:
         """Reads the tensors, each into its place or into fresh memory."""
-        loading.has_changed_targets = loading.has_changed_targets or bool(places)
+        loading.begin_filling(places)
         rows, indirect = [], []
         for tensor in tensors:
             place = places.get(tensor.name)
@@ -229,6 +274,15 @@ class Reader:
         return manifest, offset.value
 
 
+def is_rejection(error: CheckpointError) -> bool:
+    """True when an error says that a checkpoint cannot be used, whoever asks for it."""
+    if isinstance(error, UnsupportedState):
+        return False
+    return isinstance(error, (Corrupt, DeviceError, StateFormatError)) or (
+        isinstance(error, Busy) and error.code == _native.BUSY
+    )
+
+
 def _read_at_once(
     memory: ArrayMemory, document: Any, tensors: dict[str, StoredTensor]
 ) -> list[StoredTensor]:
@@ -270,7 +324,10 @@ def _checked(name: str, entry: dict[str, Any]) -> StoredTensor:
     """A tensor whose length in the file is what its type and shape take."""
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in STORED_ITEM_SIZE:
-        raise StateFormatError(f"tensor '{name}' has the unknown type {entry['dtype']}")
+        raise UnsupportedState(
+            f"tensor '{name}' has the type {entry['dtype']}, which this package has no arrays for; "
+            "load the others by name, or take its bytes with pcextract --format raw --tensor"
+        )
     tensor = StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
     if end - begin != tensor.byte_count:
         raise StateFormatError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import StateFormatError
+from .errors import UnsupportedState
 
 # torch types that the safetensors format has a name for, in every release of it.
 TORCH_TO_STORED = {
@@ -46,7 +46,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def dtype_named(name: str) -> torch.dtype:
     """The type of a name."""
     if name not in DTYPES:
-        raise StateFormatError(f"this release of torch has no type {name}; install a newer one")
+        raise UnsupportedState(f"this release of torch has no type {name}; install a newer one")
     return DTYPES[name]
 
 

@@ -314,7 +314,7 @@ class StorageReader(storage.StorageReader):
         try:
             for path in paths[rank::count] if self._verify else ():
                 with Reader(path) as reader:
-                    reader.select_step(step)
+                    reader.select_newest(step)
                     reader.verify()
         except (Corrupt, NoCheckpoint) as error:
             failure = str(error)

@@ -28,6 +28,7 @@ __all__ = [
     "OutOfMemory",
     "StateChanged",
     "StateFormatError",
+    "UnsupportedState",
     "LibraryNotFound",
 ]
 
@@ -205,6 +206,13 @@ class StateChanged(CheckpointError):
 
 class StateFormatError(CheckpointError):
     """The state document of a checkpoint cannot be understood; see spec/STATE.md."""
+
+
+class UnsupportedState(StateFormatError):
+    """An intact checkpoint holds something that this installation cannot read.
+
+    A newer pccheck, torch or ml_dtypes can. It is no reason to load an older checkpoint.
+    """
 
 
 class LibraryNotFound(CheckpointError, ImportError):

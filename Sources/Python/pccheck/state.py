@@ -28,7 +28,7 @@ from ._stored import (
     StoredTensor,
     View,
 )
-from .errors import StateFormatError
+from .errors import StateFormatError, UnsupportedState
 
 #: Key of the document in the safetensors ``__metadata__``.
 DOCUMENT_KEY = "pccheck.state"
@@ -341,7 +341,7 @@ def parse_document(text: str) -> Any:
         )
     version = document.get("version")
     if version != VERSION:
-        raise StateFormatError(
+        raise UnsupportedState(
             f"the state document has version {version!r}; this package reads {VERSION}: install "
             "a newer pccheck"
         )
@@ -388,7 +388,7 @@ class Decoder:
             return TorchValue(tag, {**content, "local": self.decode(content.get("local"))})
         if tag.startswith("$torch."):
             return TorchValue(tag, document[tag])
-        raise StateFormatError(
+        raise UnsupportedState(
             f"the state document has the unknown tag {tag}; install a newer pccheck"
         )
 
@@ -565,7 +565,7 @@ def _extension_dtype(name: str) -> np.dtype[Any]:
     try:
         import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise StateFormatError(
+        raise UnsupportedState(
             f"an array of type {name} needs the package ml_dtypes: pip install ml_dtypes"
         ) from None
     dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))

@@ -27,13 +27,11 @@ struct ComparedCheckpoint {
     var header: SlotHeader { candidate.header }
 
     init(
-        _ inspection: Inspection, _ candidate: Candidate, patterns: [String]
+        _ inspection: Inspection, _ selected: SelectedCheckpoint, patterns: [String]
     ) throws(CheckpointError) {
         self.inspection = inspection
-        let reader = CheckpointReader(
-            storage: inspection.storage, decision: inspection.decision)
-        selected = try reader.select(candidate)
-        let header = candidate.header
+        self.selected = selected
+        let header = selected.candidate.header
         guard header.payloadKind == .safetensors else {
             guard let bytes = ElementType(name: "U8") else {
                 preconditionFailure("safetensors has a type for bytes")
@@ -48,7 +46,7 @@ struct ComparedCheckpoint {
         }
         let manifest: SafetensorsManifest
         do throws(CheckpointError) {
-            manifest = try Manifest.read(selected)
+            manifest = try selected.tensorManifest()
         } catch {
             throw error.about(inspection.path)
         }

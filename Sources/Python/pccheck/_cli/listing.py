@@ -20,7 +20,7 @@ def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status
     documents = []
     for index, path in enumerate(options.files):
         try:
-            with Reader(path) as reader:
+            with Reader(path, is_forensic=True) as reader:
                 if options.step is None:
                     listing: Any = _Checkpoints(path, reader)
                 else:
@@ -97,9 +97,9 @@ class _Tensors:
 
     def __init__(self, path: str, reader: Reader, step: int) -> None:
         self._path = path
-        self._info = reader.select_step(step)
+        self._info = reader.select_newest(step)
         # The names and shapes are all that is read.
-        stored = Stored(path, reader, self._info, is_copied=False)
+        stored = Stored(path, reader, self._info)
         self._tensors = list(stored.tensors.values())
 
     def document(self) -> dict[str, Any]:

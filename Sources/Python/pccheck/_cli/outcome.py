@@ -8,7 +8,7 @@ from typing import Any
 
 from .._convert.failures import DamagedInput
 from .._version import VERSION
-from ..errors import Corrupt, InvalidArgument, StateFormatError
+from ..errors import Corrupt, InvalidArgument, StateFormatError, UnsupportedState
 from .terminal import Output
 
 #: The schema of everything that the commands print; a change of meaning raises it.
@@ -31,6 +31,8 @@ class Status(enum.IntFlag):
 
 def status_of(error: BaseException) -> Status:
     """The status for what went wrong."""
+    if isinstance(error, UnsupportedState):
+        return Status.FAILED
     if isinstance(error, (Corrupt, StateFormatError, DamagedInput)):
         return Status.DAMAGED
     if isinstance(error, InvalidArgument):

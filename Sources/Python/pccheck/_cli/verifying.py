@@ -11,7 +11,14 @@ import numpy as np
 from .._convert.stored import verify
 from .._load import describe_damage
 from .._reader import CheckpointInfo, Reader
-from ..errors import CheckpointError, Corrupt, NoCheckpoint, StateFormatError
+from ..errors import (
+    Busy,
+    CheckpointError,
+    Corrupt,
+    DeviceError,
+    NoCheckpoint,
+    StateFormatError,
+)
 from .outcome import Status, print_json, status_of
 from .terminal import Output, Progress, byte_text, plural, printable
 
@@ -40,7 +47,7 @@ def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status
     try:
         for path in options.files:
             try:
-                with Reader(path) as reader:
+                with Reader(path, is_forensic=True) as reader:
                     file = _File(path, reader, options.step, progress)
             except (CheckpointError, OSError) as error:
                 progress.finish()
@@ -65,7 +72,7 @@ class _File:
 
     def __init__(self, path: str, reader: Reader, step: int | None, progress: Progress) -> None:
         self._path = path
-        infos = [reader.select_step(step)] if step is not None else reader.list()
+        infos = [reader.select_newest(step)] if step is not None else reader.list()
         if not infos and not reader.report()["may_hold_durable"]:
             raise NoCheckpoint(f"{path}: the file holds no checkpoint")
         self._is_all = step is None
@@ -124,13 +131,13 @@ class _File:
 def _verdict(reader: Reader, info: CheckpointInfo, progress: Progress) -> Verdict | None:
     try:
         reader.select(info.sequence)
-    except NoCheckpoint:
+    except (Busy, NoCheckpoint):
         return None
     try:
         verify(reader, info, progress)
         reader.manifest()
         return Verdict(info)
-    except (Corrupt, StateFormatError) as error:
+    except (Corrupt, DeviceError, StateFormatError) as error:
         verdict = Verdict(info, str(error))
     _find_damage(reader, verdict, progress)
     return verdict
@@ -146,7 +153,7 @@ def _find_damage(reader: Reader, verdict: Verdict, progress: Progress) -> None:
         progress(f"damage of step {info.step}", start, info.payload_byte_count)
         try:
             reader.read([(start, end - start, buffer.ctypes.data)])
-        except Corrupt:
+        except (Corrupt, DeviceError):
             verdict.ranges.append((start, end))
     try:
         manifest, data_offset = reader.manifest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ import numpy as np
 from .._comparing import items_of
 from .._loading import ArrayMemory, Loading, part_of
 from .._reader import CheckpointInfo, Reader
-from ..errors import CheckpointError, Corrupt, NoCheckpoint, StateFormatError
+from ..errors import CheckpointError, StateFormatError
 from ..state import DOCUMENT_KEY, parse_document
 from .leaves import SOURCE_KEY, parse_source
 
 # What is read at once; at least a chunk.
 _WINDOW_BYTE_COUNT = 64 << 20
-# A live writer may take a slot between listing and selecting; then the list is read anew.
-_ATTEMPT_COUNT = 5
 _POLL_SECONDS = 0.05
 
 _Result = TypeVar("_Result")
@@ -50,18 +47,12 @@ class Stored:
         reader: Reader,
         info: CheckpointInfo,
         show: Show = lambda *_: None,
-        *,
-        is_copied: bool = True,
     ) -> None:
-        """Verifies all of it when it is to be copied and nothing else vouches for it."""
         self.path, self.reader, self.info = path, reader, info
         self._show = show
         manifest, data_offset = reader.manifest()
         self.metadata: dict[str, str] = manifest.pop("__metadata__", {})
         self.tensors = {name: _entry(name, item, data_offset) for name, item in manifest.items()}
-        if is_copied and not info.is_anchored:
-            # Nothing says that it reached the medium, so a part is good only when all of it is.
-            verify(reader, info, show)
 
     @cached_property
     def document(self) -> Any:
@@ -161,24 +152,32 @@ def _entry(name: str, item: dict[str, Any], data_offset: int) -> StoredEntry:
 
 def verify(reader: Reader, info: CheckpointInfo, show: Show) -> None:
     """Verifies the selected checkpoint in full, on another thread so that it can be interrupted."""
-    failure: list[BaseException] = []
+    _interruptible(reader, reader.verify, info.payload_byte_count, f"verifying step {info.step}", show)
 
-    def work() -> None:
+
+def _interruptible(
+    reader: Reader, work: Callable[[], _Result], byte_count: int, title: str, show: Show
+) -> _Result:
+    """Work of the reader that may verify a whole checkpoint, on another thread."""
+    results: list[_Result] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
         try:
-            reader.verify()
+            results.append(work())
         except BaseException as error:
-            failure.append(error)
+            failures.append(error)
 
     # A daemon: when the work is interrupted, the program does not wait for it.
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    is_done = False
-    while not is_done:
+    thread.join(_POLL_SECONDS)
+    while thread.is_alive():
+        show(title, reader.verified_byte_count(), byte_count)
         thread.join(_POLL_SECONDS)
-        is_done = not thread.is_alive()
-        show(f"verifying step {info.step}", reader.verified_byte_count(), info.payload_byte_count)
-    if failure:
-        raise failure[0]
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def with_checkpoint(
@@ -192,26 +191,32 @@ def with_checkpoint(
 
     Returns what the work did, and whether a newer checkpoint was damaged.
     """
+    told: set[tuple[int, int]] = set()
+
+    def tell(reader: Reader) -> None:
+        for item in reader.rejections():
+            key = (item["slot"], item["sequence"])
+            if key not in told:
+                told.add(key)
+                warn(
+                    f"step {item['step']} (sequence {item['sequence']}) cannot be used: "
+                    f"{item['message']}"
+                )
+
     with Reader(path) as reader:
-        if step is not None:
-            return work(Stored(path, reader, reader.select_step(step), show)), False
-        for attempt in range(_ATTEMPT_COUNT):
-            infos = reader.list()
-            if not infos:
-                raise NoCheckpoint(f"{os.fspath(path)}: the file holds no checkpoint")
-            failure: CheckpointError | None = None
-            for info in infos:
-                try:
-                    reader.select(info.sequence)
-                    return work(Stored(path, reader, info, show)), failure is not None
-                except NoCheckpoint:
-                    if attempt + 1 == _ATTEMPT_COUNT:
-                        raise
-                    break
-                except (Corrupt, StateFormatError) as error:
-                    failure = error
-                    warn(f"step {info.step} (sequence {info.sequence}) cannot be used: {error}")
-            else:
-                assert failure is not None
-                raise failure
-    raise NoCheckpoint(f"{path}: a writer took every checkpoint before it could be read")
+        largest = max((info.payload_byte_count for info in reader.list()), default=0)
+
+        def select(function: Callable[..., CheckpointInfo], argument: Any) -> CheckpointInfo:
+            try:
+                return _interruptible(
+                    reader, lambda: function(argument), largest, "verifying", show
+                )
+            finally:
+                tell(reader)
+
+        info = select(reader.select_newest, step)
+        while True:
+            try:
+                return work(Stored(path, reader, info, show)), bool(reader.rejections())
+            except CheckpointError as error:
+                info = select(reader.select_next, error)

@@ -1,0 +1,189 @@
+public import CheckpointFormat
+internal import CheckpointStorage
+
+/// One search for a checkpoint to use: the only way in.
+///
+/// `next` pins the newest candidate that fits, proves it where nothing vouches for it, and returns
+/// it. Whoever cannot use it says so with `reject`, and `next` goes on to an older one. When a
+/// writer takes a slot meanwhile, the search starts over: something newer exists by then.
+/// The rules are in spec/RECOVERY.md.
+///
+/// One user at a time.
+public final class Load {
+    /// A candidate that could not be used, and why.
+    public struct Rejection: Sendable {
+        public let candidate: Candidate
+        public let error: CheckpointError
+    }
+
+    /// How often a search starts over when a writer takes a slot under it, which takes tenths of
+    /// a second. One that writes to memory as fast as it can wins two times of three, and sixteen
+    /// times in a row now and then.
+    static let attemptCount = 256
+
+    /// Those before the last one that `next` returned, newest first.
+    public private(set) var rejections: [Rejection] = []
+
+    private let reader: CheckpointReader
+    private let proof: Proof
+    private let progress: (@Sendable (UInt64) -> Void)?
+    private let isWanted: (Candidate) -> Bool
+    private var decision: RecoveryDecision
+    private var pending: [Candidate]
+    private var attemptsLeft = attemptCount - 1
+    private var current: SelectedCheckpoint?
+
+    /// Begins a search among what the reader's last look at the file found.
+    ///
+    /// - Parameters:
+    ///   - proof: `waived` for tools that show what is there rather than use it.
+    ///   - progress: called with the bytes verified so far of a candidate that must be proven.
+    public init(
+        _ reader: CheckpointReader, proof: Proof = .demanded,
+        progress: (@Sendable (UInt64) -> Void)? = nil,
+        where isWanted: @escaping (Candidate) -> Bool = { _ in true }
+    ) {
+        self.reader = reader
+        self.proof = proof
+        self.progress = progress
+        self.isWanted = isWanted
+        decision = reader.decision
+        pending = decision.candidates.filter(isWanted)
+    }
+
+    /// Pins the next candidate, and proves it unless that is waived.
+    ///
+    /// - Returns: the checkpoint; its pin lasts until it is closed or rejected.
+    /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
+    ///   checkpoint; `busy` when a writer is still at work on every one; `corrupt` when all were
+    ///   rejected otherwise. The message names every slot and why. `inputOutput` and others when
+    ///   the metadata cannot be read anew, `outOfMemory`.
+    public func next() throws(CheckpointError) -> SelectedCheckpoint {
+        current?.close()
+        current = nil
+        while let candidate = pending.first {
+            pending.removeFirst()
+            do throws(CheckpointError) {
+                let selected = try reader.select(candidate, proof: proof)
+                // Held already, so that no writer takes the slot while it is verified.
+                current = selected
+                try selected.prove(progress: progress)
+                return selected
+            } catch {
+                try reject(candidate, error)
+            }
+        }
+        throw nothingLoads
+    }
+
+    /// Says that the checkpoint that `next` returned cannot be used.
+    ///
+    /// - Throws: `error` itself, when it says nothing against the checkpoint; only `corrupt`,
+    ///   `inputOutput` and `busy` do. The search has ended then.
+    public func reject(_ error: CheckpointError) throws(CheckpointError) {
+        guard let candidate = current?.candidate else {
+            preconditionFailure("there is nothing to reject before next() returned it")
+        }
+        try reject(candidate, error)
+    }
+
+    private func reject(
+        _ candidate: Candidate, _ error: CheckpointError
+    ) throws(CheckpointError) {
+        current?.close()
+        current = nil
+        switch error.code {
+        case .corrupt, .inputOutput: break
+        case .busy where attemptsLeft > 0: return try startOver()
+        case .busy: break
+        default: throw error
+        }
+        rejections.append(Rejection(candidate: candidate, error: error))
+    }
+
+    /// A slot was taken under the search. What was rejected for damage stays so while its header
+    /// is the same, and is not read again.
+    private func startOver() throws(CheckpointError) {
+        attemptsLeft -= 1
+        decision = try reader.refresh()
+        rejections.removeAll { old in
+            !decision.candidates.contains { Self.isSame($0, old.candidate) }
+        }
+        pending = decision.candidates.filter { candidate in
+            isWanted(candidate) && !rejections.contains { Self.isSame($0.candidate, candidate) }
+        }
+    }
+
+    private static func isSame(_ first: Candidate, _ second: Candidate) -> Bool {
+        first.slot == second.slot && first.headerDigest == second.headerDigest
+    }
+
+    private var nothingLoads: CheckpointError {
+        let slots = decision.slots.map { report in
+            var text = "slot \(report.slot): \(report.reason.rawValue)"
+            if let header = report.header, header.state != .empty {
+                text += ", sequence \(header.sequence), step \(header.step)"
+            }
+            if let error = rejections.first(where: { $0.candidate.slot == report.slot })?.error {
+                text += ", \(error.message)"
+            } else if decision.candidates.contains(where: {
+                $0.slot == report.slot && !isWanted($0)
+            }) {
+                text += ", not what was asked for"
+            } else if let detail = report.detail {
+                text += ", \(detail)"
+            }
+            return text
+        }
+        let list = slots.joined(separator: "; ")
+        let path = reader.storage.path
+        let wasUnfinished =
+            !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
+        guard let first = rejections.first, !wasUnfinished else {
+            return CheckpointError(
+                .noCheckpoint, "\(path) holds no checkpoint that fits the request (\(list))")
+        }
+        let isBusy = rejections.allSatisfy { $0.error.code == .busy }
+        return CheckpointError(
+            isBusy ? .busy : .corrupt,
+            "\(path): every checkpoint that fits the request is "
+                + (isBusy ? "in the hands of a writer; try again" : "damaged") + " (\(list))",
+            slot: first.candidate.slot, byteOffset: first.error.byteOffset)
+    }
+}
+
+/// Whether bytes of a checkpoint that no superblock vouches for are handed out before all of it
+/// was verified.
+public enum Proof: Sendable {
+    /// Nothing says that its chunks reached the medium: every chunk is verified before the first
+    /// byte is handed out.
+    case demanded
+    /// Each chunk is verified alone: for tools that show what is left of a file.
+    case waived
+}
+
+extension CheckpointReader {
+    /// Gives the newest checkpoint that `isWanted` accepts to `use`, and falls back to the next
+    /// one when it turns out damaged.
+    ///
+    /// - Parameter use: reads what it needs. When it throws `corrupt`, `inputOutput` or `busy`, the
+    ///   next candidate is tried; another error ends the search.
+    /// - Returns: what `use` returned, its candidate, and those rejected before it.
+    /// - Throws: what `Load.next` throws.
+    public func loadNewest<Value>(
+        proof: Proof = .demanded, where isWanted: @escaping (Candidate) -> Bool = { _ in true },
+        _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
+    ) throws(CheckpointError) -> (value: Value, candidate: Candidate, rejected: [Load.Rejection]) {
+        let load = Load(self, proof: proof, where: isWanted)
+        while true {
+            let selected = try load.next()
+            do throws(CheckpointError) {
+                let value = try use(selected)
+                selected.close()
+                return (value, selected.candidate, load.rejections)
+            } catch {
+                try load.reject(error)
+            }
+        }
+    }
+}
