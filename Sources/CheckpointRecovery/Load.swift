@@ -27,6 +27,7 @@ public final class Load {
     private let reader: CheckpointReader
     private let proof: Proof
     private let progress: (@Sendable (UInt64) -> Void)?
+    private let request: String
     private let isWanted: (Candidate) -> Bool
     private var decision: RecoveryDecision
     private var pending: [Candidate]
@@ -38,14 +39,17 @@ public final class Load {
     /// - Parameters:
     ///   - proof: `waived` for tools that show what is there rather than use it.
     ///   - progress: called with the bytes verified so far of a candidate that must be proven.
+    ///   - request: what `isWanted` asks for, for errors: a checkpoint "of step 10".
     public init(
         _ reader: CheckpointReader, proof: Proof = .demanded,
         progress: (@Sendable (UInt64) -> Void)? = nil,
+        request: String = "that fits the request",
         where isWanted: @escaping (Candidate) -> Bool = { _ in true }
     ) {
         self.reader = reader
         self.proof = proof
         self.progress = progress
+        self.request = request
         self.isWanted = isWanted
         decision = reader.decision
         pending = decision.candidates.filter(isWanted)
@@ -141,12 +145,12 @@ public final class Load {
             !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
         guard let first = rejections.first, !wasUnfinished else {
             return CheckpointError(
-                .noCheckpoint, "\(path) holds no checkpoint that fits the request (\(list))")
+                .noCheckpoint, "\(path) holds no checkpoint \(request) (\(list))")
         }
         let isBusy = rejections.allSatisfy { $0.error.code == .busy }
         return CheckpointError(
             isBusy ? .busy : .corrupt,
-            "\(path): every checkpoint that fits the request is "
+            "\(path): every checkpoint \(request) is "
                 + (isBusy ? "in the hands of a writer; try again" : "damaged") + " (\(list))",
             slot: first.candidate.slot, byteOffset: first.error.byteOffset)
     }

@@ -44,7 +44,7 @@ private final class ReaderHandle: Sendable {
 
     /// Begins a search, which ends the one before.
     func begin(
-        where isWanted: @escaping (Candidate) -> Bool
+        _ request: String, where isWanted: @escaping (Candidate) -> Bool
     ) throws(CheckpointError) -> Candidate {
         try reader.refresh()
         // The old pin goes first: a search must not find what it holds itself taken.
@@ -53,7 +53,7 @@ private final class ReaderHandle: Sendable {
         count.withLock { $0 = 0 }
         let load = Load(
             reader, proof: proof, progress: { done in count.withLock { $0 = done } },
-            where: isWanted)
+            request: request, where: isWanted)
         return try advance(load)
     }
 
@@ -171,7 +171,8 @@ public func pcc_reader_select_newest(
     status(error) { () throws(CheckpointError) in
         let given = try PCCheckC.options(
             options, default: pcc_load_options(), name: "pcc_load_options")
-        let found = try handle(reader).begin { candidate in
+        let request = given.has_step == 0 ? "that fits the request" : "of step \(given.step)"
+        let found = try handle(reader).begin(request) { candidate in
             (given.has_step == 0 || candidate.step == given.step)
                 && (given.sequence_maximum == 0
                     || candidate.sequence.rawValue <= given.sequence_maximum)

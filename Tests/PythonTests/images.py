@@ -39,10 +39,19 @@ def seal(record: bytes, size: int) -> bytes:
     return record + digest(record)
 
 
-def write(path: Path, payloads: list[bytes], compress: bool = False) -> None:
+def write(
+    path: Path,
+    payloads: list[bytes],
+    compress: bool = False,
+    *,
+    manifest_shift: int = 0,
+    is_opaque: bool = False,
+) -> None:
     """A file with one retained or anchored checkpoint per payload; the steps are 10, 20, …
 
-    With `compress`, every second chunk is one zstd frame, where that is smaller.
+    With `compress`, every second chunk is one zstd frame, where that is smaller. The last
+    checkpoint's header is off by `manifest_shift` in the length of its manifest, or says that its
+    payload is opaque.
     """
     retain = len(payloads)
     slot_size = round_up(max(map(len, payloads)), BLOCK)
@@ -80,8 +89,11 @@ def write(path: Path, payloads: list[bytes], compress: bool = False) -> None:
         header += struct.pack("<2Q", index + 1 if used else 0, 10 * (index + 1) if used else 0)
         times = (10**9 * index + 1, 10**9 * index + 2) if used else (0, 0)
         header += struct.pack("<4Q", *times, len(payload), stored_size)
-        header += struct.pack("<4I", CHUNK, len(table) // 48, int(compress), 1 if used else 2)
-        manifest = 8 + struct.unpack("<Q", payload[:8])[0] if used else 0
+        is_last = index == retain - 1
+        kind = 1 if used and not (is_last and is_opaque) else 2
+        header += struct.pack("<4I", CHUNK, len(table) // 48, int(compress), kind)
+        manifest = 8 + struct.unpack("<Q", payload[:8])[0] if kind == 1 else 0
+        manifest += manifest_shift if is_last else 0
         header += struct.pack("<Q", manifest)
         header += (digest(table) + tree_digest(payload)) if used else bytes(32)
         headers.append(seal(header, BLOCK))
@@ -112,3 +124,15 @@ def superblock(
     for index in retained:
         record += struct.pack("<IIQ", index, 0, index + 1)
     return seal(record, 512)
+
+
+def slot_with_sequence(path: Path, source: int, sequence: int) -> bytes:
+    """The file, with another sequence in the header of a slot, sealed again."""
+    image = bytearray(path.read_bytes())
+    stride = struct.unpack_from("<Q", image, 88)[0]
+    start = 16384 + source * stride
+    assert image[start : start + 8] == b"PCKSLOTH"
+    header = image[start : start + BLOCK - 16]
+    struct.pack_into("<Q", header, 40, sequence)
+    image[start : start + BLOCK] = header + digest(bytes(header))
+    return bytes(image)

@@ -94,8 +94,9 @@ struct InspectDiffCommand: ToolCommand {
                 "\(first.path): it holds \(Quantity.plural(count, "checkpoint")), but "
                     + "a comparison takes two; name a second file")
         }
-        let newest = try first.shown(choice(0))
-        let older = try first.shown(choice(0)) { $0.sequence < newest.candidate.sequence }
-        return (older, newest)
+        let one = try first.shown(choice(0))
+        // A writer may have put a newer one in its place meanwhile.
+        let other = try first.shown(choice(0)) { $0.slot != one.candidate.slot }
+        return one.candidate.sequence < other.candidate.sequence ? (one, other) : (other, one)
     }
 }

@@ -152,9 +152,12 @@ class StateMismatch(CheckpointError):
     """
 
     def __init__(self, report: ResumeReport) -> None:
-        super().__init__(
-            f"{report}\n  nothing was loaded; give resume(strict=False) to load what fits"
+        advice = (
+            "give resume(strict=False) to load what fits"
+            if report.matched_count
+            else "no tensor fits"
         )
+        super().__init__(f"{report}\n  nothing was loaded; {advice}")
         self.report = report
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import operator
 import os
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._loading import ArrayMemory, Loading
 from ._reader import CheckpointInfo, Reader
-from .errors import CheckpointError
+from ._stateful import Restorer
+from .errors import CheckpointError, InvalidArgument
 
 log = logging.getLogger("pccheck")
 
@@ -36,7 +38,9 @@ def load_from(
         while True:
             teller.tell(info)
             try:
-                return info, _load_selected(path, reader, info, loading)
+                state = _load_selected(path, reader, info, loading)
+                loading.rejections = reader.rejections()
+                return info, state
             except StateMismatch as mismatch:
                 raise loading.mismatch_after_change(mismatch, reader.rejections()) from None
             except CheckpointError as error:
@@ -89,6 +93,41 @@ class _Teller:
 def _tell_damage(path: str, found: dict[str, Any]) -> None:
     for damage in describe_damage(found):
         log.warning("%s: %s; run pcfsck to see more", path, damage)
+
+
+def load_parts(
+    memory: ArrayMemory,
+    restorer: Restorer,
+    path: str | os.PathLike[str],
+    step: int | None,
+    strict: bool,
+    parts: dict[str, Any],
+) -> CheckpointInfo:
+    """Fills live parts from a file that may be open elsewhere for writing; takes no writer lock."""
+    if not parts:
+        raise InvalidArgument("no parts were given; name them as they were saved, model=model")
+    loading = Loading(memory, parts, parts=list(parts), strict=strict)
+    wait_staged_everywhere()
+    with Reader(path) as reader:
+        info, loaded = load_from(os.fspath(path), reader, step, loading)
+    restorer.restore_parts(parts, loaded)
+    log.info("%s", described(os.fspath(path), "loaded", info, loading))
+    if loading.report is not None and not loading.report.is_exact:
+        log.warning("%s", loading.report)
+    return info
+
+
+def described(path: str, verb: str, info: CheckpointInfo, loading: Loading) -> str:
+    """One line on what was loaded, how old it is, and what was passed over."""
+    age = datetime.now(timezone.utc) - info.completed_at
+    passed = "; ".join(
+        f"step {item['step']} in slot {item['slot']}: {item['message']}"
+        for item in loading.rejections
+    )
+    return (
+        f"{path}: {verb} step {info.step}, saved {timedelta(seconds=round(age.total_seconds()))} "
+        "ago" + (f"; passed over {passed}" if passed else "")
+    )
 
 
 def loading_of(memory: ArrayMemory, into: Any, tensor: str | None = None) -> Loading:

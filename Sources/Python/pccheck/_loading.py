@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of
+from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of, printable
 from ._stateful import fills_in_place, is_stateful
 from ._stored import StoredTensor
-from .errors import CheckpointError, Corrupt, StateFormatError
+from .errors import CheckpointError, Corrupt, InvalidArgument, StateFormatError
 from .state import Decoder, array_type
 
 # Tells "nothing to fill" from a None in the caller's state.
@@ -152,6 +152,8 @@ class Loading:
         self._held_parts: list[str] = []
         #: What the comparison found; None when nothing was compared.
         self.report: ResumeReport | None = None
+        #: What was passed over before the checkpoint that was loaded.
+        self.rejections: list[dict[str, Any]] = []
         # By address, the names of live tensors that were filled, or may have been, from whatever
         # checkpoint: one that is rejected later leaves them behind.
         self._changed: dict[int, str] = {}
@@ -180,7 +182,9 @@ class Loading:
         with _broken_documents_told():
             comparison = Comparison(self.memory, tensors, self.report)
             kept = comparison.parts(document, self._into)
-        if self._strict and self.report.differs:
+        # A partial request that gets nothing has another reason than a part that was added.
+        is_empty = not self.report.matched_count and bool(self.report.missing)
+        if self.report.differs and (self._strict or is_empty):
             raise StateMismatch(self.report)
         others = {name: document[name] for name in self._optional_parts if name in document}
         return {**others, **kept}
@@ -192,6 +196,13 @@ class Loading:
         matching = _Matching(self.memory, tensors)
         with _broken_documents_told():
             matching.match(document, self._into)
+        if self._strict is None and not matching.has_met and tensors:
+            if self.memory.fills_in_place(self._into):
+                raise InvalidArgument(
+                    "into= holds nothing at the places where tensors were saved: the checkpoint "
+                    f"has {_outline(document)}, into has {_outline(self._into)}; give the same "
+                    "nest, or take the state that load() returns"
+                )
         return matching.places
 
     def must_prove(self, places: dict[str, Place]) -> bool:
@@ -254,6 +265,8 @@ class _Matching:
 
     def __init__(self, memory: ArrayMemory, tensors: dict[str, StoredTensor]) -> None:
         self.places: dict[str, Place] = {}
+        #: True once a stored tensor had anything live at its place, whether it fits or not.
+        self.has_met = False
         self._memory = memory
         self._tensors = tensors
         # Ends and starts of the memory given away, sorted: two tensors must not share a byte.
@@ -288,6 +301,7 @@ class _Matching:
 
     def _place(self, kind: str, node: dict[str, Any], target: Any) -> None:
         tensor = self._tensors.get(node[kind])
+        self.has_met = True
         if tensor is None or tensor.name in self.places or not tensor.byte_count:
             return
         place = self._memory.place(node, kind, tensor, target)
@@ -302,6 +316,15 @@ class _Matching:
         self._starts.insert(index, start)
         self._ends.insert(index, end)
         return True
+
+
+def _outline(value: Any) -> str:
+    """The first keys of a nest or of its document."""
+    if not isinstance(value, dict):
+        return f"a {type(value).__name__}"
+    names = [str(key) for key in value]
+    more = ", …" if len(names) > _LISTED_NAME_COUNT else ""
+    return "the keys " + ", ".join(map(printable, names[:_LISTED_NAME_COUNT])) + more
 
 
 def _tag(node: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from . import _debug, _live, _native
 from ._comparing import ResumeReport
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
-from ._load import damaged_slots, load_from, load_with, loading_of
+from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
@@ -374,15 +374,19 @@ class BaseCheckpointer:
         """How the checkpoint of the last ``resume`` fitted the live state."""
         return self._resume_report
 
-    def _resume_state(self, loading: Loading) -> tuple[int, Any] | None:
+    def _resume_state(
+        self, loading: Loading, step: int | None = None
+    ) -> tuple[int, Any] | None:
         """The next step and the newest whole state; None when nothing was ever saved."""
         self._check_open()
         self._resume_report = None
-        if self._engine is None:
+        if self._engine is None and step is None:
             return None
         try:
-            state = self._load(None, loading)
+            state = self._load(step, loading)
         except NoCheckpoint:
+            if step is not None:
+                raise
             damaged = damaged_slots(self._path, self._fingerprint)
             if damaged:
                 raise NoCheckpoint(
@@ -396,6 +400,7 @@ class BaseCheckpointer:
         if loading.report is not None and not loading.report.is_exact:
             log.warning("%s", loading.report)
         assert self._loaded is not None
+        log.info("%s", described(self._path, "resumed", self._loaded, loading))
         return self._loaded.step + 1, state
 
     # -- the rest
@@ -483,9 +488,13 @@ class Checkpointer(BaseCheckpointer):
         """Saves when the policy says so; call it at the end of every step."""
         return self.save(step, state, **options) if self.is_due(step) else None
 
-    def resume(self) -> tuple[int, Any]:
-        """The step to go on with and the newest whole state; ``(0, None)`` for a new file."""
-        return self._resume_state(Loading(self._memory)) or (0, None)
+    def resume(self, *, step: int | None = None) -> tuple[int, Any]:
+        """The step to go on with and the newest whole state; ``(0, None)`` for a new file.
+
+        ``step`` names a checkpoint that is still in the file, to go on from; ``NoCheckpoint`` when
+        it is not.
+        """
+        return self._resume_state(Loading(self._memory), step) or (0, None)
 
 
 def load(path: str | os.PathLike[str], step: int | None = None, *, into: Any = None) -> Any:

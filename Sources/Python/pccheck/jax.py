@@ -70,10 +70,12 @@ class Checkpointer(BaseCheckpointer):
         """Saves when the policy says so; call it at the end of every step."""
         return self.save(step, tree, **options) if self.is_due(step) else None
 
-    def resume(self, tree: Any, *, rng: bool = True, strict: bool = True) -> tuple[int, Any]:
+    def resume(
+        self, tree: Any, *, step: int | None = None, rng: bool = True, strict: bool = True
+    ) -> tuple[int, Any]:
         """The step to go on with, and ``tree`` with the values of the newest whole checkpoint.
 
-        ``(0, tree)`` for a new file. A damaged checkpoint is passed over, with a warning in the log
+        ``(0, tree)`` for a new file. ``step`` names a checkpoint that is still in the file. A damaged checkpoint is passed over, with a warning in the log
         that says why. Leaves that are missing from it, or have another shape or type there, are a
         ``StateMismatch`` that lists them all; with ``strict=False`` what fits is taken and the rest
         stays as it is, as ``resume_report`` tells. What the tree does not have is not read.
@@ -82,7 +84,7 @@ class Checkpointer(BaseCheckpointer):
             self._memory, {_TREE: _targets(tree)}, parts=[_TREE],
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
-        found = self._resume_state(loading)
+        found = self._resume_state(loading, step)
         if found is None:
             return 0, tree
         next_step, loaded = found

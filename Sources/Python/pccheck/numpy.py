@@ -10,10 +10,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ._engine import SaveHandle
-from ._loading import Loading
+from ._load import load_parts
+from ._loading import ArrayMemory, Loading
+from ._reader import CheckpointInfo
 from ._stateful import (
     Restorer,
     collect,
@@ -23,7 +26,7 @@ from ._stateful import (
 from .checkpointer import BaseCheckpointer, load, load_tensor
 from .state import Encoder
 
-__all__ = ["Checkpointer", "load", "load_tensor"]
+__all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 
 
 class Checkpointer(BaseCheckpointer):
@@ -64,10 +67,13 @@ class Checkpointer(BaseCheckpointer):
         """
         return self.save(step, **state) if self.is_due(step) else None
 
-    def resume(self, *, rng: bool = True, strict: bool = True, **state: Any) -> int:
+    def resume(
+        self, *, step: int | None = None, rng: bool = True, strict: bool = True, **state: Any
+    ) -> int:
         """Fills the parts from the newest whole checkpoint; returns the step to go on with.
 
-        Returns 0 for a new file, and leaves the parts alone. Arrays are filled in place, straight
+        Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
+        still in the file, to go on from; ``NoCheckpoint`` when it is not. Arrays are filled in place, straight
         from the file where they are dense and of the stored type; the other contents of a dict or
         list are replaced. Parts that were saved but are not asked for are not read.
 
@@ -80,7 +86,7 @@ class Checkpointer(BaseCheckpointer):
             self._memory, state, parts=list(state), optional_parts=["rng"] if rng else [],
             strict=strict,
         )  # fmt: skip
-        found = self._resume_state(loading)
+        found = self._resume_state(loading, step)
         if found is None:
             return 0
         next_step, loaded = found
@@ -88,3 +94,13 @@ class Checkpointer(BaseCheckpointer):
         if rng and "rng" in loaded:
             set_python_and_numpy_random_state(loaded["rng"])
         return next_step
+
+
+def load_into(
+    path: str | os.PathLike[str], step: int | None = None, *, strict: bool = True, **parts: Any
+) -> CheckpointInfo:
+    """Fills some parts of a run from a file that may be open elsewhere; takes no writer lock.
+
+    As ``pccheck.torch.load_into``, for arrays and nests of them.
+    """
+    return load_parts(ArrayMemory(), Restorer(), path, step, strict, parts)

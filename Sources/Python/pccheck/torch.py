@@ -28,8 +28,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ._engine import Pin, SaveHandle, wait_staged_everywhere
-from ._load import load_with
+from ._load import load_parts, load_with
 from ._loading import Loading
+from ._reader import CheckpointInfo
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
 from ._torch_device import Arenas, CudaStreams, DeviceCopies, Streams
@@ -53,7 +54,7 @@ from .errors import InvalidArgument, NoCheckpoint
 
 __all__ = [
     "Checkpointer", "LazyTensor", "LocalShard", "Sharding", "TorchDecoder", "TorchEncoder",
-    "TorchMemory", "load", "load_full", "load_tensor", "pin_for_cuda",
+    "TorchMemory", "load", "load_full", "load_into", "load_tensor", "pin_for_cuda",
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")
@@ -167,6 +168,7 @@ class Checkpointer(BaseCheckpointer):
     def resume(
         self,
         *,
+        step: int | None = None,
         rng: bool = True,
         strict: bool = True,
         map_location: str | torch.device | None = None,
@@ -174,7 +176,8 @@ class Checkpointer(BaseCheckpointer):
     ) -> int:
         """Restores the parts from the newest whole checkpoint; returns the step to go on with.
 
-        Returns 0 for a new file, and leaves the parts alone. A damaged checkpoint is passed over,
+        Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
+        still in the file, to go on from; ``NoCheckpoint`` when it is not. A damaged checkpoint is passed over,
         with a warning in the log that says why. Parts that were saved but are not asked for are
         not read.
 
@@ -195,7 +198,7 @@ class Checkpointer(BaseCheckpointer):
             TorchMemory(_device(map_location)), state, parts=list(state),
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
-        found = self._resume_state(loading)
+        found = self._resume_state(loading, step)
         if found is None:
             return 0
         next_step, loaded = found
@@ -265,6 +268,29 @@ def load(
             raise InvalidArgument("lazy=True reads nothing, so it has no use for into=")
         return load_lazily(path, step, _device(map_location))
     return load_with(TorchMemory(_device(map_location)), path, step, into)
+
+
+def load_into(
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    strict: bool = True,
+    map_location: str | torch.device | None = None,
+    **parts: Any,
+) -> CheckpointInfo:
+    """Fills some parts of a run, for inference or evaluation; takes no writer lock.
+
+        model = Model()
+        info = pccheck.torch.load_into("run.pcc", model=model)
+
+    The parts go by the names that they were saved under. Only what they need is read, from the
+    newest whole checkpoint or that of ``step``, while a writer may be at work. What is missing,
+    unexpected, or of another shape or type is a ``StateMismatch`` before anything is changed; with
+    ``strict=False`` what fits is loaded and the log lists the rest. Random generators stay as they
+    are. Returns which checkpoint it was.
+    """
+    memory = TorchMemory(_device(map_location))
+    return load_parts(memory, TorchRestorer(strict), path, step, strict, parts)
 
 
 def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) -> Any:

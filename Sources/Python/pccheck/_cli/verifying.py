@@ -82,6 +82,9 @@ class _File:
             # What a live writer took meanwhile is no more; something newer is there.
             if verdict is not None:
                 self._verdicts.append(verdict)
+        if infos and not self._verdicts:
+            # The writer was faster every time. A search holds what it finds.
+            self._verdicts.append(_verdict_of_selected(reader, reader.select_newest(step), progress))
         self._slots = describe_damage(reader.report()) if step is None else []
         sound = [verdict.info for verdict in self._verdicts if verdict.failure is None]
         self._resume = sound[0] if sound else None
@@ -133,6 +136,10 @@ def _verdict(reader: Reader, info: CheckpointInfo, progress: Progress) -> Verdic
         reader.select(info.sequence)
     except (Busy, NoCheckpoint):
         return None
+    return _verdict_of_selected(reader, info, progress)
+
+
+def _verdict_of_selected(reader: Reader, info: CheckpointInfo, progress: Progress) -> Verdict:
     try:
         verify(reader, info, progress)
         reader.manifest()

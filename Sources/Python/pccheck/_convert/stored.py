@@ -171,10 +171,12 @@ def _interruptible(
     # A daemon: when the work is interrupted, the program does not wait for it.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_POLL_SECONDS)
-    while thread.is_alive():
-        show(title, reader.verified_byte_count(), byte_count)
+    is_done = False
+    while not is_done:
         thread.join(_POLL_SECONDS)
+        is_done = not thread.is_alive()
+        if done := reader.verified_byte_count():
+            show(title, done, byte_count)
     if failures:
         raise failures[0]
     return results[0]
