@@ -120,6 +120,35 @@ static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
     free(found);
 }
 
+/* From the newest to the next older one, which is what a program does that finds damage itself. */
+static void expect_search(pcc_reader *reader, const pcc_checkpoint_info *newest,
+                          const pcc_checkpoint_info *older)
+{
+    pcc_checkpoint_info found;
+    OK(pcc_reader_select_newest(reader, NULL, &found, &error));
+    CHECK(found.sequence == newest->sequence);
+    pcc_error reason = {.code = PCC_CORRUPT, .slot = -1, .byte_offset = -1, .message = "odd"};
+    OK(pcc_reader_select_next(reader, &reason, &found, &error));
+    CHECK(found.sequence == older->sequence);
+    char *json;
+    OK(pcc_reader_rejections_json(reader, &json, &error));
+    CHECK(strstr(json, "\"message\":\"odd\""));
+    pcc_free(json);
+    pcc_load_options options = {.struct_size = sizeof options, .has_step = 1};
+    options.step = older->step;
+    OK(pcc_reader_select_newest(reader, &options, &found, &error));
+    CHECK(found.sequence == older->sequence);
+    options.step = newest->step + 1000;
+    CHECK(pcc_reader_select_newest(reader, &options, &found, &error) == PCC_NO_CHECKPOINT);
+    options.has_step = 0;
+    options.sequence_maximum = older->sequence;
+    OK(pcc_reader_select_newest(reader, &options, &found, &error));
+    CHECK(found.sequence == older->sequence);
+    reason.code = PCC_CLOSED;
+    CHECK(pcc_reader_select_next(reader, &reason, &found, &error) == PCC_CLOSED);
+    CHECK(pcc_reader_select_next(reader, NULL, &found, &error) == PCC_INVALID_ARGUMENT);
+}
+
 static void crash_and_recover(const char *program, const char *path)
 {
     create(path, 3);
@@ -178,6 +207,7 @@ static void crash_and_recover(const char *program, const char *path)
     CHECK(infos[0].step == newest && infos[1].step == newest + 1 && infos[1].is_anchored);
     expect_step(reader, &infos[0]);
     expect_step(reader, &infos[1]);
+    expect_search(reader, &infos[0], &infos[1]);
     pcc_reader_close(reader);
     free(values);
     passed("newest is the highest sequence, not the highest step; the retained one reads back");
