@@ -104,8 +104,12 @@ struct PayloadReader: Sendable {
             buffer: buffer, byteCount: entries[index].rawByteCount, storedLeaves: leaves)
     }
 
-    /// The public form of a chunk's damage.
+    /// The public form of a chunk's damage: `busy` when a writer has taken the slot meanwhile.
     func error(_ damage: ChunkDamage) -> CheckpointError {
+        taken ?? publicForm(damage)
+    }
+
+    private func publicForm(_ damage: ChunkDamage) -> CheckpointError {
         if case .unreadable(let cause) = damage.cause {
             return CheckpointError(cause, slot: candidate.slot)
         }
@@ -126,12 +130,31 @@ struct PayloadReader: Sendable {
         try tryAll(indices) { _, result throws(CheckpointError) in
             switch result {
             case .success(let chunk): try body(chunk)
-            case .failure(let damage): throw error(damage)
+            case .failure(let damage): throw publicForm(damage)
             }
         }
     }
 
-    /// The same, but hands damage to `body` too, which decides whether to go on.
+    /// That a writer has taken the slot for another checkpoint; nil while the header is the
+    /// candidate's.
+    ///
+    /// A chunk that does not match is then no damage. The writer marks the header before it writes
+    /// any chunk (COMMIT.md, rule 7), so this is right when it is asked after the chunk was read.
+    var taken: CheckpointError? {
+        guard
+            let header = try? storage.readBlocks(
+                at: candidate.headerOffset, count: Limits.blockByteCount),
+            Digest(of: header, 0..<SlotHeader.Layout.checksum.offset) != candidate.headerDigest
+        else { return nil }
+        return CheckpointError(
+            .busy,
+            "\(storage.path): slot \(candidate.slot) held sequence \(candidate.sequence), but a "
+                + "writer has taken it for a newer checkpoint; refresh and choose again",
+            slot: candidate.slot, byteOffset: candidate.headerOffset)
+    }
+
+    /// The same, but hands damage to `body` too, which decides whether to go on. A slot that was
+    /// taken is none, and ends it with `busy`.
     func tryAll(
         _ indices: [Int],
         _ body:
@@ -142,6 +165,7 @@ struct PayloadReader: Sendable {
             guard let buffers = ChunkBuffers(for: candidate.table) else { return nil }
             return { index throws(CheckpointError) in
                 let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
+                if case .failure = chunk, let taken { throw taken }
                 try body(index, chunk)
             }
         }

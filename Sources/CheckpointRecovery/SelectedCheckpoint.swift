@@ -31,11 +31,13 @@ public enum ChunkStatus: Hashable, Sendable {
     case damaged(CheckpointError)
 }
 
-/// A checkpoint whose slot is pinned: no writer reuses it until `close`.
+/// A checkpoint whose slot is pinned, where there are locks: no writer reuses it until `close`, but
+/// for an urgent save that finds every slot pinned.
 ///
 /// Every byte handed out was verified against its chunk's digest first, and the first byte of a
-/// checkpoint that no superblock vouches for only after all of it was, unless that is waived. Calls
-/// may come from several threads; `close` must not overlap them.
+/// checkpoint that no superblock vouches for only after all of it was, unless that is waived. When
+/// a writer has taken the slot, `busy` says so. Calls may come from several threads; `close` must
+/// not overlap them.
 public final class SelectedCheckpoint: Sendable {
     public let candidate: Candidate
     let reader: PayloadReader
@@ -55,6 +57,9 @@ public final class SelectedCheckpoint: Sendable {
     }
 
     deinit { close() }
+
+    /// Whether a lock keeps writers from the slot; false where there are none.
+    public var isPinned: Bool { pins.isLocked(candidate.slot) }
 
     /// Releases the slot. Further calls throw `closed`; closing again does nothing.
     public func close() {
@@ -272,6 +277,7 @@ public final class SelectedCheckpoint: Sendable {
             _ = try reader.load(index, reader.makeBuffers())
             return .intact
         } catch {
+            if error.code == .busy { throw error }
             return .damaged(error)
         }
     }

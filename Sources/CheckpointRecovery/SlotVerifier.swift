@@ -83,6 +83,7 @@ extension PayloadReader {
                 leaves = found
             case .failure(let damage):
                 if stopsAtDamage { throw error(damage) }
+                if let taken { throw taken }
                 state.withLock { $0.damage.append(damage) }
             }
             let offset = UInt64(index) * UInt64(candidate.header.chunkByteCount)

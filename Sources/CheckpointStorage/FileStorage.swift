@@ -184,7 +184,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
         if result == -EAGAIN { return false }
         guard result == 0 else {
             throw StorageError(
-                operation: "lock", path: path, byteOffset: byte.byteOffset, byteCount: 1,
+                operation: StorageError.lockOperation, path: path, byteOffset: byte.byteOffset,
+                byteCount: 1,
                 osErrorNumber: -result)
         }
         return true
@@ -192,21 +193,24 @@ public final class FileStorage: Storage, @unchecked Sendable {
 
     /// fcntl(2) with F_OFD_GETLK: whether another opener holds `byte`. Takes no lock itself, so
     /// that looking never keeps a writer out.
-    public func isLockedByAnother(_ byte: LockByte) throws(StorageError) -> Bool {
+    ///
+    /// - Returns: nil where there are no locks, and nobody can tell.
+    public func isLockedByAnother(_ byte: LockByte) throws(StorageError) -> Bool? {
         let result = pccp_lock_is_held(descriptor, byte.byteOffset, 1)
-        guard result >= 0 else {
-            throw StorageError(
-                operation: "lock query", path: path, byteOffset: byte.byteOffset, byteCount: 1,
-                osErrorNumber: -result)
-        }
-        return result == 1
+        if result >= 0 { return result == 1 }
+        let error = StorageError(
+            operation: StorageError.lockQueryOperation, path: path,
+            byteOffset: byte.byteOffset, byteCount: 1, osErrorNumber: -result)
+        if error.saysNoLocks { return nil }
+        throw error
     }
 
     public func unlock(_ byte: LockByte) throws(StorageError) {
         let result = pccp_unlock(descriptor, byte.byteOffset, 1)
         guard result == 0 else {
             throw StorageError(
-                operation: "unlock", path: path, byteOffset: byte.byteOffset, byteCount: 1,
+                operation: StorageError.unlockOperation, path: path, byteOffset: byte.byteOffset,
+                byteCount: 1,
                 osErrorNumber: -result)
         }
     }

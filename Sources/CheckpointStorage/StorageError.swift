@@ -40,7 +40,12 @@ extension StorageError: CustomStringConvertible {
     }
 
     private var defaultAdvice: String? {
-        switch Errno(rawValue: osErrorNumber) {
+        if saysNoLocks {
+            return "this file system or kernel has no open-file-description locks, and without "
+                + "them nothing keeps a second writer out; move the file to a local file system, "
+                + "or let the sandbox allow fcntl with F_OFD_SETLK"
+        }
+        return switch Errno(rawValue: osErrorNumber) {
         case .noSpace: "free some space, or choose a smaller capacity"
         case .diskQuotaExceeded: "raise the quota, or choose a smaller capacity"
         case .readOnlyFileSystem, .permissionDenied, .notPermitted:
@@ -51,6 +56,24 @@ extension StorageError: CustomStringConvertible {
         case .fileExists: "choose another path, or replace it explicitly"
         default: nil
         }
+    }
+}
+
+extension StorageError {
+    /// What `tryLock`, `unlock` and the query of a lock call themselves.
+    package static let lockOperation = "lock"
+    package static let unlockOperation = "unlock"
+    package static let lockQueryOperation = "lock query"
+
+    /// A lock failed because the file system, the kernel or a filter of system calls has none:
+    /// then nobody holds one, and a reader goes on without.
+    public var saysNoLocks: Bool {
+        guard
+            [Self.lockOperation, Self.unlockOperation, Self.lockQueryOperation]
+                .contains(operation)
+        else { return false }
+        let missing: [Errno] = [.invalidArgument, .noLocks, .noFunction, .notSupported]
+        return missing.contains(Errno(rawValue: osErrorNumber))
     }
 }
 
@@ -66,6 +89,7 @@ extension CheckpointError {
             case .noMemory: .outOfMemory
             case .notSupported: .unsupported
             case .resourceBusy: .locked
+            case _ where error.saysNoLocks: .unsupported
             default: .inputOutput
             }
         self.init(

@@ -171,9 +171,9 @@ final class Engine: Sendable {
     private func nextCopy() -> Copy? {
         monitor.waitFor { state -> Copy?? in
             if state.isStopped { return .some(nil) }
-            guard let checkpoint = state.nextToCopy, let payload = checkpoint.payload else {
-                return nil
-            }
+            guard let checkpoint = state.nextToCopy, let payload = checkpoint.payload,
+                medium == nil || checkpoint.isMarked
+            else { return nil }
             var buffer: AlignedBuffer?
             if medium == nil {
                 guard let free = state.takeFreeBuffer() else { return nil }
@@ -251,10 +251,12 @@ final class Engine: Sendable {
     private func nextWrite(mayWait: Bool) -> NextWrite {
         monitor.waitFor { state -> NextWrite? in
             if state.isStopped { return .stop }
-            guard !state.writeQueue.isEmpty, !(urgency.isUrgent && state.isCopying) else {
+            // A mark never stands back: chunks wait for it.
+            let standsBack = urgency.isUrgent && state.isCopying
+            guard let index = state.nextWriteIndex(onlyMarks: standsBack) else {
                 return mayWait ? nil : .nothing
             }
-            let item = state.writeQueue.removeFirst()
+            let item = state.writeQueue.remove(at: index)
             item.checkpoint.busyCount += 1
             item.checkpoint.hasWritten = true
             return .item(item)
@@ -332,6 +334,7 @@ final class Engine: Sendable {
         if let done, let index = item.chunk?.index {
             finishChunk(item.checkpoint, index: index, done, &state)
         } else {
+            item.checkpoint.isMarked = true
             state.statistics.metadataWriteCount += 1
             finishOne(item.checkpoint, &state)
         }

@@ -54,6 +54,11 @@ struct EngineState {
     /// State is being copied, and the pool does not hold that up.
     var isCopying: Bool { nextToCopy != nil && !freeBuffers.isEmpty }
 
+    /// The place in the queue of the next write: a mark, or a chunk behind its mark.
+    func nextWriteIndex(onlyMarks: Bool) -> Int? {
+        writeQueue.firstIndex { $0.chunk == nil || !onlyMarks && $0.checkpoint.isMarked }
+    }
+
     /// The oldest checkpoint with something left to copy, but urgent ones before the others.
     var nextToCopy: InFlightCheckpoint? {
         var next: InFlightCheckpoint?

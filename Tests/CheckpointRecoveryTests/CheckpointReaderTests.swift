@@ -179,9 +179,10 @@ import Testing
         let storage = builder.storage()
         let reader = try CheckpointReader(storage: storage, workerCount: 1)
         let selected = try reader.select(try #require(reader.decision.candidates.first))
+        let start = selected.candidate.dataOffset
         let reads = Monitor(0)
-        storage.setFaultHook { _ in
-            reads.withLock { $0 += 1 }
+        storage.setFaultHook { call in
+            if case .read(let offset, _) = call, offset >= start { reads.withLock { $0 += 1 } }
             return nil
         }
         #expect(throws: CheckpointError.self) { try selected.readBytes(0..<300_001) }
@@ -387,10 +388,10 @@ import Testing
         let reader = try CheckpointReader(storage: storage)
         let candidate = try #require(reader.decision.candidates.first)
         storage.setFaultHook { call in
-            if case .lock = call { 37 } else { nil }
+            if case .lock = call { 5 } else { nil }
         }
         let error = #expect(throws: CheckpointError.self) { try reader.select(candidate) }
-        #expect(error?.code == .inputOutput && error?.osErrorNumber == 37)
+        #expect(error?.code == .inputOutput && error?.osErrorNumber == 5)
         #expect(error?.slot == candidate.slot)
     }
 

@@ -29,7 +29,8 @@ struct Extraction {
     /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
     /// in its place; says so.
     private func lostNewest(from next: Candidate?) -> [ExtractionRejection] {
-        guard !command.choice.isPinned, !inspection.isWriterAtWork, let loss = inspection.loss,
+        guard !command.choice.isPinned, inspection.isWriterAtWork == false,
+            let loss = inspection.loss,
             let next, next.slot != loss.anchor.slot
         else { return [] }
         let why = loss.report.detail.map { ": \($0)" } ?? ""

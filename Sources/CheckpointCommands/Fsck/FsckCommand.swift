@@ -209,9 +209,9 @@ struct FsckCommand: ToolCommand {
         return .clean
     }
 
-    private func isWriterAtWork(_ storage: FileStorage) -> Bool {
-        // A file system without such locks has no writer that holds one.
-        (try? storage.isLockedByAnother(.writer)) ?? false
+    /// nil when nobody can tell, be it that the question failed.
+    private func isWriterAtWork(_ storage: FileStorage) -> Bool? {
+        (try? storage.isLockedByAnother(.writer)) ?? nil
     }
 
     private func open(
@@ -273,10 +273,10 @@ struct FsckRun {
     var notes: [String] = []
     /// How a repair failed.
     var failure = ExitStatus.clean
-    /// A writer had the file open during the check.
-    let isWriterAtWork: Bool
+    /// A writer had the file open during the check; nil where there are no locks that tell.
+    let isWriterAtWork: Bool?
 
-    init(report: CheckReport, fullPlan: RepairPlan, isWriterAtWork: Bool) {
+    init(report: CheckReport, fullPlan: RepairPlan, isWriterAtWork: Bool?) {
         self.report = report
         self.fullPlan = fullPlan
         self.isWriterAtWork = isWriterAtWork

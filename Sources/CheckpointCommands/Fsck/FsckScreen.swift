@@ -105,7 +105,11 @@ struct FsckScreen {
         if !run.repairs.isEmpty {
             text.append("; \(Quantity.plural(run.repairs.count, "repair")) made", nil)
         }
-        if run.isWriterAtWork { text.append("; a writer is at work", .cyan) }
+        switch run.isWriterAtWork {
+        case true?: text.append("; a writer is at work", .cyan)
+        case false?: break
+        case nil: text.append("; no locks here tell whether a writer is at work", .yellow)
+        }
         if fixable > 0, run.refusal == nil {
             text.append("; pcfsck -p repairs \(fixable) of them", nil)
         }

@@ -8,8 +8,8 @@ struct Inspection {
     let storage: FileStorage
     let image: MetadataImage
     let decision: RecoveryDecision
-    /// A writer has the file open now.
-    let isWriterAtWork: Bool
+    /// A writer has the file open now; nil where there are no locks that tell.
+    let isWriterAtWork: Bool?
     /// The time that ages are relative to, in nanoseconds since 1970.
     let now: UInt64
 
@@ -86,15 +86,19 @@ extension SlotReason {
     }
 
     /// One word or two for people.
-    func label(isWriterAtWork: Bool) -> StyledText {
+    func label(isWriterAtWork: Bool?) -> StyledText {
         switch self {
         case .anchored: StyledText("newest", .green)
         case .retained: StyledText("retained", .green)
-        case .unanchored: StyledText(isWriterAtWork ? "complete" : "unanchored", .yellow)
+        case .unanchored: StyledText(isWriterAtWork == true ? "complete" : "unanchored", .yellow)
         case .older: StyledText("older", .dim)
         case .empty: StyledText("empty", .dim)
         case .writing:
-            isWriterAtWork ? StyledText("being written", .cyan) : StyledText("torn", .yellow)
+            switch isWriterAtWork {
+            case true?: StyledText("being written", .cyan)
+            case false?: StyledText("torn", .yellow)
+            case nil: StyledText("incomplete", .yellow)
+            }
         case .stale: StyledText("stale", .red)
         case .blank: StyledText("blank", .red)
         case .headerDamaged: StyledText("bad header", .red)

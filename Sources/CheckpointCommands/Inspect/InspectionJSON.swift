@@ -143,7 +143,7 @@ enum InspectionJSON {
             "byte_count": .integer(inspection.storage.byteCount),
             "is_truncated": .bool(inspection.decision.isTruncated),
             "is_damaged": .bool(inspection.isDamaged),
-            "is_writer_at_work": .bool(inspection.isWriterAtWork),
+            "is_writer_at_work": inspection.isWriterAtWork.map(JSONValue.bool) ?? .null,
         ])
     }
 

@@ -66,8 +66,16 @@ struct SummaryScreen {
     }
 
     private var writer: StyledText {
-        if inspection.isWriterAtWork { return "\("at work", .cyan) on this file now" }
-        guard let superblock = decision.superblock else { return "none" }
+        if inspection.isWriterAtWork == true { return "\("at work", .cyan) on this file now" }
+        let isKnown = inspection.isWriterAtWork != nil
+        guard let superblock = decision.superblock else { return isKnown ? "none" : "unknown" }
+        // A writer takes the mark of a clean close away before it writes anything else.
+        guard isKnown || superblock.isCleanClose else {
+            return """
+                \("unknown", .yellow): there are no locks here that tell; process \
+                \(superblock.writerPID) has not closed the file
+                """
+        }
         return superblock.isCleanClose
             ? "none; the file was closed with nothing in flight"
             : "none; \("the last one did not close the file", .yellow) (killed, or lost power)"

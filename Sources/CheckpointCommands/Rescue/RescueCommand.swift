@@ -137,12 +137,13 @@ struct RescueCommand: ToolCommand {
         }
     }
 
-    /// A file that is being written to changes while it is copied.
+    /// A file that is being written to changes while it is copied. Where no lock tells, the copy's
+    /// own check has the last word.
     private func checkUnused(_ storage: FileStorage) throws(CheckpointError) {
         let isLocked = try withCheckpointErrors { () throws(StorageError) in
             try storage.isLockedByAnother(.writer)
         }
-        guard !isLocked else {
+        guard isLocked != true else {
             throw CheckpointError(
                 .locked, "\(file): a writer has it open; close it before the rescue")
         }

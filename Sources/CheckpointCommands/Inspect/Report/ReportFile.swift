@@ -9,7 +9,7 @@ enum ReportFile {
         _ path: String, of source: String, depth: CheckOptions.Depth
     ) throws(CheckpointError) -> ExitStatus {
         let storage: FileStorage
-        let isWriterAtWork: Bool
+        let isWriterAtWork: Bool?
         do throws(StorageError) {
             storage = try FileStorage(path: source, access: .read)
             isWriterAtWork = try storage.isLockedByAnother(.writer)

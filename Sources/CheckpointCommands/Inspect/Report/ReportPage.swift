@@ -7,7 +7,7 @@ struct ReportPage {
     let report: CheckReport
     /// The manifest of the checkpoint that a resume loads, or why it cannot be shown.
     let manifest: Result<SafetensorsManifest, CheckpointError>?
-    let isWriterAtWork: Bool
+    let isWriterAtWork: Bool?
     /// Nanoseconds since 1970.
     let now: UInt64
 
@@ -74,7 +74,7 @@ struct ReportPage {
             report.depth == .full
             ? "every chunk was read and compared with its digest"
             : "metadata was checked, tensor data was not read"
-        let writer = isWriterAtWork ? " · a writer was at work" : ""
+        let writer = isWriterAtWork == true ? " · a writer was at work" : ""
         return """
             <h1>\(name)</h1><p class="dim">\(report.path) · \
             \(Quantity.bytes(report.fileByteCount)) · \(Quantity.date(now))\(writer)</p>\

@@ -142,7 +142,7 @@ private struct WatchRun {
     /// Whether --exit-on-stall ends the run. A writer that had the file before is given the time
     /// from the first look: how long it has been idle is not its fault.
     private func isStuck(_ sample: WatchSample) -> Bool {
-        guard let limit = command.exitOnStall, sample.writer == .atWork else { return false }
+        guard let limit = command.exitOnStall, sample.isWriterAtWork != false else { return false }
         let start = max(startTime, watch.history.commits.last?.time ?? 0)
         return Double(sample.time - min(start, sample.time)) / 1e9 > limit
     }

@@ -12,6 +12,8 @@ struct Watch {
         case writerStarted = "writer_started"
         case writerClosed = "writer_closed"
         case writerGone = "writer_gone"
+        /// Nobody can tell whether a writer is at work.
+        case writerUnknown = "writer_unknown"
         case stalled, resumed
         /// Another file has the path now.
         case replaced
@@ -99,6 +101,10 @@ struct Watch {
             Event(
                 kind: .writerGone,
                 message: "writer gone: the lock is free and the file was not closed")
+        case .unknown:
+            Event(
+                kind: .writerUnknown,
+                message: "no locks here tell whether a writer is at work; the file was not closed")
         }
     }
 

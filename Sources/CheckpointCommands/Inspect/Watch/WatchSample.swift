@@ -11,6 +11,8 @@ struct WatchSample {
         case closed
         /// The lock is free, and the last writer did not close the file: killed, or crashed.
         case gone
+        /// There are no locks that tell, and the last writer has not closed the file.
+        case unknown
     }
 
     let path: String
@@ -26,7 +28,7 @@ struct WatchSample {
         let storage: FileStorage
         // A writer closes the file before it lets go of the lock: asked in this order, a free lock
         // means that the superblock read below tells how its holder ended.
-        let isLocked: Bool
+        let isLocked: Bool?
         do throws(StorageError) {
             storage = try FileStorage(path: path, access: .read)
             isLocked = try storage.isLockedByAnother(.writer)
@@ -48,9 +50,15 @@ struct WatchSample {
                     + "\(decision.identity.geometry.fileByteCount); run pcfsck \(path)")
         }
         let isClosed = decision.superblock?.isCleanClose ?? false
-        writer = isLocked ? .atWork : isClosed ? .closed : .gone
+        // A writer takes the mark of a clean close away before it writes anything else, so that
+        // mark is believed without a lock.
+        writer =
+            isLocked == true ? .atWork : isClosed ? .closed : isLocked == nil ? .unknown : .gone
         time = SystemClock.wallTime
     }
+
+    /// nil when nobody can tell.
+    var isWriterAtWork: Bool? { writer == .unknown ? nil : writer == .atWork }
 
     var fileUUID: Identifier128 { decision.identity.fileUUID }
     var generation: UInt64 { decision.highestGeneration.rawValue }
@@ -62,7 +70,7 @@ struct WatchSample {
     /// Checkpoints that have begun and are not durable yet, oldest first. Empty when nobody is at
     /// work: then they are torn.
     var inFlight: [SlotHeader] {
-        guard writer == .atWork else { return [] }
+        guard writer == .atWork || writer == .unknown else { return [] }
         let durable = anchor?.sequence ?? .none
         return decision.slots.filter { $0.reason == .writing || $0.reason == .unanchored }
             .compactMap(\.header).filter { $0.sequence > durable }

@@ -66,6 +66,7 @@ struct WatchScreen {
         switch sample.writer {
         case .closed: return "none; the file was closed with nothing in flight"
         case .gone: return "\("writer gone", .red): it released the lock without closing the file"
+        case .unknown: return "\("unknown", .yellow): there are no locks here that tell"
         case .atWork:
             let process = sample.decision.superblock.map { ", process \($0.writerPID)" } ?? ""
             return watch.isStalled
@@ -102,7 +103,7 @@ struct WatchScreen {
                 < ($0.usedHeader?.sequence ?? .none, $1.slot)
         }
         for report in reports.prefix(Self.rowCountMaximum) {
-            let state = report.reason.label(isWriterAtWork: sample.writer == .atWork)
+            let state = report.reason.label(isWriterAtWork: sample.isWriterAtWork)
             guard let header = report.usedHeader else {
                 table.add(["\(report.slot)", state, "—", "—", "—", "—"])
                 continue
