@@ -172,7 +172,7 @@ def test_refusal_of_keys() -> None:
 def test_state_that_contains_itself_is_refused() -> None:
     state: dict[str, Any] = {}
     state["self"] = state
-    with pytest.raises(ValueError, match="contain itself"):
+    with pytest.raises(ValueError, match="contains itself"):
         Encoder().encode_state(state)
 
 

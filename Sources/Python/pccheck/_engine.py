@@ -273,6 +273,7 @@ class Engine:
         self, path: bytes, options: _native.WriterOptions, pin: Pin | None = None
     ) -> None:
         self._library = _native.library()
+        self._path = path
         self._process = os.getpid()
         self._writer: c.c_void_p | None = c.c_void_p()
         self._table = TensorTable()
@@ -326,6 +327,7 @@ class Engine:
 
         An urgent one waits for a slot whatever the policy, and then goes before the others.
         """
+        refuse_reentry(self.lock, os.fsdecode(self._path))
         if urgent:
             retry_busy_until = math.inf
         rows = metadata_array(metadata)
@@ -471,6 +473,20 @@ class Engine:
         if self._writer is None:
             raise Closed("the checkpointer was closed; open the file again", code=15)
         return self._writer
+
+
+def refuse_reentry(lock: Any, path: str) -> None:
+    """Raises when this thread holds the lock of a save already.
+
+    A signal handler, a hook or a finalizer can run in the middle of a save. One that saved there
+    would take the tables of that save from under it.
+    """
+    if lock._is_owned():
+        raise CheckpointError(
+            f"{path}: save() was called while this thread is inside another call of the same "
+            "checkpointer, by a signal handler, a hook or a finalizer; have it set a flag, and "
+            "save at the end of the step (on_sigterm='save' does that for SIGTERM)"
+        )
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

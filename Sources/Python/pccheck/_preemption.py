@@ -32,6 +32,7 @@ class _Watch:
         self._previous: Any = None
         self._is_installed = False
         self._process = 0
+        self._mask: set[signal.Signals] | None = None
 
     def add(self, watcher: Preemption) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -62,6 +63,26 @@ class _Watch:
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
         self._is_installed = False
 
+    def before_fork(self) -> None:
+        """Holds the signal back: between the fork and `forget` the child would take a note that
+        nobody reads."""
+        if self._is_installed:
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def after_fork(self) -> None:
+        """In the parent, and in the child once it has its own handler."""
+        mask, self._mask = self._mask, None
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def forget(self) -> None:
+        """In a child: the signal is meant for it, and it saves nothing."""
+        if self._is_installed and signal.getsignal(signal.SIGTERM) == self._received:
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        self._is_installed = False
+        self.watchers = weakref.WeakSet()
+        self.after_fork()
+
     def pass_on(self) -> bool:
         """Calls the handler that was there before; False when there was none."""
         previous = self._previous
@@ -84,6 +105,9 @@ class _Watch:
 
 
 _watch = _Watch()
+os.register_at_fork(
+    before=_watch.before_fork, after_in_parent=_watch.after_fork, after_in_child=_watch.forget
+)
 
 
 class Preemption:

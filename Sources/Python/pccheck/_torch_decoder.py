@@ -134,7 +134,7 @@ class TorchMemory(ArrayMemory):
 
     def allocate(self, byte_count: int) -> tuple[Any, int]:
         """Fresh memory of the CPU."""
-        memory = torch.empty(byte_count, dtype=torch.uint8)
+        memory = torch.empty(byte_count, dtype=torch.uint8, device="cpu")
         return memory, memory.data_ptr()
 
     def is_read(self, kind: str) -> bool:
@@ -295,7 +295,7 @@ def _place_of_view(view: View, tensor: StoredTensor, target: torch.Tensor) -> Pl
     start = target.storage_offset() * target.itemsize - view.offset
     if start < 0 or start + tensor.byte_count > storage.nbytes():
         return None
-    flat = torch.empty(0, dtype=torch.uint8)
+    flat = torch.empty(0, dtype=torch.uint8, device="cpu")
     flat.set_(storage, start, (tensor.byte_count,), (1,))
     return Place(flat, flat, flat.data_ptr(), ("flat", tensor.name))
 

@@ -67,10 +67,10 @@ class CudaStreams:
     def allocate(self, byte_count: int) -> torch.Tensor:
         """Pinned memory; ordinary memory, with a word in the log, where that cannot be had."""
         try:
-            return torch.empty(byte_count, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(byte_count, dtype=torch.uint8, device="cpu", pin_memory=True)
         except RuntimeError as error:
             log.warning("%d bytes cannot be pinned, so copies are slower: %s", byte_count, error)
-            return torch.empty(byte_count, dtype=torch.uint8)
+            return torch.empty(byte_count, dtype=torch.uint8, device="cpu")
 
     def follow(self, device: torch.device) -> None:
         """An event on the current stream, which the side stream waits for."""

@@ -233,7 +233,9 @@ def _whole(shards: Sequence[Any], path: str) -> torch.Tensor:
     if not all(isinstance(shard, LocalShard) for shard in shards):
         raise CheckpointError(f"'{path}' is sharded in the files of some ranks only")
     sharding = shards[0].sharding
-    whole = torch.empty(sharding.shape, dtype=shards[0].local.dtype)
+    whole = torch.empty(
+        sharding.shape, dtype=shards[0].local.dtype, device=shards[0].local.device
+    )
     windows = set()
     for shard in shards:
         window = shard.sharding.window()

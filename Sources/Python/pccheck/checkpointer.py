@@ -18,6 +18,7 @@ from ._comparing import ResumeReport
 from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
+from ._place import OpenFile, usable_path
 from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
 from .errors import (
@@ -137,9 +138,9 @@ class BaseCheckpointer:
         read in place before and after it is staged, and raises ``StateChanged`` with the names of
         tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
         """
-        self._path = os.fspath(path)
+        self._path = usable_path(path)
         self.opened_at = _live.place_of_caller()
-        self._native_path = _native.encode_path(path)
+        self._native_path = _native.encode_path(self._path)
         self._fingerprint = _native.encode_text(
             fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
         )
@@ -190,6 +191,7 @@ class BaseCheckpointer:
         self._blocked_nanoseconds = 0
         self._is_debugging = _debug.is_enabled(debug)
         self._engine: Engine | None = None
+        self._file: OpenFile | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
@@ -214,6 +216,8 @@ class BaseCheckpointer:
         if self._engine is not None:
             self._engine.check_open()
             self._engine.reap()
+        if self._file is not None:
+            self._file.check()
 
     def _save_state(
         self,
@@ -300,6 +304,7 @@ class BaseCheckpointer:
             _live.explain(self._path, error)
             raise
         self._engine = engine
+        self._file = OpenFile(self._path)
         _live.add(self)
         # Runs when the checkpointer is dropped, and before the interpreter exits.
         self._finalizer = weakref.finalize(self, engine.close)
@@ -407,7 +412,7 @@ class BaseCheckpointer:
 
     @property
     def path(self) -> str:
-        """The file, as it was given."""
+        """The file, as an absolute path."""
         return self._path
 
     @property
@@ -443,6 +448,9 @@ class BaseCheckpointer:
         preemption, self._preemption = self._preemption, None
         if preemption is not None:
             preemption.close()
+        file, self._file = self._file, None
+        if file is not None and os.getpid() == self._process:
+            file.check()
 
     def _check_open(self) -> None:
         if self._is_closed:

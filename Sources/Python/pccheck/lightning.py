@@ -25,6 +25,7 @@ except ImportError as error:
     ) from error
 
 from . import torch as pcc
+from ._engine import refuse_reentry
 from ._load import load_from
 from ._loading import Loading
 from ._reader import Reader
@@ -183,6 +184,7 @@ class _Checkpointer(pcc.Checkpointer):
     """Saves a state that was taken out of its objects already."""
 
     def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
+        refuse_reentry(self._save_lock, self._path)
         with self._save_lock:
             self._begin_save()
             self._save_parts(step, parts, in_place)

@@ -24,7 +24,7 @@ from ._stateful import (
     set_python_and_numpy_random_state,
 )
 from .checkpointer import BaseCheckpointer, load, load_tensor
-from .state import Encoder
+from .state import Encoder, endless
 
 __all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 
@@ -53,7 +53,10 @@ class Checkpointer(BaseCheckpointer):
         else in flight.
         """
         self._begin_save()
-        parts = {name: collect(value) for name, value in state.items()}
+        try:
+            parts = {name: collect(value) for name, value in state.items()}
+        except RecursionError:
+            raise endless(state) from None
         if rng:
             parts["rng"] = python_and_numpy_random_state()
         encoder = Encoder()

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ._engine import Pin, SaveHandle, wait_staged_everywhere
+from ._engine import Pin, SaveHandle, refuse_reentry, wait_staged_everywhere
 from ._load import load_parts, load_with
 from ._loading import Loading
 from ._reader import CheckpointInfo
@@ -51,6 +51,7 @@ from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import InvalidArgument, NoCheckpoint
+from .state import endless
 
 __all__ = [
     "Checkpointer", "LazyTensor", "LocalShard", "Sharding", "TorchDecoder", "TorchEncoder",
@@ -106,6 +107,7 @@ class Checkpointer(BaseCheckpointer):
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
+        refuse_reentry(self._save_lock, self._path)
         # Until what describes the state is gone again.
         with self._save_lock, collection_put_off():
             handle = self._save(step, rng, metadata, urgent, state)
@@ -123,10 +125,13 @@ class Checkpointer(BaseCheckpointer):
         # What was staged meanwhile gives its pinned memory back.
         self._begin_save()
         with collection_put_off():
-            parts = {name: collect_parts(value) for name, value in state.items()}
+            try:
+                parts = {name: collect_parts(value) for name, value in state.items()}
+                objects = list(stateful_objects(state))
+            except RecursionError:
+                raise endless(state) from None
             if rng:
                 parts["rng"] = random_state()
-            objects = list(stateful_objects(state))
             guard_averaging(objects)
             in_place = in_place_storages(objects)
         room = room_for_moments(objects) if self._engine is None else 0

@@ -291,7 +291,7 @@ def flat_tensors(stored: Stored, names: list[str]) -> dict[str, Any]:
     tensors, parts = {}, []
     for name in names:
         tensor = stored.tensors[name]
-        memory = torch.empty(tensor.byte_count, dtype=torch.uint8)
+        memory = torch.empty(tensor.byte_count, dtype=torch.uint8, device="cpu")
         tensors[name] = _typed(memory, tensor)
         parts.append((tensor, _filler(memory)))
     stored.copy(parts)
