@@ -29,6 +29,7 @@ public struct CheckpointError: Error, Hashable, Sendable {
         public static let outOfMemory = Code(rawValue: 22)
         public static let superseded = Code(rawValue: 23)
         public static let skipped = Code(rawValue: 24)
+        public static let rejected = Code(rawValue: 25)
     }
 
     public var code: Code

@@ -133,10 +133,13 @@ public final class CheckpointWriter: Sendable {
     ///   - userMetadata: at most 2048 bytes of UTF-8, kept in the slot header.
     ///   - isUrgent: copied and written before everything else in flight, which then most likely
     ///     ends as superseded. It waits for a slot like any other.
+    ///   - needsApproval: written, but not committed before `approve`. For callers that can tell only
+    ///     once the ticket is staged whether their memory changed while it was copied.
     /// - Throws: `tooLarge`, `stepBackwards`, `busy`, `timeout`, `slotsExhausted`, `failStop`,
     ///   `closed`, `forked`, `invalidArgument`. Nothing was changed then.
     public func save(
-        step: UInt64, payload: CheckpointPayload, userMetadata: String = "", isUrgent: Bool = false
+        step: UInt64, payload: CheckpointPayload, userMetadata: String = "", isUrgent: Bool = false,
+        needsApproval: Bool = false
     ) throws(CheckpointError) -> CheckpointTicket {
         try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
         let began = SystemClock.monotonicTime
@@ -146,7 +149,7 @@ public final class CheckpointWriter: Sendable {
         }
         while true {
             let attempt = try engine.monitor.withLock { state throws(CheckpointError) in
-                try begin(step: step, payload, userMetadata, isUrgent, &state)
+                try begin(step: step, payload, userMetadata, isUrgent, needsApproval, &state)
             }
             switch attempt {
             case .begun(let ticket):
@@ -196,7 +199,7 @@ public final class CheckpointWriter: Sendable {
 
     private func begin(
         step: UInt64, _ payload: CheckpointPayload, _ userMetadata: String, _ isUrgent: Bool,
-        _ state: inout EngineState
+        _ needsApproval: Bool, _ state: inout EngineState
     ) throws(CheckpointError) -> Attempt {
         try checkOpen(state)
         if let last = state.lastStep, step < last {
@@ -223,7 +226,7 @@ public final class CheckpointWriter: Sendable {
         let checkpoint = InFlightCheckpoint(
             sequence: sequence, slot: slot, step: step, payload: payload,
             userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount,
-            isUrgent: isUrgent, urgency: engine.urgency)
+            isUrgent: isUrgent, needsApproval: needsApproval, urgency: engine.urgency)
         state.inFlight.append(checkpoint)
         state.statistics.savedCount += 1
         state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
@@ -297,6 +300,30 @@ public final class CheckpointWriter: Sendable {
         return ticket
     }
 
+    /// Says that the memory of a checkpoint did not change while it was copied: it may be committed.
+    ///
+    /// One that has ended, or that needed no approval, is left alone.
+    public func approve(_ ticket: CheckpointTicket) {
+        engine.monitor.withLock { state in
+            guard let checkpoint = state.awaitingApproval(ticket) else { return }
+            checkpoint.needsApproval = false
+            if checkpoint.writesLeft == 0, checkpoint.failure == nil {
+                state.written.append(checkpoint)
+            }
+        }
+        engine.monitor.wakeAll()
+    }
+
+    /// Ends a checkpoint that was not approved as failed, with the code `rejected`: its slot is
+    /// released, and what was durable stays so.
+    public func reject(_ ticket: CheckpointTicket, because reason: String) {
+        engine.monitor.withLock { state in
+            guard let checkpoint = state.awaitingApproval(ticket) else { return }
+            state.fail(checkpoint, CheckpointError(.rejected, reason, slot: checkpoint.slot))
+        }
+        engine.monitor.wakeAll()
+    }
+
     /// Says that training goes back to `step` on purpose: saves may use any step from there on.
     /// They still get higher sequences, and so they are newer.
     public func rewind(to step: UInt64) throws(CheckpointError) {
@@ -326,7 +353,12 @@ public final class CheckpointWriter: Sendable {
         }
         if wasClosed { return }
         if ownerProcessID != SystemClock.processID { return }
-        engine.monitor.withLock { $0.isClosing = true }
+        engine.monitor.withLock { state in
+            state.isClosing = true
+            for checkpoint in state.inFlight where checkpoint.needsApproval {
+                state.fail(checkpoint, Self.neverApproved)
+            }
+        }
         engine.monitor.wakeAll()
         engine.monitor.wait { $0.inFlight.isEmpty }
         engine.stop()
@@ -341,6 +373,11 @@ public final class CheckpointWriter: Sendable {
         }
         _ = try engine.writeSuperblock(last)
     }
+
+    private static let neverApproved = CheckpointError(
+        .rejected,
+        "the writer was closed before this checkpoint was approved; approve or reject each one "
+            + "that asks for it before closing")
 
     /// Stops at once, as a crash would: what is in flight fails, and nothing more is written.
     public func abandon() {

@@ -356,7 +356,9 @@ final class Engine: Sendable {
         guard checkpoint.failure == nil else { return state.endIfFailed(checkpoint) }
         checkpoint.writesLeft -= 1
         // Joined here: the commit record exists only after every completion has arrived.
-        if checkpoint.writesLeft == 0 { state.written.append(checkpoint) }
+        if checkpoint.writesLeft == 0, !checkpoint.needsApproval {
+            state.written.append(checkpoint)
+        }
     }
 
     static func paddedByteCount(_ byteCount: Int) -> Int {

@@ -59,6 +59,11 @@ struct EngineState {
         writeQueue.firstIndex { $0.chunk == nil || !onlyMarks && $0.checkpoint.isMarked }
     }
 
+    /// The checkpoint of a ticket, while the caller's word on it is awaited.
+    func awaitingApproval(_ ticket: CheckpointTicket) -> InFlightCheckpoint? {
+        inFlight.first { $0.ticket === ticket && $0.needsApproval }
+    }
+
     /// The oldest checkpoint with something left to copy, but urgent ones before the others.
     var nextToCopy: InFlightCheckpoint? {
         var next: InFlightCheckpoint?

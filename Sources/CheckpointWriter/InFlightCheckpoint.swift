@@ -11,6 +11,9 @@ final class InFlightCheckpoint: @unchecked Sendable {
     let userMetadata: String
     /// Copied and written before the others.
     let isUrgent: Bool
+    /// Its commit record waits for the caller's word that the memory did not change while it was
+    /// copied.
+    var needsApproval: Bool
     let chunkCount: Int
     let chunkByteCount: Int
     let payloadByteCount: UInt64
@@ -43,7 +46,8 @@ final class InFlightCheckpoint: @unchecked Sendable {
 
     init(
         sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
-        userMetadata: String, chunkByteCount: Int, isUrgent: Bool, urgency: StagingUrgency
+        userMetadata: String, chunkByteCount: Int, isUrgent: Bool, needsApproval: Bool,
+        urgency: StagingUrgency
     ) {
         self.sequence = sequence
         self.slot = slot
@@ -51,6 +55,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         self.payload = payload
         self.userMetadata = userMetadata
         self.isUrgent = isUrgent
+        self.needsApproval = needsApproval
         self.chunkByteCount = chunkByteCount
         payloadByteCount = payload.byteCount
         payloadKind = payload.kind

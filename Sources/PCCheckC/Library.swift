@@ -14,7 +14,7 @@ private let names: [(status: pcc_status, name: StaticString)] = [
     (PCC_RANK_MISMATCH, "PCC_RANK_MISMATCH"), (PCC_TIMEOUT, "PCC_TIMEOUT"),
     (PCC_FORKED, "PCC_FORKED"), (PCC_SLOTS_EXHAUSTED, "PCC_SLOTS_EXHAUSTED"),
     (PCC_OUT_OF_MEMORY, "PCC_OUT_OF_MEMORY"), (PCC_SUPERSEDED, "PCC_SUPERSEDED"),
-    (PCC_SKIPPED, "PCC_SKIPPED"),
+    (PCC_SKIPPED, "PCC_SKIPPED"), (PCC_REJECTED, "PCC_REJECTED"),
 ]
 
 /// A string that lives as long as the library.

@@ -142,7 +142,8 @@ private func begin(
         options, default: pcc_save_options(), name: "pcc_save_options")
     let metadata = try optionalText(given.user_metadata, "user_metadata") ?? ""
     let begun = try writer.save(
-        step: step, payload: payload, userMetadata: metadata, isUrgent: given.is_urgent != 0)
+        step: step, payload: payload, userMetadata: metadata, isUrgent: given.is_urgent != 0,
+        needsApproval: given.needs_approval != 0)
     ticket.pointee = Handle.make(begun)
 }
 
@@ -177,6 +178,29 @@ public func pcc_writer_save_opaque(
                     UnsafeRawBufferPointer(start: region.data, count: Int(region.byte_count))))
         }
         try begin(writer, step, CheckpointPayload(opaque: memory), options, ticket)
+    }
+}
+
+@c @implementation
+public func pcc_writer_approve(
+    _ writer: OpaquePointer?, _ ticket: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        object.approve(try Handle.object(ticket, CheckpointTicket.self, "ticket"))
+    }
+}
+
+@c @implementation
+public func pcc_writer_reject(
+    _ writer: OpaquePointer?, _ ticket: OpaquePointer?, _ reason: UnsafePointer<CChar>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        object.reject(
+            try Handle.object(ticket, CheckpointTicket.self, "ticket"),
+            because: try text(reason, "reason"))
     }
 }
 

@@ -58,6 +58,7 @@ typedef int32_t pcc_status;
 #define PCC_OUT_OF_MEMORY 22       /* memory for the staging pool could not be had */
 #define PCC_SUPERSEDED 23          /* a newer checkpoint is durable; this one was released */
 #define PCC_SKIPPED 24             /* nothing was saved: every slot was in flight (policy skip) */
+#define PCC_REJECTED 25            /* the application rejected it: see pcc_writer_reject */
 
 typedef struct pcc_error {
     int32_t code;         /* a pcc_status */
@@ -175,6 +176,8 @@ typedef struct pcc_save_options {
     uint32_t struct_size;
     uint32_t is_urgent;        /* 1: copied and written before everything else in flight */
     const char *user_metadata; /* at most 2048 bytes, kept in the slot header; or NULL */
+    uint32_t needs_approval;   /* 1: written, but not committed before pcc_writer_approve */
+    uint32_t reserved;         /* 0 */
 } pcc_save_options;
 
 /*
@@ -193,6 +196,16 @@ PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
                                           const pcc_region *regions, size_t region_count,
                                           const pcc_save_options *options, pcc_ticket **ticket,
                                           pcc_error *error);
+
+/*
+ * For an application that can tell only once a ticket is staged whether its memory changed while it
+ * was copied. A checkpoint that was saved with needs_approval is committed after pcc_writer_approve,
+ * and ends as failed with PCC_REJECTED after pcc_writer_reject; pcc_writer_close rejects what is
+ * left. On another ticket, or one that has ended, both do nothing.
+ */
+PCC_API pcc_status pcc_writer_approve(pcc_writer *writer, pcc_ticket *ticket, pcc_error *error);
+PCC_API pcc_status pcc_writer_reject(pcc_writer *writer, pcc_ticket *ticket, const char *reason,
+                                     pcc_error *error);
 
 /* Bytes that the payload of these tensors takes, to choose a capacity before creating a file. */
 PCC_API pcc_status pcc_payload_byte_count(const pcc_tensor *tensors, size_t tensor_count,
