@@ -128,8 +128,8 @@ public final class SelectedCheckpoint: Sendable {
             if proof == .demanded { try verify() }
             throw CheckpointError(
                 .invalidArgument,
-                "\(reader.storage.path): the payload of slot \(candidate.slot) is opaque: it has no "
-                    + "manifest; extract it with pcextract --format raw", slot: candidate.slot)
+                "\(reader.storage.path): the payload of slot \(candidate.slot) is opaque: it has "
+                    + "no manifest; extract it with pcextract --format raw", slot: candidate.slot)
         }
         return try manifest()
     }

@@ -133,8 +133,8 @@ public final class CheckpointWriter: Sendable {
     ///   - userMetadata: at most 2048 bytes of UTF-8, kept in the slot header.
     ///   - isUrgent: copied and written before everything else in flight, which then most likely
     ///     ends as superseded. It waits for a slot like any other.
-    ///   - needsApproval: written, but not committed before `approve`. For callers that can tell only
-    ///     once the ticket is staged whether their memory changed while it was copied.
+    ///   - needsApproval: written, but not committed before `approve`. For callers that can tell
+    ///     only once the ticket is staged whether their memory changed while it was copied.
     /// - Throws: `tooLarge`, `stepBackwards`, `busy`, `timeout`, `slotsExhausted`, `failStop`,
     ///   `closed`, `forked`, `invalidArgument`. Nothing was changed then.
     public func save(
@@ -300,7 +300,7 @@ public final class CheckpointWriter: Sendable {
         return ticket
     }
 
-    /// Says that the memory of a checkpoint did not change while it was copied: it may be committed.
+    /// Says that the memory of a checkpoint did not change while it was copied: commit it.
     ///
     /// One that has ended, or that needed no approval, is left alone.
     public func approve(_ ticket: CheckpointTicket) {

@@ -83,10 +83,12 @@ import Testing
         let load = Load(reader)
         #expect(try load.next().candidate.sequence.rawValue == 5)
         #expect(load.rejections.map(\.candidate.sequence.rawValue) == [6])
-        let rotten = reader.decision.identity.geometry.slotDataOffset(SlotIndex(2))
+        let geometry = reader.decision.identity.geometry
+        let start = geometry.slotDataOffset(SlotIndex(2))
+        let rotten = start..<start + geometry.slotByteCount
         let reads = Monitor(0)
         storage.setFaultHook { call in
-            if case .read(rotten..., _) = call { reads.withLock { $0 += 1 } }
+            if case .read(rotten, _) = call { reads.withLock { $0 += 1 } }
             return nil
         }
         try load.reject(CheckpointError(.busy, "a writer took it"))
