@@ -26,15 +26,19 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 
 # One build at a time: SwiftPM locks its folder and uses every core by itself.
 .NOTPARALLEL:
-.PHONY: help setup build lib tools python test test-model test-swift test-c test-python \
-	test-frameworks model soak fuzz fuzz-corpus test-fuzz test-threads coverage mutants demo bench bench-quick \
-	install uninstall deb test-deb wheel test-wheel test-wheel-debian typecheck test-packaging \
-	clean distclean format lint
+.PHONY: help setup build lib tools python test check test-fresh test-lint test-types test-model \
+	test-swift test-simulation test-c test-python test-frameworks test-packaging check-lint \
+	check-types check-swift check-python model soak fuzz fuzz-corpus test-fuzz test-threads \
+	coverage mutants demo bench bench-quick install uninstall deb test-deb wheel test-wheel \
+	test-wheel-debian typecheck clean distclean format lint
 
 help:
 	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
-	@echo 'make test         all tests: the protocol model, Swift, simulation, fuzzing, threads, C, Python,'
-	@echo '                  the adapters, packages'
+	@echo 'make test         all tests, and a table of what passed, failed and was skipped, and why'
+	@echo '                  (STAGES="python c" runs two of its stages)'
+	@echo 'make check        lint, types and the fast tests; less than three minutes once all is built'
+	@echo 'make test-fresh   make test in a new clone on a fresh Debian, with the Swift of this machine'
+	@echo '                  (root; FRESH_TARGET=check and FRESH_STAGES= run less of it)'
 	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
 	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
 	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
@@ -57,7 +61,7 @@ help:
 	@echo 'make wheel        the Python package, with every library it needs, in $(BUILD)/wheel; make test-wheel'
 	@echo '                  tries it by itself, on every Python from 3.10 to 3.13 that is here;'
 	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (root, two minutes)'
-	@echo 'make typecheck    mypy and pyright, as Python 3.10 and 3.13 see it (three minutes)'
+	@echo 'make typecheck    mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; three minutes)'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
 
@@ -73,6 +77,11 @@ $(VENV)/ready: Sources/Python/requirements-dev.txt $(BUILD)/packages-ready
 	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r Sources/Python/requirements-dev.txt
 	@touch $@
+
+# What the tests run, beside what the build needs.
+$(BUILD)/test-packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages --with-tests
+	@mkdir -p $(@D) && touch $@
 
 # ---------------------------------------------------------------- building
 
@@ -169,14 +178,19 @@ wheel: lib $(VENV)/wheel-ready
 test-wheel: wheel
 	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
 
+$(VENV)/lint-ready: Sources/Python/requirements-lint.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 $(VENV)/types-ready: Sources/Python/requirements-types.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# As the oldest and the newest Python see it; then what a user's checker sees of what is installed.
-# About three minutes.
+# The oldest and the newest Python; then what a user's checker sees of the installed package.
+TYPES_VERSIONS ?= 3.10 3.13
+
 typecheck: python $(VENV)/types-ready
-	for version in 3.10 3.13; do \
+	for version in $(TYPES_VERSIONS); do \
 		$(PYTHON) -m mypy --config-file Sources/Python/pyproject.toml \
 			--strict --python-version $$version Sources/Python/pccheck || exit 1; \
 		$(PYTHON) -m pyright --pythonpath $(PYTHON) --pythonversion $$version \
@@ -191,8 +205,35 @@ test-wheel-debian: wheel
 
 # ---------------------------------------------------------------- testing
 
-test: test-model test-swift test-simulation test-fuzz test-threads test-c test-python test-frameworks \
-	test-packaging
+STAGES ?= lint types model swift simulation fuzz threads c python frameworks packaging
+CHECK_STAGES ?= lint types swift python
+
+# Every stage runs, also after one that failed. The packages come first, because installing them
+# may ask for a password, and a stage has no terminal.
+test: $(BUILD)/packages-ready $(BUILD)/test-packages-ready
+	@$(PYTHON3) Tests/Stages/run.py test $(STAGES)
+
+check: $(BUILD)/packages-ready
+	@$(PYTHON3) Tests/Stages/run.py check $(CHECK_STAGES)
+
+test-lint check-lint: lint
+test-types: typecheck
+
+check-types: TYPES_VERSIONS := 3.10
+check-types: typecheck
+
+# Runs FRESH_TARGET in a new clone of HEAD, in a Debian that has nothing but the Swift toolchain of
+# this machine. FRESH_STAGES names some of its stages.
+FRESH_TARGET ?= test
+FRESH_STAGES ?=
+FRESH_ROOT ?= $(BUILD)/fresh/debian
+
+test-fresh: $(BUILD)/deb-packages-ready
+	SWIFT="$(SWIFT)" Tests/PackagingTests/try-clone "$(FRESH_ROOT)" $(FRESH_TARGET) \
+		$(if $(FRESH_STAGES),"$(STAGES_OF_$(FRESH_TARGET))=$(FRESH_STAGES)")
+
+STAGES_OF_test := STAGES
+STAGES_OF_check := CHECK_STAGES
 
 # Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
 test-model: $(BUILD)/packages-ready
@@ -204,9 +245,18 @@ model: $(BUILD)/packages-ready
 # Without debugging, as most of them try very many images: five times as quick.
 OPTIMIZED_TESTS := -c release --scratch-path .build-tests -Xswiftc -enable-testing
 
-test-swift: $(BUILD)/packages-ready
+# These write fixtures and seeds when asked to: they are no tests.
+NO_TESTS := --skip FixtureGenerator --skip SeedWriter
+# These repeat something many thousand times, or start a process each.
+SLOW_TESTS := CommandTests CrashConsistencyTests MutationTests StressTests FuzzTests
+
+test-swift: $(BUILD)/packages-ready $(BUILD)/test-packages-ready
 	$(SWIFT) build --build-tests $(OPTIMIZED_TESTS)
-	$(SWIFT) test --skip-build $(OPTIMIZED_TESTS)
+	$(SWIFT) test --skip-build $(OPTIMIZED_TESTS) $(NO_TESTS)
+
+check-swift: $(BUILD)/packages-ready
+	$(SWIFT) build --build-tests $(OPTIMIZED_TESTS)
+	$(SWIFT) test --skip-build $(OPTIMIZED_TESTS) $(NO_TESTS) $(SLOW_TESTS:%=--skip %)
 
 # The order of hashed collections must follow from the seed, too.
 SIMULATE := SWIFT_DETERMINISTIC_HASHING=1 $(BUILD)/bin/simulate
@@ -219,9 +269,15 @@ test-simulation: $(BUILD)/bin/simulate
 	$(SIMULATE) --bugs --seeds 20000
 	$(SIMULATE) --persistent-memory
 
-RECORDER := $(BUILD)/tests/pmem-recorder
+RECORDER := $(BUILD)/tests/pmem-recorder/libpmem2.so.1
 
-test-c: lib
+# Stands in front of libpmem2 and counts its calls.
+$(RECORDER): Tests/CABITests/pmem_recorder.c $(BUILD)/packages-ready
+	@mkdir -p $(@D)
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $@ \
+		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' $<
+
+test-c: lib $(RECORDER)
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
 		$$(PKG_CONFIG_PATH=$(BUILD)/lib/pkgconfig pkg-config --cflags --libs pccheck) \
@@ -229,20 +285,22 @@ test-c: lib
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
 		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
-	@mkdir -p $(RECORDER)
-	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $(RECORDER)/libpmem2.so.1 \
-		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' \
-		Tests/CABITests/pmem_recorder.c
 	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm \
-		$(abspath $(RECORDER))/libpmem2.so.1
+		$(abspath $(RECORDER))
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
 # What a test that passed has written goes with it: all of it together is 27 GB.
-PYTEST := $(PYTHON) -m pytest -q -rs -o tmp_path_retention_policy=failed
+PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
+	-o tmp_path_retention_policy=failed
 
-test-python: python tools
-	$(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
+test-python: python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
+	PCCHECK_NVDIMM=1 $(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
+
+FAST_PYTHON_TESTS := state
+
+check-python: python tools
+	$(PYTEST) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/test_%.py) Tests/Stages
 
 $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
@@ -252,21 +310,16 @@ $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/rea
 test-frameworks: python tools $(VENV)/frameworks-ready
 	$(PYTEST) Tests/PythonTests/frameworks
 
-# Some are skipped without the packages of `.ci/install-packages --with-packaging`.
-test-packaging: python lib tools
-	$(PYTEST) Tests/PackagingTests
+test-packaging: python lib tools $(BUILD)/test-packages-ready
+	$(PYTEST) Tests/PackagingTests Tests/Stages
 
 # ---------------------------------------------------------------- crashing for longer
 
 SOAK_MINUTES ?= 10
 SOAK_SEED ?=
 
-$(BUILD)/soak-packages-ready: .ci/install-packages
-	SWIFT="$(SWIFT)" .ci/install-packages --with-soak
-	@mkdir -p $(@D) && touch $@
-
 # Every rung of spec/TRUST.md.
-soak: lib python tools $(BUILD)/bin/simulate $(BUILD)/soak-packages-ready
+soak: lib python tools $(BUILD)/bin/simulate $(BUILD)/test-packages-ready
 	$(SWIFT) build --build-tests $(OPTIMIZED_TESTS)
 	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) Tests/Soak/soak.py --minutes $(SOAK_MINUTES) \
 		$(SOAK_SEED:%=--seed %)
@@ -357,8 +410,9 @@ bench-quick: python tools $(VENV)/bench-ready
 format:
 	$(SWIFT) format --in-place --recursive Package.swift Sources Tests
 
-lint:
+lint: $(VENV)/lint-ready
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
+	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Tests
 
 clean:
 	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready

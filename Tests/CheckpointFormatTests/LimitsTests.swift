@@ -43,7 +43,8 @@ import Testing
     }
 
     @Test func randomIdentifiersAreOfVersionFour() {
-        let drawn = (0..<2000).map { _ in Identifier128.random().bytes }
+        // So many that each value of a byte is missing in less than one run of a million.
+        let drawn = (0..<6000).map { _ in Identifier128.random().bytes }
         #expect(Set(drawn).count == drawn.count)
         for bytes in drawn { #expect(bytes[6] >> 4 == 4 && bytes[8] >> 6 == 2) }
         // Every other bit is drawn, and so is every value of a byte.

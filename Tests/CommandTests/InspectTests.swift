@@ -118,7 +118,10 @@ import Testing
         #expect(run.text.contains("2 fields wrong"))
     }
 
-    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/hexdump")))
+    @Test(
+        .enabled(
+            if: FileManager.default.fileExists(atPath: "/usr/bin/hexdump"),
+            "hexdump is not installed; run .ci/install-packages --with-tests"))
     func bytesAreShownAsHexdumpShowsThem() throws {
         let file = try SampleFile()
         for arguments in [["--offset", "0", "--length", "5000"], ["--offset", "20477"]] {
@@ -254,7 +257,10 @@ import Testing
     }
 
     /// `script` runs a command on a terminal of its own.
-    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/script")))
+    @Test(
+        .enabled(
+            if: FileManager.default.fileExists(atPath: "/usr/bin/script"),
+            "script is not installed; run .ci/install-packages --with-tests"))
     func colourIsForTerminalsThatWantIt() throws {
         let file = try SampleFile()
         func onTerminal(_ environment: [String: String]) throws -> ToolRun {

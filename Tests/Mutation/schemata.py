@@ -244,7 +244,8 @@ def declare(site):
                                f"isActive({number}) ? {other} : l{old}r")
     if old.endswith("="):
         return head + (f"@inlinable public func {name} <T: FixedWidthInteger>(l: inout T, r: T) "
-                       f"{{ if isActive({number}) {{ l {site.mutants[0]} r }} else {{ l {old} r }} }}\n")
+                       f"{{ if isActive({number}) {{ l {site.mutants[0]} r }} "
+                       f"else {{ l {old} r }} }}\n")
     text = head + function("<T: FixedWidthInteger>", "T", "T", "T", choice)
     if old in "+-":
         for pointer in ("UnsafeRawPointer", "UnsafeMutableRawPointer"):
@@ -255,7 +256,8 @@ def declare(site):
 HELPERS = """
 import Glibc
 
-@usableFromInline let activeMutant = getenv("PCCHECK_MUTANT").flatMap { Int(String(cString: $0)) } ?? 0
+@usableFromInline let activeMutant =
+    getenv("PCCHECK_MUTANT").flatMap { Int(String(cString: $0)) } ?? 0
 
 @inlinable public func isActive(_ number: Int) -> Bool { activeMutant == number }
 @inlinable public func mutated<T: FixedWidthInteger>(_ number: Int, _ value: T) -> T {

@@ -157,7 +157,7 @@ def shell_quoted(text: str) -> str:
 def offers(request: pytest.FixtureRequest, scripts: dict[str, Path], folder: Path):
     shell = request.param
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed; .ci/install-packages --with-packaging does that")
+        pytest.skip(f"{shell} is not installed; run .ci/install-packages --with-tests")
     offers = Offers(shell, scripts[shell], folder)
     yield offers
     offers.close()

@@ -168,7 +168,7 @@ def test_start_takes_little(prefix: Path, tool: str) -> None:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for program in ("dpkg-deb", "dpkg-shlibdeps"):
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed; .ci/install-packages --with-packaging does")
+            pytest.skip(f"{program} is not installed; run .ci/install-packages --with-tests")
     return build_package(tmp_path_factory.mktemp("deb"))
 
 

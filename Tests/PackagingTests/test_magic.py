@@ -25,7 +25,7 @@ def content(fixture: Path) -> bytearray:
 
 def said_of(path: Path, *options: str) -> str:
     if shutil.which("file") is None:
-        pytest.skip("file is not installed; .ci/install-packages --with-packaging does that")
+        pytest.skip("file is not installed; run .ci/install-packages --with-tests")
     said = subprocess.run(
         ["file", "--brief", *options, "-m", PACKAGING / "magic", path],
         capture_output=True,
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_magic_compiles(tmp_path: Path) -> None:
     if shutil.which("file") is None:
-        pytest.skip("file is not installed; .ci/install-packages --with-packaging does that")
+        pytest.skip("file is not installed; run .ci/install-packages --with-tests")
     compiled = subprocess.run(
         ["file", "--compile", "-m", PACKAGING / "magic"],
         capture_output=True,

@@ -1,5 +1,5 @@
 # pyright: strict
-"""What a strict checker sees of the package as it is installed: `make typecheck` runs it on this."""
+"""What a strict checker sees of the installed package: `make typecheck` runs it on this file."""
 
 from __future__ import annotations
 

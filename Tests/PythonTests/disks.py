@@ -44,7 +44,7 @@ def require(*tools: str) -> None:
         pytest.skip("needs root to attach and mount disks")
     for tool in ("losetup", "mount", *tools):
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is missing; run .ci/install-packages --with-soak")
+            pytest.skip(f"{tool} is missing; run .ci/install-packages --with-tests")
     for built in (PCCHECK, PCFSCK):
         if not built.exists():
             pytest.skip(f"{built} is not built; run make tools")

@@ -1,4 +1,4 @@
-"""Runs a program of Sources/Python/examples in two parts: the second goes on where the first was."""
+"""Runs a program of Sources/Python/examples in two parts: the second resumes the first."""
 
 from __future__ import annotations
 

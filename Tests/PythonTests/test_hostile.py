@@ -273,11 +273,13 @@ def test_hostile_file_harms_nobody(
         assert before.digest() == after.digest(), "a tool changed what it only looked at"
 
 
-@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
+# In Python the large ones would take seconds each.
+SMALL = [item for item in ITEMS if item.name not in LARGE]
+
+
+@pytest.mark.parametrize("item", SMALL, ids=lambda item: item.name)
 def test_independent_reader_takes_the_same(item: hostile.Hostile, tmp_path: Path) -> None:
     """The verdicts are the specification's, not the tools'."""
-    if item.name in LARGE:
-        pytest.skip("seconds in Python")
     path = tmp_path / "hostile.pcc"
     write(path, item.make())
     if item.verdict in (hostile.CORRUPT, hostile.TRUNCATED):

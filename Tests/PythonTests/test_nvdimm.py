@@ -48,7 +48,7 @@ TOOLS = ["qemu-system-x86_64", "ndctl", "mkfs.ext4", "busybox", "cpio", "cc", "d
 
 def need(condition: bool, what: str) -> None:
     if not condition:
-        pytest.skip(f"{what}; run .ci/install-packages --with-soak and make lib tools")
+        pytest.skip(f"{what}; run .ci/install-packages --with-tests and make lib tools")
 
 
 def unpacked_kernel() -> Path:

@@ -42,7 +42,8 @@ print("end", flush=True)
 def group_root() -> tuple[Path, str]:
     """Where control groups for memory are made, and the file of their limit."""
     for root, limit in (
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max")
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
     ):  # fmt: skip
         controllers = root / "cgroup.controllers"
         if (root / "memory.limit_in_bytes").exists():

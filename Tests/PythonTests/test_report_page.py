@@ -87,7 +87,7 @@ def report(file: Path, page: Path, *arguments: str, status: int = 0) -> str:
 def browse(page: Path, width: int) -> dict[str, object]:
     """What the probe says of the page in a frame `width` pixels wide."""
     if CHROMIUM is None:
-        pytest.skip("chromium is not installed; .ci/install-packages --with-browser does it")
+        pytest.skip("chromium is not installed; run .ci/install-packages --with-tests")
     digest = base64.b64encode(hashlib.sha256(PROBE.strip()[8:-9].encode()).digest()).decode()
     html = page.read_text()
     probed = html.replace("script-src ", f"script-src &#39;sha256-{digest}&#39; ", 1)

@@ -51,7 +51,9 @@ class Result:
     skipped: str | None = None
 
 
-def swift(filter_: str, **environment: str) -> Callable[[int, int], tuple[list[str], dict[str, str]]]:
+def swift(
+    filter_: str, **environment: str
+) -> Callable[[int, int], tuple[list[str], dict[str, str]]]:
     return lambda seconds, seed: (
         [*SWIFT_TEST, filter_],
         {**environment, "PCCHECK_CRASH_SEED": str(seed)},
@@ -105,7 +107,8 @@ RUNGS = (
     Rung("stores to persistent memory", simulate("--persistent-memory", "--saves", "6"),
          (("states", r"persistent memory: (\d+) states"),)),
     Rung(
-        "simulation", simulate("--seconds", "{seconds}", "--seeds", "1000000000", "--first", "{seed}"),
+        "simulation",
+        simulate("--seconds", "{seconds}", "--seeds", "1000000000", "--first", "{seed}"),
         (("runs", r"simulation: (\d+) seeds"), ("faults", r"(\d+) faults"),
          ("states", r"(\d+) states,")),
         share=30,

@@ -49,7 +49,7 @@ from ._load import describe_damage, load_from
 from ._loading import Loading
 from ._reader import Reader
 from ._torch_lazy import LazyMemory, LazyTensor
-from .errors import CheckpointError, Corrupt, InvalidArgument, NoCheckpoint, StateFormatError
+from .errors import Corrupt, InvalidArgument, NoCheckpoint, StateFormatError
 
 __all__ = ["StorageReader", "StorageWriter"]
 

@@ -7,8 +7,8 @@
     )
     trainer.fit(module, loader, ckpt_path=storage.resume_path())
 
-Whatever saves through the Trainer (``ModelCheckpoint``, ``trainer.save_checkpoint``) then saves into
-the file; the callback does so in the middle of training without stopping it.
+Whatever saves through the Trainer (``ModelCheckpoint``, ``trainer.save_checkpoint``) then saves
+into the file; the callback does so in the middle of training without stopping it.
 """
 
 from __future__ import annotations

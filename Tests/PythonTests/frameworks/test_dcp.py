@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint over checkpoint files: whole, sharded, resharded, damaged, killed."""
+"""torch.distributed.checkpoint on checkpoint files: whole, sharded, resharded, damaged, killed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ PRELUDES = {
     "Hugging Face Trainer": """
 from transformers import LlamaConfig, LlamaForCausalLM
 network = LlamaForCausalLM(LlamaConfig(
-    vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
+    vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+    num_attention_heads=2))
 words = torch.arange(8)
 dataset = [{"input_ids": words, "labels": words}] * 16
 """,

@@ -122,7 +122,8 @@ def test_model_checkpoint_saves_into_the_file(path: Path) -> None:
     newest = storage.load_checkpoint(path)
     assert newest["global_step"] == 12 == trainer.global_step
     assert torch.equal(newest["state_dict"]["layer.weight"], module.layer.weight)
-    with pytest.raises(pccheck.NoCheckpoint, match="saved as other.ckpt; it holds: .*larger retain"):
+    said = "saved as other.ckpt; it holds: .*larger retain"
+    with pytest.raises(pccheck.NoCheckpoint, match=said):
         storage.load_checkpoint("other.ckpt")
     storage.teardown()
     # Going on.
