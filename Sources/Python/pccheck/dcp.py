@@ -7,35 +7,37 @@
 The checkpoint id is the step. In a job of several processes each has a file of its own, so the
 path says where the rank goes: ``"rank{rank}.pcc"``; a load may have another number of them. What
 ``dcp.save`` returns from, and the future of ``dcp.async_save`` completes with, is *durable*.
-DCP pickles what is no tensor, and unpickles it on load; PCcheck stores those bytes as they are.
+
+DCP pickles what is no tensor. PCcheck stores those bytes as they are, and reads them back with
+torch's reader for weights only, unless ``StorageReader(trust=True)`` says that the writer of the
+file is trusted.
+
+Neither class talks to other processes. What the ranks must agree on travels in the plans that DCP
+gathers and scatters anyway, so that whatever fails on one rank fails on all, with its rank named.
 """
 
 from __future__ import annotations
 
+import datetime
 import io
 import logging
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import storage
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import (
     LoadItemType,
     LoadPlan,
     LoadPlanner,
-    ReadItem,
     SavePlan,
     SavePlanner,
     WriteItem,
@@ -43,27 +45,71 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.futures import Future
 
+from . import _unpickling
 from . import torch as pcc
-from ._engine import Outcome
-from ._load import describe_damage, load_from
-from ._loading import Loading
-from ._reader import Reader
-from ._torch_lazy import LazyMemory, LazyTensor
-from .errors import Corrupt, InvalidArgument, NoCheckpoint, StateFormatError
+from ._dcp_files import RANK, UNUSABLE, Files, Search
+from ._dcp_reading import LAYOUT_VERSION
+from ._unpickling import BadPickle, NotTrusted, Trust
+from .errors import CheckpointError, Corrupt, InvalidArgument
 
-__all__ = ["StorageReader", "StorageWriter"]
+__all__ = ["NotTrusted", "StorageReader", "StorageWriter"]
 
 log = logging.getLogger("pccheck")
 
-_RANK = "{rank}"
-_LAYOUT_VERSION = 1
+# How the threads are called in which ``dcp.async_save`` saves.
+_DCP_THREAD = "AsyncCheckpointExecutor"
+# Classes of values that DCP pickles, beside those that weights are made of: none runs anything.
+_PLAIN_CLASSES = (
+    io.BytesIO, frozenset, range, slice, datetime.date, datetime.datetime, datetime.time,
+    datetime.timedelta, datetime.timezone,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Save:
+    """What the ranks of a save agree on; it travels in their plans."""
+
+    step: int
+    #: Tells this save from one of the same step that a restarted job made.
+    save_id: str | None = None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The checkpoint that a rank can load, or that all ranks are to load."""
+
+    step: int
+    save_id: str | None
+    #: Why this rank passed over newer steps.
+    passed_over: tuple[tuple[int, str], ...] = ()
+    #: How many processes load; 0 as long as nobody has counted them.
+    process_count: int = 0
+
+
+class _ThisSave(threading.local):
+    """DCP runs a save in one thread from beginning to end, and several at the same time."""
+
+    #: What ``reset`` was given; an error when it was no step.
+    requested: int | Exception | None = None
+    step: int | None = None
 
 
 class StorageWriter(storage.StorageWriter):
     """Writes the checkpoints of a run, one file for each process. Make one for the whole run."""
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        process_group: Any = None,
+        no_dist: bool = False,
+        **options: Any,
+    ) -> None:
         """``options`` are those of ``pccheck.torch.Checkpointer``.
+
+        ``process_group`` and ``no_dist`` are what ``dcp.save`` will be given: ``{rank}`` in the
+        path is then the rank in that group. With ``no_dist`` each process of a job saves for
+        itself, and gives its own path.
 
         The file is made by the first save, which sizes it unless ``capacity`` is given. Raises
         ``InvalidArgument`` for ``on_busy="skip"``: a save that DCP asks for has to be one.
@@ -74,65 +120,99 @@ class StorageWriter(storage.StorageWriter):
                 "or 'fail'"
             )
         self._path = os.fspath(path)
+        self._group = process_group
+        self._no_dist = no_dist
         self._options = options
+        self._lock = threading.Lock()
         self._checkpointer: _Checkpointer | None = None
-        self._step: int | None = None
+        self._this = _ThisSave()
+        self._thread: threading.Thread | None = None
+        # True in a process that DCP has sent this writer to.
+        self._is_sent = False
         # The path is judged where it was given, not at the first save.
-        _path_of(self._path, *_rank_and_count())
+        self._place()
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """The next save is of this step."""
-        self._step = None if checkpoint_id is None else _step_of(checkpoint_id)
+        """The next save of this thread is of this step."""
+        self._wait_for_the_save_before()
+        # An error is kept for the save itself, in which all ranks hear of it.
+        self._this.requested = None if checkpoint_id is None else _step_or_error(checkpoint_id)
 
-    def set_up_storage_writer(self, is_coordinator: bool, *_: Any, **__: Any) -> None:
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Opens this rank's file, or leaves it to the first save to make one."""
-        if self._step is None:
+        requested, self._this.requested, self._this.step = self._this.requested, None, None
+        if requested is None:
             raise InvalidArgument(
                 "dcp.save was given no checkpoint_id; give it the step, which is a number"
             )
-        if self._checkpointer is None:
-            rank, count = _rank_and_count()
-            path = _path_of(self._path, rank, count)
-            self._checkpointer = _Checkpointer(
-                path, **{"rank": rank, "world_size": count, **self._options}
+        if isinstance(requested, Exception):
+            raise requested
+        if not kwargs.get("use_collectives", True):
+            raise InvalidArgument(
+                "dcp.save was given use_collectives=False, with which no rank knows what the "
+                "others save; leave it out"
             )
+        path, rank, count = self._place()
+        if kwargs.get("rank", rank) != rank:
+            raise self._other_processes(f"as rank {kwargs['rank']}", f"rank {rank}")
+        with self._lock:
+            if self._checkpointer is None:
+                options = {"rank": rank, "world_size": count, **self._options}
+                opened = _sent_checkpointer if self._is_sent else _Checkpointer
+                self._checkpointer = opened(path, **options)
+        self._this.step = requested
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """The plan as it is."""
-        return plan
+        """The plan, with the step that this rank saves."""
+        assert self._this.step is not None
+        return replace(plan, storage_data=_Save(self._this.step))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """The plans as they are."""
-        return plans
+        """The plans, with what tells this save from others.
+
+        Raises what makes the save one that could not be loaded, before anything is written.
+        """
+        _, _, count = self._place()
+        if len(plans) != count:
+            raise self._other_processes(f"by {len(plans)} of them", f"{count}")
+        step = self._this.step
+        for rank, plan in enumerate(plans):
+            if isinstance(plan.storage_data, _Save) and plan.storage_data.step != step:
+                raise InvalidArgument(
+                    f"rank {rank} saves step {plan.storage_data.step}, the coordinator step "
+                    f"{step}; give all ranks one checkpoint_id, and wait for the future of a save "
+                    "before the next one begins"
+                )
+        # A plan that DCP has cached is not sent again.
+        if all(plan.usable for plan in plans):
+            _check_completeness(plans)
+        assert step is not None
+        save = _Save(step, uuid.uuid4().hex)
+        return [replace(plan, storage_data=save) for plan in plans]
 
     def write_data(
         self, plan: SavePlan, planner: SavePlanner
     ) -> Future[list[storage.WriteResult]]:
         """Saves this rank's part; it is durable when this returns."""
-        assert self._checkpointer is not None and self._step is not None
-        tensors: dict[str, torch.Tensor] = {}
-        objects: dict[str, bytes] = {}
-        items = []
-        for item in plan.items:
-            value = planner.resolve_data(item)
-            key = _key(item)
-            if isinstance(value, torch.Tensor):
-                tensors[key] = value.detach()
-            else:
-                objects[key] = value.getvalue()
-            items.append(_description(item, key))
+        step, save = self._this.step, plan.storage_data
+        assert self._checkpointer is not None and step is not None
+        # What a planner keeps from an earlier save says nothing of this one.
+        if getattr(planner, "_enable_plan_caching", False) or not isinstance(save, _Save):
+            save = _Save(step)
+        if save.step != step:
+            raise InvalidArgument(
+                f"this rank saves step {step}, but was sent the plan of step {save.step}; wait for "
+                "the future of a save before the next one begins"
+            )
+        part = _Part(plan.items, planner)
         layout = {
-            "version": _LAYOUT_VERSION, "items": items, "planner": plan.planner_data,
-            "world_size": _rank_and_count()[1],
+            "version": LAYOUT_VERSION, "items": part.descriptions, "planner": plan.planner_data,
+            "world_size": self._place()[2], "save": save.save_id,
         }  # fmt: skip
-        state = {"state": tensors, "objects": objects, "dcp": layout}
-        self._checkpointer.save_durably(self._step, state, list(tensors.values()))
-        results = [
-            storage.WriteResult(item.index, _byte_count(tensors, objects, _key(item)), None)
-            for item in plan.items
-        ]
+        state = {"state": part.tensors, "objects": part.objects, "dcp": layout}
+        self._checkpointer.save_durably(step, state, list(part.tensors.values()))
         future: Future[list[storage.WriteResult]] = Future()
-        future.set_result(results)
+        future.set_result(part.results)
         return future
 
     def finish(self, metadata: Metadata, results: list[list[storage.WriteResult]]) -> None:
@@ -140,7 +220,8 @@ class StorageWriter(storage.StorageWriter):
 
     def storage_meta(self) -> StorageMeta:
         """The step, for planners that want to know."""
-        return StorageMeta(checkpoint_id=None if self._step is None else str(self._step))
+        step = self._this.requested
+        return StorageMeta(checkpoint_id=str(step) if isinstance(step, int) else None)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -168,65 +249,106 @@ class StorageWriter(storage.StorageWriter):
     ) -> None:
         self.close()
 
+    # -- in the process that AsyncCheckpointerType.PROCESS saves in
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._checkpointer is not None and self._checkpointer.is_open:
+            raise InvalidArgument(
+                f"{self._checkpointer.path} is open in this process, so another one, in which "
+                "AsyncCheckpointerType.PROCESS saves, finds it locked; close() this writer and "
+                "make a new one, or save with AsyncCheckpointerType.THREAD"
+            )
+        # The other process knows the group that was given as all there is.
+        return {"path": self._path, "no_dist": self._no_dist, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        StorageWriter.__init__(self, state["path"], no_dist=state["no_dist"], **state["options"])
+        self._is_sent = True
+
+    # -- the rest
+
+    def _wait_for_the_save_before(self) -> None:
+        """Saves of ``dcp.async_save`` that overlap are made one after the other.
+
+        The ranks talk to each other several times in a save, and would else answer each other's
+        questions about different ones.
+        """
+        this = threading.current_thread()
+        with self._lock:
+            before, self._thread = self._thread, this
+        # A thread of DCP's makes one save, and ends with it.
+        if before is not None and before is not this and before.name.startswith(_DCP_THREAD):
+            before.join()
+
+    def _place(self) -> tuple[str, int, int]:
+        """This process's file, its rank, and how many save."""
+        rank, count = (0, 1) if self._no_dist else _rank_and_count(self._group)
+        job_count = _rank_and_count()[1]
+        if self._no_dist and job_count > 1 and RANK in self._path:
+            raise InvalidArgument(
+                f"with no_dist=True each of {job_count} processes saves for itself, so "
+                f"'{self._path}' names no file; put the rank in the path yourself"
+            )
+        return _path_of(self._path, rank, count), rank, count
+
+    def _other_processes(self, found: str, expected: str) -> InvalidArgument:
+        return InvalidArgument(
+            f"dcp.save saves {found}, but this writer is for {expected} of "
+            f"{self._place()[2]} processes; give the process_group or no_dist of dcp.save to "
+            "StorageWriter, too"
+        )
+
 
 class StorageReader(storage.StorageReader):
     """Reads the newest checkpoint that every file holds whole, or that of a step."""
 
     def __init__(
-        self, path: str | os.PathLike[str], step: int | None = None, *, verify: bool = True
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        *,
+        verify: bool = True,
+        trust: bool = False,
     ) -> None:
         """``step`` is that of every load that is given no ``checkpoint_id``; None is the newest.
 
-        With ``verify`` a checkpoint is read in full, each process its share of the files, before
-        anything of it is loaded, so that a damaged one costs a warning and the next older one is
-        taken. Without, one that is damaged ends the load with an error when the damage is met.
+        Every byte is verified before it is used. When one process loads, damage costs a warning,
+        and the next older checkpoint is taken. When several do, each reads its part in advance
+        with ``verify``, so that damage costs all of them that step; without, it ends the load
+        with an error.
+
+        Objects that are no tensors were pickled by DCP. With ``trust`` they are unpickled as they
+        are, which runs what the writer of the file chose; without, only tensors, plain values, and
+        NumPy arrays and numbers are, and anything else is ``NotTrusted``.
         """
         self._path = os.fspath(path)
         self._default_step = step
-        self._wanted = step
+        self._requested: int | Exception | None = None
         self._verify = verify
-        self._files: list[_File] = []
-        self._places: dict[_Index, tuple[_File, str]] = {}
+        self._trust = Trust(trust, "give StorageReader(trust=True)")
+        self._search: Search | None = None
+        self._files: Files | None = None
         #: The step that was loaded.
         self.step: int | None = None
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """The next load is of this step."""
-        self._close()
-        self._wanted = self._default_step if checkpoint_id is None else _step_of(checkpoint_id)
+        self.close()
+        # An error is kept for the load itself, in which all ranks hear of it.
+        self._requested = None if checkpoint_id is None else _step_or_error(checkpoint_id)
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """What the files of all ranks say of the checkpoint that is to be loaded.
 
         Raises ``NoCheckpoint``, ``Corrupt``.
         """
-        self._close()
-        self._files = self._opened()
-        tensors: dict[str, TensorStorageMetadata] = {}
-        objects: dict[str, BytesStorageMetadata] = {}
-        planner: dict[str, Any] = {}
-        for file in self._files:
-            layout = file.layout
-            planner.update(layout["planner"] or {})
-            for item in layout["items"]:
-                index = _Index(item["fqn"], tuple(item.get("offsets", ())))
-                if index in self._places:
-                    continue
-                self._places[index] = (file, item["key"])
-                if "size" not in item:
-                    objects[index.fqn] = BytesStorageMetadata()
-                    continue
-                known = tensors.setdefault(
-                    index.fqn,
-                    TensorStorageMetadata(_properties(file, item), torch.Size(item["size"]), []),
-                )
-                known.chunks.append(
-                    ChunkStorageMetadata(torch.Size(index.offsets), torch.Size(item["sizes"]))
-                )
-        return Metadata(
-            {**tensors, **objects}, planner or None,
-            storage_meta=StorageMeta(checkpoint_id=str(self.step)),
-        )  # fmt: skip
+        self.close()
+        requested, self._requested = self._requested, None
+        if isinstance(requested, Exception):
+            raise requested
+        self._search = Search(self._path, self._default_step if requested is None else requested)
+        self._files = self._search.next()
+        return self._files.metadata()
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any
@@ -234,27 +356,56 @@ class StorageReader(storage.StorageReader):
         """Nothing is left to do."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """The plan as it is."""
-        return plan
+        """The plan, with the step that this rank can load."""
+        assert self._files is not None and self._search is not None
+        while self._verify and _rank_and_count()[1] > 1:
+            try:
+                self._files.check(plan.items)
+                break
+            except UNUSABLE as error:
+                self._fall_back(error)
+        passed_over = tuple(self._search.passed_over.items())
+        choice = _Choice(self._files.step, self._files.save_id, passed_over)
+        return replace(plan, storage_data=choice)
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """The plans as they are."""
-        return plans
+        """The plans, with the newest step that every rank can load."""
+        assert self._search is not None
+        steps = self._search.steps
+        oldest, reasons = 0, []
+        for rank, plan in enumerate(plans):
+            choice = plan.storage_data
+            if not isinstance(choice, _Choice):
+                raise CheckpointError(
+                    f"the planner of rank {rank} has dropped storage_data from its plan, so that "
+                    "the ranks cannot agree on a step; keep it (dataclasses.replace)"
+                )
+            if choice.step not in steps:
+                raise CheckpointError(
+                    f"rank {rank} finds step {choice.step} to load, the coordinator has "
+                    f"{', '.join(map(str, steps))}; give all ranks the same files and "
+                    "checkpoint_id"
+                )
+            oldest = max(oldest, steps.index(choice.step))
+            reasons += [(step, f"rank {rank}: {why}") for step, why in choice.passed_over]
+        ids = {p.storage_data.save_id for p in plans if p.storage_data.step == steps[oldest]}
+        agreed = _Choice(steps[oldest], next(iter(ids)), tuple(reasons), len(plans))
+        return [replace(plan, storage_data=agreed) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads what the plan asks for and no more; each byte is verified before it is used."""
+        assert self._files is not None
+        agreed = plan.storage_data
+        if not isinstance(agreed, _Choice):
+            # Without what was agreed on there is nothing to follow, and nobody to leave behind.
+            count = _rank_and_count()[1]
+            agreed = _Choice(self._files.step, self._files.save_id, (), count)
         try:
-            for item in plan.items:
-                index = item.storage_index
-                file, key = self._places[_Index(index.fqn, tuple(index.offset or ()))]
-                if item.type == LoadItemType.BYTE_IO:
-                    planner.load_bytes(item, io.BytesIO(file.objects[key]))
-                    continue
-                target = planner.resolve_tensor(item).detach()
-                _read(file.tensors[key], item, target)
-                planner.commit_tensor(item, target)
+            self._follow(agreed)
+            self._load(plan, planner, agreed.process_count == 1)
+            self.step = self._files.step
         finally:
-            self._close()
+            self.close()
         future: Future[None] = Future()
         future.set_result(None)
         return future
@@ -264,71 +415,105 @@ class StorageReader(storage.StorageReader):
         """True for a step."""
         return _is_step(checkpoint_id)
 
+    def close(self) -> None:
+        """Unpins what a load that failed elsewhere has left open."""
+        if self._files is not None:
+            self._files.close()
+        self._files = None
+
     # -- choosing
 
-    def _opened(self) -> list[_File]:
-        """The files of all ranks, at the step to be loaded."""
-        paths = list(self._paths())
-        held = [_steps(path) for path in paths]
-        common = [step for step in held[0] if all(step in steps for steps in held)]
-        if self._wanted is not None:
-            common = [step for step in common if step == self._wanted]
-        for number, step in enumerate(common):
-            failure = self._failure(paths, step)
-            if failure is None:
-                self.step = step
-                return [_File(path, step) for path in paths]
-            if self._wanted is not None:
-                raise Corrupt(f"step {step} cannot be loaded: {failure}")
-            older = f"trying step {common[number + 1]}" if number + 1 < len(common) else (
-                "no older one is left")  # fmt: skip
-            log.warning(
-                "%s: the checkpoint of step %d cannot be used: %s; %s",
-                self._path, step, failure, older,
-            )  # fmt: skip
-        wanted = "no step" if self._wanted is None else f"step {self._wanted}"
-        found = "; ".join(
-            f"{path}: {', '.join(map(str, steps)) or 'none'}"
-            for path, steps in zip(paths, held, strict=True)
-        )
-        missing = "" if self._wanted is None else " not"
-        if common:
-            raise Corrupt(f"{self._path}: every checkpoint is damaged ({found}); run pcfsck")
-        raise NoCheckpoint(f"{wanted} is{missing} in the files of all ranks ({found})")
+    def _fall_back(self, failure: Exception) -> None:
+        """Opens the next older checkpoint; a plan was made for what the present one holds."""
+        assert self._files is not None and self._search is not None
+        old, entries = self._files.step, self._files.entries
+        self._files.close()
+        self._search.pass_over(old, str(failure))
+        self._files = self._search.next()
+        if self._files.entries != entries:
+            raise Corrupt(
+                f"step {old} cannot be used: {failure}; step {self._files.step} holds other "
+                f"tensors or shards: load it with checkpoint_id={self._files.step}"
+            )
 
-    def _paths(self) -> Iterator[str]:
-        """As many files as ranks saved, whatever their number is now."""
-        first = _path_of(self._path, 0, 1)
-        yield first
-        if _RANK not in self._path:
-            return
-        with Reader(first) as reader:
-            count = reader.report().get("world_size", 1)
-        for rank in range(1, count):
-            yield self._path.replace(_RANK, str(rank))
+    def _follow(self, agreed: _Choice) -> None:
+        """Goes back to the step that every rank can load."""
+        assert self._files is not None
+        reasons = dict(agreed.passed_over)
+        while self._files.step != agreed.step:
+            why = reasons.get(self._files.step, "another rank cannot use it")
+            self._fall_back(CheckpointError(why))
+        if self._files.save_id != agreed.save_id:
+            raise CheckpointError(
+                f"this rank finds another save of step {agreed.step} than other ranks do; give all "
+                "ranks the same files, and load when nobody writes them"
+            )
 
-    def _failure(self, paths: list[str], step: int) -> str | None:
-        """Why a step cannot be used; this process verifies its share, and all agree."""
-        rank, count = _rank_and_count()
-        failure = None
+    # -- reading
+
+    def _load(self, plan: LoadPlan, planner: LoadPlanner, may_fall_back: bool) -> None:
+        objects = [item for item in plan.items if item.type == LoadItemType.BYTE_IO]
+        tensors = [item for item in plan.items if item.type != LoadItemType.BYTE_IO]
+        targets: list[torch.Tensor] | None = None
+        while True:
+            assert self._files is not None
+            try:
+                values = self._files.read_objects(objects)
+                streams = [
+                    self._stream(value, item.storage_index.fqn)
+                    for item, value in zip(objects, values, strict=True)
+                ]
+                if targets is None:
+                    # From here on the caller's tensors are changed.
+                    targets = [planner.resolve_tensor(item).detach() for item in tensors]
+                self._files.read_tensors(list(zip(tensors, targets, strict=True)))
+                break
+            except UNUSABLE as error:
+                self._go_on(error, may_fall_back, targets is not None)
+        for item, stream in zip(objects, streams, strict=True):
+            planner.load_bytes(item, stream)
+        for item, target in zip(tensors, targets, strict=True):
+            planner.commit_tensor(item, target)
+
+    def _go_on(self, failure: CheckpointError, may_fall_back: bool, is_changed: bool) -> None:
+        """Loads an older checkpoint over the failed one, or says what it left behind."""
+        left = (
+            "; the tensors that were to be filled hold unspecified values now: load another "
+            "checkpoint into them, or initialize them again" if is_changed else ""
+        )  # fmt: skip
+        assert self._files is not None
+        if not may_fall_back:
+            raise type(failure)(
+                f"step {self._files.step} cannot be loaded: {failure}; other processes load it at "
+                f"the same time, so none goes back: give all of them an older checkpoint_id, or "
+                f"StorageReader(verify=True){left}"
+            )
         try:
-            for path in paths[rank::count] if self._verify else ():
-                with Reader(path) as reader:
-                    reader.select_newest(step)
-                    reader.verify()
-        except (Corrupt, NoCheckpoint) as error:
-            failure = str(error)
-        if count == 1:
-            return failure
-        failures: list[str | None] = [None] * count
-        dist.all_gather_object(failures, failure)
-        return next((text for text in failures if text is not None), None)
+            self._fall_back(failure)
+        except CheckpointError as error:
+            error.args = (f"{error}{left}",)
+            raise
 
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
-        self._files = []
-        self._places = {}
+    def _stream(self, value: bytes, fqn: str) -> io.BytesIO:
+        """The bytes of an object for a planner, which unpickles whatever it is given."""
+        if self._trust.is_given:
+            return io.BytesIO(value)
+        assert self._files is not None
+        where = f"{self._path}: '{fqn}' of step {self._files.step}"
+        try:
+            plain = _unpickling.load(
+                io.BytesIO(value), where, self._trust, map_location=None, also=_PLAIN_CLASSES
+            )
+        except BadPickle as error:
+            raise NotTrusted(
+                f"{error}; expected what DCP's own planner saves. If you trust the writer, "
+                f"{self._trust.how}"
+            ) from None
+        # Pickled anew: what was checked and what the planner then reads are the same.
+        stream = io.BytesIO()
+        torch.save(plain, stream)
+        stream.seek(0)
+        return stream
 
 
 class _Checkpointer(pcc.Checkpointer):
@@ -336,129 +521,147 @@ class _Checkpointer(pcc.Checkpointer):
 
     def save_durably(
         self, step: int, state: dict[str, Any], tensors: list[torch.Tensor]
-    ) -> Outcome:
+    ) -> None:
         """Returns when the checkpoint is durable; reads dense tensors of the CPU in place."""
-        self._begin_save()
         in_place = {
             tensor.untyped_storage().data_ptr() for tensor in tensors
             if tensor.is_cpu and tensor.layout == torch.strided
         }  # fmt: skip
-        return self._save_parts(step, state, in_place).wait()
-
-
-@dataclass(frozen=True)
-class _Index:
-    """A tensor, or the part of one that begins at these offsets, or an object."""
-
-    fqn: str
-    offsets: tuple[int, ...]
-
-
-class _File:
-    """One rank's file at one step, pinned while it is open."""
-
-    def __init__(self, path: str, step: int) -> None:
-        self._reader = Reader(path)
-        _, state = load_from(path, self._reader, step, Loading(LazyMemory(self._reader, None)))
-        if not isinstance(state, dict) or "dcp" not in state:
-            self.close()
-            raise StateFormatError(
-                f"{path}: step {step} was not saved by torch.distributed.checkpoint; load it with "
-                "pccheck.torch"
+        with self._save_lock:
+            self._begin_save()
+            handle = self._save_parts(step, state, in_place)
+        outcome = handle.wait()
+        if not outcome.durable:
+            raise CheckpointError(
+                f"{self.path}: step {step} is not in the file, as a newer save was durable before "
+                "it; wait for the future of a save before the next one begins"
             )
-        self.layout = state["dcp"]
-        if self.layout["version"] != _LAYOUT_VERSION:
-            self.close()
-            raise StateFormatError(
-                f"{path}: step {step} has version {self.layout['version']} of the DCP layout, this "
-                f"package reads {_LAYOUT_VERSION}: install a newer pccheck"
-            )
-        self.tensors: dict[str, LazyTensor | torch.Tensor] = state["state"]
-        self.objects: dict[str, bytes] = state["objects"]
-
-    def close(self) -> None:
-        self._reader.close()
 
 
-def _read(source: LazyTensor | torch.Tensor, item: ReadItem, target: torch.Tensor) -> None:
-    """Fills the target with the part that is asked for."""
-    if tuple(item.lengths) == tuple(source.shape):
-        if isinstance(source, LazyTensor):
-            source.load(target)
-        else:
-            target.copy_(source)
-        return
-    offsets, lengths = list(item.storage_offsets), list(item.lengths)
-    # Rows are what can be read alone.
-    part = source[offsets[0] : offsets[0] + lengths[0]]
-    for dimension in range(1, len(lengths)):
-        part = part.narrow(dimension, offsets[dimension], lengths[dimension])
-    target.copy_(part)
+# The files that this process has open for writers that DCP sent it, with their options. A writer
+# is sent anew for every save, the file stays open.
+_sent: dict[str, tuple[dict[str, Any], _Checkpointer]] = {}
 
 
-def _key(item: WriteItem) -> str:
-    """The name under which an item is stored; parts of a tensor are told apart by their place."""
-    if item.type != WriteItemType.SHARD or item.tensor_data is None:
-        return item.index.fqn
-    return f"{item.index.fqn}[{','.join(map(str, item.tensor_data.chunk.offsets))}]"
+def _sent_checkpointer(path: str, **options: Any) -> _Checkpointer:
+    key = os.path.abspath(path)
+    known = _sent.pop(key, None)
+    if known is not None and (known[0] != options or not known[1].is_open):
+        known[1].close()
+        known = None
+    _sent[key] = known or (options, _Checkpointer(path, **options))
+    return _sent[key][1]
 
 
-def _description(item: WriteItem, key: str) -> dict[str, Any]:
-    """What a reader must know of an item beside its value."""
-    known: dict[str, Any] = {"fqn": item.index.fqn, "key": key}
-    if item.tensor_data is not None:
+class _Part:
+    """What one rank stores of a save."""
+
+    def __init__(self, items: Sequence[WriteItem], planner: SavePlanner) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.objects: dict[str, bytes] = {}
+        #: What a reader must know of the items beside their values.
+        self.descriptions: list[dict[str, Any]] = []
+        self.results: list[storage.WriteResult] = []
+        keys = _keys(items)
+        for item, key in zip(items, keys, strict=True):
+            value = planner.resolve_data(item)
+            if isinstance(value, torch.Tensor):
+                byte_count = self._add_tensor(item, key, value.detach())
+            else:
+                self.objects[key] = value.getvalue()
+                byte_count = len(self.objects[key])
+                self.descriptions.append({"fqn": item.index.fqn, "key": key})
+            self.results.append(storage.WriteResult(item.index, byte_count, None))
+
+    def _add_tensor(self, item: WriteItem, key: str, tensor: torch.Tensor) -> int:
         data = item.tensor_data
-        known |= {
-            "size": list(data.size), "offsets": list(data.chunk.offsets),
-            "sizes": list(data.chunk.sizes), "requires_grad": data.properties.requires_grad,
-        }  # fmt: skip
-    return known
+        if data is None or tuple(tensor.shape) != tuple(data.chunk.sizes):
+            planned = None if data is None else tuple(data.chunk.sizes)
+            raise InvalidArgument(
+                f"the planner gave a tensor of shape {tuple(tensor.shape)} for '{item.index.fqn}', "
+                f"but its plan says {planned}"
+            )
+        self.tensors[key] = tensor
+        self.descriptions.append(
+            {
+                "fqn": item.index.fqn, "key": key, "size": list(data.size),
+                "offsets": list(data.chunk.offsets), "sizes": list(data.chunk.sizes),
+                "requires_grad": data.properties.requires_grad,
+            }
+        )  # fmt: skip
+        return tensor.numel() * tensor.element_size()
 
 
-def _properties(file: _File, item: dict[str, Any]) -> TensorProperties:
-    return TensorProperties(
-        dtype=file.tensors[item["key"]].dtype, requires_grad=item["requires_grad"]
-    )
+def _keys(items: Sequence[WriteItem]) -> list[str]:
+    """The names under which items are stored, no two of which are the same.
+
+    A whole tensor keeps its own name. Parts of one are told apart by their place, in a name that
+    no other has.
+    """
+    taken: set[str] = set()
+    for item in items:
+        if item.type != WriteItemType.SHARD:
+            if item.index.fqn in taken:
+                raise InvalidArgument(f"the plan saves '{item.index.fqn}' twice")
+            taken.add(item.index.fqn)
+    keys = []
+    for item in items:
+        key = item.index.fqn
+        if item.type == WriteItemType.SHARD and item.tensor_data is not None:
+            place = f"{key}[{','.join(map(str, item.tensor_data.chunk.offsets))}]"
+            key, number = place, 1
+            while key in taken:
+                number += 1
+                key = f"{place}~{number}"
+            taken.add(key)
+        keys.append(key)
+    return keys
 
 
-def _byte_count(
-    tensors: dict[str, torch.Tensor], objects: dict[str, bytes], key: str
-) -> int:
-    return len(objects[key]) if key in objects else tensors[key].nbytes
+def _check_completeness(plans: Sequence[SavePlan]) -> None:
+    """Raises when the parts of a tensor in all plans are less, or more, than all of it."""
+    sizes: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    for item in (item for plan in plans for item in plan.items):
+        if item.tensor_data is not None:
+            fqn = item.index.fqn
+            sizes[fqn] = math.prod(item.tensor_data.size)
+            counts[fqn] = counts.get(fqn, 0) + math.prod(item.tensor_data.chunk.sizes)
+    for fqn, size in sizes.items():
+        if counts[fqn] != size:
+            raise InvalidArgument(
+                f"{len(plans)} of the processes that share '{fqn}' save {counts[fqn]} of its "
+                f"{size} elements, so that it could not be loaded; save with all of them"
+            )
 
 
-def _steps(path: str) -> list[int]:
-    """The steps of a file, newest checkpoint first; damage is told in the log."""
-    with Reader(path) as reader:
-        for damage in describe_damage(reader.report()):
-            log.warning("%s: %s; run pcfsck to see more", path, damage)
-        return [info.step for info in reader.list()]
-
-
-def _rank_and_count() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def _rank_and_count(group: Any = None) -> tuple[int, int]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise InvalidArgument("this process is not in the process_group of StorageWriter")
+    return rank, dist.get_world_size(group)
 
 
 def _path_of(path: str, rank: int, count: int) -> str:
     """A rank's file."""
-    if count > 1 and _RANK not in path:
+    if count > 1 and RANK not in path:
         raise InvalidArgument(
             f"{path} would be the file of {count} processes; each needs one of its own: write "
-            f"{_RANK} where the rank belongs, such as 'rank{_RANK}.pcc'"
+            f"{RANK} where the rank belongs, such as 'rank{RANK}.pcc'"
         )
-    return path.replace(_RANK, str(rank))
+    return path.replace(RANK, str(rank))
 
 
 def _is_step(checkpoint_id: Any) -> bool:
     return isinstance(checkpoint_id, int) or str(checkpoint_id).isdecimal()
 
 
-def _step_of(checkpoint_id: Any) -> int:
-    if not _is_step(checkpoint_id):
-        raise InvalidArgument(
-            f"checkpoint_id is {checkpoint_id!r}; a checkpoint in a file is named by its step, "
-            "which is a number"
-        )
-    return int(checkpoint_id)
+def _step_or_error(checkpoint_id: Any) -> int | Exception:
+    if _is_step(checkpoint_id):
+        return int(checkpoint_id)
+    return InvalidArgument(
+        f"checkpoint_id is {checkpoint_id!r}; a checkpoint in a file is named by its step, which "
+        "is a number"
+    )

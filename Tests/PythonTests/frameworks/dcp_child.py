@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import warnings
 from typing import Any
 
+import ranks
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -104,35 +101,5 @@ def refuse(rank: int, world: int, directory: str) -> None:
         raise AssertionError("the files of a job of another size were taken")
 
 
-def run_rank(rank: int, world: int, directory: str, task: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous-{os.getppid()}-{task}-{world}",
-        rank=rank, world_size=world,
-    )  # fmt: skip
-    {"save": save, "load": load, "refuse": refuse}[task](rank, world, directory)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run(directory: str, task: str, world: int) -> bool:
-    # Forked, so that torch is imported once; nothing has started a thread yet.
-    ranks = [
-        multiprocessing.get_context("fork").Process(
-            target=run_rank, args=(rank, world, directory, task)
-        )
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return all(process.exitcode == 0 for process in ranks)
-
-
 if __name__ == "__main__":
-    for job in sys.argv[2:]:
-        what, count = job.split(":")
-        if not run(sys.argv[1], what, int(count)):
-            sys.exit(f"{job} failed")
+    ranks.main({"save": save, "load": load, "refuse": refuse})

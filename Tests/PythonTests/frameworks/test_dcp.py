@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from conftest import flip_byte_of, pattern
+from ranks import run_jobs
 from torch.distributed.checkpoint.api import CheckpointException
 
 import pccheck
@@ -185,7 +184,7 @@ def test_a_damaged_step_that_was_asked_for_is_an_error(path: Path, verify: bool)
 def test_nothing_whole_is_left(path: Path) -> None:
     found = damaged_file(path)
     flip_byte_of(path, 1)
-    with pytest.raises(CheckpointException, match="every checkpoint is damaged .*run pcfsck"):
+    with pytest.raises(CheckpointException, match="no checkpoint can be loaded .*run pcfsck"):
         dcp.load(found, storage_reader=StorageReader(path))
 
 
@@ -196,7 +195,7 @@ def test_what_is_no_step_is_refused(path: Path) -> None:
     writer = StorageWriter(path)
     with pytest.raises(CheckpointException, match="give it the step"):
         dcp.save({"a": torch.zeros(1)}, storage_writer=writer)
-    with pytest.raises(pccheck.InvalidArgument, match="named by its step"):
+    with pytest.raises(CheckpointException, match="named by its step"):
         dcp.save({"a": torch.zeros(1)}, checkpoint_id="run/1", storage_writer=writer)
     assert not path.exists()
     with pytest.raises(pccheck.InvalidArgument, match="on_busy is 'skip'"):
@@ -234,16 +233,8 @@ def test_two_writers_are_told_apart(path: Path) -> None:
 # -- several processes
 
 
-def run_jobs(directory: Path, *jobs: str, **environment: str) -> None:
-    result = subprocess.run(
-        [sys.executable, str(CHILD), str(directory), *jobs],
-        capture_output=True, text=True, timeout=180, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-
-
 def test_another_number_of_ranks_loads_the_same(tmp_path: Path) -> None:
-    run_jobs(tmp_path, "save:2", "load:1", "load:2", "load:3", "refuse:3")
+    run_jobs(CHILD, tmp_path, "save:2", "load:1", "load:2", "load:3", "refuse:3")
     assert sorted(file.name for file in tmp_path.glob("*.pcc")) == ["rank0.pcc", "rank1.pcc"]
     # Each holds its shards only.
     shards = [pccheck.load(tmp_path / f"rank{rank}.pcc")["state"] for rank in (0, 1)]
@@ -255,14 +246,14 @@ def test_another_number_of_ranks_loads_the_same(tmp_path: Path) -> None:
     # A rank that got further than the others: what all have is loaded.
     with StorageWriter(tmp_path / "rank1.pcc", rank=1, world_size=2) as writer:
         dcp.save({"a": torch.zeros(1)}, checkpoint_id=6, storage_writer=writer)
-    run_jobs(tmp_path, "load:2")
+    run_jobs(CHILD, tmp_path, "load:2")
     # A rank whose newest is damaged costs all ranks that step.
     damaged = bytearray((tmp_path / "rank0.pcc").read_bytes())
     needle = shards[0]["model.0.weight[0,0]"].tobytes()
     assert damaged.count(needle) == 1
     damaged[damaged.find(needle) + 5] ^= 1
     (tmp_path / "rank0.pcc").write_bytes(damaged)
-    run_jobs(tmp_path, "load:2", EXPECTED_STEP="4")
+    run_jobs(CHILD, tmp_path, "load:2", EXPECTED_STEP="4")
 
 
 # -- killed

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from .._unpickling import NotTrusted
 from ..errors import CheckpointError
+
+__all__ = ["DamagedInput", "NotTrusted", "UnknownInput"]
 
 
 class DamagedInput(CheckpointError):
     """A file of another format breaks the rules of that format: truncated, or damaged."""
-
-
-class NotTrusted(CheckpointError):
-    """A pickle asks for more than tensors and plain values: to read it is to run its program."""
 
 
 class UnknownInput(CheckpointError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -11,34 +10,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, LibraryNotFound
+from .. import _unpickling
+from .._unpickling import BadPickle, Trust
+from ..errors import CheckpointError
 from ..state import Encoder
-from .failures import DamagedInput, NotTrusted
+from .failures import DamagedInput
 from .leaves import teach
 from .stored import Show, Stored, StoredEntry
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_LISTED_COUNT = 5
 _READ_BYTE_COUNT = 8 << 20
-# Names in these modules are types that hold numbers and nothing else.
-_NUMPY_TYPE_NAMES = (
-    "BoolDType", "ByteDType", "Complex128DType", "Complex64DType", "DateTime64DType",
-    "Float16DType", "Float32DType", "Float64DType", "Int16DType", "Int32DType", "Int64DType",
-    "Int8DType", "LongDType", "LongLongDType", "ShortDType", "TimeDelta64DType", "UByteDType",
-    "UInt16DType", "UInt32DType", "UInt64DType", "UInt8DType", "ULongDType", "ULongLongDType",
-    "UShortDType",
-)  # fmt: skip
-
-
-def torch_module(what: str) -> Any:
-    """torch, which only its own formats need."""
-    try:
-        import torch
-    except ImportError as error:
-        raise LibraryNotFound(
-            f"{what} needs torch, which cannot be imported here ({error}): pip install torch"
-        ) from None
-    return torch
+torch_module = _unpickling.torch_module
 
 
 def is_torch_file(head: bytes) -> bool:
@@ -62,23 +44,10 @@ def load_stream(stream: IO[bytes], where: str, *, trust: bool = False) -> Any:
 
 
 def _load(source: Any, where: str, trust: bool, can_map: bool) -> Any:
-    torch = torch_module(where)
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            return torch.load(source, map_location="cpu", weights_only=not trust, mmap=can_map)
-    except pickle.UnpicklingError as error:
-        if not trust:
-            raise _refusal(torch, source, where, error) from None
-        raise _damage(where, error) from None
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        # What torch and the unpickler raise on damage: EOFError, RuntimeError, KeyError, …
-        if trust and isinstance(error, (ImportError, AttributeError)):
-            raise CheckpointError(
-                f"{where}: it asks for something that is not installed here: {error}"
-            ) from None
-        raise _damage(where, error) from None
+        return _unpickling.load(source, where, Trust(trust, "say --trust"), can_map=can_map)
+    except BadPickle as error:
+        raise DamagedInput(f"{error}; it is truncated or damaged: copy the file anew") from None
 
 
 def _check_archive(path: str, show: Show, ignore_checksums: bool) -> bool:
@@ -99,7 +68,10 @@ def _check_archive(path: str, show: Show, ignore_checksums: bool) -> bool:
                 _check_members(archive, members, path, show)
             return all(member.compress_type == zipfile.ZIP_STORED for member in members)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise _damage(path, error) from None
+        raise DamagedInput(
+            f"{path}: it is truncated or damaged ({type(error).__name__}: {error}); copy the file "
+            "anew"
+        ) from None
 
 
 def _check_members(
@@ -117,46 +89,6 @@ def _check_members(
                 f"{path}: '{member.filename}' in it is damaged ({error}); copy the file anew. When "
                 "torch was told to write no checksums, say --ignore-checksums"
             ) from None
-
-
-def _numpy_globals() -> list[Any]:
-    """What the pickles of NumPy arrays and numbers ask for."""
-    core: Any = getattr(np, "_core", None) or np.core  # NumPy 1 and 2
-    rebuild, scalar = core.multiarray._reconstruct, core.multiarray.scalar
-    named = [
-        (function, f"numpy.{package}.multiarray.{name}")
-        for package in ("core", "_core")
-        for name, function in (("_reconstruct", rebuild), ("scalar", scalar))
-    ]
-    kinds = [getattr(np.dtypes, name, None) for name in _NUMPY_TYPE_NAMES] if hasattr(
-        np, "dtypes") else []  # fmt: skip
-    return [*named, np.ndarray, np.dtype, *dict.fromkeys(kind for kind in kinds if kind)]
-
-
-def _refusal(torch: Any, source: Any, path: str, error: Exception) -> CheckpointError:
-    names = re.findall(r"GLOBAL (\S+)", str(error))
-    try:
-        if isinstance(source, str):
-            names += torch.serialization.get_unsafe_globals_in_checkpoint(source)
-    except Exception:
-        # An old format, or damage: the first name is what there is to tell.
-        pass
-    unknown = list(dict.fromkeys(name for name in names if not name.startswith("numpy")))
-    if not unknown:
-        return _damage(path, error)
-    shown = ", ".join(unknown[:_LISTED_COUNT]) + (", …" if len(unknown) > _LISTED_COUNT else "")
-    return NotTrusted(
-        f"{path}: it asks for {shown}, expected only tensors and plain values: to read it is to "
-        "run what its writer chose. If you trust the writer, say --trust"
-    )
-
-
-def _damage(path: str, error: Exception) -> DamagedInput:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no more is known"
-    return DamagedInput(
-        f"{path}: torch cannot read it ({type(error).__name__}: {first}); it is truncated or "
-        "damaged: copy the file anew"
-    )
 
 
 class _EveryStorage(set[int]):

@@ -1,0 +1,331 @@
+"""What once went wrong with DCP in jobs of several ranks: see ranks.py for how it is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ranks
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import pccheck
+from pccheck.dcp import StorageReader, StorageWriter
+
+FILES = "rank{rank}.pcc"
+
+
+def sharded(world: int, values: torch.Tensor, dimension: int = 0) -> DTensor:
+    """No rank talks to another for it, as saves in the background do."""
+    mesh = init_device_mesh("cpu", (world,))
+    return distribute_tensor(values, mesh, [Shard(dimension)], src_data_rank=None)
+
+
+def refused(call: Callable[[], object], *texts: str) -> None:
+    """The call ends on this rank, soon, with an error that says all of this."""
+    began = time.monotonic()
+    try:
+        call()
+    except (CheckpointException, pccheck.CheckpointError) as error:
+        for text in texts:
+            assert text in str(error), f"{text!r} is not in {error}"
+    else:
+        raise AssertionError(f"no error said {texts}")
+    assert time.monotonic() - began < 30, "the other ranks were waited for"
+
+
+def save(step: int, state: dict[str, Any], directory: str, **options: Any) -> None:
+    with StorageWriter(os.path.join(directory, FILES), **options) as writer:
+        dcp.save(state, checkpoint_id=step, storage_writer=writer)
+
+
+# -- names
+
+
+def names(rank: int, world: int, directory: str) -> None:
+    """A sharded tensor beside ones that are called as its shards are stored."""
+    whole = torch.arange(8.0)
+
+    def state(factor: float) -> dict[str, Any]:
+        others = {f"w[{place}]": torch.full((4,), 10.0 + place) for place in (0, 4)}
+        objects = {"w[2]": ("an", "object")}
+        return {"w": sharded(world, whole * factor), **others, **objects}
+
+    save(1, state(1), directory)
+    found = state(0)
+    found["w[0]"].zero_()
+    found["w[4]"].zero_()
+    dcp.load(found, storage_reader=StorageReader(os.path.join(directory, FILES)))
+    assert torch.equal(found["w"].full_tensor(), whole), found["w"]
+    assert found["w[0]"].tolist() == [10.0] * 4 and found["w[4]"].tolist() == [14.0] * 4
+    assert found["w[2]"] == ("an", "object")
+
+
+# -- one rank fails
+
+
+def one_rank_cannot_read(rank: int, world: int, directory: str) -> None:
+    """A rank that finds no files: all ranks hear of it, and of which it was."""
+    save(1, {"w": sharded(world, torch.arange(8.0))}, directory)
+    for culprit in range(world):
+        place = os.path.join(directory, "nowhere") if rank == culprit else directory
+        state = {"w": sharded(world, torch.zeros(8))}
+        reader = StorageReader(os.path.join(place, FILES))
+        refused(
+            lambda state=state, reader=reader: dcp.load(state, storage_reader=reader),
+            f"(RANK {culprit})", "nowhere",
+        )  # fmt: skip
+        dist.barrier()
+
+
+def one_rank_sees_damage(rank: int, world: int, directory: str) -> None:
+    """A rank whose copy of a file is damaged: all ranks take the older step, or none does."""
+    count = (1 << 20) + (1 << 16)  # more than a chunk in each file
+    with StorageWriter(os.path.join(directory, FILES), retain=2) as writer:
+        for step in (1, 2):
+            torch.manual_seed(step)
+            values = torch.rand(count, dtype=torch.float64)
+            dcp.save({"w": sharded(world, values)}, checkpoint_id=step, storage_writer=writer)
+    dist.barrier()
+    place = directory
+    if rank == 1:
+        place = os.path.join(directory, "copies")
+        os.mkdir(place)
+        for number in range(world):
+            name = f"rank{number}.pcc"
+            shutil.copy(os.path.join(directory, name), place)
+        damage(os.path.join(place, "rank1.pcc"), values[-8:])
+    dist.barrier()
+    for verify in (True, False):
+        state = {"w": sharded(world, torch.zeros(count, dtype=torch.float64))}
+        reader = StorageReader(os.path.join(place, FILES), verify=verify)
+        if verify:
+            dcp.load(state, storage_reader=reader)
+            torch.manual_seed(1)
+            expected = torch.rand(count, dtype=torch.float64)
+            assert reader.step == 1 and torch.equal(state["w"].full_tensor(), expected)
+        else:
+            refused(
+                lambda state=state, reader=reader: dcp.load(state, storage_reader=reader),
+                "(RANK 1)", "step 2 cannot be loaded", "an older checkpoint_id",
+            )  # fmt: skip
+        dist.barrier()
+
+
+def damage(path: str, value: torch.Tensor) -> None:
+    """Changes a bit where the value is stored."""
+    with open(path, "r+b") as file:
+        content = file.read()
+        places = content.count(value.numpy().tobytes())
+        assert places == 1, places
+        place = content.find(value.numpy().tobytes())
+        file.seek(place)
+        file.write(bytes([content[place] ^ 1]))
+
+
+def one_rank_is_given_another_step(rank: int, world: int, directory: str) -> None:
+    """Saves and loads of which the ranks have different ideas."""
+    with StorageWriter(os.path.join(directory, FILES), retain=2) as writer:
+        for step in (1, 2):
+            state = {"w": sharded(world, torch.full((8,), float(step)))}
+            dcp.save(state, checkpoint_id=step, storage_writer=writer)
+
+        def save_differently() -> None:
+            dcp.save(state, checkpoint_id=3 + rank, storage_writer=writer)
+
+        refused(save_differently, "rank 1 saves step 4", "one checkpoint_id")
+        refused(
+            lambda: dcp.save(
+                state, checkpoint_id="best" if rank else 3, storage_writer=writer
+            ),
+            "(RANK 1)", "'best'",
+        )  # fmt: skip
+    dist.barrier()
+    reader = StorageReader(os.path.join(directory, FILES))
+    refused(
+        lambda: dcp.load(state, checkpoint_id=1 + rank, storage_reader=reader),
+        "rank 1 finds step 2",
+    )
+    refused(
+        lambda: dcp.load(state, checkpoint_id="best" if rank else 1, storage_reader=reader),
+        "(RANK 1)", "'best'",
+    )  # fmt: skip
+
+
+def two_attempts(rank: int, world: int, directory: str) -> None:
+    """Ranks that hold one step of two saves: what all have of one save is loaded."""
+    save(1, {"w": sharded(world, torch.full((8,), 1.0))}, directory, retain=3)
+    dist.barrier()
+    save(2, {"w": sharded(world, torch.full((8,), 2.0))}, directory, retain=3)
+    if rank == 0:
+        shutil.copy(os.path.join(directory, "rank0.pcc"), os.path.join(directory, "kept.pcc"))
+    dist.barrier()
+    # The job was started again at step 1, and only rank 1 came to the end of step 2.
+    save(2, {"w": sharded(world, torch.full((8,), 3.0))}, directory, retain=3)
+    dist.barrier()
+    if rank == 0:
+        shutil.copy(os.path.join(directory, "kept.pcc"), os.path.join(directory, "rank0.pcc"))
+    dist.barrier()
+    state = {"w": sharded(world, torch.zeros(8))}
+    reader = StorageReader(os.path.join(directory, FILES))
+    dcp.load(state, storage_reader=reader)
+    assert reader.step == 1 and state["w"].full_tensor().tolist() == [1.0] * 8
+
+
+# -- parts of a job
+
+
+def groups(rank: int, world: int, directory: str) -> None:
+    """Saves by some of the ranks: what the writer knows of works, the rest is refused."""
+    members = [1, 2]
+    group = dist.new_group(members)
+    mesh = init_device_mesh("cpu", (world,))
+    values = torch.arange(12.0)
+    if rank in members:
+        state = {"w": values.clone(), "rank": 7, "own": torch.full((2,), 1.5)}
+        plain = StorageWriter(os.path.join(directory, "plain{rank}.pcc"))
+        refused(
+            lambda: dcp.save(state, checkpoint_id=1, storage_writer=plain, process_group=group),
+            "process_group",
+        )
+        path = os.path.join(directory, "group{rank}.pcc")
+        with StorageWriter(path, process_group=group) as writer:
+            dcp.save(state, checkpoint_id=1, storage_writer=writer, process_group=group)
+        # What only all ranks together hold is no checkpoint of two of them.
+        shards = {"w": distribute_tensor(values, mesh, [Shard(0)], src_data_rank=None)}
+        with StorageWriter(path, process_group=group) as writer:
+            refused(
+                lambda: dcp.save(shards, checkpoint_id=2, storage_writer=writer,
+                                 process_group=group),
+                "key:w",
+            )  # fmt: skip
+    else:
+        shards = {"w": distribute_tensor(values, mesh, [Shard(0)], src_data_rank=None)}
+        try:
+            StorageWriter(os.path.join(directory, "group{rank}.pcc"), process_group=group)
+        except (pccheck.InvalidArgument, ValueError) as error:
+            assert "group" in str(error)
+        else:
+            raise AssertionError("a process outside of the group got a writer")
+    dist.barrier()
+    # The files are a whole checkpoint, for any number of ranks.
+    found = {"w": torch.zeros(12), "rank": 0, "own": torch.zeros(2)}
+    reader = StorageReader(os.path.join(directory, "group{rank}.pcc"))
+    dcp.load(found, storage_reader=reader)
+    assert torch.equal(found["w"], values) and found["rank"] == 7 and found["own"][1] == 1.5
+    assert not os.path.exists(os.path.join(directory, "plain1.pcc"))
+
+
+def alone(rank: int, world: int, directory: str) -> None:
+    """Saves and loads without the other ranks."""
+    state = {"own": torch.full((3,), float(rank)), "rank": rank}
+    writer = StorageWriter(os.path.join(directory, FILES))
+    refused(
+        lambda: dcp.save(state, checkpoint_id=1, storage_writer=writer, no_dist=True), "no_dist"
+    )
+    try:
+        StorageWriter(os.path.join(directory, FILES), no_dist=True)
+    except pccheck.InvalidArgument as error:
+        assert "put the rank in the path yourself" in str(error)
+    else:
+        raise AssertionError("a path that names no file was taken")
+    path = os.path.join(directory, f"own{rank}.pcc")
+    with StorageWriter(path, no_dist=True) as own:
+        dcp.save(state, checkpoint_id=1, storage_writer=own, no_dist=True)
+        shards = {"w": sharded(world, torch.arange(8.0))}
+        refused(
+            lambda: dcp.save(shards, checkpoint_id=2, storage_writer=own, no_dist=True), "'w'"
+        )
+        refused(
+            lambda: dcp.save(
+                shards, checkpoint_id=3, storage_writer=own, use_collectives=False
+            ),
+            "use_collectives",
+        )
+    found = {"own": torch.zeros(3), "rank": -1}
+    dcp.load(found, storage_reader=StorageReader(path), no_dist=True)
+    assert found["rank"] == rank and found["own"].tolist() == [float(rank)] * 3
+    dist.barrier()
+    # What all ranks saved is read by one of them, while the others are elsewhere.
+    save(1, {"w": sharded(world, torch.arange(8.0))}, directory)
+    dist.barrier()
+    if rank == world - 1:
+        whole = {"w": torch.zeros(8)}
+        reader = StorageReader(os.path.join(directory, FILES))
+        dcp.load(whole, storage_reader=reader, no_dist=True)
+        assert whole["w"].tolist() == list(range(8))
+        # One file is a part of it, and is not taken for all.
+        alone = StorageReader(os.path.join(directory, "rank0.pcc"))
+        refused(
+            lambda: dcp.load(whole, storage_reader=alone, no_dist=True),
+            f"one of {world} processes",
+        )
+
+
+# -- in the background
+
+
+def in_a_process(rank: int, world: int, directory: str) -> None:
+    """Saves in another process, several times, and after a save in this one."""
+    mesh = init_device_mesh("cpu", (world,))
+    writer = StorageWriter(os.path.join(directory, FILES), retain=2)
+
+    def start(step: int) -> Any:
+        state = {"w": sharded(world, torch.full((8,), float(step))), "note": {"step": step}}
+        return dcp.async_save(
+            state, checkpoint_id=step, storage_writer=writer,
+            async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+        )  # fmt: skip
+
+    for step in (1, 2, 3):
+        start(step).result(timeout=100)
+        dist.barrier()
+        state = {"w": distribute_tensor(torch.zeros(8), mesh, [Replicate()]), "note": {"step": 0}}
+        reader = StorageReader(os.path.join(directory, FILES))
+        dcp.load(state, storage_reader=reader)
+        assert reader.step == step and state["note"]["step"] == step
+        assert state["w"].to_local().tolist() == [float(step)] * 8
+        dist.barrier()
+    with StorageWriter(os.path.join(directory, "here{rank}.pcc")) as writer:
+        dcp.save({"w": torch.zeros(2)}, checkpoint_id=1, storage_writer=writer)
+        refused(lambda: start(2).result(timeout=100), "is open in this process", "THREAD")
+
+
+def at_the_same_time(rank: int, world: int, directory: str) -> None:
+    """Saves that overlap: each holds its own content."""
+    path = os.path.join(directory, FILES)
+    with StorageWriter(path, in_flight=2, retain=4) as writer:
+        states = {
+            step: {"w": sharded(world, torch.full((1 << 16,), float(step)))} for step in (1, 2, 3)
+        }
+        futures = {}
+        for step, state in states.items():
+            futures[step] = dcp.async_save(state, checkpoint_id=step, storage_writer=writer)
+        for future in futures.values():
+            future.result(timeout=100)
+    dist.barrier()
+    for step in futures:
+        state = {"w": sharded(world, torch.zeros(1 << 16))}
+        dcp.load(state, checkpoint_id=step, storage_reader=StorageReader(path))
+        assert bool((state["w"].full_tensor() == step).all())
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    ranks.main(
+        {
+            task.__name__: task
+            for task in (
+                names, one_rank_cannot_read, one_rank_sees_damage, one_rank_is_given_another_step,
+                two_attempts, groups, alone, in_a_process, at_the_same_time,
+            )
+        }
+    )  # fmt: skip
