@@ -189,5 +189,5 @@ int pccp_lock_is_held(int fd, uint64_t start, uint64_t count)
         .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)count};
     if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
         return -errno;
-    return lock.l_type != F_UNLCK;
+    return lock.l_type == F_WRLCK ? 2 : lock.l_type != F_UNLCK;
 }

@@ -31,8 +31,7 @@ public enum ChunkStatus: Hashable, Sendable {
     case damaged(CheckpointError)
 }
 
-/// A checkpoint whose slot is pinned, where there are locks: no writer reuses it until `close`, but
-/// for an urgent save that finds every slot pinned.
+/// A checkpoint whose slot is pinned, where there are locks: no writer reuses it until `close`.
 ///
 /// Every byte handed out was verified against its chunk's digest first, and the first byte of a
 /// checkpoint that no superblock vouches for only after all of it was, unless that is waived. When

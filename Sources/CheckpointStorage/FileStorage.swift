@@ -197,12 +197,24 @@ public final class FileStorage: Storage, @unchecked Sendable {
     /// - Returns: nil where there are no locks, and nobody can tell.
     public func isLockedByAnother(_ byte: LockByte) throws(StorageError) -> Bool? {
         let result = pccp_lock_is_held(descriptor, byte.byteOffset, 1)
-        if result >= 0 { return result == 1 }
+        if result >= 0 { return result > 0 }
         let error = StorageError(
             operation: StorageError.lockQueryOperation, path: path,
             byteOffset: byte.byteOffset, byteCount: 1, osErrorNumber: -result)
         if error.saysNoLocks { return nil }
         throw error
+    }
+
+    public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] {
+        let pinned = slots.filter {
+            pccp_lock_is_held(descriptor, LockByte.slot($0).byteOffset, 1) == 1
+        }
+        guard !pinned.isEmpty else { return [] }
+        let holders = LockHolders.sharing(
+            pinned.map { LockByte.slot($0).byteOffset }, of: descriptor)
+        return pinned.map {
+            SlotPin(slot: $0, holders: holders[LockByte.slot($0).byteOffset] ?? [])
+        }
     }
 
     public func unlock(_ byte: LockByte) throws(StorageError) {

@@ -45,6 +45,10 @@ public protocol Storage: AnyObject, Sendable {
     /// Tries to lock a byte without waiting; false when another opener holds it.
     func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool
     func unlock(_ byte: LockByte) throws(StorageError)
+
+    /// Which of `slots` other openers have pinned, and who they are. Takes no lock. Empty where
+    /// there are no locks, and for a medium that only this process has.
+    func slotPins(_ slots: [SlotIndex]) -> [SlotPin]
 }
 
 /// A medium whose bytes the processor writes itself, durable as soon as a write returns: nothing is
@@ -78,6 +82,7 @@ public enum LockByte: Hashable, Sendable {
 extension Storage {
     public var detail: String? { nil }
     public var unsafeShutdownCount: UInt64 { 0 }
+    public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { [] }
 
     /// For a medium whose writes block.
     public func makeWriteQueue(

@@ -156,6 +156,7 @@ public final class CheckpointWriter: Sendable {
                 engine.monitor.wakeAll()
                 return ticket
             case .noSlot(let pinnedCount):
+                if pinnedCount > 0 { lookAtPins(step: step) }
                 try waitForSlot(step: step, pinnedCount: pinnedCount, deadline: deadline)
                 if case .skip = engine.options.busyPolicy { return skip(step) }
             }
@@ -217,8 +218,15 @@ public final class CheckpointWriter: Sendable {
         }
         guard let slot = try takeSlot(&state) else {
             let isFull = state.inFlight.count >= engine.geometry.inFlightCount
-            return .noSlot(pinnedCount: isFull ? 0 : state.slots.free.count)
+            let pinnedCount = isFull ? 0 : state.slots.free.count
+            if pinnedCount == 0 {
+                state.pinStall = nil
+            } else if state.pinStall == nil {
+                state.pinStall = PinStall(beganTime: SystemClock.monotonicTime)
+            }
+            return .noSlot(pinnedCount: pinnedCount)
         }
+        state.pinStall = nil
         let sequence = SequenceNumber(rawValue: state.nextSequence)
         state.nextSequence += 1
         state.lastStep = step
@@ -269,7 +277,7 @@ public final class CheckpointWriter: Sendable {
     ) throws(CheckpointError) {
         switch engine.options.busyPolicy {
         case .skip: return
-        case .fail: throw busyError(.busy, step)
+        case .fail: throw busyError(.busy, step, pinnedCount: pinnedCount)
         case .wait: break
         }
         let began = SystemClock.monotonicTime
@@ -282,15 +290,63 @@ public final class CheckpointWriter: Sendable {
         }
         let now = SystemClock.monotonicTime
         engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
-        if deadline != 0, now >= deadline { throw busyError(.timeout, step) }
+        if deadline != 0, now >= deadline {
+            throw busyError(.timeout, step, pinnedCount: pinnedCount)
+        }
     }
 
-    private func busyError(_ code: CheckpointError.Code, _ step: UInt64) -> CheckpointError {
-        CheckpointError(
-            code,
-            "\(engine.storage.path): step \(step) finds all \(engine.geometry.inFlightCount) "
-                + "slots in flight or pinned by readers; save less often, or create the file "
-                + "with more slots in flight")
+    /// Finds out whom a save waits for, now and then, and tells the log once when it takes long.
+    private func lookAtPins(step: UInt64, isFailing: Bool = false) {
+        let now = SystemClock.monotonicTime
+        let slots = engine.monitor.withLock { state -> [SlotIndex] in
+            guard state.pinStall?.isLookDue(now: now, isFailing: isFailing) == true else {
+                return []
+            }
+            state.pinStall?.lookedTime = now
+            return state.slots.free
+        }
+        guard !slots.isEmpty else { return }
+        // Not with the lock held: all of /proc is read.
+        let pins = engine.storage.slotPins(slots)
+        let limit = engine.options.pinWarningNanoseconds
+        let waited = engine.monitor.withLock { state -> UInt64? in
+            guard let stall = state.pinStall else { return nil }
+            state.pinStall?.pins = pins
+            let waited = now - min(stall.beganTime, now)
+            guard !stall.isReported, waited >= limit, !pins.isEmpty else { return nil }
+            state.pinStall?.isReported = true
+            return waited
+        }
+        guard let waited else { return }
+        engine.options.logger.warning(
+            "a save waits for readers",
+            metadata: [
+                "path": "\(engine.storage.path)", "step": "\(step)",
+                "waited_seconds": "\(waited / 1_000_000_000)",
+                "pins": "\(pins.map(\.description).joined(separator: "; "))",
+            ])
+    }
+
+    private func busyError(
+        _ code: CheckpointError.Code, _ step: UInt64, pinnedCount: Int
+    ) -> CheckpointError {
+        if pinnedCount > 0 { lookAtPins(step: step, isFailing: true) }
+        let pins = engine.monitor.withLock { $0.pinStall?.pins ?? [] }
+        let count = engine.geometry.inFlightCount
+        let reason =
+            if pinnedCount == 0 {
+                "\(count) of \(count) checkpoints are in flight; save less often, or create the "
+                    + "file with more slots in flight"
+            } else if pins.isEmpty {
+                "a reader has pinned every free slot; close the reader, or create the file with "
+                    + "more slots in flight"
+            } else {
+                pins.map(\.description).joined(separator: "; ")
+                    + "; close that reader, or create the file with more slots in flight"
+            }
+        return CheckpointError(
+            code, "\(engine.storage.path): cannot start step \(step): \(reason)",
+            slot: pins.first?.slot)
     }
 
     private func skip(_ step: UInt64) -> CheckpointTicket {
@@ -337,6 +393,7 @@ public final class CheckpointWriter: Sendable {
         engine.monitor.withLock { state in
             var statistics = state.statistics
             statistics.inFlightCount = state.inFlight.count
+            statistics.pinnedSlots = state.pinStall?.pins ?? []
             return statistics
         }
     }

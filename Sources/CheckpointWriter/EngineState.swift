@@ -47,6 +47,8 @@ struct EngineState {
     var isClosing = false
     /// Threads end as soon as they see it.
     var isStopped = false
+    /// Set while a save waits for readers.
+    var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
     var stallBegan: UInt64?
     var statistics = WriterStatistics()

@@ -32,8 +32,8 @@ final class InFlightCheckpoint: @unchecked Sendable {
     var writesLeft: Int
     /// Copies and writes under way at this moment. Only at 0 may a failed checkpoint end.
     var busyCount = 0
-    /// The write of the "writing" header has returned, so chunks may follow: a reader that finds one
-    /// of them where it expected another checkpoint's then finds the mark too.
+    /// The write of the "writing" header has returned, so chunks may follow: a reader that meets
+    /// one of them then finds the mark too.
     var isMarked = false
     /// A write was handed to the medium, so a failed flush says nothing good about it.
     var hasWritten = false

@@ -39,6 +39,8 @@ public struct WriterOptions: Sendable {
     /// Go on from the anchored checkpoint without reading it. Quicker to open; but if it is
     /// rotten, the older one that a load falls back to may be overwritten by the first save.
     public var trustsAnchor = false
+    /// A save that waits so long for readers' pins tells the log which slots and processes.
+    public var pinWarningNanoseconds: UInt64 = 2_000_000_000
     package var plantedBug: PlantedBug?
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 

@@ -1,4 +1,5 @@
 public import CheckpointFormat
+public import CheckpointStorage
 
 /// What a writer has done since it was opened. Times are in nanoseconds, sizes in bytes.
 public struct WriterStatistics: Sendable, Hashable {
@@ -51,6 +52,8 @@ public struct WriterStatistics: Sendable, Hashable {
     /// Slots out of use until the file is reopened, after a failed flush, or because the newer
     /// checkpoint that they hold could not be read.
     public var quarantinedSlotCount = 0
+    /// The pins of readers that keep a save from a slot now.
+    public var pinnedSlots: [SlotPin] = []
     public var newestDurableStep: UInt64?
     public var newestDurableSequence = SequenceNumber.none
     /// The last error of any checkpoint.

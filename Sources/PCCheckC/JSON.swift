@@ -1,5 +1,6 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 internal import CheckpointWriter
 
 /// The little JSON that the C ABI returns, without Foundation, which would weigh more than the
@@ -71,12 +72,29 @@ extension WriterStatistics {
             ("busy_nanoseconds", .number(busyNanoseconds)),
             ("write_queue_count_maximum", .count(writeQueueCountMaximum)),
             ("quarantined_slot_count", .count(quarantinedSlotCount)),
+            ("pinned_slots", .array(pinnedSlots.flatMap(\.json))),
             ("newest_durable_step", .optional(newestDurableStep)),
             ("newest_durable_sequence", .number(newestDurableSequence.rawValue)),
             ("last_error", lastError.map(JSON.string) ?? .null),
             ("is_fail_stop", .bool(isFailStop)),
             ("recent", .array(recent.map(\.json))),
         ])
+    }
+}
+
+extension SlotPin {
+    /// One for each process; one without a number when this user sees none.
+    fileprivate var json: [JSON] {
+        let slot = JSON.number(UInt64(slot.rawValue))
+        if holders.isEmpty {
+            return [.object([("slot", slot), ("pid", .null), ("command", .null)])]
+        }
+        return holders.map {
+            .object([
+                ("slot", slot), ("pid", .number(UInt64($0.processID))),
+                ("command", .string($0.command)),
+            ])
+        }
     }
 }
 

@@ -113,7 +113,7 @@ import Testing
             storage.setFaultHook(gate.hook)
             let first = try writer.save(1, pattern(1, count: 10))
             expect(
-                policy == .fail ? .busy : .timeout, ["step 2", "1 slots", "save less often"]
+                policy == .fail ? .busy : .timeout, ["step 2", "1 of 1", "save less often"]
             ) { () throws(CheckpointError) in _ = try writer.save(2, pattern(2, count: 10)) }
             gate.open()
             #expect(try first.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
@@ -405,16 +405,16 @@ import Testing
     @Test func aLockThatFailsIsAnError() throws {
         let storage = try memoryFile()
         storage.setFaultHook { call in
-            if case .lock(.writer, _) = call { 37 } else { nil }
+            if case .lock(.writer, _) = call { 5 } else { nil }
         }
         let opening = #expect(throws: CheckpointError.self) {
             try CheckpointWriter(storage: storage)
         }
-        #expect(opening?.code == .inputOutput && opening?.osErrorNumber == 37)
+        #expect(opening?.code == .inputOutput && opening?.osErrorNumber == 5)
         storage.setFaultHook(nil)
         let writer = try CheckpointWriter(storage: storage)
         storage.setFaultHook { call in
-            if case .lock(.slot, _) = call { 37 } else { nil }
+            if case .lock(.slot, _) = call { 5 } else { nil }
         }
         let saving = #expect(throws: CheckpointError.self) { try writer.save(1, [1]) }
         #expect(saving?.code == .inputOutput && saving?.slot != nil)

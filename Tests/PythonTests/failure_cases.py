@@ -103,7 +103,7 @@ class Case:
         helpers: list[Callable[..., Any]] = [
             fill_disk, free_disk, make_read_only, damage, self.another_process_opens,
             self.in_forked_child, self.killed_while_it_saves, self.run_program, interrupt_soon,
-            fail_writes, fail_flushes,
+            fail_writes, fail_flushes, pin_newest, close_soon,
         ]  # fmt: skip
         self._names: dict[str, Any] = {helper.__name__: helper for helper in helpers}
         prelude = PRELUDE + (TORCH_PRELUDE if needs_torch else "")
@@ -235,6 +235,19 @@ def damage(path: str, step: int) -> None:
 def interrupt_soon() -> None:
     # At once: what came after the wait had ended would strike whoever runs the tests.
     threading.Timer(0, signal.raise_signal, [signal.SIGINT]).start()
+
+
+def pin_newest(path: str) -> Any:
+    """A reader that holds the newest checkpoint, as a lazy load does."""
+    from pccheck._reader import Reader
+
+    reader = Reader(path)
+    reader.select(reader.list()[0].sequence)
+    return reader
+
+
+def close_soon(reader: Any) -> None:
+    threading.Timer(3, reader.close).start()
 
 
 def fail_writes() -> None:

@@ -37,7 +37,8 @@ typedef int32_t pcc_status;
 #define PCC_NOT_FOUND 2            /* no such file */
 #define PCC_EXISTS 3               /* the file exists already */
 #define PCC_LOCKED 4               /* another writer has the file open */
-#define PCC_BUSY 5                 /* every slot is in flight, and the policy is to fail */
+#define PCC_BUSY 5                 /* every slot is in flight or pinned by a reader (the message
+                                     * names it), and the policy is to fail */
 #define PCC_TOO_LARGE 6            /* the state is larger than a slot */
 #define PCC_NO_CHECKPOINT 7        /* the file holds no checkpoint that fits the request */
 #define PCC_CORRUPT 8              /* stored bytes do not match their digest */
@@ -215,7 +216,9 @@ PCC_API pcc_status pcc_payload_byte_count(const pcc_tensor *tensors, size_t tens
 /* Says that training goes back to `step` on purpose: later saves may use any step from there. */
 PCC_API pcc_status pcc_writer_rewind(pcc_writer *writer, uint64_t step, pcc_error *error);
 
-/* Statistics as a JSON object, to be freed with pcc_free. */
+/* Statistics as a JSON object, to be freed with pcc_free. While a save waits for readers, its
+ * "pinned_slots" has {"slot", "pid", "command"} for each of them; a pid of null is a process that
+ * this user cannot see. */
 PCC_API pcc_status pcc_writer_stats_json(pcc_writer *writer, char **json, pcc_error *error);
 
 /*

@@ -54,8 +54,18 @@ int pccp_unlink(const char *path);
 /* Open-file-description locks on [start, start + count). -EAGAIN when another holds one. */
 int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive);
 int pccp_unlock(int fd, uint64_t start, uint64_t count);
-/* 1 when another open file description has any lock on the range, 0 when none has; takes none. */
+/* 2 when another open file description has an exclusive lock on the range, 1 when one has a shared
+ * lock, 0 when none has any; takes none. */
 int pccp_lock_is_held(int fd, uint64_t start, uint64_t count);
+
+/* Called with the text of /proc/PID/fdinfo/FD. */
+typedef void pccp_opener(void *context, uint32_t pid, const char *text, size_t count);
+/* Visits every descriptor that is open on the file of `fd`, in this process too, as far as this
+ * user may see them. */
+int pccp_visit_openers(int fd, pccp_opener *visit, void *context);
+/* Fills `text` with the arguments of a process, each ended with a NUL, or else with its name.
+ * Returns how many bytes, 0 when it has ended. */
+size_t pccp_process_command(uint32_t pid, char *text, size_t size);
 
 /* Anonymous memory on a 2 MiB boundary, touched, in huge pages where the kernel has them. NULL when
  * there is no such amount: see pccp_available_byte_count. */

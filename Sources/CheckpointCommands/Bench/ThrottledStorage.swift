@@ -51,4 +51,6 @@ final class ThrottledStorage: Storage {
     }
 
     func unlock(_ byte: LockByte) throws(StorageError) { try base.unlock(byte) }
+
+    func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { base.slotPins(slots) }
 }

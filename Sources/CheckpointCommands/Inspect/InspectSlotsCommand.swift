@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 
 struct InspectSlotsCommand: ToolCommand {
     static let configuration = CommandConfiguration(
@@ -45,6 +46,9 @@ struct InspectSlotsCommand: ToolCommand {
             header \(report.headerOffset), table \(geometry.tableOffset(report.slot)), data \
             \(geometry.slotDataOffset(report.slot))
             """)
+        if let pin = inspection.pins.first(where: { $0.slot == report.slot }) {
+            add("reader", "\(pin.description)")
+        }
         if let detail = report.detail { add("damage", StyledText("\(detail)", .red)) }
         if let header = report.usedHeader {
             add("step", "\(header.step), sequence \(header.sequence)")

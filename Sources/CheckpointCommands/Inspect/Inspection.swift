@@ -10,6 +10,8 @@ struct Inspection {
     let decision: RecoveryDecision
     /// A writer has the file open now; nil where there are no locks that tell.
     let isWriterAtWork: Bool?
+    /// Slots that readers keep from a writer now.
+    let pins: [SlotPin]
     /// The time that ages are relative to, in nanoseconds since 1970.
     let now: UInt64
 
@@ -30,6 +32,7 @@ struct Inspection {
             located.message = "\(path): \(error.message)"
             throw located
         }
+        pins = storage.slotPins(decision.identity.geometry.slots)
         now = SystemClock.wallTime
     }
 

@@ -98,6 +98,8 @@ enum InspectionJSON {
             "header_offset": .integer(report.headerOffset),
             "table_offset": .integer(inspection.geometry.tableOffset(report.slot)),
             "data_offset": .integer(inspection.geometry.slotDataOffset(report.slot)),
+            "pins": .array(
+                inspection.pins.filter { $0.slot == report.slot }.flatMap(\.holdersJSON)),
             "header": report.usedHeader.map { header($0, digest: report.headerDigest) } ?? .null,
         ])
     }
@@ -149,6 +151,16 @@ enum InspectionJSON {
 
     private static func failure<Value>(_ result: Result<Value, FormatError>) -> FormatError? {
         if case .failure(let error) = result { error } else { nil }
+    }
+}
+
+extension SlotPin {
+    /// One for each process; one without a number when this user sees none.
+    var holdersJSON: [JSONValue] {
+        if holders.isEmpty { return [.dictionary(["pid": .null, "command": .null])] }
+        return holders.map {
+            .dictionary(["pid": .count(Int($0.processID)), "command": .string($0.command)])
+        }
     }
 }
 

@@ -45,6 +45,9 @@ struct SummaryScreen {
         for (index, line) in map.enumerated() { add(index == 0 ? "slots" : "", line) }
         add("", counts)
         add("writer", writer)
+        for (index, pin) in inspection.pins.enumerated() {
+            add(index == 0 ? "readers" : "", "\(pin.description)")
+        }
         if let rates { add("rates", rates) }
         add("superblock", superblock)
         if !identity.fingerprint.isEmpty { add("fingerprint", "\(identity.fingerprint)") }

@@ -25,6 +25,8 @@ log = logging.getLogger("pccheck")
 
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
+# A save that waits so long for readers' pins says which processes they are.
+_PIN_WARNING_SECONDS = 2.0
 # Between two attempts to get a slot from a writer whose policy is not to wait for one.
 _BUSY_PAUSE_SECONDS = 0.005
 
@@ -209,6 +211,17 @@ class SaveHandle:
         log.error("the checkpoint of step %d failed: %s", self.step, error)
 
 
+def _pin_text(pin: dict[str, Any]) -> str:
+    """One row of ``pinned_slots`` for people."""
+    if pin["pid"] is None:
+        holder = "a process that this user cannot see"
+    elif pin["pid"] == os.getpid():
+        holder = f"this process ({pin['pid']}), which has a load open"
+    else:
+        holder = f"process {pin['pid']} ({pin['command']})"
+    return f"slot {pin['slot']} is pinned by {holder}"
+
+
 def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
     return _native.TICKET_STATES[library.pcc_ticket_state(ticket)] == "skipped"
 
@@ -342,6 +355,7 @@ class Engine:
             count_of_bytes = sum(entry.byte_count for entry in entries)
             more = (watch, in_place, count_of_bytes)
             handle: SaveHandle | None = None
+            began, is_told = time.monotonic(), False
             try:
                 while True:
                     status = self._library.pcc_writer_save(
@@ -349,6 +363,8 @@ class Engine:
                         c.byref(ticket), c.byref(error),
                     )  # fmt: skip
                     is_busy = status in (_native.BUSY, _native.TIMEOUT)
+                    if is_busy and not is_told and time.monotonic() - began > _PIN_WARNING_SECONDS:
+                        is_told = self._warn_of_pins(step)
                     if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
                         time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
                         continue
@@ -369,6 +385,17 @@ class Engine:
                     self._outstanding.append(handle)
                 raise
             return handle
+
+    def _warn_of_pins(self, step: int) -> bool:
+        """Logs which readers a save waits for; False when there are none."""
+        pins = self.stats()["pinned_slots"]
+        if pins:
+            log.warning(
+                "%s: the save of step %d waits for readers: %s; close them, or create the file "
+                "with more slots in flight",
+                os.fsdecode(self._path), step, "; ".join(map(_pin_text, pins)),
+            )  # fmt: skip
+        return bool(pins)
 
     def reap(self) -> None:
         """Forgets checkpoints that have ended, and lets go of memory that was copied."""

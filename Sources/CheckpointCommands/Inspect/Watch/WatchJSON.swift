@@ -1,5 +1,6 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 
 /// One line of `pcinspect watch --json`: what happened, and the state that was seen with it.
 enum WatchJSON {
@@ -19,6 +20,7 @@ enum WatchJSON {
                 "generation": .number(sample?.generation),
                 "newest": sample?.newest.map(checkpoint) ?? .null,
                 "in_flight": .array(sample?.inFlight.map(checkpoint) ?? []),
+                "pins": .array(sample?.pins.flatMap(pins) ?? []),
                 "usual_interval_nanoseconds": .number(
                     sample == nil ? nil : watch.history.usualInterval),
                 "stall_limit_nanoseconds": .number(sample == nil ? nil : watch.stallLimit),
@@ -27,6 +29,12 @@ enum WatchJSON {
                 "durable_bytes_per_second": rates.map { .decimal($0.bytesPerSecond) } ?? .null,
             ]
         ).line
+    }
+
+    private static func pins(_ pin: SlotPin) -> [JSONValue] {
+        pin.holdersJSON.map {
+            .dictionary(["slot": .count(Int(pin.slot.rawValue)), "process": $0])
+        }
     }
 
     private static func checkpoint(_ header: SlotHeader) -> JSONValue {

@@ -20,6 +20,8 @@ struct WatchSample {
     let time: UInt64
     let writer: Writer
     let decision: RecoveryDecision
+    /// Slots that readers keep from a writer.
+    let pins: [SlotPin]
 
     /// Reads the metadata of `path`, which is opened anew each time, so that a file that was
     /// renamed over the path is seen. Takes no lock.
@@ -54,6 +56,7 @@ struct WatchSample {
         // mark is believed without a lock.
         writer =
             isLocked == true ? .atWork : isClosed ? .closed : isLocked == nil ? .unknown : .gone
+        pins = storage.slotPins(decision.identity.geometry.slots)
         time = SystemClock.wallTime
     }
 

@@ -1,5 +1,6 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
+internal import CheckpointStorage
 
 /// The screen of `pcinspect watch`: 80 columns, at most 23 lines.
 struct WatchScreen {
@@ -44,6 +45,9 @@ struct WatchScreen {
         add("writer", writer(sample))
         add("durable", newest(sample))
         add("in flight", inFlight(sample))
+        for (index, pin) in sample.pins.enumerated() {
+            add(index == 0 ? "readers" : "", "\(pin.description)")
+        }
         if let rates = watch.history.rates(now: sample.time) {
             let perMinute = (rates.commitsPerMinute * 10).rounded() / 10
             add(

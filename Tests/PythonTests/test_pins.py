@@ -1,0 +1,104 @@
+"""Readers that keep slots from a writer: who they are is said, and an urgent save goes first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, pattern
+
+import pccheck
+from pccheck._reader import Reader
+
+BIN = ROOT / "build" / "bin"
+
+
+def state(step: int) -> dict[str, object]:
+    return {"x": pattern(step, 1 << 20)}
+
+
+@pytest.fixture
+def stalled(path: Path) -> Iterator[tuple[pccheck.Checkpointer, subprocess.Popen[bytes]]]:
+    """A file whose only free slot is pinned by a pcextract that nobody reads from."""
+    with pccheck.Checkpointer(path, in_flight=1, retain=1, chunk="1 MiB") as checkpointer:
+        checkpointer.save(1, state(1)).wait()
+        reader = subprocess.Popen(
+            [BIN / "pcextract", path, "--format", "safetensors", "-o", "-"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert reader.stdout is not None and reader.stdout.read(1)
+        checkpointer.save(2, state(2)).wait()
+        try:
+            yield checkpointer, reader
+        finally:
+            reader.kill()
+            reader.communicate()
+
+
+def test_a_blocked_save_names_slot_and_process(
+    stalled: tuple[pccheck.Checkpointer, subprocess.Popen[bytes]],
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    checkpointer, reader = stalled
+    threading.Timer(4, reader.kill).start()
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "pccheck"):
+        handle = checkpointer.save(3, state(3))
+    assert time.monotonic() - began > 3
+    warnings = [entry for entry in caplog.records if "waits for readers" in entry.getMessage()]
+    assert len(warnings) == 1, caplog.text
+    said = warnings[0].getMessage()
+    assert f"is pinned by process {reader.pid}" in said and "pcextract" in said
+    assert str(path) in said and "the save of step 3" in said
+    assert handle.wait().durable
+    assert checkpointer.stats()["pinned_slots"] == []
+
+
+def test_the_timeout_names_them_too(path: Path) -> None:
+    with pccheck.Checkpointer(
+        path, in_flight=1, retain=1, chunk="1 MiB", busy_timeout=0.5
+    ) as checkpointer:
+        checkpointer.save(1, state(1)).wait()
+        with Reader(path) as reader:
+            reader.select(reader.list()[0].sequence)
+            checkpointer.save(2, state(2)).wait()
+            with pytest.raises(pccheck.Timeout, match="this process") as caught:
+                checkpointer.save(3, state(3))
+            assert f"slot 0 is pinned by this process ({os.getpid()})" in str(caught.value)
+            assert caught.value.slot == 0
+            (pin,) = checkpointer.stats()["pinned_slots"]
+            assert pin["slot"] == 0 and pin["pid"] == os.getpid() and "python" in pin["command"]
+        assert checkpointer.save(3, state(3)).wait().durable
+
+
+def test_pcinspect_shows_pins(
+    stalled: tuple[pccheck.Checkpointer, subprocess.Popen[bytes]], path: Path
+) -> None:
+    _, reader = stalled
+    for action in ([], ["slots"]):
+        said = subprocess.run(
+            [BIN / "pcinspect", *action, "--json", path],
+            capture_output=True, check=True, timeout=60,
+        )  # fmt: skip
+        slots = json.loads(said.stdout)["slots"]
+        (pin,) = slots[0]["pins"]
+        assert pin["pid"] == reader.pid and "pcextract" in pin["command"]
+        assert slots[1]["pins"] == []
+        said = subprocess.run(
+            [BIN / "pcinspect", *action, path], capture_output=True, check=True, timeout=60
+        )
+        assert f"slot 0 is pinned by process {reader.pid}" in said.stdout.decode()
+    said = subprocess.run(
+        [BIN / "pcinspect", "watch", "--json", "--count", "1", path],
+        capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    (pin,) = json.loads(said.stdout.splitlines()[0])["pins"]
+    assert pin["slot"] == 0 and pin["process"]["pid"] == reader.pid
