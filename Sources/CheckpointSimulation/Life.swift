@@ -139,7 +139,9 @@ struct Life {
         let region = unsafe CheckpointPayload.Region(
             UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount))
         do throws(CheckpointError) {
-            let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: [region]))
+            let ticket = try writer.save(
+                step: step, payload: CheckpointPayload(opaque: [region]),
+                isUrgent: UInt8.random(in: 0..<4, using: &random) == 0)
             guard ticket.outcome != .skipped else { return nil }
             if ticket.sequence.rawValue <= start.acknowledged.last ?? 0 {
                 fail("I3: sequence \(ticket.sequence) is given a second time")

@@ -62,6 +62,8 @@ package struct Simulation {
             options.writeQueueDepth = .random(in: 1...4, using: &random)
             options.poolByteCount = UInt64(
                 Int.random(in: 1...6, using: &random) * Toy.chunkByteCount)
+            // Now and then no patience with readers at all.
+            options.urgentPatienceNanoseconds = [0, 5_000_000].randomElement(using: &random) ?? 0
             options.busyPolicy =
                 [
                     .wait(timeoutNanoseconds: nil), .wait(timeoutNanoseconds: 1_000_000), .skip,

@@ -132,7 +132,8 @@ public final class CheckpointWriter: Sendable {
     ///   - step: at least the last step saved by this writer; see `rewind`.
     ///   - userMetadata: at most 2048 bytes of UTF-8, kept in the slot header.
     ///   - isUrgent: copied and written before everything else in flight, which then most likely
-    ///     ends as superseded. It waits for a slot like any other.
+    ///     ends as superseded. While it waits, it gets the first slot that becomes free, and after
+    ///     `urgentPatienceNanoseconds` one that only readers have: their reads then end as `busy`.
     ///   - needsApproval: written, but not committed before `approve`. For callers that can tell
     ///     only once the ticket is staged whether their memory changed while it was copied.
     /// - Throws: `tooLarge`, `stepBackwards`, `busy`, `timeout`, `slotsExhausted`, `failStop`,
@@ -144,6 +145,8 @@ public final class CheckpointWriter: Sendable {
         try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
         let began = SystemClock.monotonicTime
         var deadline: UInt64 = 0
+        var isWaitingUrgently = false
+        defer { if isWaitingUrgently { endUrgentWait() } }
         if case .wait(let timeout?) = engine.options.busyPolicy {
             deadline = began &+ max(timeout, 1)
         }
@@ -152,12 +155,18 @@ public final class CheckpointWriter: Sendable {
                 try begin(step: step, payload, userMetadata, isUrgent, needsApproval, &state)
             }
             switch attempt {
-            case .begun(let ticket):
+            case .begun(let ticket, let brokenPin):
                 engine.monitor.wakeAll()
+                if let brokenPin { tellOfBrokenPin(brokenPin, step: step) }
                 return ticket
             case .noSlot(let pinnedCount):
+                if isUrgent, !isWaitingUrgently {
+                    isWaitingUrgently = true
+                    engine.monitor.withLock { $0.urgentWaitCount += 1 }
+                }
                 if pinnedCount > 0 { lookAtPins(step: step) }
-                try waitForSlot(step: step, pinnedCount: pinnedCount, deadline: deadline)
+                try waitForSlot(
+                    step: step, pinnedCount: pinnedCount, isUrgent: isUrgent, deadline: deadline)
                 if case .skip = engine.options.busyPolicy { return skip(step) }
             }
         }
@@ -193,7 +202,8 @@ public final class CheckpointWriter: Sendable {
     }
 
     private enum Attempt {
-        case begun(CheckpointTicket)
+        /// - Parameter brokenPin: the slot, when it was taken from readers.
+        case begun(CheckpointTicket, brokenPin: SlotIndex?)
         /// Nothing can be taken; so many slots are free, but pinned by readers.
         case noSlot(pinnedCount: Int)
     }
@@ -216,7 +226,9 @@ public final class CheckpointWriter: Sendable {
                 "\(engine.storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
                     + "become durable; check the device, then reopen the file")
         }
-        guard let slot = try takeSlot(&state) else {
+        // Whoever waits for an urgent one to go first has no slot to complain about.
+        if !isUrgent, state.urgentWaitCount > 0 { return .noSlot(pinnedCount: 0) }
+        guard let (slot, isPinned) = try takeSlot(isUrgent: isUrgent, &state) else {
             let isFull = state.inFlight.count >= engine.geometry.inFlightCount
             let pinnedCount = isFull ? 0 : state.slots.free.count
             if pinnedCount == 0 {
@@ -239,7 +251,7 @@ public final class CheckpointWriter: Sendable {
         state.statistics.savedCount += 1
         state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
         if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
-        return .begun(checkpoint.ticket)
+        return .begun(checkpoint.ticket, brokenPin: isPinned ? slot : nil)
     }
 
     private func checkOpen(_ state: EngineState) throws(CheckpointError) {
@@ -250,8 +262,11 @@ public final class CheckpointWriter: Sendable {
         }
     }
 
-    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends.
-    private func takeSlot(_ state: inout EngineState) throws(CheckpointError) -> SlotIndex? {
+    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends. An
+    /// urgent save loses patience with readers, and takes one all the same.
+    private func takeSlot(
+        isUrgent: Bool, _ state: inout EngineState
+    ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
         if state.slots.free.isEmpty, state.inFlight.isEmpty, state.slots.quarantinedCount > 0 {
             throw CheckpointError(
                 .slotsExhausted,
@@ -262,18 +277,38 @@ public final class CheckpointWriter: Sendable {
         guard state.inFlight.count < engine.geometry.inFlightCount else { return nil }
         for slot in state.slots.free {
             do throws(StorageError) {
-                if try engine.storage.tryLock(.slot(slot), exclusive: true) { return slot }
+                if try engine.storage.tryLock(.slot(slot), exclusive: true) { return (slot, false) }
             } catch {
                 throw CheckpointError(error, slot: slot)
             }
         }
-        return nil
+        guard isUrgent, let stall = state.pinStall, let slot = state.slots.free.first,
+            SystemClock.monotonicTime - stall.beganTime >= engine.options.urgentPatienceNanoseconds
+        else { return nil }
+        // Its readers find the mark before the first chunk: COMMIT.md, rules 7 and 8.
+        state.statistics.brokenPinCount += 1
+        return (slot, true)
+    }
+
+    private func endUrgentWait() {
+        engine.monitor.withLock { $0.urgentWaitCount -= 1 }
+        engine.monitor.wakeAll()
+    }
+
+    private func tellOfBrokenPin(_ slot: SlotIndex, step: UInt64) {
+        let pins = engine.storage.slotPins([slot]).map(\.description).joined()
+        engine.options.logger.warning(
+            "an urgent save took a slot from its readers",
+            metadata: [
+                "path": "\(engine.storage.path)", "step": "\(step)", "slot": "\(slot)",
+                "pins": "\(pins)",
+            ])
     }
 
     /// Waits until a checkpoint has ended, or, as readers do not tell when they unpin, for a
     /// short while.
     private func waitForSlot(
-        step: UInt64, pinnedCount: Int, deadline: UInt64
+        step: UInt64, pinnedCount: Int, isUrgent: Bool, deadline: UInt64
     ) throws(CheckpointError) {
         switch engine.options.busyPolicy {
         case .skip: return
@@ -285,8 +320,8 @@ public final class CheckpointWriter: Sendable {
         engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
         {
             $0.failStop != nil || $0.isClosing
-                || ($0.slots.free.count > pinnedCount
-                    && $0.inFlight.count < engine.geometry.inFlightCount)
+                || (isUrgent || $0.urgentWaitCount == 0) && $0.slots.free.count > pinnedCount
+                    && $0.inFlight.count < engine.geometry.inFlightCount
         }
         let now = SystemClock.monotonicTime
         engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
@@ -331,12 +366,15 @@ public final class CheckpointWriter: Sendable {
         _ code: CheckpointError.Code, _ step: UInt64, pinnedCount: Int
     ) -> CheckpointError {
         if pinnedCount > 0 { lookAtPins(step: step, isFailing: true) }
-        let pins = engine.monitor.withLock { $0.pinStall?.pins ?? [] }
-        let count = engine.geometry.inFlightCount
+        let (pins, inFlightCount, isStandingBack) = engine.monitor.withLock {
+            ($0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0)
+        }
         let reason =
-            if pinnedCount == 0 {
-                "\(count) of \(count) checkpoints are in flight; save less often, or create the "
-                    + "file with more slots in flight"
+            if pinnedCount == 0, isStandingBack {
+                "an urgent save waits for the next slot; try again"
+            } else if pinnedCount == 0 {
+                "\(inFlightCount) of \(engine.geometry.inFlightCount) checkpoints are in flight; "
+                    + "save less often, or create the file with more slots in flight"
             } else if pins.isEmpty {
                 "a reader has pinned every free slot; close the reader, or create the file with "
                     + "more slots in flight"

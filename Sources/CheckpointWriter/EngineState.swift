@@ -47,6 +47,8 @@ struct EngineState {
     var isClosing = false
     /// Threads end as soon as they see it.
     var isStopped = false
+    /// Urgent saves that wait for a slot: the others stand back until they have one.
+    var urgentWaitCount = 0
     /// Set while a save waits for readers.
     var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.

@@ -41,6 +41,9 @@ public struct WriterOptions: Sendable {
     public var trustsAnchor = false
     /// A save that waits so long for readers' pins tells the log which slots and processes.
     public var pinWarningNanoseconds: UInt64 = 2_000_000_000
+    /// How long an urgent save waits for readers that have every free slot pinned, before it takes
+    /// the slot that has been free the longest.
+    public var urgentPatienceNanoseconds: UInt64 = 1_000_000_000
     package var plantedBug: PlantedBug?
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 

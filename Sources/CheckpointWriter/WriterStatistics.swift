@@ -52,6 +52,8 @@ public struct WriterStatistics: Sendable, Hashable {
     /// Slots out of use until the file is reopened, after a failed flush, or because the newer
     /// checkpoint that they hold could not be read.
     public var quarantinedSlotCount = 0
+    /// Slots that urgent saves took from readers.
+    public var brokenPinCount: UInt64 = 0
     /// The pins of readers that keep a save from a slot now.
     public var pinnedSlots: [SlotPin] = []
     public var newestDurableStep: UInt64?

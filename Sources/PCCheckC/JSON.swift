@@ -72,6 +72,7 @@ extension WriterStatistics {
             ("busy_nanoseconds", .number(busyNanoseconds)),
             ("write_queue_count_maximum", .count(writeQueueCountMaximum)),
             ("quarantined_slot_count", .count(quarantinedSlotCount)),
+            ("broken_pin_count", .number(brokenPinCount)),
             ("pinned_slots", .array(pinnedSlots.flatMap(\.json))),
             ("newest_durable_step", .optional(newestDurableStep)),
             ("newest_durable_sequence", .number(newestDurableSequence.rawValue)),

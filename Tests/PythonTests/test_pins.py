@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -102,3 +103,65 @@ def test_pcinspect_shows_pins(
     )  # fmt: skip
     (pin,) = json.loads(said.stdout.splitlines()[0])["pins"]
     assert pin["slot"] == 0 and pin["process"]["pid"] == reader.pid
+
+
+def test_an_urgent_save_does_not_wait_for_readers(path: Path) -> None:
+    with pccheck.Checkpointer(path, in_flight=1, retain=1, chunk="1 MiB") as checkpointer:
+        checkpointer.save(1, state(1)).wait()
+        with Reader(path) as reader:
+            reader.select(reader.list()[0].sequence)
+            checkpointer.save(2, state(2)).wait()
+            began = time.monotonic()
+            assert checkpointer.save(3, state(3), urgent=True).wait().durable
+            assert 0.5 < time.monotonic() - began < 10
+            assert checkpointer.stats()["broken_pin_count"] == 1
+            with pytest.raises(pccheck.Busy, match="a writer has taken it"):
+                reader.verify()
+    assert (pccheck.load(path)["x"] == state(3)["x"]).all()
+
+
+def test_an_urgent_save_of_another_thread_goes_first(path: Path) -> None:
+    sequences = {}
+    with pccheck.Checkpointer(path, in_flight=1, retain=1, chunk="1 MiB") as checkpointer:
+        checkpointer.save(1, state(1)).wait()
+        with Reader(path) as reader:
+            reader.select(reader.list()[0].sequence)
+            checkpointer.save(2, state(2)).wait()
+
+            def save(urgent: bool) -> None:
+                handle = checkpointer.save(3, state(3), urgent=urgent)
+                sequences[urgent] = handle.sequence
+                handle.wait()
+
+            threads = [threading.Thread(target=save, args=[urgent]) for urgent in (False, True)]
+            for thread in threads:
+                thread.start()
+                time.sleep(0.3)
+            for thread in threads:
+                thread.join(30)
+    assert sequences[True] < sequences[False]
+
+
+PREEMPTED = """
+import os, signal, sys, threading, numpy as np, pccheck
+from pccheck._reader import Reader
+path = sys.argv[1]
+ckpt = pccheck.Checkpointer(path, in_flight=1, retain=1, on_sigterm="save")
+state = {"x": np.zeros(1 << 20)}
+ckpt.save(1, state).wait()
+reader = Reader(path)
+reader.select(reader.list()[0].sequence)
+ckpt.save(2, state).wait()
+threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+ckpt.save(3, state)
+"""
+
+
+def test_a_save_that_waits_for_readers_ends_with_sigterm(path: Path) -> None:
+    """The signal comes while a save waits for a slot: that save becomes the urgent one."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PREEMPTED, path], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 143, ended.stderr
+    assert "SIGTERM: step 3 is durable" in ended.stderr
+    assert pccheck.checkpoints(path)[0].step == 3

@@ -175,7 +175,9 @@ typedef struct pcc_region {
 
 typedef struct pcc_save_options {
     uint32_t struct_size;
-    uint32_t is_urgent;        /* 1: copied and written before everything else in flight */
+    uint32_t is_urgent;        /* 1: copied and written before everything else in flight; it gets
+                                  the first slot that becomes free, and after 1 second one that
+                                  only readers have, whose reads then end as PCC_BUSY */
     const char *user_metadata; /* at most 2048 bytes, kept in the slot header; or NULL */
     uint32_t needs_approval;   /* 1: written, but not committed before pcc_writer_approve */
     uint32_t reserved;         /* 0 */

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import _native
 from ._debug import Watch
-from .errors import CheckpointError, Closed, Forked, Timeout
+from .errors import Busy, CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
 log = logging.getLogger("pccheck")
@@ -290,6 +290,8 @@ class Engine:
         self._process = os.getpid()
         self._writer: c.c_void_p | None = c.c_void_p()
         self._table = TensorTable()
+        #: Threads with an urgent save that waits for a slot.
+        self._urgent_threads: list[int] = []
         self._outstanding: list[SaveHandle] = []
         #: What callers of `wait_staged`, such as optimizers, waited.
         self.staged_wait_nanoseconds = 0
@@ -333,18 +335,65 @@ class Engine:
         metadata: dict[str, str],
         user_metadata: bytes | None,
         retry_busy_until: float | None,
-        urgent: bool = False,
+        urgent: bool | Callable[[], bool] = False,
         watch: Watch | None = None,
     ) -> SaveHandle:
         """Begins a checkpoint; while every slot is in flight, retries until the deadline.
 
-        An urgent one waits for a slot whatever the policy, and then goes before the others.
+        An urgent one waits for a slot whatever the policy, and goes before the others. A save may
+        become urgent while it waits: ``urgent`` is asked again for every attempt.
         """
         refuse_reentry(self.lock, os.fsdecode(self._path))
-        if urgent:
-            retry_busy_until = math.inf
         rows = metadata_array(metadata)
-        options = _native.SaveOptions(c.sizeof(_native.SaveOptions), urgent, user_metadata)
+        began, is_told, is_waiting = time.monotonic(), False, False
+        broken_count = 0
+        thread = threading.get_ident()
+        try:
+            while True:
+                is_urgent = urgent() if callable(urgent) else urgent
+                if is_urgent and not is_waiting:
+                    is_waiting = True
+                    self._urgent_threads.append(thread)
+                    broken_count = self.stats()["broken_pin_count"]
+                if not is_urgent and self._stands_back(thread, retry_busy_until):
+                    time.sleep(_BUSY_PAUSE_SECONDS)
+                    continue
+                options = _native.SaveOptions(
+                    c.sizeof(_native.SaveOptions), is_urgent, user_metadata
+                )
+                result = self._try_save(step, entries, rows, options, watch)
+                if isinstance(result, SaveHandle):
+                    if is_urgent and self.stats()["broken_pin_count"] > broken_count:
+                        log.warning(
+                            "%s: the urgent save of step %d took a slot from its readers",
+                            os.fsdecode(self._path), step,
+                        )  # fmt: skip
+                    return result
+                if not is_told and time.monotonic() - began > _PIN_WARNING_SECONDS:
+                    is_told = self._warn_of_pins(step)
+                is_patient = retry_busy_until is not None and time.monotonic() < retry_busy_until
+                if not is_urgent and not is_patient:
+                    raise result
+                # The library has waited already when it says so.
+                time.sleep(0 if isinstance(result, Timeout) else _BUSY_PAUSE_SECONDS)
+        finally:
+            if is_waiting:
+                self._urgent_threads.remove(thread)
+
+    def _stands_back(self, thread: int, until: float | None) -> bool:
+        """Whether an urgent save of another thread is to get the next slot."""
+        is_patient = until is not None and time.monotonic() < until
+        return is_patient and any(other != thread for other in self._urgent_threads)
+
+    def _try_save(
+        self,
+        step: int,
+        entries: Sequence[TensorEntry],
+        rows: c.Array[_native.Metadata],
+        options: _native.SaveOptions,
+        watch: Watch | None,
+    ) -> SaveHandle | CheckpointError:
+        """Begins a checkpoint, or returns that there is no slot for it yet."""
         with self.lock:
             writer = self._open_writer()
             self.reap()
@@ -355,25 +404,18 @@ class Engine:
             count_of_bytes = sum(entry.byte_count for entry in entries)
             more = (watch, in_place, count_of_bytes)
             handle: SaveHandle | None = None
-            began, is_told = time.monotonic(), False
             try:
-                while True:
-                    status = self._library.pcc_writer_save(
-                        writer, step, address, count, rows, len(rows), c.byref(options),
-                        c.byref(ticket), c.byref(error),
-                    )  # fmt: skip
-                    is_busy = status in (_native.BUSY, _native.TIMEOUT)
-                    if is_busy and not is_told and time.monotonic() - began > _PIN_WARNING_SECONDS:
-                        is_told = self._warn_of_pins(step)
-                    if is_busy and retry_busy_until and time.monotonic() < retry_busy_until:
-                        time.sleep(0 if status == _native.TIMEOUT else _BUSY_PAUSE_SECONDS)
-                        continue
-                    if urgent and status == _native.OK and _was_skipped(self._library, ticket):
-                        self._library.pcc_ticket_free(ticket)
-                        ticket = c.c_void_p()
-                        time.sleep(_BUSY_PAUSE_SECONDS)
-                        continue
-                    break
+                status = self._library.pcc_writer_save(
+                    writer, step, address, count, rows, len(rows), c.byref(options),
+                    c.byref(ticket), c.byref(error),
+                )  # fmt: skip
+                if status in (_native.BUSY, _native.TIMEOUT):
+                    return _native.exception_from(status, error)
+                is_skipped = status == _native.OK and _was_skipped(self._library, ticket)
+                if options.is_urgent and is_skipped:
+                    self._library.pcc_ticket_free(ticket)
+                    ticket = c.c_void_p()
+                    return Busy(f"step {step} was skipped", code=_native.BUSY)
                 _native.check(status, error)
                 handle = SaveHandle(ticket, step, owners, *more)
                 self._outstanding.append(handle)

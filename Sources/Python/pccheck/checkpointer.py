@@ -243,10 +243,17 @@ class BaseCheckpointer:
         if self._on_busy == "wait":
             limit = self._busy_timeout
             until = math.inf if limit is None else time.monotonic() + limit
-        is_last = self._preemption is not None and self._preemption.is_pending
+        is_last = False
+
+        def is_urgent() -> bool:
+            # Asked for each attempt: the signal may come while the save waits for a slot.
+            nonlocal is_last
+            is_last = self._preemption is not None and self._preemption.is_pending
+            return urgent or is_last
+
         watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
         handle = engine.save(
-            step, encoder.entries, metadata, note, until, urgent or is_last, watch
+            step, encoder.entries, metadata, note, until, is_urgent, watch
         )
         self._blocked_nanoseconds += time.perf_counter_ns() - self._save_began
         if self._policy is not None:
