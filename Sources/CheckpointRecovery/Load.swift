@@ -143,9 +143,16 @@ public final class Load {
         let path = reader.storage.path
         let wasUnfinished =
             !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
+        if decision.slots.allSatisfy({ $0.reason == .empty }) {
+            return CheckpointError(.noCheckpoint, "\(path): the file holds no checkpoint")
+        }
         guard let first = rejections.first, !wasUnfinished else {
             return CheckpointError(
                 .noCheckpoint, "\(path) holds no checkpoint \(request) (\(list))")
+        }
+        if rejections.count == 1, first.error.code != .busy {
+            // The only one there was: its own error says more than a list of all slots.
+            return first.error.about(path)
         }
         let isBusy = rejections.allSatisfy { $0.error.code == .busy }
         return CheckpointError(

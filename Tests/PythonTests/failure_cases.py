@@ -120,7 +120,9 @@ class Case:
             self._said.append(described(error))
         finally:
             logger.removeHandler(keeper)
-        return self._said
+        # The page names files as its programs do.
+        folder = os.getcwd() + os.sep
+        return [text.replace(folder, "") for text in self._said]
 
     def end(self) -> None:
         """Ends what the case started, and closes what it left open."""

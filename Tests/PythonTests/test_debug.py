@@ -75,31 +75,31 @@ def test_without_it_nothing_is_noticed(path: Path) -> None:
 
 def test_by_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PCCHECK_DEBUG", "1")
-    arrays = {f"x{index}": np.zeros(1000) for index in range(8)}
+    arrays = {f"x{index}": np.zeros(1 << 14) for index in range(8)}
     with pccheck.numpy.Checkpointer(path) as checkpointer:
-        handle = checkpointer.save(1, state=arrays)
+        handle = checkpointer.save(1, state=arrays, overlap=True)
         for array in arrays.values():
             array[-1] = 1
         with pytest.raises(pccheck.StateChanged, match="and 3 more changed"):
             handle.wait_staged()
         handle.wait()
-        handle = checkpointer.save(2, state=arrays)
+        handle = checkpointer.save(2, state=arrays, overlap=True)
         handle.wait_staged()
         arrays["x0"][0] = 5
         handle.wait()
     monkeypatch.setenv("PCCHECK_DEBUG", "0")
     with pccheck.numpy.Checkpointer(path) as checkpointer:
-        checkpointer.save(3, state=arrays)
+        checkpointer.save(3, state=arrays, overlap=True)
         arrays["x0"][0] = 6
 
 
 def test_a_change_that_is_found_at_close_is_logged(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    array = np.zeros(1000)
+    array = np.zeros(1 << 14)
     with caplog.at_level(logging.ERROR, "pccheck"):
         with pccheck.Checkpointer(path, debug="digest") as checkpointer:
-            checkpointer.save(4, {"x": array})
+            checkpointer.save(4, {"x": array}, overlap=True)
             array[3] = 1
     assert "step 4: 'x' changed between" in caplog.text
 

@@ -65,6 +65,8 @@ class ResumeReport:
     held_parts: list[str] = field(default_factory=list)
     #: How many tensors and arrays of the checkpoint fit the live state.
     matched_count: int = 0
+    #: True when nothing of the checkpoint can be loaded into the live state.
+    is_empty: bool = False
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[Difference] = field(default_factory=list)
@@ -152,11 +154,9 @@ class StateMismatch(CheckpointError):
     """
 
     def __init__(self, report: ResumeReport) -> None:
-        advice = (
-            "give resume(strict=False) to load what fits"
-            if report.matched_count
-            else "no tensor fits"
-        )
+        advice = "give resume(strict=False) to load what fits"
+        if report.is_empty:
+            advice = "no tensor fits"
         super().__init__(f"{report}\n  nothing was loaded; {advice}")
         self.report = report
 

@@ -7,18 +7,19 @@ import json
 import logging
 import math
 import os
+import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import _native
 from ._debug import Watch
-from .errors import Busy, CheckpointError, Closed, Forked, Timeout
+from .errors import Busy, CheckpointError, Closed, Forked, StateChanged, Timeout
 from .state import TensorEntry
 
 log = logging.getLogger("pccheck")
@@ -27,8 +28,16 @@ log = logging.getLogger("pccheck")
 _SLICE_MILLISECONDS = 100
 # A save that waits so long for readers' pins says which processes they are.
 _PIN_WARNING_SECONDS = 2.0
+class Guard(Protocol):
+    """What notices that memory which is read in place was changed."""
+
+    def changed(self) -> list[str]:
+        """The names of the tensors that were changed since the save."""
+
+
 # Between two attempts to get a slot from a writer whose policy is not to wait for one.
 _BUSY_PAUSE_SECONDS = 0.005
+_LISTED_NAME_COUNT = 5
 
 #: Registers memory, given its address and size in bytes; returns what undoes that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -74,8 +83,18 @@ class SaveHandle:
         watch: Watch | None = None,
         reads_in_place: bool = True,
         byte_count: int = 0,
+        reads_unguarded: bool = False,
+        guard: Guard | None = None,
+        writer: c.c_void_p | None = None,
     ) -> None:
         self._watch = watch
+        #: True when nothing notices or holds back what changes some of the memory.
+        self.reads_unguarded = reads_unguarded
+        # Until the writer knows whether the memory changed, it does not commit the checkpoint.
+        self._guard = guard
+        self._writer = writer
+        self._guard_lock = threading.RLock()
+        self._changed: list[str] = []
         #: False when all that it reads are copies, which nobody else can change.
         self._reads_in_place = reads_in_place
         self._library = _native.library()
@@ -102,7 +121,10 @@ class SaveHandle:
     def state(self) -> str:
         """``staging``, ``staged``, ``durable``, ``superseded``, ``skipped`` or ``failed``."""
         self._check_process()
-        return _native.TICKET_STATES[self._library.pcc_ticket_state(self._ticket)]
+        state = _native.TICKET_STATES[self._library.pcc_ticket_state(self._ticket)]
+        if state != "staging":
+            self._decide()
+        return state
 
     def done(self) -> bool:
         """True when the checkpoint ended, well or not."""
@@ -117,12 +139,58 @@ class SaveHandle:
         self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
         self._release()
 
+    def _decide(self) -> None:
+        """Once it is staged, and before anybody may change the memory: tells the writer whether
+        it changed meanwhile."""
+        with self._guard_lock:
+            guard = self._guard
+            if guard is None:
+                return
+            self._changed = guard.changed()
+            error = _native.Error()
+            if self._changed:
+                reason = self._change_text().encode("utf-8", "replace")
+                self._library.pcc_writer_reject(
+                    self._writer, self._ticket, reason, c.byref(error)
+                )
+            else:
+                self._library.pcc_writer_approve(self._writer, self._ticket, c.byref(error))
+            # Last: whoever interrupts this finds the decision still to be made.
+            self._guard = None
+
+    def _decide_when_staged(self) -> None:
+        if self._guard is not None:
+            self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
+            self._decide()
+
+    def _forget_guard(self) -> None:
+        """The writer is about to be freed."""
+        with self._guard_lock:
+            self._guard = None
+
+    def _change_text(self) -> str:
+        names = ", ".join(f"'{name}'" for name in self._changed[:_LISTED_NAME_COUNT])
+        more = len(self._changed) - _LISTED_NAME_COUNT
+        return (
+            f"step {self.step}: {names}{f' and {more} more' if more > 0 else ''} changed between "
+            "save() and staged, by something that is no step of a torch optimizer, such as "
+            "load_state_dict, nn.init, an in-place operation, or a swap to averaged weights; the "
+            "checkpoint was discarded, and what was durable stays: call wait_staged() before such "
+            "a change, or give save(overlap=False)"
+        )
+
     def wait(self, timeout: float | None = None) -> Outcome:
         """Returns when the checkpoint is durable, was superseded by a newer one, or skipped.
 
         Raises why it failed, or ``Timeout`` after ``timeout`` seconds.
         """
+        began = time.monotonic()
         try:
+            if self._guard is not None:
+                self._wait(self._library.pcc_ticket_wait_staged, timeout, "durable")
+                self._decide()
+                if timeout is not None:
+                    timeout = max(0.0, timeout - (time.monotonic() - began))
             status = self._wait(self._library.pcc_ticket_wait, timeout, "durable")
         except Timeout:
             raise
@@ -130,6 +198,10 @@ class SaveHandle:
             self._is_noticed = True
             self._watch = None
             self._release()
+            if self._changed:
+                raise StateChanged(
+                    self._change_text(), step=self.step, names=self._changed
+                ) from None
             raise
         self._release()
         self._tell()
@@ -168,6 +240,7 @@ class SaveHandle:
 
     def _release(self) -> None:
         """Lets go of the memory, which was copied; in debug mode, of what did not change."""
+        self._decide()
         watch, self._watch = self._watch, None
         try:
             if watch is not None:
@@ -228,6 +301,36 @@ def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
 
 def _seconds(nanoseconds: int) -> float | None:
     return nanoseconds / 1e9 if nanoseconds else None
+
+
+class _Approvals:
+    """A thread that decides on checkpoints as soon as they are staged, whoever waits for them."""
+
+    def __init__(self) -> None:
+        self._handles: queue.SimpleQueue[SaveHandle | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def add(self, handle: SaveHandle) -> None:
+        if self._thread is None:
+            # A daemon: at exit the waits of the main thread decide.
+            self._thread = threading.Thread(target=self._run, name="pccheck-approve", daemon=True)
+            self._thread.start()
+        self._handles.put(handle)
+
+    def stop(self) -> None:
+        self._handles.put(None)
+
+    def _run(self) -> None:
+        while True:
+            handle = self._handles.get()
+            if handle is None:
+                return
+            try:
+                handle._decide_when_staged()
+            except CheckpointError:
+                # It failed by itself; its own waits say why.
+                log.debug("the checkpoint of step %d ended before it was staged", handle.step)
+            del handle
 
 
 class TensorTable:
@@ -293,6 +396,7 @@ class Engine:
         #: Threads with an urgent save that waits for a slot.
         self._urgent_threads: list[int] = []
         self._outstanding: list[SaveHandle] = []
+        self._approvals = _Approvals()
         #: What callers of `wait_staged`, such as optimizers, waited.
         self.staged_wait_nanoseconds = 0
         self.lock = threading.RLock()
@@ -337,6 +441,7 @@ class Engine:
         retry_busy_until: float | None,
         urgent: bool | Callable[[], bool] = False,
         watch: Watch | None = None,
+        guard: Guard | None = None,
     ) -> SaveHandle:
         """Begins a checkpoint; while every slot is in flight, retries until the deadline.
 
@@ -359,10 +464,12 @@ class Engine:
                     time.sleep(_BUSY_PAUSE_SECONDS)
                     continue
                 options = _native.SaveOptions(
-                    c.sizeof(_native.SaveOptions), is_urgent, user_metadata
+                    c.sizeof(_native.SaveOptions), is_urgent, user_metadata, guard is not None
                 )
-                result = self._try_save(step, entries, rows, options, watch)
+                result = self._try_save(step, entries, rows, options, watch, guard)
                 if isinstance(result, SaveHandle):
+                    if guard is not None:
+                        self._approvals.add(result)
                     if is_urgent and self.stats()["broken_pin_count"] > broken_count:
                         log.warning(
                             "%s: the urgent save of step %d took a slot from its readers",
@@ -392,6 +499,7 @@ class Engine:
         rows: c.Array[_native.Metadata],
         options: _native.SaveOptions,
         watch: Watch | None,
+        guard: Guard | None,
     ) -> SaveHandle | CheckpointError:
         """Begins a checkpoint, or returns that there is no slot for it yet."""
         with self.lock:
@@ -402,7 +510,10 @@ class Engine:
             owners = [entry.owner for entry in entries]
             in_place = any(not entry.is_copy and entry.byte_count for entry in entries)
             count_of_bytes = sum(entry.byte_count for entry in entries)
-            more = (watch, in_place, count_of_bytes)
+            is_unguarded = in_place and any(
+                not (entry.is_copy or entry.is_guarded) and entry.byte_count for entry in entries
+            )
+            more = (watch, in_place, count_of_bytes, is_unguarded, guard, writer)
             handle: SaveHandle | None = None
             try:
                 status = self._library.pcc_writer_save(
@@ -513,6 +624,7 @@ class Engine:
                     # The file is closed all the same: what was saved matters more.
                     log.exception("the staging pool could not be unpinned")
             writer, self._writer = self._writer, None
+            self._approvals.stop()
             error = _native.Error()
             status = self._library.pcc_writer_close(writer, c.byref(error))
             _native.check(status, error)
@@ -522,6 +634,9 @@ class Engine:
         with self.lock:
             writer, self._writer = self._writer, None
             if writer and os.getpid() == self._process:
+                self._approvals.stop()
+                for handle in self._outstanding:
+                    handle._forget_guard()
                 self._library.pcc_writer_abandon(writer)
 
     def check_open(self) -> None:

@@ -183,8 +183,8 @@ class Loading:
             comparison = Comparison(self.memory, tensors, self.report)
             kept = comparison.parts(document, self._into)
         # A partial request that gets nothing has another reason than a part that was added.
-        is_empty = not self.report.matched_count and bool(self.report.missing)
-        if self.report.differs and (self._strict or is_empty):
+        self.report.is_empty = self.report.differs and not any(references(kept))
+        if self.report.differs and (self._strict or self.report.is_empty):
             raise StateMismatch(self.report)
         others = {name: document[name] for name in self._optional_parts if name in document}
         return {**others, **kept}

@@ -24,6 +24,7 @@ NO_CHECKPOINT = 7
 TIMEOUT = 19
 SUPERSEDED = 23
 SKIPPED = 24
+REJECTED = 25
 
 ON_BUSY = {"wait": 0, "skip": 1, "fail": 2}
 BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3, "pmem": 4}
@@ -118,6 +119,8 @@ class SaveOptions(c.Structure):
         ("struct_size", c.c_uint32),
         ("is_urgent", c.c_uint32),
         ("user_metadata", c.c_char_p),
+        ("needs_approval", c.c_uint32),
+        ("reserved", c.c_uint32),
     ]
 
 
@@ -194,6 +197,8 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
         c.c_int32,
         [_P, c.c_size_t, c.POINTER(Metadata), c.c_size_t, c.POINTER(c.c_uint64), _ERROR],
     ),
+    ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
+    ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
     ("pcc_writer_rewind", c.c_int32, [_P, c.c_uint64, _ERROR]),
     ("pcc_writer_stats_json", c.c_int32, [_P, _TEXT, _ERROR]),
     ("pcc_writer_pool", c.c_int32, [_P, _HANDLE, c.POINTER(c.c_uint64), _ERROR]),

@@ -49,6 +49,8 @@ class TorchEncoder(Encoder):
         # Storages that only optimizer steps change are read in place, the rest is copied.
         self._in_place = in_place
         self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
+        #: What is read in place, with its name.
+        self.guarded: list[tuple[str, torch.Tensor]] = []
         self.methods = {
             **self.methods,
             torch.Tensor: TorchEncoder._encode_tensor,
@@ -59,6 +61,13 @@ class TorchEncoder(Encoder):
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
         _Leaves(self, self._leaves, self._in_place, self._device_copies).store(self._plan)
+        storages = {entry.owner.data_ptr() for entry in self.entries if entry.is_guarded}
+        if storages:
+            self.guarded = [
+                (path, tensor)
+                for _, tensor, path in self._leaves
+                if tensor.untyped_storage().data_ptr() in storages
+            ]
         self._leaves = []
         return document
 
@@ -217,7 +226,9 @@ class _Leaves:
             _forbid_resizing(tensor, storage)
             # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
             address = tensor.data_ptr()
-            return encoder.add(stored, shape, address, tensor.nbytes, storage, path), None
+            name = encoder.add(stored, shape, address, tensor.nbytes, storage, path)
+            encoder.entries[-1].is_guarded = True
+            return name, None
         if is_plain and dtype in _COPIED_TOGETHER and tensor.nbytes <= _SMALL_BYTE_COUNT:
             entry_index = len(encoder.entries)
             name = encoder.add(stored, shape, 0, tensor.nbytes, None, path)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from . import _debug, _live, _native
 from ._comparing import ResumeReport
-from ._engine import Engine, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
+from ._engine import Engine, Guard, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._place import OpenFile, usable_path
@@ -227,8 +227,15 @@ class BaseCheckpointer:
         user_metadata: str | None,
         urgent: bool = False,
         room: int = 0,
+        *,
+        overlap: bool | None = None,
+        guard: Guard | None = None,
     ) -> SaveHandle:
-        """Begins a checkpoint of an encoded state."""
+        """Begins a checkpoint of an encoded state.
+
+        Returns before it is staged only where ``guard`` notices what changes the memory meanwhile,
+        or ``overlap=True`` is the caller's word that nothing does.
+        """
         step = operator.index(step)
         if step < 0:
             raise InvalidArgument(f"step is {step}; it must not be negative")
@@ -253,8 +260,10 @@ class BaseCheckpointer:
 
         watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
         handle = engine.save(
-            step, encoder.entries, metadata, note, until, is_urgent, watch
+            step, encoder.entries, metadata, note, until, is_urgent, watch, guard
         )
+        if overlap is False or (overlap is None and handle.reads_unguarded):
+            handle.wait_staged()
         self._blocked_nanoseconds += time.perf_counter_ns() - self._save_began
         if self._policy is not None:
             self._policy.began(step, handle)
@@ -482,14 +491,21 @@ class BaseCheckpointer:
 class Checkpointer(BaseCheckpointer):
     """Checkpoints of plain state: nests of dict, list, tuple, scalars, and NumPy arrays.
 
-    Arrays are read in place until the save is *staged*: call ``wait_staged()`` on the handle (or
-    on the checkpointer) before changing them.
+    ``save`` returns when the state is *staged*: nothing would notice that an array changed before
+    that. ``overlap=True`` is your word that nothing does, and returns at once: call ``wait_staged()``
+    on the handle, or on the checkpointer, before changing them.
     """
 
     def save(
-        self, step: int, state: Any, *, metadata: str | None = None, urgent: bool = False
+        self,
+        step: int,
+        state: Any,
+        *,
+        metadata: str | None = None,
+        urgent: bool = False,
+        overlap: bool = False,
     ) -> SaveHandle:
-        """Begins a checkpoint of ``state`` and returns at once.
+        """Begins a checkpoint of ``state`` and returns once it is staged.
 
         ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
         before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
@@ -497,7 +513,8 @@ class Checkpointer(BaseCheckpointer):
         """
         self._begin_save()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
+        document = encoder.encode_state(state)
+        return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:
         """Saves when the policy says so; call it at the end of every step."""

@@ -194,11 +194,12 @@ class OutOfMemory(CheckpointError, MemoryError):
 
 
 class StateChanged(CheckpointError):
-    """Debug mode found that state was changed while it was read in place."""
+    """State was changed while it was read in place; that checkpoint was discarded, or in debug
+    mode, which compares digests after the fact, may hold a mixture."""
 
     def __init__(self, message: str, *, step: int, names: list[str]) -> None:
         super().__init__(message)
-        #: The step whose checkpoint may hold a mixture.
+        #: The step of that checkpoint.
         self.step = step
         #: The tensors that were changed.
         self.names = names

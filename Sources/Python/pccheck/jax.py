@@ -58,12 +58,14 @@ class Checkpointer(BaseCheckpointer):
         ``pccheck.Checkpointer.save`` raises.
         """
         self._begin_save()
-        state: dict[str, Any] = {
-            _TREE: {name: _stored(name, leaf) for name, leaf in _leaves(tree).items()}
-        }
+        leaves = _leaves(tree)
+        stored = {name: _stored(name, leaf) for name, leaf in leaves.items()}
+        state: dict[str, Any] = {_TREE: stored}
         if rng:
             state["rng"] = python_and_numpy_random_state()
         encoder = Encoder()
+        # What came from a device is a copy already.
+        encoder.private = {id(stored[name]) for name in leaves if stored[name] is not leaves[name]}
         return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
 
     def maybe_save(self, step: int, tree: Any, **options: Any) -> SaveHandle | None:

@@ -32,8 +32,8 @@ __all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 class Checkpointer(BaseCheckpointer):
     """Saves named parts of a training state, and puts them back where they were.
 
-    Arrays are read in place until the save is *staged*: call ``wait_staged()`` before changing
-    them.
+    ``save`` returns when the state is *staged*. ``overlap=True`` is your word that no array changes
+    before that, and returns at once: call ``wait_staged()`` before changing them.
     """
 
     def save(
@@ -43,9 +43,10 @@ class Checkpointer(BaseCheckpointer):
         rng: bool = True,
         metadata: str | None = None,
         urgent: bool = False,
+        overlap: bool = False,
         **state: Any,
     ) -> SaveHandle:
-        """Begins a checkpoint of the parts given by name and returns at once.
+        """Begins a checkpoint of the parts given by name and returns once it is staged.
 
         A part is an array, a nest of containers and scalars, or an object with ``state_dict()``
         and ``load_state_dict()``. With ``rng`` the global generators of ``random`` and
@@ -60,7 +61,8 @@ class Checkpointer(BaseCheckpointer):
         if rng:
             parts["rng"] = python_and_numpy_random_state()
         encoder = Encoder()
-        return self._save_state(step, encoder, encoder.encode_state(parts), metadata, urgent)
+        document = encoder.encode_state(parts)
+        return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
         """Saves when the policy says so; takes what ``save`` takes.

@@ -36,6 +36,8 @@ VERSION = 1
 #: Longer byte strings are stored as tensors, so that the document stays small.
 INLINE_BYTES_LIMIT = 1024
 NAME_BYTE_LIMIT = 4096
+#: Smaller arrays are copied; the memory of larger ones is read in place.
+_COPIED_ARRAY_LIMIT = 64 << 10
 _SHOWN_KEY_COUNT = 8
 #: Integers that every JSON reader keeps exactly.
 _PLAIN_INTEGER_LIMIT = 1 << 53
@@ -54,6 +56,8 @@ class TensorEntry:
     owner: object
     #: Nobody but the encoder knows this memory.
     is_copy: bool = False
+    #: Whatever changes this memory waits until it is staged, or is noticed.
+    is_guarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self.entries: list[TensorEntry] = []
+        #: Arrays, by identity, that nobody else will change.
+        self.private: set[int] = set()
         self._names: set[str] = {"__metadata__"}
         # Arrays met before, so that one that appears twice is stored once.
         self._array_names: dict[object, str] = {}
@@ -240,7 +246,9 @@ class Encoder:
             return {tag: base64.b64encode(value).decode("ascii")}
         # A bytearray may change after save() returns, and nobody waits for it: copy it.
         array = np.frombuffer(bytes(value), np.uint8)
-        return {tag: {"tensor": self.add_array(array, "U8", array.shape, path)}}
+        name = self.add_array(array, "U8", array.shape, path)
+        self.entries[-1].is_copy = True
+        return {tag: {"tensor": name}}
 
     def _encode_complex(self, value: complex, path: str) -> Any:
         return {"$complex": [_encode_float(value.real), _encode_float(value.imag)]}
@@ -262,7 +270,12 @@ class Encoder:
         known = self._array_names.get(key) if value.nbytes else None
         stored, shape, words, tag = self._stored_form(value, path)
         if known is None:
+            is_copy = words is not value or id(value) in self.private
+            if not is_copy and words.nbytes <= _COPIED_ARRAY_LIMIT:
+                # Cheaper than to wait until it is staged.
+                words, is_copy = words.copy(), True
             known = self.add_array(words, stored, shape, path)
+            self.entries[-1].is_copy = is_copy
             self._array_names[key] = known
         return {"$array": known, "dtype": tag} if tag else {"$array": known}
 

@@ -49,6 +49,7 @@ from ._torch_parts import (
 from ._torch_pinning import pin_for_cuda, pin_where_possible
 from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
+from ._torch_versions import VersionGuard
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import InvalidArgument, NoCheckpoint
 from .state import endless
@@ -93,6 +94,7 @@ class Checkpointer(BaseCheckpointer):
         rng: bool = True,
         metadata: str | None = None,
         urgent: bool = False,
+        overlap: bool = True,
         **state: Any,
     ) -> SaveHandle:
         """Begins a checkpoint of the parts given by name and returns at once.
@@ -104,13 +106,18 @@ class Checkpointer(BaseCheckpointer):
         before everything else in flight, once it has a slot, for which it waits whatever
         ``on_busy`` says.
 
+        The tensors of modules and optimizers are read in place. One that torch knows to have been
+        changed before it was staged, by anything but a step of a torch optimizer, fails that
+        checkpoint with ``StateChanged``. ``overlap=False`` returns once all of it is staged. So
+        does a state with arrays of more than 64 KiB, whose changes nothing notices.
+
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
         refuse_reentry(self._save_lock, self._path)
         # Until what describes the state is gone again.
         with self._save_lock, collection_put_off():
-            handle = self._save(step, rng, metadata, urgent, state)
+            handle = self._save(step, rng, metadata, urgent, overlap, state)
         self._wait_before_steps()
         return handle
 
@@ -120,7 +127,8 @@ class Checkpointer(BaseCheckpointer):
             self._hook = register_optimizer_step_pre_hook(_wait_before_step)
 
     def _save(
-        self, step: int, rng: bool, metadata: str | None, urgent: bool, state: dict[str, Any]
+        self, step: int, rng: bool, metadata: str | None, urgent: bool, overlap: bool,
+        state: dict[str, Any],
     ) -> SaveHandle:
         # What was staged meanwhile gives its pinned memory back.
         self._begin_save()
@@ -135,7 +143,7 @@ class Checkpointer(BaseCheckpointer):
             guard_averaging(objects)
             in_place = in_place_storages(objects)
         room = room_for_moments(objects) if self._engine is None else 0
-        return self._save_parts(step, parts, in_place, metadata, urgent, room)
+        return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap)
 
     def _save_parts(
         self,
@@ -145,6 +153,7 @@ class Checkpointer(BaseCheckpointer):
         metadata: str | None = None,
         urgent: bool = False,
         room: int = 0,
+        overlap: bool = True,
     ) -> SaveHandle:
         """Begins a checkpoint of a state that holds no objects; after ``_begin_save``.
 
@@ -158,7 +167,11 @@ class Checkpointer(BaseCheckpointer):
             document = encoder.encode_state(parts)
             copies.wait()
             try:
-                return self._save_state(step, encoder, document, metadata, urgent, room)
+                return self._save_state(
+                    step, encoder, document, metadata, urgent, room,
+                    overlap=None if overlap else False,
+                    guard=VersionGuard(encoder.guarded) if encoder.guarded and overlap else None,
+                )  # fmt: skip
             finally:
                 self._plan.release()
 

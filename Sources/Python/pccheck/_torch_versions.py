@@ -1,0 +1,29 @@
+"""Notices that tensors which are read in place were changed before they were copied.
+
+torch counts the in-place changes of every tensor, whoever makes them: optimizers,
+``load_state_dict``, ``nn.init``, an averaged or schedule-free swap of weights. It does not count
+what is written through ``.data``, through NumPy, or by other processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class VersionGuard:
+    """The counts of one state at the time of its save."""
+
+    def __init__(self, leaves: Sequence[tuple[str, torch.Tensor]]) -> None:
+        # Tensors of inference mode have no count; nothing in place is allowed on them either.
+        self._leaves = [leaf for leaf in leaves if not leaf[1].is_inference()]
+        self._versions = [tensor._version for _, tensor in self._leaves]
+
+    def changed(self) -> list[str]:
+        """The names of the tensors that were changed since."""
+        return [
+            name
+            for (name, tensor), version in zip(self._leaves, self._versions, strict=True)
+            if tensor._version != version
+        ]
