@@ -9,23 +9,31 @@ public struct RetainedSlot: Hashable, Sendable {
 }
 
 /// How the writer reached the medium; kept for forensics.
-public enum StorageKind: UInt32, Sendable, CaseIterable {
-    case unknown = 0
-    case direct = 1
-    case buffered = 2
-    case ring = 3
-    case persistentMemory = 4
-    case memory = 5
+///
+/// A number that this version does not know means unknown, and stays what it is: a superblock that
+/// is decoded and encoded again has the same bytes.
+public struct StorageKind: RawRepresentable, Hashable, Sendable, CaseIterable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    public static let unknown = StorageKind(rawValue: 0)
+    public static let direct = StorageKind(rawValue: 1)
+    public static let buffered = StorageKind(rawValue: 2)
+    public static let ring = StorageKind(rawValue: 3)
+    public static let persistentMemory = StorageKind(rawValue: 4)
+    public static let memory = StorageKind(rawValue: 5)
+
+    public static let allCases = [unknown, direct, buffered, ring, persistentMemory, memory]
 
     /// The name that tools and statistics show.
     public var name: String {
         switch self {
-        case .unknown: "unknown"
         case .direct: "direct"
         case .buffered: "buffered"
         case .ring: "io_uring"
         case .persistentMemory: "persistent_memory"
         case .memory: "memory"
+        default: "unknown"
         }
     }
 }
@@ -177,6 +185,12 @@ public struct Superblock: Hashable, Sendable {
         return LayoutField(field.name, base + field.offset, field.byteCount)
     }
 
+    /// The digest of the record at the start of `bytes` (at least 512): in a whole superblock, the
+    /// checksum that is stored in it.
+    public static func digest(of bytes: [UInt8]) -> Digest {
+        Digest(of: bytes, 0..<Layout.checksum.offset)
+    }
+
     /// Decodes the record at the start of `bytes` (at least 512) and checks it against the file.
     public init(
         decoding bytes: [UInt8], fileUUID expectedUUID: Identifier128, slotCount: Int
@@ -207,7 +221,7 @@ public struct Superblock: Hashable, Sendable {
         commitTime = decoder.integer(Layout.commitTime)
         writerBootID = Identifier128(bytes: decoder.content(Layout.writerBootID))
         writerPID = decoder.integer(Layout.writerPID)
-        storageKind = StorageKind(rawValue: decoder.integer(Layout.storageKind)) ?? .unknown
+        storageKind = StorageKind(rawValue: decoder.integer(Layout.storageKind))
         unsafeShutdownCount = decoder.integer(Layout.unsafeShutdownCount)
         retained = try Self.decodeRetained(decoder, slotCount: slotCount, anchor: anchor)
         sequenceLimit = decoder.integer(Layout.sequenceLimit)

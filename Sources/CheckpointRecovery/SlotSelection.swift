@@ -52,10 +52,14 @@ public enum SlotSelection {
             isTruncated: isTruncated)
     }
 
-    private static func isFollowed(_ report: SuperblockReport) -> Bool {
+    /// How much speaks for a copy among those of its generation. One whose checkpoint is there was
+    /// written after it. One whose checkpoint is not there still says that one was acknowledged.
+    /// One that names nothing vouches for nothing.
+    private static func weight(_ report: SuperblockReport) -> Int {
         switch report.target {
-        case .matches, .nothing: true
-        case .differs, nil: false
+        case .matches: 2
+        case .differs: 1
+        case .nothing, nil: 0
         }
     }
 
@@ -82,7 +86,8 @@ public enum SlotSelection {
         let superblock = try? result.get()
         return SuperblockReport(
             position: copy.position, parity: copy.parity, offset: copy.offset, result: result,
-            digest: superblock?.encoded().digest, isUnreadable: copy.bytes == nil,
+            digest: superblock == nil ? nil : copy.bytes.map(Superblock.digest),
+            isUnreadable: copy.bytes == nil,
             target: superblock.map { target(of: $0, slots: slots) })
     }
 
@@ -94,16 +99,13 @@ public enum SlotSelection {
         return slot?.matches(anchor) == true ? .matches : .differs(found: slot?.header?.sequence)
     }
 
-    /// Whole superblocks: highest generation first; within one, a copy whose anchor matches
-    /// before one whose does not. The sort is stable, so that the head comes before the tail.
+    /// Whole superblocks: highest generation first; within one, by `weight`. The sort is stable, so
+    /// that the head comes before the tail.
     private static func newestFirst(_ reports: [SuperblockReport]) -> [SuperblockReport] {
         let whole = reports.compactMap { report in
-            report.superblock.map { (report: report, rank: ($0.generation, isFollowed(report))) }
+            report.superblock.map { (report: report, rank: ($0.generation, weight(report))) }
         }
-        return whole.sorted { first, second in
-            first.rank.0 == second.rank.0
-                ? first.rank.1 && !second.rank.1 : first.rank.0 > second.rank.0
-        }.map(\.report)
+        return whole.sorted { $0.rank > $1.rank }.map(\.report)
     }
 
     private static func isFork(_ whole: [SuperblockReport]) -> Bool {

@@ -124,3 +124,14 @@ struct CrashState: CustomTestStringConvertible {
         }
     }
 }
+
+/// Makes the checksum of a block fit its bytes again, and returns it.
+@discardableResult
+func reseal(_ block: inout [UInt8], _ field: LayoutField) -> Digest {
+    let digest = Digest(of: block, 0..<field.offset)
+    for index in 0..<8 {
+        block[field.offset + index] = UInt8(truncatingIfNeeded: digest.low >> (8 * index))
+        block[field.offset + 8 + index] = UInt8(truncatingIfNeeded: digest.high >> (8 * index))
+    }
+    return digest
+}

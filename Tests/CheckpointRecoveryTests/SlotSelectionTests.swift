@@ -188,6 +188,57 @@ import Testing
         #expect(decision.candidates.map(\.kind) == [.anchored])
     }
 
+    /// A copy that names nothing vouches for nothing: it never wins over one that names a
+    /// checkpoint, whether that is there or not.
+    @Test(arguments: [0, 1], [true, false])
+    func theCopyThatNamesNothingLoses(side: Int, isThere: Bool) throws {
+        var builder = try ImageBuilder()
+        var anchor = builder.complete(slot: 0, sequence: 3)
+        if !isThere { anchor.headerDigest = .zero }
+        let offsets = builder.geometry.superblockOffsets(parity: 0)
+        for (index, named) in [anchor, nil].enumerated() {
+            let superblock = builder.superblock(generation: 2, anchor: named)
+            builder.put(superblock.encoded().bytes, at: offsets[index ^ side])
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.superblock?.anchor == anchor && decision.isFork)
+        #expect(decision.candidates.map(\.kind) == [isThere ? .anchored : .older])
+        #expect(decision.mayHoldDurable)
+    }
+
+    /// What this version does not know is kept: digests are those that lie in the blocks.
+    @Test func theDigestOfASuperblockIsTheOneThatIsStored() throws {
+        var builder = try ImageBuilder()
+        let anchor = builder.complete(slot: 0, sequence: 3)
+        var block = builder.superblock(generation: 2, anchor: anchor).encoded().bytes
+        block[Superblock.Layout.storageKind.offset] = 9
+        let stored = reseal(&block, Superblock.Layout.checksum)
+        for offset in builder.geometry.superblockOffsets(parity: 0) {
+            builder.put(block, at: offset)
+        }
+        builder.commit(builder.superblock(generation: 3, anchor: anchor, parent: stored))
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        let older = decision.superblockFindings.filter {
+            $0.superblock?.generation.rawValue == 2
+        }
+        #expect(older.map(\.digest) == [stored, stored])
+        #expect(decision.superblock?.parentDigest == stored)
+    }
+
+    /// Copies that differ only in a value that this version does not know are still a fork.
+    @Test func copiesThatDifferInAnUnknownValueAreAFork() throws {
+        var builder = try ImageBuilder()
+        let anchor = builder.complete(slot: 0, sequence: 3)
+        for (index, offset) in builder.geometry.superblockOffsets(parity: 0).enumerated() {
+            var block = builder.superblock(generation: 2, anchor: anchor).encoded().bytes
+            block[Superblock.Layout.storageKind.offset] = UInt8(9 + index)
+            reseal(&block, Superblock.Layout.checksum)
+            builder.put(block, at: offset)
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.isFork)
+    }
+
     @Test func onlyWhatHoldsACheckpointIsUsable() {
         let usable = SlotReason.allCases.filter(\.isUsable)
         #expect(usable == [.anchored, .retained, .unanchored, .older, .stale])

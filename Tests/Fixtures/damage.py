@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compose import BLOCK, HEADER, OPAQUE, OTHER_UUID, SUPERBLOCK, Image, noise, run
+from compose import (
+    BLOCK, HEADER, NO_SLOT, OPAQUE, OTHER_UUID, SUPERBLOCK, Image, noise, run, seal)
 from expect import Case, Found, Resume, found
 
 ANCHORED, RETAINED, RETAINED2, OLDER, OLDEST = 1, 0, 4, 3, 2
@@ -277,6 +278,34 @@ def two_writers() -> Iterator[Case]:
     image.edit(copy, SUPERBLOCK, writer_pid=7)
     yield case("writers-fork-closing", "Two closing superblocks of one generation.", image,
                [found("B005")])
+    # A copy that names nothing vouches for nothing: the other one is followed, wherever it lies.
+    nothing = dict(sequence=0, step=0, slot_index=NO_SLOT, retained_count=0,
+                   retained_slots=bytes(256))
+    for place, name in enumerate(("head", "tail")):
+        image = whole()
+        image.edit(image.superblock_offsets(10)[place], SUPERBLOCK, **nothing)
+        yield case(f"writers-fork-nothing-{name}", f"The copy at the {name} names nothing.", image,
+                   [found("B005")])
+    image = whole()
+    image.edit(image.superblock_offsets(10)[0], SUPERBLOCK, **nothing)
+    image.write(image.header_offset(ANCHORED), noise(512, 12))
+    yield case(
+        "writers-fork-nothing-lost", "A copy names nothing, the other one what is not there.",
+        image, [found("B005"), *header(ANCHORED, "S003")], (ANCHORED,))
+    # A value that this version does not know is kept, and digests are those that are stored.
+    image = whole()
+    for place in image.superblock_offsets(9):
+        image.edit(place, SUPERBLOCK, storage_kind=9)
+    parent = seal(image.block(image.superblock_offsets(9)[0]), SUPERBLOCK)
+    for place in image.superblock_offsets(10):
+        image.edit(place, SUPERBLOCK, parent_digest=parent)
+    yield case("writers-unknown-kind", "The previous writer used a storage that is not known.",
+               image, [])
+    image = whole()
+    for kind, place in enumerate(image.superblock_offsets(10), 9):
+        image.edit(place, SUPERBLOCK, storage_kind=kind)
+    yield case("writers-fork-unknown-kind", "Two copies differ in a value that is not known.",
+               image, [found("B005")])
     image = whole()
     image.edit(image.superblock_offsets(9)[0], SUPERBLOCK, commit_time=1)
     # One of the two is what generation 10 was written after.
