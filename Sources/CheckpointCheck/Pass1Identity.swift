@@ -80,7 +80,7 @@ enum Pass1Identity {
     private static func explainLoss(_ context: inout CheckContext) {
         var errors: [(offset: UInt64, error: FormatError)] = []
         for copy in context.image.identityBlocks {
-            guard let bytes = copy.bytes else {
+            guard copy.bytes != nil else {
                 if context.isInside(copy.offset), context.hasMediumFailure {
                     context.report(
                         Finding(
@@ -90,7 +90,7 @@ enum Pass1Identity {
                 continue
             }
             do throws(FormatError) {
-                _ = try IdentityBlock(decoding: bytes)
+                _ = try copy.authority()
             } catch {
                 errors.append((copy.offset, error))
             }

@@ -69,9 +69,16 @@ public struct IdentityBlock: Hashable, Sendable {
         self.createdTime = createdTime
         self.rank = rank
         self.worldSize = worldSize
-        self.creator = creator
+        self.creator = Self.clipped(creator)
         self.fingerprint = fingerprint
         try checkRanges()
+    }
+
+    /// As many whole characters as fit the field: half of one is no UTF-8.
+    private static func clipped(_ creator: String) -> String {
+        var text = creator
+        while text.utf8.count > Layout.creator.byteCount { text.removeLast() }
+        return text
     }
 
     private func checkRanges() throws(FormatError) {
@@ -110,7 +117,7 @@ public struct IdentityBlock: Hashable, Sendable {
         encoder.put(createdTime, Layout.createdTime)
         encoder.put(rank, Layout.rank)
         encoder.put(worldSize, Layout.worldSize)
-        encoder.put(Array(creator.utf8.prefix(Layout.creator.byteCount)), Layout.creator)
+        encoder.put(Array(creator.utf8), Layout.creator)
         encoder.put(UInt16(fingerprint.utf8.count), Layout.fingerprintByteCount)
         encoder.put(Array(fingerprint.utf8), Layout.fingerprint)
         _ = encoder.seal(Layout.checksum)

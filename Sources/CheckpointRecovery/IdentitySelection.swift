@@ -1,25 +1,47 @@
-internal import CheckpointFormat
+public import CheckpointFormat
+
+extension MetadataImage.IdentityCopy {
+    func decoded() throws(FormatError) -> IdentityBlock {
+        guard let bytes else {
+            throw .truncated(found: 0, expected: UInt64(Limits.blockByteCount))
+        }
+        return try IdentityBlock(decoding: bytes)
+    }
+
+    /// The block, where it may speak for the file alone: a mirror lies where it says that a mirror
+    /// lies, or it is another file's.
+    public func authority() throws(FormatError) -> IdentityBlock {
+        let block = try decoded()
+        let expected = block.geometry.identityOffsets[1]
+        guard position == .head || offset == expected else {
+            throw .misdirected(foundOffset: expected, expectedOffset: offset)
+        }
+        return block
+    }
+}
 
 /// Chooses between the two copies of the identity block, or explains why neither will do.
 enum IdentitySelection {
     static func choose(
         _ image: MetadataImage
     ) throws(CheckpointError) -> (IdentityBlock, [IdentityReport]) {
-        let results = image.identityBlocks.map { copy in
-            Result { () throws(FormatError) -> IdentityBlock in
-                guard let bytes = copy.bytes else {
-                    throw .truncated(found: 0, expected: UInt64(Limits.blockByteCount))
-                }
-                return try IdentityBlock(decoding: bytes)
+        let first = image.identityBlocks.firstIndex { (try? $0.authority()) != nil }
+        guard let first, let chosen = try? image.identityBlocks[first].authority() else {
+            let results = image.identityBlocks.map { copy in
+                Result { () throws(FormatError) in try copy.authority() }
             }
+            throw explain(image, results)
         }
-        let chosen = results.lazy.compactMap { try? $0.get() }.first
-        guard let chosen else { throw explain(image, results) }
+        let results = image.identityBlocks.map { copy in
+            Result { () throws(FormatError) in try copy.decoded() }
+        }
+        // Byte by byte: two spellings of one text are equal as text, and another block.
+        let bytes = image.identityBlocks[first].bytes
         let reports = zip(image.identityBlocks, results).map { copy, result in
             IdentityReport(
                 position: copy.position, offset: copy.offset, result: result,
                 isUnreadable: copy.bytes == nil,
-                agreesWithChosen: (try? result.get()).map { $0 == chosen } ?? false)
+                agreesWithChosen: (try? result.get()) != nil && copy.bytes == bytes)
         }
         return (chosen, reports)
     }

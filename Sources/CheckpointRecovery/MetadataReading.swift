@@ -86,12 +86,7 @@ extension MetadataImage {
 
     /// The identity that recovery will choose: the head's, else the mirror.
     var decodableIdentity: IdentityBlock? {
-        for copy in identityBlocks {
-            if let bytes = copy.bytes, let identity = try? IdentityBlock(decoding: bytes) {
-                return identity
-            }
-        }
-        return nil
+        identityBlocks.lazy.compactMap { try? $0.authority() }.first
     }
 
     private mutating func addSuperblocks(

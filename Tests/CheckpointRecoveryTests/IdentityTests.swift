@@ -20,13 +20,8 @@ import Testing
         _ builder: ImageBuilder, _ change: (inout [UInt8]) -> Void
     ) -> [UInt8] {
         var block = builder.identity.encoded()
-        let field = IdentityBlock.Layout.checksum
         change(&block)
-        let digest = Digest(of: block, 0..<field.offset)
-        for index in 0..<8 {
-            block[field.offset + index] = UInt8(truncatingIfNeeded: digest.low >> (8 * index))
-            block[field.offset + 8 + index] = UInt8(truncatingIfNeeded: digest.high >> (8 * index))
-        }
+        reseal(&block, IdentityBlock.Layout.checksum)
         return block
     }
 
@@ -236,6 +231,67 @@ import Testing
         #expect(decision.isTruncated)
         #expect(decision.candidates.map(\.kind) == [.anchored])
         #expect(decision.superblockFindings.filter(\.isUnreadable).count == 2)
+    }
+
+    /// Every slot is there: only copies are missing, so the file is read.
+    @Test(arguments: [1, 100, 4096, 4097, 8192, 12_288])
+    func aFileThatLostItsEndIsRead(_ missing: Int) throws {
+        var builder = try ImageBuilder()
+        builder.commit(
+            builder.superblock(generation: 2, anchor: builder.complete(slot: 0, sequence: 1)))
+        let storage = MemoryStorage(contents: builder.bytes.dropLast(missing))
+        let image = try MetadataImage.read(from: storage)
+        let decision = try SlotSelection.decide(image)
+        #expect(!decision.isTruncated)
+        #expect(decision.candidates.map(\.kind) == [.anchored])
+        #expect(image.readFailures.isEmpty)
+    }
+
+    /// One byte less, and a slot's data may be gone.
+    @Test func aFileThatLostDataIsRefused() throws {
+        let builder = try ImageBuilder()
+        let storage = MemoryStorage(contents: builder.bytes.dropLast(12_289))
+        let error = #expect(throws: CheckpointError.self) {
+            try SlotSelection.decide(MetadataImage.read(from: storage))
+        }
+        #expect(error?.code == .notACheckpointFile)
+    }
+
+    /// A mirror that says that it lies elsewhere is another file's: it does not speak for this one.
+    @Test func aMirrorOfAnotherSizeIsNotChosen() throws {
+        var builder = try ImageBuilder()
+        builder.commit(
+            builder.superblock(generation: 2, anchor: builder.complete(slot: 0, sequence: 1)))
+        builder.bytes += builder.bytes
+        builder.flip(100)
+        let error = #expect(throws: CheckpointError.self) {
+            try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        }
+        #expect(error?.code == .corrupt)
+        #expect(error?.message.contains("it says that it lives at byte") == true)
+        // Beside a whole head it is only a copy that differs.
+        builder.flip(100)
+        let longer = try ImageBuilder(capacity: 256 << 10)
+        builder.bytes.removeLast(builder.bytes.count / 2)
+        builder.put(longer.identity.encoded(), at: builder.geometry.identityOffsets[1])
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.identityFindings.map(\.agreesWithChosen) == [true, false])
+        #expect((try? decision.identityFindings[1].result.get()) == longer.identity)
+    }
+
+    /// Two spellings of one text are two blocks: copies are compared byte by byte.
+    @Test func copiesThatSpellTheirCreatorDifferentlyDiffer() throws {
+        var builder = try ImageBuilder()
+        for (offset, text) in zip(builder.geometry.identityOffsets, ["\u{E9}", "e\u{301}"]) {
+            let block = resealed(builder) { block in
+                let field = IdentityBlock.Layout.creator
+                let bytes = Array(text.utf8) + [UInt8](repeating: 0, count: 32)
+                block.replaceSubrange(field.range, with: bytes.prefix(field.byteCount))
+            }
+            builder.put(block, at: offset)
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.identityFindings.map(\.agreesWithChosen) == [true, false])
     }
 
     @Test func appendedBytesDoNotHideTheTail() throws {
