@@ -42,15 +42,16 @@ enum Pass4Tables {
     private static func checkManifest(
         _ candidate: Candidate, _ reader: CheckpointReader, _ context: inout CheckContext
     ) {
-        let bytes: [UInt8]
-        do throws(CheckpointError) {
-            let selected = try reader.select(candidate, proof: .waived)
-            defer { selected.close() }
-            bytes = try selected.manifest()
-        } catch {
-            return report(error, candidate, &context)
-        }
         do throws(FormatError) {
+            try checkClaim(candidate.header)
+            let bytes: [UInt8]
+            do throws(CheckpointError) {
+                let selected = try reader.select(candidate, proof: .waived)
+                defer { selected.close() }
+                bytes = try manifest(selected)
+            } catch {
+                return report(error, candidate, &context)
+            }
             _ = try SafetensorsManifest(decoding: bytes, header: candidate.header)
         } catch {
             context.unloadable[candidate.slot] = "its manifest is invalid: \(error)"
@@ -60,6 +61,28 @@ enum Pass4Tables {
                     at: candidate.dataOffset, found: "\(error)",
                     expected: "a safetensors header"))
         }
+    }
+
+    /// A size that no manifest has is the header's lie, whatever lies in the chunks.
+    private static func checkClaim(_ header: SlotHeader) throws(FormatError) {
+        let limit = UInt64(Limits.manifestByteCount) + 8
+        guard header.manifestByteCount <= limit else {
+            throw .invalidField(
+                "manifest_byte_count", found: header.manifestByteCount,
+                expected: "at most \(limit)")
+        }
+    }
+
+    /// Chunk by chunk: one chunk may be the whole payload, whose digest is the next pass's matter.
+    private static func manifest(
+        _ selected: SelectedCheckpoint
+    ) throws(CheckpointError) -> [UInt8] {
+        let count = Int(selected.candidate.header.manifestByteCount)
+        var bytes: [UInt8] = []
+        for index in selected.candidate.table.entries.indices where bytes.count < count {
+            bytes += try selected.chunk(index)
+        }
+        return Array(bytes.prefix(count))
     }
 
     private static func report(

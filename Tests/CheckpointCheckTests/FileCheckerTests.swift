@@ -40,6 +40,27 @@ import Testing
         #expect(report.slots.map(\.isVerified) == [true, true, false])
     }
 
+    /// One chunk holds the manifest and all else: it matches its digest, so it is not damaged,
+    /// though the payload's digest says that it is not what was saved.
+    @Test func aWrongPayloadDigestIsNoDamageOfTheManifest() throws {
+        var builder = try ImageBuilder()
+        builder.complete(
+            slot: 0, sequence: 1, content: try .tensors([100], metadata: [], seed: 1))
+        try builder.edit(SlotIndex(0)) { $0.logicalDigest = .zero }
+        let header = try builder.header(SlotIndex(0))
+        builder.commit(
+            builder.superblock(
+                generation: 2,
+                anchor: Anchor(
+                    slot: SlotIndex(0), sequence: header.sequence, step: header.step,
+                    headerDigest: header.encoded().digest)))
+        let storage = builder.storage()
+        #expect(check(storage, .metadata).findings.map(\.id) == ["PCK-B002", "PCK-B010"])
+        #expect(
+            check(storage).findings.map(\.id)
+                == ["PCK-B002", "PCK-B010", "PCK-C004", "PCK-X001"])
+    }
+
     @Test func unreadableBlocksAreFindingsOfTheirOwn() throws {
         let builder = try builder()
         let geometry = builder.geometry
