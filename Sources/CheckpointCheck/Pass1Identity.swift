@@ -27,7 +27,7 @@ enum Pass1Identity {
                     expected: "the same block as the other copy, of file "
                         + "\(decision.identity.fileUUID)"))
         case .failure where report.isUnreadable:
-            // A copy beyond the end is reported as a truncated file.
+            // What lies beyond the end is reported with the file's size.
             guard context.isInside(report.offset) else { return }
             context.report(
                 Finding(
@@ -47,11 +47,11 @@ enum Pass1Identity {
     ) {
         let found = context.image.fileByteCount
         let expected = decision.identity.geometry.fileByteCount
-        if decision.isTruncated {
+        if decision.end != .whole {
             context.report(
                 Finding(
-                    ProblemCatalogue.truncated, at: found, found: "\(found) bytes",
-                    expected: "\(expected) bytes"))
+                    decision.isTruncated ? ProblemCatalogue.truncated : ProblemCatalogue.endLost,
+                    at: found, found: "\(found) bytes", expected: "\(expected) bytes"))
         } else if found / Geometry.block * Geometry.block > expected {
             context.report(
                 Finding(

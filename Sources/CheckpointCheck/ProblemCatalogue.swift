@@ -54,7 +54,7 @@ public enum ProblemCatalogue {
         "Use a newer PCcheck.")
     static let truncated = Problem(
         "PCK-I008", .error, "file truncated",
-        "The file is shorter than its identity block says, so its end is missing.",
+        "The file ends before the data of its last slot does, so checkpoints may be missing.",
         "Copy the file again; pcinspect shows what is left.")
     static let unknownReadOnly = Problem(
         "PCK-I009", .warning, "unknown read-only feature",
@@ -73,10 +73,17 @@ public enum ProblemCatalogue {
         "The medium did not return one of the two copies of the identity block.",
         "Copy the file to another medium while the other copy can be read.")
 
+    static let endLost = Problem(
+        "PCK-I013", .error, "end of the file missing",
+        "The file ends behind the data of its last slot: every checkpoint is there, but copies of "
+            + "superblocks or of the identity block are not.",
+        "Run pcfsck -y to restore the end. Until then the file can be read, not written to.",
+        .full, "append the missing blocks, from the other copies")
+
     private static let identity = [
         identityDamaged, identityCopiesDiffer, identityLost, wrongMagic, textModeDamage,
         newerVersion, unknownIncompatible, truncated, unknownReadOnly, unknownCompatible,
-        fileTooLong, identityUnreadable,
+        fileTooLong, identityUnreadable, endLost,
     ]
 
     // MARK: Superblock
@@ -209,13 +216,15 @@ public enum ProblemCatalogue {
         .full, "new superblocks without it when it was kept")
     static let manifestDamaged = Problem(
         "PCK-T003", .error, "manifest damaged",
-        "A chunk that holds the directory of tensors does not match its digest.",
+        "A chunk that holds the directory of tensors does not match its digest, cannot be "
+            + "decompressed, or was not returned by the medium.",
         "The checkpoint cannot be loaded; recovery uses the next one. The tensors' "
             + "names and places are lost with the manifest.",
         .full, "new superblocks without it when it was kept")
     static let manifestInvalid = Problem(
         "PCK-T004", .error, "manifest invalid",
-        "The directory of tensors matches its digest, but breaks the rules of safetensors.",
+        "The directory of tensors is as it was saved, but breaks the rules of safetensors, or its "
+            + "size is not the one that the slot header records.",
         "A faulty program made the file. pcextract --format raw gives the bytes.")
 
     private static let table = [tableDamaged, tableInvalid, manifestDamaged, manifestInvalid]

@@ -99,6 +99,9 @@ public struct Geometry: Hashable, Sendable {
 
     public var slots: [SlotIndex] { (0..<slotCount).map { SlotIndex($0) } }
     public var tailOffset: UInt64 { fileByteCount - Self.tailByteCount }
+    /// Where the data of the last slot ends: at the tail, but for a block device, whose tail lies
+    /// at its own end.
+    public var slotsEndOffset: UInt64 { dataOffset + UInt64(slotCount) * dataStride }
     public var identityOffsets: [UInt64] { [0, fileByteCount - Self.block] }
     public var tableCapacityByteCount: Int { Int(metadataStride - Self.block) }
 

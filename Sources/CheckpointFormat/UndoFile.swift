@@ -40,7 +40,7 @@ public struct UndoFile: Hashable, Sendable {
         public var byteOffset: UInt64
         /// Of the 4096 bytes that the repair writes.
         public var newDigest: Digest
-        /// The 4096 bytes that were there.
+        /// The 4096 bytes that were there; zero where the file did not reach.
         public var oldBytes: [UInt8]
 
         public init(byteOffset: UInt64, newDigest: Digest, oldBytes: [UInt8]) {
@@ -53,7 +53,7 @@ public struct UndoFile: Hashable, Sendable {
 
     /// Of the file that was repaired.
     public var fileUUID: Identifier128
-    /// That file's size in bytes, which a repair does not change.
+    /// That file's size in bytes before the repair; a repair that restores a lost end changes it.
     public var fileByteCount: UInt64
     /// Nanoseconds since 1970-01-01 UTC.
     public var createdTime: UInt64
@@ -138,7 +138,7 @@ public struct UndoFile: Hashable, Sendable {
         highestGeneration = Generation(rawValue: head.integer(Layout.highestGeneration))
         records = []
         for index in 0..<Int(count) {
-            let record = try Self.record(index, in: bytes, before: fileByteCount)
+            let record = try Self.record(index, in: bytes)
             guard !records.contains(where: { $0.byteOffset == record.byteOffset }) else {
                 throw .invalidField(
                     "byte_offset", found: record.byteOffset,
@@ -149,17 +149,17 @@ public struct UndoFile: Hashable, Sendable {
     }
 
     private static func record(
-        _ index: Int, in bytes: [UInt8], before fileByteCount: UInt64
+        _ index: Int, in bytes: [UInt8]
     ) throws(FormatError) -> Record {
         let block = Limits.blockByteCount
         let start = block + index * recordByteCount
         let decoder = BlockDecoder(Array(bytes[start..<start + block]))
         try decoder.checkReserved(RecordLayout.all)
         let offset: UInt64 = decoder.integer(RecordLayout.byteOffset)
-        guard offset % UInt64(block) == 0, offset < fileByteCount / UInt64(block) * UInt64(block)
-        else {
+        guard offset % UInt64(block) == 0, offset < Limits.fileByteCountMaximum else {
             throw .invalidField(
-                "byte_offset", found: offset, expected: "a block inside \(fileByteCount) bytes")
+                "byte_offset", found: offset,
+                expected: "a multiple of \(block) below \(Limits.fileByteCountMaximum)")
         }
         return Record(
             byteOffset: offset, newDigest: decoder.digest(RecordLayout.newDigest),

@@ -64,15 +64,40 @@ public struct MetadataImage: Hashable, Sendable {
     public var slots: [SlotBlocks]
     /// Reads of blocks inside the file that the medium refused.
     public var readFailures: [StorageError]
+    /// What lies behind the last whole block of a file that is shorter than it was made: fewer
+    /// bytes than a block has.
+    public var lastBytes: [UInt8]
 
     public init(
         fileByteCount: UInt64, identityBlocks: [IdentityCopy], superblocks: [SuperblockCopy] = [],
-        slots: [SlotBlocks] = [], readFailures: [StorageError] = []
+        slots: [SlotBlocks] = [], readFailures: [StorageError] = [], lastBytes: [UInt8] = []
     ) {
         self.fileByteCount = fileByteCount
         self.identityBlocks = identityBlocks
         self.superblocks = superblocks
         self.slots = slots
         self.readFailures = readFailures
+        self.lastBytes = lastBytes
+    }
+
+    /// The image of the same file once it has its size again, with zeros where nothing was: what a
+    /// repair of a lost end starts from.
+    public func extended(to geometry: Geometry) -> MetadataImage {
+        guard fileByteCount < geometry.fileByteCount else { return self }
+        var image = self
+        func padded(_ bytes: [UInt8]?, at offset: UInt64) -> [UInt8]? {
+            if offset + Geometry.block <= fileByteCount { return bytes }
+            let part = offset < fileByteCount ? lastBytes : []
+            return part + [UInt8](repeating: 0, count: Limits.blockByteCount - part.count)
+        }
+        for (index, copy) in identityBlocks.enumerated() {
+            image.identityBlocks[index].bytes = padded(copy.bytes, at: copy.offset)
+        }
+        for (index, copy) in superblocks.enumerated() {
+            image.superblocks[index].bytes = padded(copy.bytes, at: copy.offset)
+        }
+        image.fileByteCount = geometry.fileByteCount
+        image.lastBytes = []
+        return image
     }
 }

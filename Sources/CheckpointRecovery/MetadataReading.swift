@@ -49,6 +49,7 @@ extension MetadataImage {
             image.addSuperblocks(geometry, head: head, tail: tail)
         }
         image.slots = source.slots(identity)
+        if storage.byteCount < geometry.fileByteCount { image.lastBytes = source.lastBytes() }
         image.readFailures = source.failures
         return image
     }
@@ -155,6 +156,19 @@ struct BlockSource {
         } catch {
             failures.append(error)
             return nil
+        }
+    }
+
+    /// What lies behind the last whole block.
+    mutating func lastBytes() -> [UInt8] {
+        let count = storage.byteCount % Geometry.block
+        if count == 0 { return [] }
+        do throws(StorageError) {
+            return try Array(
+                storage.readPaddedBlock(at: storage.byteCount - count).prefix(Int(count)))
+        } catch {
+            failures.append(error)
+            return []
         }
     }
 

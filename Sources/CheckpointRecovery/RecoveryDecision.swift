@@ -128,6 +128,23 @@ public struct Candidate: Hashable, Sendable {
     }
 }
 
+/// Where a file ends, as its identity block has it.
+public enum FileEnd: Hashable, Sendable {
+    /// Nothing is missing.
+    case whole
+    /// Behind the data of the last slot: every slot is there, and copies of the superblocks or of
+    /// the identity block are not.
+    case lost
+    /// Before that: what slots hold may be gone.
+    case truncated
+
+    init(_ fileByteCount: UInt64, _ geometry: Geometry) {
+        self =
+            fileByteCount >= geometry.fileByteCount
+            ? .whole : fileByteCount >= geometry.slotsEndOffset ? .lost : .truncated
+    }
+}
+
 /// What the metadata of a file says, and what recovery will try in which order.
 public struct RecoveryDecision: Sendable {
     /// The chosen identity: the head's, or the mirror when the head is damaged.
@@ -148,8 +165,30 @@ public struct RecoveryDecision: Sendable {
     public let highestSequence: SequenceNumber
     /// The highest generation of a whole superblock; 0 when there is none.
     public let highestGeneration: Generation
-    /// The file is shorter than its geometry says.
-    public let isTruncated: Bool
+    public let end: FileEnd
+    /// The file's size as found.
+    public let fileByteCount: UInt64
+
+    /// The file is so short that slots may be gone: nothing is loaded from it.
+    public var isTruncated: Bool { end == .truncated }
+
+    /// Only copies behind the slots are missing: everything can be loaded, and nothing is written
+    /// before `pcfsck -y` has put them there again.
+    public var hasLostEnd: Bool { end == .lost }
+
+    /// Why nothing may be written to a file that lost its end; nil for another one.
+    ///
+    /// A superblock behind the end would make the file longer, with zeros between: it would look
+    /// whole, and its mirror would not be.
+    public var lostEndError: CheckpointError? {
+        guard hasLostEnd else { return nil }
+        return CheckpointError(
+            .corrupt,
+            "the end of the file is missing: it has \(fileByteCount) bytes, expected "
+                + "\(identity.geometry.fileByteCount); every slot is there and can be loaded, but "
+                + "nothing is written before pcfsck -y has restored the end",
+            byteOffset: fileByteCount)
+    }
 
     /// Whether a checkpoint may have been acknowledged: the newest whole superblock names one, or
     /// none is left that could tell. Otherwise what does not verify is what a crash left of a

@@ -13,17 +13,20 @@ public import CheckpointFormat
 public enum SlotSelection {
     /// Judges `image`.
     ///
+    /// A file that lost only its end is judged like any other: `hasLostEnd` says so, and who would
+    /// write to it asks for that first.
+    ///
     /// - Parameter allowsTruncation: decode what is left of a truncated file instead of refusing
     ///   it; for tools that show wrecks.
     /// - Throws: `notACheckpointFile`, `unsupported` or `corrupt` when no identity block is
-    ///   usable; `notACheckpointFile` for a truncated file.
+    ///   usable; `notACheckpointFile` for a truncated file, whose slots are not all there.
     public static func decide(
         _ image: MetadataImage, allowsTruncation: Bool = false
     ) throws(CheckpointError) -> RecoveryDecision {
         let (identity, identityFindings) = try IdentitySelection.choose(image)
         let geometry = identity.geometry
-        let isTruncated = image.fileByteCount < geometry.fileByteCount
-        if isTruncated && !allowsTruncation {
+        let end = FileEnd(image.fileByteCount, geometry)
+        if end == .truncated && !allowsTruncation {
             throw CheckpointError(
                 .notACheckpointFile,
                 "the file is truncated: it has \(image.fileByteCount) bytes, expected "
@@ -49,7 +52,7 @@ public enum SlotSelection {
             candidates: candidates(reports, geometry: geometry),
             highestSequence: highestSequence(whole, slots: slots, identity: identity),
             highestGeneration: whole.first?.superblock?.generation ?? Generation(rawValue: 0),
-            isTruncated: isTruncated)
+            end: end, fileByteCount: image.fileByteCount)
     }
 
     /// How much speaks for a copy among those of its generation. One whose checkpoint is there was

@@ -4,9 +4,11 @@ public import CheckpointFormat
 #if canImport(Glibc)
     internal import Glibc
 #endif
+internal import Synchronization
 
 /// A regular file or a block device, read and written with pread(2) and pwrite(2).
-// Unchecked: every stored property is constant after init; the kernel serialises the descriptor.
+// Unchecked: every stored property is constant after init or an atomic; the kernel serialises the
+// descriptor.
 public final class FileStorage: Storage, @unchecked Sendable {
     /// Whether the page cache is bypassed.
     public enum Mode: Sendable {
@@ -20,7 +22,9 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public enum Access: Sendable { case read, write }
 
     public let path: String
-    public let byteCount: UInt64
+    /// `resize` changes it, on the thread of the repair that also reads it: no other value depends
+    /// on it, so that relaxed accesses do.
+    private let size: Atomic<UInt64>
     public let kind: StorageKind
     public let isBlockDevice: Bool
     /// The file lies in memory that the processor addresses: statx(2) with STATX_ATTR_DAX.
@@ -42,7 +46,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
         do throws(StorageError) {
             let facts = try Self.facts(opened.descriptor, path: path)
             try Self.check(facts, path: path, access: access, allowsNetwork: allowsNetwork)
-            self.byteCount = facts.byte_count
+            self.size = Atomic(facts.byte_count)
             self.isBlockDevice = facts.is_block_device
             self.isDAX = facts.is_dax
         } catch {
@@ -55,6 +59,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     deinit { pccp_close(descriptor) }
+
+    public var byteCount: UInt64 { size.load(ordering: .relaxed) }
 
     private static func open(
         path: String, access: Access, mode: Mode
@@ -177,6 +183,18 @@ public final class FileStorage: Storage, @unchecked Sendable {
 
     public func discardCache() {
         if kind == .buffered { pccp_discard_cache(descriptor) }
+    }
+
+    public func resize(to byteCount: UInt64) throws(StorageError) {
+        while ftruncate(descriptor, off_t(byteCount)) != 0 {
+            if errno == EINTR { continue }
+            throw StorageError(
+                operation: "ftruncate", path: path, osErrorNumber: errno,
+                advice: isBlockDevice
+                    ? "a device cannot change its size; copy it to a file of \(byteCount) bytes "
+                        + "first" : nil)
+        }
+        size.store(byteCount, ordering: .relaxed)
     }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {

@@ -19,6 +19,8 @@ public protocol Storage: AnyObject, Sendable {
     var unsafeShutdownCount: UInt64 { get }
 
     /// pread(2): fills `range` of `buffer` from `offset`, or throws.
+    ///
+    /// A read that reaches beyond the end throws with errno 0, after it has read what is there.
     func read(
         into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError)
@@ -41,6 +43,11 @@ public protocol Storage: AnyObject, Sendable {
     /// posix_fadvise(2) with POSIX_FADV_DONTNEED: reads after this call see the medium, not what a
     /// failed flush left in the page cache, which the kernel then calls clean. Best effort.
     func discardCache()
+
+    /// ftruncate(2): the medium ends at `byteCount` from here on; what comes with it is zero. For
+    /// repairs, which restore an end that was lost, and for their undo. Throws EINVAL where the
+    /// size is fixed, as that of a device is.
+    func resize(to byteCount: UInt64) throws(StorageError)
 
     /// Tries to lock a byte without waiting; false when another opener holds it.
     func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool
@@ -93,6 +100,28 @@ extension Storage {
 
     /// For a medium without a cache.
     public func discardCache() {}
+
+    /// For a medium of fixed size.
+    public func resize(to byteCount: UInt64) throws(StorageError) {
+        throw StorageError(
+            operation: "ftruncate", path: path, osErrorNumber: Errno.invalidArgument.rawValue,
+            advice: "it cannot change its size; copy it to a file of \(byteCount) bytes first")
+    }
+
+    /// The block at `offset`, of which the medium may hold a part, or nothing: what lies beyond its
+    /// end is zero.
+    public func readPaddedBlock(at offset: UInt64) throws(StorageError) -> [UInt8] {
+        let buffer = AlignedBuffer(byteCount: Limits.blockByteCount)
+        buffer.fillWithZeros(0..<Limits.blockByteCount)
+        if offset < byteCount {
+            do throws(StorageError) {
+                try read(into: buffer, 0..<Limits.blockByteCount, at: offset)
+            } catch {
+                guard error.osErrorNumber == 0 else { throw error }
+            }
+        }
+        return buffer.array(0..<Limits.blockByteCount)
+    }
 
     /// Reads `count` bytes (a multiple of 4096) at `offset` into a new array: for metadata.
     public func readBlocks(at offset: UInt64, count: Int) throws(StorageError) -> [UInt8] {

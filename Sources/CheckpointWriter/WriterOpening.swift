@@ -33,6 +33,7 @@ struct WriterOpening {
         storage.discardCache()
         let image = try MetadataImage.read(from: storage)
         let decision = try SlotSelection.decide(image)
+        if let error = decision.lostEndError { throw error.about(storage.path) }
         try check(decision.identity)
         try checkNumbers(decision)
         try checkReadable(image, decision.identity.geometry)

@@ -29,14 +29,12 @@ public final class MemoryStorage: Storage {
 
     public let path: String
     public let kind = StorageKind.memory
-    public let byteCount: UInt64
     private let medium: Monitor<Medium>
     private let hook = Monitor(Hook())
 
     /// A medium of its own that holds `contents`.
     public init(contents: [UInt8], path: String = "memory") {
         self.path = path
-        byteCount = UInt64(contents.count)
         medium = Monitor(Medium(bytes: contents))
     }
 
@@ -48,7 +46,6 @@ public final class MemoryStorage: Storage {
     /// Another opener of the medium of `other`: the same bytes, locks of its own.
     public init(openerOf other: MemoryStorage) {
         path = other.path
-        byteCount = other.byteCount
         medium = other.medium
     }
 
@@ -59,6 +56,8 @@ public final class MemoryStorage: Storage {
             for byte in medium.locks.keys { medium.locks[byte]?[identity] = nil }
         }
     }
+
+    public var byteCount: UInt64 { medium.withLock { UInt64($0.bytes.count) } }
 
     /// All bytes of the medium as they are now.
     public var contents: [UInt8] { medium.withLock { $0.bytes } }
@@ -111,13 +110,16 @@ public final class MemoryStorage: Storage {
     ) throws(StorageError) {
         check(range, offset)
         try fail(.read(offset: offset, byteCount: range.count), "pread")
-        guard offset <= byteCount, UInt64(range.count) <= byteCount - offset else {
+        let part = medium.withLock { medium in
+            let start = min(Int(clamping: offset), medium.bytes.count)
+            return Array(medium.bytes[start...].prefix(range.count))
+        }
+        buffer.copy(part, to: range.lowerBound)
+        guard part.count == range.count else {
             throw StorageError(
                 operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
                 osErrorNumber: 0)
         }
-        let part = medium.withLock { Array($0.bytes[Int(offset)..<Int(offset) + range.count]) }
-        buffer.copy(part, to: range.lowerBound)
     }
 
     public func write(
@@ -136,6 +138,14 @@ public final class MemoryStorage: Storage {
     public func flush() throws(StorageError) {
         try fail(.flush, "fdatasync")
         medium.withLock { $0.flushCount += 1 }
+    }
+
+    public func resize(to byteCount: UInt64) throws(StorageError) {
+        medium.withLock { medium in
+            let missing = Int(byteCount) - medium.bytes.count
+            if missing < 0 { return medium.bytes.removeLast(-missing) }
+            medium.bytes += [UInt8](repeating: 0, count: missing)
+        }
     }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {

@@ -37,7 +37,7 @@ public struct Recording: Sendable {
     }
 
     /// The medium before the first event.
-    public let initial: [UInt8]
+    public internal(set) var initial: [UInt8]
     public internal(set) var writes: [Write] = []
     public internal(set) var events: [Event] = []
     /// Writes that went nowhere, or elsewhere, and were called done.

@@ -200,6 +200,15 @@ public final class RecordingStorage: Storage {
         log.withLock { $0.recording.events.append(.flushEnded(began: began)) }
     }
 
+    /// A medium that grows has its size at once: no crash state is without it.
+    public func resize(to byteCount: UInt64) throws(StorageError) {
+        try memory.resize(to: byteCount)
+        log.withLock { log in
+            let missing = Int(byteCount) - log.recording.initial.count
+            log.recording.initial += [UInt8](repeating: 0, count: max(missing, 0))
+        }
+    }
+
     /// The bytes of forgotten writes disappear: the medium never got them.
     public func discardCache() {
         let bytes = log.withLock { log -> [UInt8]? in

@@ -99,7 +99,7 @@ struct CorruptFixture: Sendable {
         },
         .init(
             "truncated-tail", "The last three blocks are missing.",
-            finds: [error("I008")], resume: .nothing
+            finds: [error("I013")], resume: anchored
         ) { editor in editor.builder.bytes.removeLast(3 * 4096) },
         .init(
             "truncated-data", "The data of all slots is missing.",

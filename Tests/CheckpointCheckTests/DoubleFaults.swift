@@ -174,7 +174,7 @@ struct DoubleFaults {
     }
 
     /// `-y` loses nothing, leaves nothing that it could do, and its undo file takes it back.
-    private static func fullRepairProblem(_ image: [UInt8]) -> String? {
+    static func fullRepairProblem(_ image: [UInt8]) -> String? {
         let copy = MemoryStorage(contents: image)
         let plan = FullRepairTests.plan(copy)
         guard let undo = plan.undoFile(stamp: FullRepairTests.stamp) else { return nil }

@@ -116,18 +116,25 @@ import Testing
         #expect(faults.fallbackCount > 200 && faults.lostCount > 0 && faults.checkedCount > 50)
     }
 
-    /// A file that is cut short anywhere is refused, by a resume and by pcfsck alike.
+    /// A file that is cut short before its slots end is refused, by a resume and by pcfsck alike.
+    /// Behind that, everything loads, and a full repair restores what is missing.
     @Test(arguments: Base.allCases) func cutAtEverySector(_ which: Base) throws {
         let base = try which.make()
         var count = 0
         let clock = ContinuousClock()
         let began = clock.now
+        let slotsEnd = Int(base.decision.identity.geometry.slotsEndOffset)
         for size in stride(from: 0, to: base.bytes.count, by: 512) {
+            let isComplete = size >= slotsEnd
             let storage = MemoryStorage(contents: Array(base.bytes[..<size]))
             count += 1
             // What is left of the payloads matters to no verdict; it is read now and then.
             let depth: CheckOptions.Depth = count % 16 == 0 ? .full : .metadata
-            if let problem = DoubleFaults.verdictProblem(storage, loads: nil, depth: depth) {
+            let newest = isComplete ? base.candidates.first : nil
+            let problem =
+                DoubleFaults.verdictProblem(storage, loads: newest, depth: depth)
+                ?? (isComplete ? DoubleFaults.fullRepairProblem(storage.contents) : nil)
+            if let problem {
                 Issue.record("\(problem)\n  file: \(base.name), cut at byte \(size)")
                 return
             }

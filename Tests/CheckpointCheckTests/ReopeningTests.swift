@@ -25,7 +25,7 @@ import Testing
     private static func isRefused(_ report: CheckReport) -> Bool {
         guard let decision = report.decision else { return true }
         let numbers = [decision.highestSequence.rawValue, decision.highestGeneration.rawValue]
-        return decision.isTruncated || decision.isFork
+        return decision.end != .whole || decision.isFork
             || decision.identity.features.unknownReadOnlyCompatible != 0
             // Something durable was there, and nothing is whole.
             || report.findings.contains { $0.id == "PCK-X001" }

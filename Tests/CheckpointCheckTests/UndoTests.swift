@@ -61,6 +61,28 @@ import Testing
         expectRefusal(undo, storage, .invalidArgument, "which is payload")
     }
 
+    @Test func whatLiesBehindTheFileIsOutOfReach() throws {
+        var (storage, undo, _) = try repaired()
+        undo.records[0].byteOffset = storage.byteCount
+        expectRefusal(undo, storage, .invalidArgument, "behind the file")
+    }
+
+    /// A file that got its end back has its size again: another size is another file's.
+    @Test func anExtendedFileHasOneOfTwoSizes() throws {
+        let image = try Fixture.image("corrupt/truncated-tail")
+        let storage = MemoryStorage(contents: image)
+        let plan = FullRepairTests.plan(storage)
+        let undo = try #require(plan.undoFile(stamp: FullRepairTests.stamp))
+        try plan.apply(to: storage)
+        let longer = MemoryStorage(contents: storage.contents + [UInt8](repeating: 0, count: 4096))
+        expectRefusal(undo, longer, .busy, "bytes, expected")
+        // The power went after the file got its size, and before the first block.
+        let extended = MemoryStorage(contents: image)
+        try extended.resize(to: storage.byteCount)
+        #expect(try Undoing(undo).apply(to: extended) == 3)
+        #expect(extended.contents == image)
+    }
+
     @Test func aWriterSinceIsNoticed() throws {
         let (storage, undo, _) = try repaired()
         let writer = try CheckpointWriter(storage: MemoryStorage(openerOf: storage))

@@ -7,7 +7,7 @@ import Testing
     private typealias RecordLayout = UndoFile.RecordLayout
 
     /// Undoes two blocks of a file of 41 blocks and a half.
-    private static let sample = UndoFile(
+    static let sample = UndoFile(
         fileUUID: Samples.uuid, fileByteCount: 41 * 4096 + 2048, createdTime: 1_700_000_000,
         highestGeneration: Generation(rawValue: 7),
         records: [
@@ -110,16 +110,16 @@ import Testing
         expect(.reservedBytesNotZero(offset: 24), for: edited { $0[4096 + 8192 + 24] = 1 })
     }
 
-    /// The last half block of the file is none, so nothing can be restored there.
-    @Test(arguments: [4097, 41 * 4096, UInt64.max - 4095] as [UInt64])
-    func aRecordNamesABlockOfTheFile(offset: UInt64) {
+    /// A repair may restore an end that was lost, so that a record may lie behind the file.
+    @Test(arguments: [4097, 1 << 53, UInt64.max - 4095] as [UInt64])
+    func aRecordNamesABlock(offset: UInt64) {
         let bytes = edited {
             Samples.put(
                 offset, LayoutField("byte_offset", 4096 + RecordLayout.byteOffset.offset, 8), &$0)
         }
         expect(
             .invalidField(
-                "byte_offset", found: offset, expected: "a block inside \(41 * 4096 + 2048) bytes"),
+                "byte_offset", found: offset, expected: "a multiple of 4096 below \(1 << 53)"),
             for: bytes)
     }
 

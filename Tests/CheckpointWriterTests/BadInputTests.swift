@@ -102,6 +102,16 @@ final class TemporaryFileSystem {
         expectRefusal(.notACheckpointFile, ["\(byteCount) bytes", "truncated"])
     }
 
+    /// Everything can be loaded, but a superblock behind the end would only hide what is missing.
+    @Test(arguments: [1, 4096, 12_288])
+    func aLostEndIsRestoredBeforeAnythingIsWritten(missing: Int) throws {
+        try putImage { _ in }
+        let whole = try Data(contentsOf: URL(fileURLWithPath: path))
+        try whole.dropLast(missing).write(to: URL(fileURLWithPath: path))
+        expectRefusal(.corrupt, ["\(whole.count - missing) bytes", "pcfsck -y"])
+        #expect(try loadNewest(path).step == 10)
+    }
+
     @Test func newerVersion() throws {
         try putImage { $0[IdentityBlock.Layout.versionMajor.offset] = 9 }
         expectRefusal(.unsupported, ["version is 9.0", "expected 1", "newer PCcheck"])

@@ -77,6 +77,37 @@ import Testing
         #expect(try bytes(file.path) == before)
     }
 
+    /// The mirror, a part of it, or the whole end: what is missing comes from the other copies.
+    @Test(arguments: [1, 700, 4096, 5000, 12_288])
+    func aLostEndIsRestoredAndTakenBack(missing: UInt64) throws {
+        let file = try SampleFile()
+        let whole = try bytes(file.path)
+        try file.truncate(to: UInt64(whole.count) - missing)
+        let cut = try bytes(file.path)
+
+        let before = try ToolRun(.pcfsck, [file.path])
+        #expect(before.status == 4 && before.text.contains("PCK-I013"))
+        #expect(before.text.contains("loads step 30"), "\(before.text)")
+        #expect(try ToolRun(.pcfsck, ["-p", file.path]).status == 4)
+        #expect(try bytes(file.path) == cut)
+        let summary = try ToolRun(.pcinspect, [file.path])
+        #expect(summary.status == 4 && summary.text.contains("the end of the file is missing"))
+        let output = file.directory.file("out.safetensors")
+        let extracted = try ToolRun(.pcextract, [file.path, "-o", output])
+        #expect(extracted.status == 0 && extracted.diagnostics.contains("pcfsck -y"))
+
+        let run = try ToolRun(.pcfsck, ["-y", file.path])
+        #expect(run.status == 1, "\(run.text)\(run.diagnostics)")
+        #expect(try bytes(file.path) == whole)
+        let undo = try undoName(file)
+        #expect(try ToolRun(.pcfsck, ["-y", "--verify", "full", file.path]).status == 0)
+        let taken = try ToolRun(.pcfsck, ["--apply-undo", undo, file.path])
+        #expect(taken.status == 0, "\(taken.diagnostics)")
+        #expect(try bytes(file.path) == cut)
+        #expect(try ToolRun(.pcfsck, ["--apply-undo", undo, file.path]).status == 0)
+        #expect(try bytes(file.path) == cut)
+    }
+
     @Test func aWriterGoesOnAfterARepair() throws {
         let file = try damaged()
         #expect(try ToolRun(.pcfsck, ["-y", file.path]).status == 1)

@@ -47,6 +47,27 @@ import Testing
         #expect(sequence > 3)
     }
 
+    /// All data is there, so that the new file is a whole one.
+    @Test(arguments: [100, 12_288] as [UInt64]) func aLostEndIsRescued(missing: UInt64) throws {
+        let file = try SampleFile()
+        let whole = try bytes(file.path)
+        try file.truncate(to: UInt64(whole.count) - missing)
+        let output = file.directory.file("rescued.pcc")
+        let run = try rescue([file.path, "--step", "20", "--output", output])
+        #expect(run.status == 0, "\(run.text)\(run.diagnostics)")
+        #expect(!run.text.contains("unreadable"), "\(run.text)")
+        #expect(try ToolRun(.pcfsck, ["--verify", "full", output]).status == 0)
+        #expect(try loadedStep(output) == 20)
+        let undo = file.directory.file("undo")
+        let cut = try bytes(file.path)
+        let place = try rescue([file.path, "--step", "20", "--in-place", "--undo", undo])
+        #expect(place.status == 0, "\(place.text)\(place.diagnostics)")
+        #expect(try ToolRun(.pcfsck, ["--verify", "full", file.path]).status == 0)
+        #expect(try loadedStep(file.path) == 20)
+        #expect(try ToolRun(.pcfsck, ["--apply-undo", undo, file.path]).status == 0)
+        #expect(try bytes(file.path) == cut)
+    }
+
     @Test func inPlaceIsTakenBack() throws {
         let file = try SampleFile()
         let before = try bytes(file.path)

@@ -39,7 +39,7 @@ def layout(section: str, table: int = 0) -> Layout:
     """The fields of a structure, as the specification's table has them: name → offset, size."""
     text = (ROOT / "spec" / "FORMAT.md").read_text()
     part = text.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
-    tables = part.split("| offset | size | field | meaning |\n")[1:]
+    tables = part.split("| offset | size | field | bad value | meaning |\n")[1:]
     rows = re.findall(r"^\| (\d+) \| (\d+) \| (\w+) \|", tables[table].split("\n\n")[0], re.M)
     return {name: (int(offset), int(size)) for offset, size, name in rows}
 
@@ -174,6 +174,10 @@ class Image:
     def superblock_offsets(self, generation: int) -> tuple[int, int]:
         place = generation % 2 * BLOCK
         return BLOCK + place, self.byte_count - 3 * BLOCK + place
+
+    @property
+    def slots_end(self) -> int:
+        return self.data_offset + self.slot_count * self.data_stride
 
     def header_offset(self, slot: int) -> int:
         return 4 * BLOCK + slot * self.stride

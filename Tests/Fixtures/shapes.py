@@ -45,12 +45,16 @@ SHAPES: list[tuple[str, str, dict]] = [
 ]
 
 
+SHAPES_BY_NAME = {name: options for name, _, options in SHAPES}
+
+
 def shape(options: dict) -> Image:
     return run(3, kind=OPAQUE, is_closed=True, **options)
 
 
 def cases() -> Iterator[Case]:
     yield from truncations()
+    yield from lost_ends()
     yield from appended()
     yield from at_limits()
     for name, description, options in SHAPES:
@@ -69,8 +73,48 @@ def truncations() -> Iterator[Case]:
     for size in sizes:
         copy = whole()
         del copy.data[size:]
+        # Behind the slots lie copies only.
+        resume = Resume(1, 7, 70) if size >= image.slots_end else None
         yield Case(f"truncated-{size:06}", f"Only the first {size} bytes are there.", BASE,
-                   copy.data, truncation(image, size), None, is_refused=True)
+                   copy.data, truncation(image, size), resume, is_refused=True)
+
+
+def lost_ends() -> Iterator[Case]:
+    """Only copies are missing, and perhaps more is wrong."""
+    def cut(size: int, *blocks: int) -> Image:
+        image = whole()
+        del image.data[size:]
+        for offset in blocks:
+            image.write(offset, noise(512, offset))
+        return image
+
+    image = whole()
+    end, newest, previous = image.slots_end, *(
+        image.superblock_offsets(generation)[0] for generation in (10, 9))
+    resume = Resume(1, 7, 70)
+    for count in (100, 600, BLOCK + 100, 2 * BLOCK + 4000):
+        copy = cut(end + count)
+        yield Case(f"end-lost-{count}", f"{count} bytes behind the slots are there.", BASE,
+                   copy.data, [found("I013")], resume)
+    # What is beside the end is a copy that is left alone, and then gone altogether.
+    yield Case("end-lost-newest", "The end, and the other copy of the newest superblock.", BASE,
+               cut(end, newest).data, [found("I013"), found("B002", "warning"), found("B010")],
+               resume)
+    yield Case("end-lost-previous", "The end, and the other copy of the previous one.", BASE,
+               cut(end, previous).data, [found("I013"), found("B002", "error")], resume)
+    items = [found("I013"), found("B003"), *(found("S002", slot=slot) for slot in range(5))]
+    yield Case("end-lost-superblocks", "The end, and both superblocks at the head.", BASE,
+               cut(end, newest, previous).data, items, Resume(1, 7, 70, "unanchored"))
+    yield Case("end-lost-identity", "The end, and the identity block at the head.", BASE,
+               cut(end, 0).data, [found("I004")], None)
+    base = "composed/device"
+    options = dict(SHAPES_BY_NAME["device"])
+    image = shape(options)
+    for name, size in (("gap", image.slots_end + 5000), ("exact", image.slots_end)):
+        copy = shape(options)
+        del copy.data[size:]
+        yield Case(f"end-lost-device-{name}", "A copy of a device that ends before its tail.", base,
+                   copy.data, [found("I013")], Resume(2, 3, 30))
 
 
 def truncation(image: Image, size: int) -> list[Found]:
@@ -78,6 +122,8 @@ def truncation(image: Image, size: int) -> list[Found]:
     what is kept, or looks loadable and is not whole, is worth a word."""
     if size < BLOCK:
         return [found("I004")]
+    if size >= image.slots_end:
+        return [found("I013")]
     items = [found("I008")]
     if size < 2 * BLOCK:
         return [*items, found("B003")]

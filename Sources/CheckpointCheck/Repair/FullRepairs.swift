@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 
 /// What the passes found out that a repair must know beyond the metadata.
 struct RepairFacts: Sendable {
-    let image: MetadataImage
+    var image: MetadataImage
     /// Slots whose bytes are known to be damaged, and the problem that says so.
     let damaged: [SlotIndex: Problem]
     /// Slots whose bytes are as they were saved, but whose manifest no reader accepts.
@@ -69,9 +69,13 @@ struct FullRepairs {
         _ facts: RepairFacts, _ decision: RecoveryDecision, stamp: RepairStamp,
         consents: Set<String>, verify: @escaping (Candidate) throws(CheckpointError) -> Void
     ) -> RepairPlan {
+        let lost = LostEnd(facts.image, decision)
+        var facts = facts
+        facts.image = lost?.image ?? facts.image
+        let decision = lost?.decision ?? decision
         var planner = FullRepairs(facts, decision, stamp, consents, verify)
         do throws(CheckpointError) {
-            try planner.run()
+            if !decision.hasLostEnd { try planner.run() }
         } catch {
             // What cannot be read now may be read tomorrow: nothing is given up for it.
             planner = FullRepairs(facts, decision, stamp, consents, verify)
@@ -79,8 +83,9 @@ struct FullRepairs {
             planner.notes.append("only safe repairs are made: \(error.message)")
         }
         return RepairPlan(
-            planner.repairs, questions: planner.questions, notes: planner.notes,
-            writes: planner.generation, image: facts.image, decision: decision)
+            lost?.labelled(planner.repairs) ?? planner.repairs, questions: planner.questions,
+            notes: planner.notes, writes: planner.generation, image: facts.image,
+            decision: decision, extends: lost?.oldByteCount)
     }
 
     private init(

@@ -23,7 +23,10 @@ public struct RepairPlan: Hashable, Sendable {
     /// The highest generation of a superblock that there was or that the plan writes.
     public let highestGeneration: Generation
     let fileUUID: Identifier128
+    /// The file's size before the repair.
     let fileByteCount: UInt64
+    /// The size that the file gets first, as its end was lost; nil when it keeps its own.
+    let extendedByteCount: UInt64?
 
     /// Plans the safe repairs of what `decision` found in `image`. Nothing is read or written.
     public init(image: MetadataImage, decision: RecoveryDecision?) {
@@ -38,16 +41,18 @@ public struct RepairPlan: Hashable, Sendable {
     init(
         _ repairs: [Repair], questions: [RepairQuestion] = [], notes: [String] = [],
         writes generation: Generation = Generation(rawValue: 0), image: MetadataImage,
-        decision: RecoveryDecision?
+        decision: RecoveryDecision?, extends oldByteCount: UInt64? = nil
     ) {
         // What a later step writes anyway is not written before: its old content is ignored by
         // recovery already, or the step would not come later.
         var planned: [Repair] = []
-        for (index, repair) in repairs.enumerated() where repair.oldBytes != repair.bytes {
+        for (index, repair) in repairs.enumerated()
+        where repair.oldBytes != repair.bytes || repair.problem == ProblemCatalogue.endLost {
             let isLast = !repairs[(index + 1)...].contains { $0.byteOffset == repair.byteOffset }
             if isLast { planned.append(repair) }
         }
-        let refusal = planned.isEmpty ? nil : decision.flatMap(Self.refusal)
+        let isWanted = !planned.isEmpty || decision?.hasLostEnd == true
+        let refusal = isWanted ? decision.flatMap(Self.refusal) : nil
         let accepted = refusal == nil ? planned : []
         self.repairs = accepted
         self.refusal = refusal
@@ -55,7 +60,9 @@ public struct RepairPlan: Hashable, Sendable {
         self.notes = notes
         highestGeneration = max(generation, decision?.highestGeneration ?? generation)
         fileUUID = decision?.identity.fileUUID ?? .zero
-        fileByteCount = image.fileByteCount
+        fileByteCount = oldByteCount ?? image.fileByteCount
+        extendedByteCount =
+            oldByteCount == nil || accepted.isEmpty ? nil : image.fileByteCount
         basis =
             decision.map {
                 image.digest(
@@ -71,6 +78,13 @@ public struct RepairPlan: Hashable, Sendable {
                 + "not know; a newer PCcheck can repair it"
         }
         if decision.isTruncated { return "the file is truncated; copy it again first" }
+        let geometry = decision.identity.geometry
+        if decision.hasLostEnd {
+            return decision.fileByteCount >= geometry.tailOffset
+                ? "the end of the file is missing; pcfsck -y restores it"
+                : "the file was made on a device of \(geometry.fileByteCount) bytes; give it that "
+                    + "size with truncate -s \(geometry.fileByteCount), and run pcfsck -y then"
+        }
         return nil
     }
 
@@ -111,6 +125,9 @@ public struct RepairPlan: Hashable, Sendable {
             let pending = try pendingRepairs(medium)
             if pending.isEmpty { return [] }
             try beforeFirstWrite()
+            // A crash here leaves the file with its size and zeros at its end, which are damaged
+            // copies like others: a repair that comes later rewrites them.
+            if let extendedByteCount { try medium.resize(to: extendedByteCount) }
             for repair in pending { try medium.write(repair.bytes, at: repair.byteOffset) }
             return pending
         }
@@ -118,8 +135,9 @@ public struct RepairPlan: Hashable, Sendable {
 
     /// Those that are still needed.
     private func pendingRepairs(_ medium: RepairMedium) throws(CheckpointError) -> [Repair] {
-        let image = try MetadataImage.read(from: medium.storage)
+        var image = try MetadataImage.read(from: medium.storage)
         let decision = try SlotSelection.decide(image)
+        if extendedByteCount != nil { image = image.extended(to: decision.identity.geometry) }
         let found = image.digest(
             geometry: decision.identity.geometry, excluding: Set(repairs.map(\.byteOffset)))
         guard found == basis else {
@@ -130,7 +148,9 @@ public struct RepairPlan: Hashable, Sendable {
         var pending: [Repair] = []
         for repair in repairs {
             let bytes = try medium.read(repair.byteOffset)
-            if bytes == repair.bytes { continue }
+            // Zeros behind the end are no block yet.
+            let isThere = repair.byteOffset + Geometry.block <= medium.storage.byteCount
+            if bytes == repair.bytes && isThere { continue }
             guard bytes == repair.oldBytes else {
                 throw CheckpointError(
                     .busy,
@@ -173,7 +193,16 @@ struct RepairMedium {
 
     func read(_ offset: UInt64) throws(CheckpointError) -> [UInt8] {
         try withCheckpointErrors { () throws(StorageError) in
-            try storage.readBlocks(at: offset, count: Limits.blockByteCount)
+            try storage.readPaddedBlock(at: offset)
+        }
+    }
+
+    /// Gives the file another size, and makes that durable.
+    func resize(to byteCount: UInt64) throws(CheckpointError) {
+        if storage.byteCount == byteCount { return }
+        try withCheckpointErrors { () throws(StorageError) in
+            try storage.resize(to: byteCount)
+            try storage.flush()
         }
     }
 

@@ -43,6 +43,9 @@ public struct Rescue: Sendable {
         verify: (Candidate) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
         var decision = try SlotSelection.decide(image)
+        let lost = LostEnd(image, decision)
+        let image = lost?.image ?? image
+        decision = lost?.decision ?? decision
         if goal == .rebuild, let other = Self.withoutHead(image, decision) { decision = other }
         if let refusal = RepairPlan.refusal(decision) {
             throw CheckpointError(.unsupported, "nothing is rescued: \(refusal)")
@@ -70,7 +73,8 @@ public struct Rescue: Sendable {
         geometry = decision.identity.geometry
         setAside = newer.map(\.slot)
         plan = RepairPlan(
-            repairs, writes: superblocks.generation, image: image, decision: decision)
+            lost?.labelled(repairs) ?? repairs, writes: superblocks.generation, image: image,
+            decision: decision, extends: lost?.oldByteCount)
     }
 
     /// When both identity blocks are whole and differ, and nothing in the file belongs to the

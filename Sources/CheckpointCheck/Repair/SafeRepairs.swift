@@ -17,14 +17,22 @@ enum SafeRepairs {
     private static func identity(
         _ image: MetadataImage, _ decision: RecoveryDecision
     ) -> [Repair] {
-        guard hasWitness(decision),
-            let source = decision.identityFindings.first(where: \.agreesWithChosen),
+        guard hasWitness(decision) else { return [] }
+        return identityCopies(image, decision) { report in
+            if case .failure = report.result { !report.isUnreadable } else { false }
+        }
+    }
+
+    /// Those copies of the identity block that `isWanted` accepts, from the one that is used.
+    static func identityCopies(
+        _ image: MetadataImage, _ decision: RecoveryDecision,
+        where isWanted: (IdentityReport) -> Bool
+    ) -> [Repair] {
+        guard let source = decision.identityFindings.first(where: \.agreesWithChosen),
             let bytes = image.identityBytes(at: source.offset)
         else { return [] }
-        return decision.identityFindings.compactMap { report in
-            guard case .failure = report.result, !report.isUnreadable,
-                let old = image.identityBytes(at: report.offset)
-            else { return nil }
+        return decision.identityFindings.filter(isWanted).compactMap { report in
+            guard let old = image.identityBytes(at: report.offset) else { return nil }
             return .copy(
                 ProblemCatalogue.identityDamaged, .safe, at: report.offset, from: source.offset,
                 old: old, new: bytes)

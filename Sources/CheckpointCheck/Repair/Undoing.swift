@@ -32,8 +32,16 @@ public struct Undoing: Sendable {
             for record in pending.reversed() {
                 try medium.write(record.oldBytes, at: record.byteOffset)
             }
-            return pending.count
+            let appended = storage.byteCount > undo.fileByteCount ? appendedOffsets : []
+            // What the repair appended holds again what the file held there, and zeros.
+            try medium.resize(to: undo.fileByteCount)
+            return Set(pending.map(\.byteOffset)).union(appended).count
         }
+    }
+
+    /// Blocks that did not lie in the file, or not wholly, before the repair gave it its size.
+    private var appendedOffsets: Set<UInt64> {
+        Set(undo.records.map(\.byteOffset).filter { $0 + Geometry.block > undo.fileByteCount })
     }
 
     private func check(
@@ -50,7 +58,10 @@ public struct Undoing: Sendable {
                 "\(storage.path) is file \(identity.fileUUID), but the undo file is of file "
                     + "\(undo.fileUUID); give the undo file of this one")
         }
-        guard storage.byteCount == undo.fileByteCount else {
+        let geometry = identity.geometry
+        let isExtended =
+            !appendedOffsets.isEmpty && storage.byteCount == geometry.fileByteCount
+        guard storage.byteCount == undo.fileByteCount || isExtended else {
             throw changed(
                 storage, "it has \(storage.byteCount) bytes, expected \(undo.fileByteCount)")
         }
@@ -60,14 +71,15 @@ public struct Undoing: Sendable {
                 "its newest superblock is of generation \(decision.highestGeneration), expected at "
                     + "most \(undo.highestGeneration)")
         }
-        // Metadata only: an undo never reaches into payload.
-        let geometry = identity.geometry
+        // Metadata only: an undo never reaches into payload, nor behind the file.
         let payload = geometry.dataOffset..<geometry.tailOffset
-        for record in undo.records where payload.contains(record.byteOffset) {
+        for record in undo.records
+        where payload.contains(record.byteOffset) || record.byteOffset >= geometry.fileByteCount {
             throw CheckpointError(
                 .invalidArgument,
-                "the undo file names byte \(record.byteOffset), which is payload; it was not made "
-                    + "by pcfsck or pccheck rescue", byteOffset: record.byteOffset)
+                "the undo file names byte \(record.byteOffset), which is payload or behind the "
+                    + "file; it was not made by pcfsck or pccheck rescue",
+                byteOffset: record.byteOffset)
         }
     }
 

@@ -162,6 +162,9 @@ struct ExtractCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: file)
+        if let loss = inspection.decision.lostEndError {
+            Output.diagnostics.line("\("pcextract:", .yellow) \(loss.about(file).message)")
+        }
         if list {
             let listing = try ExtractListing(inspection, choice, filter)
             if json {

@@ -70,7 +70,7 @@ struct Inspection {
 
     /// Whether anything is damaged: what pcinspect's exit status tells.
     var isDamaged: Bool {
-        decision.isTruncated || decision.isFork || !image.readFailures.isEmpty
+        decision.end != .whole || decision.isFork || !image.readFailures.isEmpty
             || decision.identityFindings.contains { !$0.agreesWithChosen }
             || decision.superblockFindings.contains { $0.superblock == nil }
             || decision.slots.contains { $0.reason.isDamage }

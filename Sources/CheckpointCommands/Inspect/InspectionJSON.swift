@@ -144,6 +144,7 @@ enum InspectionJSON {
             "path": .string(inspection.path),
             "byte_count": .integer(inspection.storage.byteCount),
             "is_truncated": .bool(inspection.decision.isTruncated),
+            "has_lost_end": .bool(inspection.decision.hasLostEnd),
             "is_damaged": .bool(inspection.isDamaged),
             "is_writer_at_work": inspection.isWriterAtWork.map(JSONValue.bool) ?? .null,
         ])

@@ -248,6 +248,13 @@ struct SummaryScreen {
                 \(inspection.geometry.fileByteCount)
                 """)
         }
+        if decision.hasLostEnd {
+            add(
+                """
+                the end of the file is missing: it has \(inspection.storage.byteCount) bytes, \
+                expected \(inspection.geometry.fileByteCount); every slot is there
+                """)
+        }
         for copy in decision.identityFindings where !copy.agreesWithChosen {
             let why = Self.failure(copy.result) ?? "it differs from the other copy"
             add("identity block (\(copy.position.rawValue)) at byte \(copy.offset): \(why)")

@@ -65,9 +65,11 @@ final class RescueCopy {
         if (try? source.read(into: buffer, 0..<count, at: offset)) != nil { return 0 }
         var lost = 0
         for start in stride(from: 0, to: count, by: Limits.blockByteCount) {
-            let part = start..<start + Limits.blockByteCount
-            if (try? source.read(into: buffer, part, at: offset + UInt64(start))) == nil {
-                buffer.fillWithZeros(part)
+            // What lies beyond the end of a file that lost its end is zero, and not unreadable.
+            if let bytes = try? source.readPaddedBlock(at: offset + UInt64(start)) {
+                buffer.copy(bytes, to: start)
+            } else {
+                buffer.fillWithZeros(start..<start + Limits.blockByteCount)
                 lost += 1
             }
         }
