@@ -13,6 +13,8 @@ import Testing
     struct Table {
         var section: String
         var fields: [LayoutField]
+        /// Of each field, what the column *bad value* says.
+        var isRefused: [String: Bool] = [:]
     }
 
     /// The offset tables of the page, in order.
@@ -23,7 +25,7 @@ import Testing
         var isInside = false
         for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
             if line.hasPrefix("## ") { section = String(line.dropFirst(3)) }
-            if line == "| offset | size | field | meaning |" {
+            if line == "| offset | size | field | bad value | meaning |" {
                 tables.append(Table(section: section, fields: []))
                 isInside = true
             } else if !line.hasPrefix("|") {
@@ -33,8 +35,10 @@ import Testing
                     .map { $0.trimmingCharacters(in: .whitespaces) }
                 let offset = try #require(Int(cells[1]), "offset in: \(line)")
                 let byteCount = try #require(Int(cells[2]), "size in: \(line)")
-                #expect(cells.count == 6 && !cells[4].isEmpty, "a meaning in: \(line)")
+                try #require(cells.count == 7 && !cells[5].isEmpty, "a meaning in: \(line)")
+                #expect(["refused", "ignored"].contains(cells[4]), "a verdict in: \(line)")
                 tables[tables.count - 1].fields.append(LayoutField(cells[3], offset, byteCount))
+                tables[tables.count - 1].isRefused[cells[3]] = cells[4] == "refused"
             }
         }
         return tables

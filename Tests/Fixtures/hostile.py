@@ -191,6 +191,8 @@ MANIFESTS: list[tuple[str, str | bytes, str]] = [
         "a", shape="[9223372036854775808,2,2]", offsets="[0,0]") + "}", ""),
     ("shape-zero-wraps", "{" + tensor(
         "a", shape="[18446744073709551615,18446744073709551615]", offsets="[0,1]") + "}", ""),
+    ("shape-zero-behind", "{" + tensor("a", shape="[9223372036854775808,4,0]", offsets="[0,0]")
+     + "," + tensor("b") + "}", "overflow"),
     ("shape-bits-wrap", "{" + tensor("a", shape="[2305843009213693952]", offsets="[0,0]",
                                       dtype="F64") + "}", ""),
     ("shape-65", "{" + tensor("a", shape=json.dumps([1] * 65), offsets="[0,1]") + "}", ""),
@@ -239,6 +241,22 @@ def huge_window(claimed: int) -> bytes:
     return parts + bytes([1, 0, 0])
 
 
+def window(raw: bytes, exponent: int, mantissa: int = 0) -> bytes:
+    """A right frame but for its window, which is far larger than its content: RFC 8878, 3.1.1.1.2."""
+    whole = frame(raw)
+    size = {0: 1, 1: 2, 2: 4, 3: 8}[whole[4] >> 6]
+    blocks = whole[(5 if whole[4] & 0x20 else 6) + size:]
+    head = struct.pack("<IBB", 0xFD2FB528, 0xC0, (exponent - 10) << 3 | mantissa)
+    return head + struct.pack("<Q", len(raw)) + blocks
+
+
+def checksum(raw: bytes, flip: int = 0) -> bytes:
+    """A frame that ends with a checksum of its content."""
+    whole = bytearray(frame(raw, write_checksum=True))
+    whole[-1] ^= flip
+    return bytes(whole)
+
+
 SKIPPABLE = struct.pack("<II", 0x184D2A50, 16) + bytes(16)
 # The stored form of a chunk of 65536 zeros, and what the refusal speaks of.
 FRAMES: list[tuple[str, Callable[[bytes], bytes]]] = [
@@ -248,6 +266,8 @@ FRAMES: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("claims-more", lambda raw: bomb(len(raw) - 1, len(raw))),
     ("no-content-size", lambda raw: frame(raw, write_content_size=False)),
     ("huge-window", lambda raw: huge_window(len(raw))),
+    ("window-32", lambda raw: window(raw, 32)),
+    ("checksum-wrong", lambda raw: checksum(raw, 1)),
     ("skippable", lambda raw: SKIPPABLE + frame(raw)),
     ("skippable-only", lambda raw: SKIPPABLE * 100),
     ("two-frames", lambda raw: frame(raw[:100]) + frame(raw[100:])),
@@ -296,6 +316,14 @@ def json_claim(length: int, byte_count: int = 70_000) -> Callable[[], Image]:
 def wide_json() -> Image:
     """A hundred million bytes of JSON, all of it white space."""
     content = manifest(b"{" + b" " * 99_999_990 + b"}", pad=False)
+    image = file(capacity=len(content.data), chunk=4 << 20)
+    image.complete(HOSTILE, 2, content, ZSTD)
+    return anchored(image)
+
+
+def manifest_over() -> Image:
+    """A header that claims one byte of manifest more than there may be; the chunks are whole."""
+    content = Content(SAFETENSORS, bytes(100_000_100), 100_000_009)
     image = file(capacity=len(content.data), chunk=4 << 20)
     image.complete(HOSTILE, 2, content, ZSTD)
     return anchored(image)
@@ -415,6 +443,8 @@ def tables() -> list[Hostile]:
                 json_claim(100_000_000), **t004),
         hostile("json-claim-over", "A manifest that claims a byte more than the limit.",
                 json_claim(100_000_001), **t004),
+        hostile("header-manifest-over", "A header that claims a larger manifest than there may be.",
+                manifest_over, is_large=True, **t004),
         hostile("json-white-space", "A hundred million bytes of white space.", wide_json,
                 verdict=LOADS, findings=(), is_large=True),
         hostile("tensors-many", "Many tensors without a byte.", many_tensors(1 << 12),
@@ -437,6 +467,13 @@ def tables() -> list[Hostile]:
         hostile("shape-zero-top", "A dimension of 0 among the largest ones.", payload(manifest(
             "{" + tensor("a", shape=f"[0,{TOP}]", offsets="[0,0]") + "}")),
             verdict=LOADS, findings=()),
+        # Keys are compared as bytes: two spellings of one letter are two names.
+        hostile("names-normal-forms", "Two names that look the same.",
+                payload(named("\u00e9", "e\u0301")), verdict=LOADS, findings=()),
+        hostile("zstd-window-31", "A chunk whose window is as large as it may be.",
+                compressed(lambda raw: window(raw, 31, 7)), verdict=LOADS, findings=()),
+        hostile("zstd-checksum", "A chunk whose frame has a checksum of its own.",
+                compressed(checksum), verdict=LOADS, findings=()),
     ]
 
 

@@ -326,6 +326,7 @@ def decode_chunk(stored, chunk):
         raise FormatError(str(error)) from error
     check(parameters.dict_id == 0, "a zstd dictionary")
     check(parameters.content_size == chunk.raw_byte_count, "the frame's content size")
+    check(parameters.window_size < 1 << 32, "the window")
     decompressor = zstandard.ZstdDecompressor().decompressobj()
     try:
         data = decompressor.decompress(stored)
@@ -405,9 +406,10 @@ def decode_manifest(payload, manifest_byte_count):
         check(isinstance(shape, list) and len(shape) <= 64, f"shape of {name!r}")
         check(all(is_count(extent) for extent in shape), f"shape of {name!r}")
         check(dtype in DTYPE_BITS, f"dtype {dtype!r}")
-        bits = DTYPE_BITS[dtype]
-        for extent in shape:
-            bits *= extent
+        bits = 1
+        for factor in [*shape, DTYPE_BITS[dtype]]:
+            bits *= factor
+            check(bits < 1 << 64, f"the shape of {name!r} overflows")
         first, last = info["data_offsets"]
         check(bits % 8 == 0 and last - first == bits // 8, f"size of {name!r}")
         check(first == end, f"{name!r} begins at {first}, expected {end}")
@@ -436,10 +438,15 @@ class Reader:
         self.real_byte_count = self._file.tell()
         self.problems = []
         self.identity = self._find_identity()
-        check(self.real_byte_count >= self.identity.file_byte_count, "the file is truncated")
-        self.superblocks = self._read_superblocks()
+        slots_end = (self.identity.data_offset
+                     + self.identity.slot_count * self.identity.data_stride)
+        check(self.real_byte_count >= slots_end, "the file is truncated")
+        if self.real_byte_count < self.identity.file_byte_count:
+            self.problems.append("the end of the file is missing")
+        superblocks = self._read_superblocks()
         self.slots = [read_slot(self._file, self.identity, index)
                       for index in range(self.identity.slot_count)]
+        self.superblocks = sorted(superblocks, key=self._authority)
         self.anchor = self._choose_anchor()
 
     def close(self):
@@ -469,7 +476,7 @@ class Reader:
             for start in (BLOCK, self.identity.file_byte_count - 3 * BLOCK):
                 offset = start + parity * BLOCK
                 try:
-                    data = read_at(self._file, offset, 512)
+                    data = read_at(self._file, offset, BLOCK)
                     superblocks.append(Superblock.decode(data, self.identity, parity))
                 except FormatError as error:
                     self.problems.append(f"superblock at {offset}: {error}")
@@ -478,23 +485,31 @@ class Reader:
             other = by_generation.setdefault(superblock.generation, superblock)
             if other.checksum != superblock.checksum:
                 self.problems.append(f"generation {superblock.generation} is forked")
-        return sorted(superblocks, key=lambda s: -s.generation)
+        return superblocks
+
+    def _is_there(self, superblock):
+        """Whether the header that a superblock names is in its slot."""
+        slot = self.slots[superblock.slot]
+        return (slot.state == "complete" and slot.sequence == superblock.sequence
+                and slot.checksum == superblock.header_digest)
+
+    def _authority(self, superblock):
+        """RECOVERY.md, step 3; the sort is stable, and the head's copies come first."""
+        weight = 0 if superblock.sequence == 0 else 2 if self._is_there(superblock) else 1
+        return -superblock.generation, -weight
 
     def _choose_anchor(self):
-        """Section 9, step 3."""
+        """RECOVERY.md, step 3."""
         if not self.superblocks:
             return None
         superblock = self.superblocks[0]
         if superblock.sequence == 0:
             return superblock
         slot = self.slots[superblock.slot]
-        is_there = (not slot.problem and slot.state == "complete"
-                    and slot.sequence == superblock.sequence
-                    and slot.checksum == superblock.header_digest)
-        return superblock if is_there else None
+        return superblock if self._is_there(superblock) and not slot.problem else None
 
     def candidates(self):
-        """Section 9, step 4: newest first."""
+        """RECOVERY.md, step 5: newest first."""
         usable = [s for s in self.slots if s.state == "complete" and not s.problem]
         anchored = [(self.anchor.slot, self.anchor.sequence)] if self.anchor else []
         retained = self.superblocks[0].retained if self.superblocks else []
