@@ -5,6 +5,20 @@ import StorageFaults
 import Testing
 
 @Suite struct MetadataReadingTests {
+    /// What is missing is zero once the file has its size again, and what is there is kept.
+    @Test(arguments: [0, 1, 100, 4096, 5000, 12_288])
+    func aLostEndIsExtendedWithZeros(missing: Int) throws {
+        var builder = try ImageBuilder()
+        builder.commit(
+            builder.superblock(generation: 3, anchor: builder.complete(slot: 0, sequence: 1)))
+        let storage = MemoryStorage(contents: builder.bytes.dropLast(missing))
+        let image = try MetadataImage.read(from: storage)
+        #expect(image.lastBytes.count == (builder.bytes.count - missing) % 4096)
+        let zeros = [UInt8](repeating: 0, count: missing)
+        let longer = MemoryStorage(contents: builder.bytes.dropLast(missing) + zeros)
+        #expect(try image.extended(to: builder.geometry) == MetadataImage.read(from: longer))
+    }
+
     private func builder() throws -> ImageBuilder {
         var builder = try ImageBuilder(inFlight: 7, retain: 1)
         let anchor = builder.complete(slot: 3, sequence: 9)

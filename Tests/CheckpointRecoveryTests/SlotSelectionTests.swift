@@ -206,6 +206,19 @@ import Testing
         #expect(decision.mayHoldDurable)
     }
 
+    /// Where nothing else tells two copies of one generation apart, the head's is followed.
+    @Test(arguments: [true, false]) func theHeadsCopyWinsATie(namesOne: Bool) throws {
+        var builder = try ImageBuilder()
+        let anchor = builder.complete(slot: 0, sequence: 3)
+        for (index, offset) in builder.geometry.superblockOffsets(parity: 0).enumerated() {
+            var superblock = builder.superblock(generation: 2, anchor: namesOne ? anchor : nil)
+            superblock.writerPID = UInt32(index + 1)
+            builder.put(superblock.encoded().bytes, at: offset)
+        }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
+        #expect(decision.superblock?.writerPID == 1 && decision.isFork)
+    }
+
     /// What this version does not know is kept: digests are those that lie in the blocks.
     @Test func theDigestOfASuperblockIsTheOneThatIsStored() throws {
         var builder = try ImageBuilder()

@@ -26,14 +26,17 @@ struct LostEnd {
     func labelled(_ repairs: [Repair]) -> [Repair] {
         guard SafeRepairs.hasWitness(decision) else { return [] }
         let mirror = SafeRepairs.identityCopies(image, decision) { !isThere($0.offset) }
-        return (mirror + repairs).map { repair in
-            isThere(repair.byteOffset)
-                ? repair
-                : Repair(
-                    ProblemCatalogue.endLost, .full, at: repair.byteOffset,
-                    from: repair.sourceByteOffset, repair.action, old: repair.oldBytes,
-                    new: repair.bytes)
+        return (mirror + repairs).map { isThere($0.byteOffset) ? $0 : labelled($0) }
+    }
+
+    private func labelled(_ repair: Repair) -> Repair {
+        let action = repair.sourceByteOffset.map { source in
+            "restore the block at byte \(repair.byteOffset), where the file has lost its end, from "
+                + "the whole copy at byte \(source)"
         }
+        return Repair(
+            ProblemCatalogue.endLost, .full, at: repair.byteOffset, from: repair.sourceByteOffset,
+            action ?? repair.action, old: repair.oldBytes, new: repair.bytes)
     }
 
     private func isThere(_ offset: UInt64) -> Bool { offset + Geometry.block <= oldByteCount }

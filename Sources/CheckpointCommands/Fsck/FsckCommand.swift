@@ -24,7 +24,8 @@ struct FsckCommand: ToolCommand {
             Reads only, unless -p or -y is given, and says what each of them would do. -p makes \
             repairs that are proven to lose nothing: it rewrites a damaged copy of a block from \
             its whole twin. -y makes all repairs that have one right answer: new superblocks \
-            that name only what was verified in full, empty headers in slots that nothing keeps. \
+            that name only what was verified in full, empty headers in slots that nothing keeps, \
+            copies that the file lost with its end. \
             What would be a choice between data is asked about on a terminal, and else left.
 
             -y first writes an undo file, which --apply-undo takes the repair back with.
