@@ -44,6 +44,7 @@ import Testing
 
     @Test(arguments: [
         ("fork", "PCK-B005"), ("history-broken", "PCK-B009"),
+        ("writers-fork-nothing-head", "PCK-B005"), ("writers-fork-unknown-kind", "PCK-B005"),
         ("identity-copies-differ", "PCK-I002"), ("sequence-repeated", "PCK-X003"),
     ])
     func aChoiceBetweenDataIsAskedAbout(name: String, id: String) throws {
@@ -57,6 +58,23 @@ import Testing
         #expect(report.isClean, "\(report.findings)")
         #expect(report.resume.choice == FullRepairTests.check(storage).resume.choice)
         #expect(!decision.isFork)
+    }
+
+    /// The successor of a superblock keeps a number that this version does not know.
+    @Test func anUnknownStorageKindIsKept() throws {
+        let (_, _, decision) = try repaired("writers-fork-unknown-kind", consents: ["PCK-B005"])
+        #expect(decision.superblock?.storageKind == StorageKind(rawValue: 9))
+    }
+
+    /// What a device held beyond the slots is not made of zeros: its size is a person's to give.
+    @Test(arguments: ["end-lost-device-gap", "end-lost-device-exact"])
+    func aDevicesEndIsNotRestored(_ name: String) throws {
+        let storage = try storage(name)
+        let plan = FullRepairTests.plan(storage)
+        #expect(plan.isEmpty && plan.refusal?.contains("truncate -s 1048576") == true)
+        try storage.resize(to: 1_048_576)
+        try FullRepairTests.plan(storage).apply(to: storage)
+        #expect(FullRepairTests.check(storage).isClean)
     }
 
     /// A wreck is left as it is: what is in it is for pcextract.

@@ -109,6 +109,29 @@ import Testing
         #expect(found == known)
     }
 
+    /// The first bytes of the table in section 3 are those that the decoder knows, and no others.
+    @Test func textModeFormsAgreeWithTheCode() throws {
+        let text = try String(contentsOf: Self.spec, encoding: .utf8)
+        let start = try #require(text.range(of: "| first bytes | what happened |"))
+        let rows = text[start.upperBound...].split(separator: "\n").drop {
+            !$0.hasPrefix("| `")
+        }.prefix { $0.hasPrefix("| `") }
+        #expect(rows.count == 3)
+        func error(_ bytes: [UInt8]) -> FormatError? {
+            let rest = [UInt8](repeating: 7, count: Limits.blockByteCount - bytes.count)
+            return #expect(throws: FormatError.self) { try IdentityBlock(decoding: bytes + rest) }
+        }
+        for row in rows {
+            let hexadecimal = try #require(row.split(separator: "`").dropFirst().first)
+            let bytes = hexadecimal.split(separator: " ").compactMap { UInt8($0, radix: 16) }
+            #expect(error(bytes) == .textModeDamage, "\(row)")
+            #expect(error(Array(bytes.dropLast())) != .textModeDamage, "\(row)")
+            var changed = bytes
+            changed[changed.count - 1] ^= 1
+            #expect(error(changed) != .textModeDamage, "\(row)")
+        }
+    }
+
     @Test func digestVectorsOfThePageHold() throws {
         let text = try String(contentsOf: Self.spec, encoding: .utf8)
         for content in ["", "abc"] {

@@ -50,6 +50,35 @@ import Testing
                 offsetAlignment: offsetAlignment, memoryAlignment: memoryAlignment) == isDirect)
     }
 
+    /// What a repair of a lost end asks for: the bytes that are there, zeros behind them, and the
+    /// size back.
+    @Test(arguments: [FileStorage.Mode.automatic, .buffered], [1, 512, 3996, 4096])
+    func aFileIsExtendedAndCut(mode: FileStorage.Mode, lastByteCount: Int) throws {
+        let bytes = [UInt8](repeating: 7, count: 4096 + lastByteCount)
+        try Data(bytes).write(to: URL(fileURLWithPath: path))
+        let storage = try FileStorage(path: path, access: .write, mode: mode)
+        #expect(storage.byteCount == UInt64(bytes.count))
+        let last =
+            [UInt8](repeating: 7, count: lastByteCount)
+            + [UInt8](repeating: 0, count: 4096 - lastByteCount)
+        let zeros = [UInt8](repeating: 0, count: 4096)
+        #expect(try storage.readPaddedBlock(at: 4096) == last)
+        #expect(try storage.readPaddedBlock(at: 8192) == zeros)
+        try storage.resize(to: 12_288)
+        #expect(storage.byteCount == 12_288)
+        #expect(try storage.readBlocks(at: 4096, count: 8192) == last + zeros)
+        try storage.resize(to: UInt64(bytes.count))
+        #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == Data(bytes))
+    }
+
+    @Test func aFileOpenForReadingKeepsItsSize() throws {
+        try create(blockCount: 2)
+        let storage = try FileStorage(path: path, access: .read)
+        let error = #expect(throws: StorageError.self) { try storage.resize(to: 4096) }
+        #expect(error?.operation == "ftruncate" && error?.osErrorNumber == EINVAL)
+        #expect(storage.byteCount == 8192)
+    }
+
     @Test func readingBeyondTheEndSaysThatTheFileIsTruncated() throws {
         try create(blockCount: 2)
         let storage = try FileStorage(path: path, access: .read)
