@@ -14,6 +14,7 @@ struct Cuts {
     private let seed: UInt64
     private var random: SplitMix64
     private let silentFaultCount: Int
+    private let readsFail: Bool
     private(set) var stateCount = 0
     private(set) var violation: String?
 
@@ -22,6 +23,7 @@ struct Cuts {
         recording = life.medium.recording
         payloads = life.promises.payloads
         self.seed = seed
+        readsFail = life.readsFail
         random = SplitMix64(seed: seed)
         silentFaultCount = start.silentFaultCount + recording.silentFaultCount
     }
@@ -96,12 +98,18 @@ struct Cuts {
             case 1 where retain > 1 && !hasMisdirectedWrite: acknowledged.dropLast().last
             default: nil
             }
+        // Only a fault of this life can cost what its writer found.
+        let loadable = recording.silentFaultCount == 0 ? start.loadable : nil
+        // An opener that cannot read a superblock which a failed F2 left in one copy only, and which
+        // nobody was told of, gives its generation again, in the same place.
         let generation =
-            silentFaultCount == 0
+            silentFaultCount == 0 && !readsFail
             ? (try? CheckpointReader(storage: image).decision.highestGeneration) : nil
         return Promise(
-            sequence: SequenceNumber(rawValue: sequence ?? 0),
-            generation: generation ?? Generation(rawValue: 0), isAnchored: !start.hasGoneBack)
+            sequence: SequenceNumber(rawValue: max(sequence ?? 0, loadable ?? 0)),
+            generation: generation ?? Generation(rawValue: 0),
+            // What loads need not be anchored, and what a caller was told must.
+            isAnchored: !start.hasGoneBack && loadable ?? 0 <= sequence ?? 0)
     }
 
     /// It damages two places at once: the one it was meant for, and the one it hit.

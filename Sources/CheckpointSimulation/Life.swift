@@ -33,7 +33,23 @@ struct Life {
         step = 0
     }
 
+    /// Reads of this life may fail.
+    var readsFail: Bool { plan.rules.contains { $0.kind == .read } }
+
+    /// What loads now, unless it lies further down than the one below the anchored checkpoint: that
+    /// one is held, or kept, by a writer that has not read the anchored one.
+    private func loadable() -> UInt64? {
+        guard start.silentFaultCount == 1, start.cached.isEmpty, !readsFail,
+            let decision = try? CheckpointReader(storage: medium, workerCount: 1).decision,
+            let anchor = decision.superblock?.anchor,
+            let loaded = ResumeTrial(medium, workerCount: 1).loaded?.candidate
+        else { return nil }
+        let below = decision.candidates.first { $0.sequence < anchor.sequence }
+        return loaded.sequence >= below?.sequence ?? .none ? loaded.sequence.rawValue : nil
+    }
+
     mutating func run() {
+        start.loadable = loadable()
         if start.silentFaultCount == 0 { noteAcknowledged(upTo: .max) }
         for write in start.cached where !write.bytes.isEmpty {
             try? medium.writeBlocks(write.bytes, at: UInt64(write.offset))
@@ -46,7 +62,7 @@ struct Life {
         } catch {
             // Before it failed it may have passed over what it could not read, and said so on the
             // medium.
-            if plan.rules.contains(where: { $0.kind == .read }) { start.hasGoneBack = true }
+            if readsFail { start.hasGoneBack = true }
             // A medium that is in order opens.
             if plan.rules.isEmpty, start.silentFaultCount == 0 {
                 fail("the writer refused: \(error)")
@@ -84,7 +100,9 @@ struct Life {
         }
         medium.note(newest)
         let onlookers = Onlookers(
-            writer, medium, scheduler, readsFail: plan.rules.contains { $0.kind == .read })
+            writer, medium, scheduler, readsFail: readsFail,
+            unproven: start.silentFaultCount > 0 && writer.recovered?.isVerified == false
+                ? writer.recovered?.candidate.sequence : nil)
         if Bool.random(using: &random) { onlookers.watch() }
         if UInt8.random(in: 0..<3, using: &random) == 0 { onlookers.read() }
         for _ in 0..<Int.random(in: 1...8, using: &random) { act(writer) }

@@ -20,15 +20,18 @@ final class Onlookers: Sendable {
     private let scheduler: SimulatedScheduler
     /// A reader that cannot read the newest checkpoint falls back to an older one.
     private let readsFail: Bool
+    /// The anchored checkpoint, when its writer has not read it and a byte of the file has changed.
+    private let unproven: SequenceNumber?
 
     init(
         _ writer: CheckpointWriter, _ medium: RecordingStorage, _ scheduler: SimulatedScheduler,
-        readsFail: Bool
+        readsFail: Bool, unproven: SequenceNumber?
     ) {
         self.writer = writer
         self.medium = medium
         self.scheduler = scheduler
         self.readsFail = readsFail
+        self.unproven = unproven
     }
 
     func watch() { start("watcher") { $0.watchUntilStopped() } }
@@ -93,7 +96,7 @@ final class Onlookers: Sendable {
                 }.value
                 state.withLock { state in
                     state.loaded.append(found)
-                    if found.sequence < promised, !readsFail,
+                    if found.sequence < promised, promised != unproven, !readsFail,
                         medium.recording.silentFaultCount == 0
                     {
                         state.problem =

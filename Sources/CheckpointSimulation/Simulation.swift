@@ -57,6 +57,7 @@ package struct Simulation {
             options = Toy.options(.none, plantedBug)
             options.codec =
                 [.none, .none, .none, .zstd].randomElement(using: &random) ?? .none
+            options.trustsAnchor = Bool.random(using: &random)
             options.snapshotWorkerCount = .random(in: 1...2, using: &random)
             options.writerWorkerCount = .random(in: 1...3, using: &random)
             options.writeQueueDepth = .random(in: 1...4, using: &random)
@@ -84,6 +85,9 @@ package struct Simulation {
         /// Bytes that changed, or went astray, without an error, since the file was made. One of
         /// them may cost the newest checkpoint but not the one before, where that is retained.
         var silentFaultCount = 0
+        /// What loads in spite of one changed byte, where an opening promises that it goes on to do
+        /// so until something newer is durable.
+        var loadable: UInt64?
         /// A writer could not read the newest checkpoint, and went on from an older one.
         var hasGoneBack = false
     }

@@ -12,6 +12,8 @@ internal import Synchronization
 /// as the file retains. Methods may be called from any thread.
 public final class CheckpointWriter: Sendable {
     private let engine: Engine
+    /// What opening chose to go on from; nil in a file without checkpoints.
+    public let recovered: RecoveredCheckpoint?
     private let isClosed = Mutex(false)
     private let ownerProcessID = SystemClock.processID
 
@@ -48,7 +50,7 @@ public final class CheckpointWriter: Sendable {
                 .invalidArgument, "worker counts and the write queue's depth are 1 to 64")
         }
         do throws(CheckpointError) {
-            engine = try Self.openEngine(storage, options)
+            (engine, recovered) = try Self.openEngine(storage, options)
         } catch {
             // The storage may live on: only a writer that is open may hold the lock.
             if error.code != .locked { try? storage.unlock(.writer) }
@@ -58,13 +60,13 @@ public final class CheckpointWriter: Sendable {
 
     private static func openEngine(
         _ storage: any Storage, _ options: WriterOptions
-    ) throws(CheckpointError) -> Engine {
+    ) throws(CheckpointError) -> (Engine, RecoveredCheckpoint?) {
         let start = try WriterOpening(storage: storage, options: options).recover()
         let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
             storage: storage,
             slots: SlotTable(
-                slots: start.identity.geometry.slots, kept: start.kept,
+                slots: start.identity.geometry.slots, kept: start.kept, held: start.held,
                 unreadable: start.unreadable),
             superblock: start.superblock, superblockDigest: .zero,
             nextSequence: start.nextSequence,
@@ -86,7 +88,7 @@ public final class CheckpointWriter: Sendable {
         let digest = try engine.writeSuperblock(start.superblock)
         engine.monitor.withLock { $0.superblockDigest = digest }
         try engine.start()
-        return engine
+        return (engine, start.recovered)
     }
 
     deinit {
@@ -366,12 +368,17 @@ public final class CheckpointWriter: Sendable {
         _ code: CheckpointError.Code, _ step: UInt64, pinnedCount: Int
     ) -> CheckpointError {
         if pinnedCount > 0 { lookAtPins(step: step, isFailing: true) }
-        let (pins, inFlightCount, isStandingBack) = engine.monitor.withLock {
-            ($0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0)
+        let (pins, inFlightCount, isStandingBack, isHolding) = engine.monitor.withLock {
+            (
+                $0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0,
+                $0.slots.holdsSlot
+            )
         }
         let reason =
             if pinnedCount == 0, isStandingBack {
                 "an urgent save waits for the next slot; try again"
+            } else if pinnedCount == 0, isHolding {
+                "a slot is kept until the first save since opening is durable; wait for that save"
             } else if pinnedCount == 0 {
                 "\(inFlightCount) of \(engine.geometry.inFlightCount) checkpoints are in flight; "
                     + "save less often, or create the file with more slots in flight"

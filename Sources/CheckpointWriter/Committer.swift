@@ -161,6 +161,8 @@ extension Engine {
             monitor.withLock { state in
                 state.superblock = next
                 state.superblockDigest = digest
+                // A crash here leaves what the new superblock anchors: COMMIT.md state C4.
+                state.slots.releaseHeld()
                 settle(sealed, &state)
             }
         } catch {

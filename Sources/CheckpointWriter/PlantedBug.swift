@@ -19,6 +19,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
     case retryFailedFlush
     /// What the page cache says is believed on opening, before it was flushed.
     case trustCacheOnOpen
+    /// The checkpoint below an anchored one that was not read is not held.
+    case reuseHeld
     /// The digest is of other bytes than those that are written.
     case writeOtherBuffer
 }

@@ -10,6 +10,9 @@ struct SlotTable {
         case inFlight(SequenceNumber)
         /// Named by the newest durable superblock.
         case kept(SequenceNumber)
+        /// Not named, but what a load falls back to when the anchored checkpoint, which opening did
+        /// not read, is rotten. Free once something newer is durable.
+        case held(SequenceNumber)
         /// Unused until the file is opened again: a flush failed while it was being written, so
         /// nothing is known of what reached the medium; or it holds a newer checkpoint than the one
         /// that the writer went on from, and could not be read.
@@ -20,12 +23,17 @@ struct SlotTable {
     /// Free slots, the longest free first: a slot that just failed is tried last.
     private(set) var free: [SlotIndex] = []
 
-    init(slots: [SlotIndex], kept: [SlotIndex: SequenceNumber], unreadable: [SlotIndex]) {
+    init(
+        slots: [SlotIndex], kept: [SlotIndex: SequenceNumber],
+        held: [SlotIndex: SequenceNumber] = [:], unreadable: [SlotIndex]
+    ) {
         for slot in slots {
             if unreadable.contains(slot) {
                 uses[slot] = .quarantined
             } else if let sequence = kept[slot] {
                 uses[slot] = .kept(sequence)
+            } else if let sequence = held[slot] {
+                uses[slot] = .held(sequence)
             } else {
                 uses[slot] = .free
                 free.append(slot)
@@ -36,6 +44,7 @@ struct SlotTable {
     func use(_ slot: SlotIndex) -> Use { uses[slot] ?? .free }
 
     var quarantinedCount: Int { uses.values.count { $0 == .quarantined } }
+    var holdsSlot: Bool { uses.values.contains { if case .held = $0 { true } else { false } } }
     /// In order, so that a run can be repeated.
     var keptSlots: [SlotIndex] {
         uses.keys.filter { if case .kept = use($0) { true } else { false } }
@@ -46,6 +55,12 @@ struct SlotTable {
         precondition(use(slot) == .free, "slot \(slot) is not free")
         uses[slot] = .inFlight(sequence)
         free.removeAll { $0 == slot }
+    }
+
+    /// Something newer than what opening went on from is durable.
+    mutating func releaseHeld() {
+        let held = uses.keys.filter { if case .held = use($0) { true } else { false } }
+        for slot in held.sorted(by: { $0.rawValue < $1.rawValue }) { release(slot) }
     }
 
     /// The superblock that names `slot` is durable.

@@ -13,6 +13,10 @@ struct WriterOpening {
         let identity: IdentityBlock
         let superblock: Superblock
         let kept: [SlotIndex: SequenceNumber]
+        /// Not to be overwritten before the first save is durable.
+        let held: [SlotIndex: SequenceNumber]
+        /// The checkpoint that it goes on from; nil in a file without one.
+        let recovered: RecoveredCheckpoint?
         /// They hold newer checkpoints that could not be read: not to be overwritten.
         let unreadable: [SlotIndex]
         let nextSequence: UInt64
@@ -44,14 +48,29 @@ struct WriterOpening {
                     + "differ, so two writers have used this file at once; nothing is written. "
                     + "Extract the checkpoint you want with pcextract and start a new file")
         }
-        let (chosen, unreadable) = try choose(decision, image)
-        let superblock = firstSuperblock(decision, chosen)
-        var kept: [SlotIndex: SequenceNumber] = [:]
-        if let chosen { kept[chosen.slot] = chosen.sequence }
-        for entry in superblock.retained { kept[entry.slot] = entry.sequence }
+        let choice = try choose(decision, image)
+        let superblock = firstSuperblock(decision, choice.candidate)
+        var held: [SlotIndex: SequenceNumber] = [:]
+        if let candidate = choice.held, options.plantedBug != .reuseHeld {
+            held[candidate.slot] = candidate.sequence
+        }
         return Result(
-            identity: decision.identity, superblock: superblock, kept: kept,
-            unreadable: unreadable, nextSequence: nextSequence(decision))
+            identity: decision.identity, superblock: superblock, kept: superblock.keptSlots,
+            held: held,
+            recovered: choice.candidate.map {
+                RecoveredCheckpoint(candidate: $0, isVerified: choice.isVerified)
+            },
+            unreadable: choice.unreadable, nextSequence: nextSequence(decision))
+    }
+
+    /// The checkpoint to go on from.
+    private struct Choice {
+        var candidate: Candidate?
+        /// Every chunk of it was read.
+        var isVerified = true
+        /// What a load falls back to should the chosen one, unread, be rotten.
+        var held: Candidate?
+        var unreadable: [SlotIndex] = []
     }
 
     /// Above everything seen, and above everything that was given and left no trace.
@@ -160,15 +179,20 @@ struct WriterOpening {
     ///
     /// What no superblock names is verified because nothing else says that its F1 finished. The
     /// anchored one is verified because a rotten one is not worth keeping: going on from it would
-    /// free the slot of the older checkpoint that a load falls back to, the last whole one.
+    /// free the slot of the older checkpoint that a load falls back to, the last whole one. An
+    /// opener that trusts it holds that slot instead.
     private func choose(
         _ decision: RecoveryDecision, _ image: MetadataImage
-    ) throws(CheckpointError) -> (Candidate?, unreadable: [SlotIndex]) {
+    ) throws(CheckpointError) -> Choice {
         var damage: CheckpointError?
         var unreadable: [SlotIndex] = []
         let isTrusting = !hasLostPower(decision) && options.trustsAnchor
         for candidate in decision.candidates {
-            if candidate.isAnchored, isTrusting { return (candidate, unreadable) }
+            if candidate.isAnchored, isTrusting,
+                let choice = trust(candidate, decision, unreadable)
+            {
+                return choice
+            }
             do throws(CheckpointError) {
                 try SlotVerifier.verify(candidate, in: storage)
             } catch {
@@ -191,7 +215,7 @@ struct WriterOpening {
                     "anchored another checkpoint than the last superblock",
                     metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
             }
-            return (candidate, unreadable)
+            return Choice(candidate: candidate, unreadable: unreadable)
         }
         if damage == nil, let anchor = decision.superblock?.anchor {
             damage = CheckpointError(
@@ -201,11 +225,30 @@ struct WriterOpening {
                 slot: anchor.slot, byteOffset: decision.identity.geometry.headerOffset(anchor.slot))
         }
         if damage == nil, decision.superblock == nil { damage = lossOfSuperblocks(decision) }
-        guard var damage else { return (nil, unreadable) }
+        guard var damage else { return Choice(unreadable: unreadable) }
         damage.message +=
             "; no checkpoint is whole, so nothing is written: look with pcfsck --verify full and "
             + "save what is left with pcextract, then start a new file"
         throw damage
+    }
+
+    /// Goes on from the anchored checkpoint without reading it, and holds what a load falls back to
+    /// when it is rotten: a crash before the first save is durable (COMMIT.md states C0 to C3) must
+    /// leave that.
+    ///
+    /// - Returns: nil when holding it would leave no slot to save to.
+    private func trust(
+        _ anchored: Candidate, _ decision: RecoveryDecision, _ unreadable: [SlotIndex]
+    ) -> Choice? {
+        var choice = Choice(candidate: anchored, isVerified: false, unreadable: unreadable)
+        let kept = firstSuperblock(decision, anchored).keptSlots
+        let older = decision.candidates.filter { $0.sequence < anchored.sequence }
+        // One that the superblock keeps is not overwritten before it is named no more.
+        if !older.contains(where: { kept[$0.slot] != nil }) {
+            choice.held = older.first { !unreadable.contains($0.slot) }
+        }
+        let used = Set(kept.keys).union(unreadable).union(choice.held.map { [$0.slot] } ?? [])
+        return decision.identity.geometry.slots.contains { !used.contains($0) } ? choice : nil
     }
 
     /// Without a superblock nothing says that a slot in use is free: its checkpoint may belong to
@@ -282,5 +325,15 @@ struct WriterOpening {
         case .unanchored, .older:
             (try? SlotVerifier.verify(candidate, in: storage)) != nil
         }
+    }
+}
+
+extension Superblock {
+    /// The slots that it names, and the sequences that they hold.
+    fileprivate var keptSlots: [SlotIndex: SequenceNumber] {
+        var kept: [SlotIndex: SequenceNumber] = [:]
+        if let anchor { kept[anchor.slot] = anchor.sequence }
+        for entry in retained { kept[entry.slot] = entry.sequence }
+        return kept
     }
 }

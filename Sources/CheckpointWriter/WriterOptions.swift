@@ -36,8 +36,10 @@ public struct WriterOptions: Sendable {
     public var rank: UInt32 = 0
     public var worldSize: UInt32 = 1
     public var allowsNetwork = false
-    /// Go on from the anchored checkpoint without reading it. Quicker to open; but if it is
-    /// rotten, the older one that a load falls back to may be overwritten by the first save.
+    /// Go on from the anchored checkpoint without reading it. Should it be rotten, the older one
+    /// that a load falls back to is still there: its slot is not used until the first save of this
+    /// writer is durable. Where that would leave no slot to save to, and after lost power, the
+    /// anchored one is read all the same.
     public var trustsAnchor = false
     /// A save that waits so long for readers' pins tells the log which slots and processes.
     public var pinWarningNanoseconds: UInt64 = 2_000_000_000

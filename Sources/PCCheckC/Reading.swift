@@ -115,7 +115,7 @@ public func pcc_reader_open(
     }
 }
 
-private func info(_ candidate: Candidate) -> pcc_checkpoint_info {
+func info(_ candidate: Candidate) -> pcc_checkpoint_info {
     var info = pcc_checkpoint_info()
     info.sequence = candidate.sequence.rawValue
     info.step = candidate.step

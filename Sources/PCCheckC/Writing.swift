@@ -1,5 +1,6 @@
 public import CPCCheck
 internal import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import CheckpointWriter
 
@@ -223,6 +224,26 @@ public func pcc_writer_rewind(
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
         try Handle.object(writer, CheckpointWriter.self, "writer").rewind(to: step)
+    }
+}
+
+@c @implementation
+public func pcc_writer_recovered(
+    _ writer: OpaquePointer?, _ info: UnsafeMutablePointer<pcc_checkpoint_info>?,
+    _ is_verified: UnsafeMutablePointer<UInt32>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        guard let recovered = object.recovered else {
+            throw CheckpointError(
+                .noCheckpoint, "the file held no checkpoint when this writer opened it")
+        }
+        if let info = info {
+            info.pointee = PCCheckC.info(recovered.candidate)
+            // Whatever it was before, the first superblock of this writer names it.
+            info.pointee.is_anchored = 1
+        }
+        if let is_verified = is_verified { is_verified.pointee = recovered.isVerified ? 1 : 0 }
     }
 }
 

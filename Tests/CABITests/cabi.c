@@ -181,6 +181,17 @@ static void crash_and_recover(const char *program, const char *path)
     OK(pcc_writer_open(path, NULL, &writer, &error));
     CHECK(pcc_writer_open(path, NULL, &second, &error) == PCC_LOCKED);
     passed("a second writer is refused");
+    pcc_checkpoint_info recovered;
+    uint32_t is_verified = 7;
+    OK(pcc_writer_recovered(writer, &recovered, &is_verified, &error));
+    CHECK(recovered.sequence == sequence && recovered.step == newest && is_verified == 1);
+    CHECK(recovered.is_anchored == 1);
+    OK(pcc_writer_close(writer, &error));
+    pcc_writer_options trusting = {.struct_size = sizeof trusting, .trust_anchor = 1};
+    OK(pcc_writer_open(path, &trusting, &writer, &error));
+    OK(pcc_writer_recovered(writer, &recovered, &is_verified, &error));
+    CHECK(recovered.sequence == sequence && is_verified == 0);
+    passed("opening says what it goes on from, and whether it read that");
     float *values = malloc(ELEMENTS * sizeof *values);
     pcc_ticket *ticket;
     fill(values, newest + 1);
@@ -253,6 +264,7 @@ static void refusals(const char *directory)
     options = (pcc_writer_options){.struct_size = sizeof options, .pool_byte_count = 1ull << 50};
     CHECK(pcc_writer_open(other_path, &options, &other, &error) == PCC_OUT_OF_MEMORY);
     CHECK(strstr(error.message, "1125899906842624 bytes, but"));
+    CHECK(pcc_writer_recovered(writer, NULL, NULL, &error) == PCC_NO_CHECKPOINT);
     passed("the pool's region; a pool beyond the machine's memory is refused");
 
     pcc_ticket *ticket;

@@ -23,6 +23,8 @@ import Testing
         case overtaken
         /// The flush of a superblock is held back while more is saved.
         case heldFlush
+        /// The anchored checkpoint rots, and the next writer trusts it.
+        case rottenAnchor
     }
 
     /// What finds what. A bug that a net finds now and then, by the order in which threads happen
@@ -35,6 +37,7 @@ import Testing
         .commitWithoutJoin: [.crashStates, .killedAndCut],
         .retryFailedFlush: [.failedFlush],
         .trustCacheOnOpen: [.killedAndCut],
+        .reuseHeld: [.rottenAnchor],
         .writeOtherBuffer: [.crashStates, .killedAndCut],
     ]
 
@@ -109,6 +112,7 @@ import Testing
         case .failedFlush: try crash([.saveAndWait, .failFlush, .saveAndWait], bug)
         case .overtaken: try overtake(bug)
         case .heldFlush: try holdFlush(bug)
+        case .rottenAnchor: try rotAnchor(bug)
         }
     }
 
@@ -163,6 +167,55 @@ import Testing
         try checker.checkAll()
         finding.stateCount += checker.stateCount
         finding.problem = found.withLock { $0 }
+    }
+
+    /// Sequence 2 is anchored and rots, sequence 1 is what loads. Two saves follow, of a writer
+    /// that did not read either; nothing that loaded may be lost in any crash.
+    private static func rotAnchor(_ bug: PlantedBug?) throws -> Finding {
+        var options = Toy.options(.none, bug)
+        options.trustsAnchor = true
+        let file = RecordingStorage(contents: try Toy.file(inFlight: 2, retain: 1))
+        let promises = Promises()
+        try save([1, 2], CheckpointWriter(storage: file, options: options), file, promises)
+        let storage = MemoryStorage(contents: file.contents)
+        let anchor = try #require(CheckpointReader(storage: storage).decision.candidates.first)
+        try #require(anchor.isAnchored && anchor.sequence.rawValue == 2)
+        storage.flip(4, at: anchor.dataOffset)
+        // The recording begins with the damage.
+        let rotten = RecordingStorage(contents: storage.contents)
+        rotten.note(1)
+        let writer = try CheckpointWriter(storage: rotten, options: options)
+        try #require(writer.recovered?.isVerified == false)
+        try save([3, 4], writer, rotten, promises)
+        var finding = Finding()
+        for point in rotten.recording.crashPoints where finding.problem == nil {
+            let states = CrashStates(rotten.recording, at: point, seed: crashSeed)
+            let image = MemoryStorage(contents: states.durableImage())
+            let promise = Promise(
+                sequence: SequenceNumber(rawValue: point.notes.max() ?? 0),
+                generation: Generation(rawValue: 0))
+            for fates in states.fates(limit: 16) where finding.problem == nil {
+                let undo = states.apply(fates, to: image)
+                finding.stateCount += 1
+                finding.problem = promise.problem(image, promises.payloads)
+                CrashStates.revert(undo, in: image)
+            }
+        }
+        return finding
+    }
+
+    private static func save(
+        _ steps: [UInt64], _ writer: CheckpointWriter, _ storage: RecordingStorage,
+        _ promises: Promises
+    ) throws {
+        for step in steps {
+            let payload = Toy.payload(step: step * 7 + 4)
+            let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
+            promises.began(ticket, payload)
+            _ = try ticket.wait()
+            for sequence in promises.newlyDurable() { storage.note(sequence) }
+        }
+        writer.abandon()
     }
 
     /// Holds one kind of call back until it is let go.

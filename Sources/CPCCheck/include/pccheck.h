@@ -138,7 +138,8 @@ typedef struct pcc_writer_options {
     uint32_t world_size;            /* must match the file; default 1 */
     const char *fingerprint;        /* must match the file when not NULL */
     uint32_t allow_network;         /* 1: accept a network file system */
-    uint32_t trust_anchor;          /* 1: do not verify the newest checkpoint when opening */
+    uint32_t trust_anchor;          /* 1: do not read the newest checkpoint when opening; should it
+                                       be rotten, the older one stays until a save is durable */
     uint32_t deep_flush;            /* 1: on persistent memory, do not rely on power-fail saving */
     uint32_t reserved;              /* 0 */
 } pcc_writer_options;
@@ -146,11 +147,21 @@ typedef struct pcc_writer_options {
 /*
  * Opens an existing file for writing: takes the writer lock, flushes, and recovers. The newest
  * checkpoint of which every chunk verifies is kept and, when a crash or damage left it unanchored,
- * anchored; this reads that checkpoint once. PCC_CORRUPT when there are checkpoints but none is
- * whole; nothing is written then.
+ * anchored; this reads that checkpoint once, unless trust_anchor is set. PCC_CORRUPT when there are
+ * checkpoints but none is whole; nothing is written then.
  */
 PCC_API pcc_status pcc_writer_open(const char *path, const pcc_writer_options *options,
                                    pcc_writer **writer, pcc_error *error);
+
+typedef struct pcc_checkpoint_info pcc_checkpoint_info;
+
+/*
+ * The checkpoint that opening chose to go on from. `is_verified` gets 1 when opening read all of
+ * it; with trust_anchor it is mostly 0, and a load finds out. PCC_NO_CHECKPOINT when the file had
+ * none. Either pointer may be NULL.
+ */
+PCC_API pcc_status pcc_writer_recovered(pcc_writer *writer, pcc_checkpoint_info *info,
+                                        uint32_t *is_verified, pcc_error *error);
 
 /* One tensor, dense and row-major. The memory must stay unchanged until the ticket is staged. */
 typedef struct pcc_tensor {
@@ -268,7 +279,7 @@ PCC_API void pcc_ticket_free(pcc_ticket *ticket);
 
 typedef struct pcc_reader pcc_reader;
 
-typedef struct pcc_checkpoint_info {
+struct pcc_checkpoint_info {
     uint64_t sequence;
     uint64_t step;
     uint64_t payload_byte_count;
@@ -277,7 +288,7 @@ typedef struct pcc_checkpoint_info {
     uint32_t slot;
     uint32_t is_anchored;    /* 1: named by the newest superblock, or retained by it */
     uint8_t logical_digest[16];
-} pcc_checkpoint_info;
+};
 
 typedef struct pcc_reader_options {
     uint32_t struct_size;

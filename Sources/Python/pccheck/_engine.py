@@ -53,6 +53,16 @@ assert c.sizeof(_native.Tensor) == _TENSOR_ROW.itemsize
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """The checkpoint that a writer went on from when it was opened."""
+
+    sequence: int
+    step: int
+    #: Whether opening read all of it. Where not, a load finds out what it is worth.
+    is_verified: bool
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a checkpoint ended."""
 
@@ -402,6 +412,8 @@ class Engine:
         self.lock = threading.RLock()
         self._unpin: Callable[[], object] | None = None
         error = _native.Error()
+        # A resume reads the newest checkpoint, and verifies it as it does: once is enough.
+        options.trust_anchor = 1
         try:
             status = self._library.pcc_writer_open(
                 path, c.byref(options), c.byref(self._writer), c.byref(error)
@@ -422,6 +434,18 @@ class Engine:
         # Interrupted before anybody knew of it. Everybody else closes it first.
         if getattr(self, "_writer", None):
             self.close()
+
+    def recovered(self) -> Recovered | None:
+        """The checkpoint that opening chose to go on from; None in a file without any."""
+        info, is_verified, error = _native.CheckpointInfo(), c.c_uint32(), _native.Error()
+        with self.lock:
+            status = self._library.pcc_writer_recovered(
+                self._open_writer(), c.byref(info), c.byref(is_verified), c.byref(error)
+            )
+        if status == _native.NO_CHECKPOINT:
+            return None
+        _native.check(status, error)
+        return Recovered(int(info.sequence), int(info.step), bool(is_verified.value))
 
     def pool(self) -> tuple[int, int]:
         """Address and size of the staging pool, which stays where it is until close."""

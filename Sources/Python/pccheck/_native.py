@@ -200,6 +200,11 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
     ("pcc_writer_rewind", c.c_int32, [_P, c.c_uint64, _ERROR]),
+    (
+        "pcc_writer_recovered",
+        c.c_int32,
+        [_P, c.POINTER(CheckpointInfo), c.POINTER(c.c_uint32), _ERROR],
+    ),
     ("pcc_writer_stats_json", c.c_int32, [_P, _TEXT, _ERROR]),
     ("pcc_writer_pool", c.c_int32, [_P, _HANDLE, c.POINTER(c.c_uint64), _ERROR]),
     ("pcc_writer_close", c.c_int32, [_P, _ERROR]),
