@@ -297,7 +297,8 @@ PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
 test-python: python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
 	PCCHECK_NVDIMM=1 $(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
 
-FAST_PYTHON_TESTS := state
+FAST_PYTHON_TESTS := core state fixtures inspect metrics policies resume verify schema_fsck \
+	schema_inspect schema_python
 
 check-python: python tools
 	$(PYTEST) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/test_%.py) Tests/Stages

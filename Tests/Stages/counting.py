@@ -21,6 +21,8 @@ class Counts:
     reasons: Counter[str] = field(default_factory=Counter)
     #: Names of what failed.
     failures: list[str] = field(default_factory=list)
+    #: False when the tool began and did not come to its closing line.
+    is_complete: bool = True
 
     @property
     def skipped(self) -> int:
@@ -45,8 +47,7 @@ def count_swift(text: str) -> Counts:
     elif "Test run started" in text:
         passed = re.findall(r"^✔ +Test (?!run with).+ passed after", text, re.M)
         counts.passed = len(passed)
-        counts.failed += 1
-        counts.failures.append("the test run broke off before its closing line")
+        counts.is_complete = False
     return counts
 
 
@@ -117,9 +118,14 @@ COUNTERS: dict[str, Callable[[str], Counts]] = {
 
 def count(stage: str, text: str, status: int) -> Counts:
     """What came of a stage that printed `text` and ended with `status`."""
-    counter = COUNTERS.get(stage)
-    counts = counter(text) if counter else Counts(passed=int(status == 0))
-    if status != 0 and counts.failed == 0:
+    if stage not in COUNTERS:
+        counts = Counts(passed=int(status == 0))
+    else:
+        counts = count_so_far(stage, text)
+    if not counts.is_complete:
+        counts.failed += 1
+        counts.failures.append("the run broke off before its closing line")
+    elif status != 0 and counts.failed == 0:
         counts.failed = 1
         counts.failures.append(_last_words(text) or f"it ended with status {status}")
     elif status == 0 and counts.is_empty:
@@ -127,6 +133,11 @@ def count(stage: str, text: str, status: int) -> Counts:
         counts.failed = 1
         counts.failures.append("it succeeded, but its output reports no check")
     return counts
+
+
+def count_so_far(stage: str, text: str) -> Counts:
+    """What an interrupted stage had counted: as a whole it has neither passed nor failed."""
+    return COUNTERS[stage](text) if stage in COUNTERS else Counts()
 
 
 def _last_words(text: str) -> str | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from counting import Counts, count
+from counting import Counts, count, count_so_far
 
 LOGS = Path("build/stages")
 
@@ -66,13 +66,8 @@ class Runner:
             text = log.read().decode(errors="replace").replace("\r\n", "\n")
         seconds = time.monotonic() - began
         if self.is_interrupted:
-            return Result(stage, self._counts_so_far(stage, text), seconds, "interrupted")
+            return Result(stage, count_so_far(stage, text), seconds, "interrupted")
         return Result(stage, count(stage, text, status), seconds)
-
-    def _counts_so_far(self, stage: str, text: str) -> Counts:
-        """An interrupted stage has neither passed nor failed as a whole."""
-        counts = count(stage, text, 0)
-        return counts if counts.passed else Counts()
 
     def _make(self, target: str, log: BinaryIO) -> int:
         """In a process group of its own, so that a signal reaches all that the stage started."""
