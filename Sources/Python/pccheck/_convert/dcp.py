@@ -1,7 +1,7 @@
 """Directories of ``torch.distributed.checkpoint``.
 
 Its own reader unpickles whatever is there; this one reads the metadata with an unpickler that
-knows nothing but the metadata's classes, and every value with ``weights_only=True``.
+knows nothing but stand-ins for the metadata's classes, and every value with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import io
 import math
 import os
 import pickle
-from typing import Any
+from collections.abc import Iterable
+from typing import IO, Any
 
 from ..errors import CheckpointError, StateFormatError
 from . import torch_file
@@ -20,28 +21,48 @@ from .stored import Show
 
 METADATA_NAME = ".metadata"
 _METADATA = "torch.distributed.checkpoint.metadata"
-_ALLOWED = {
+_CLASSES = {
     *((_METADATA, name) for name in (
         "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata",
-        "ChunkStorageMetadata", "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
+        "ChunkStorageMetadata", "TensorProperties", "StorageMeta",
     )),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-    ("torch", "Size"), ("torch", "device"), ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath"),
 }  # fmt: skip
+# Types whose attributes nobody can set.
+_FIXED = {("torch", "Size"), ("torch", "device"), ("collections", "OrderedDict")}
+_FUNCTIONS = {(_METADATA, "_MEM_FORMAT_ENCODING"), ("torch.serialization", "_get_layout")}
+_PATHS = {("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath")}
 
 
 class _MetadataUnpickler(pickle.Unpickler):
+    """A pickle can set attributes of all that it names, so it gets nothing that others use."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self._made: dict[tuple[str, str], Any] = {}
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
+        key = (module, name)
+        if key in _FIXED:
             return super().find_class(module, name)
+        if key in _CLASSES | _FUNCTIONS | _PATHS:
+            if key not in self._made:
+                self._made[key] = self._stand_in(key)
+            return self._made[key]
         torch = torch_file.torch_module("this")
         found = getattr(torch, name, None) if module == "torch" else None
         if isinstance(found, torch.dtype):
             return found
         raise _Unknown(f"{module}.{name}")
+
+    def _stand_in(self, key: tuple[str, str]) -> Any:
+        if key in _PATHS:
+            return lambda *parts: os.path.join(*map(str, parts))
+        real: Any = super().find_class(*key)
+        if key in _FUNCTIONS:
+            return lambda value: real(value)
+        return type(real.__name__, (real,), {})
 
 
 class _Unknown(Exception):
@@ -143,16 +164,11 @@ class _Directory:
                 f"{self._path}: '{name}' is stored in {stored} bytes, expected "
                 f"{math.prod(size) * dtype.itemsize}"
             )
-        whole = self._torch.empty(size, dtype=dtype)
-        # Parts that overlap would leave others unfilled, with whatever was in memory.
-        is_filled = self._torch.zeros(size, dtype=self._torch.bool)
-        for offsets, sizes in chunks:
-            part = self._chunk(name, places[name, offsets], dtype, sizes)
-            _copy_bits(self._torch, _part_of(whole, offsets, sizes), part)
-            _part_of(is_filled, offsets, sizes).fill_(True)
-        if not bool(is_filled.all()):
-            raise DamagedInput(f"{self._path}: the parts of '{name}' overlap, and leave gaps")
-        return whole
+        parts = (
+            (offsets, sizes, self._chunk(name, places[name, offsets], dtype, sizes))
+            for offsets, sizes in chunks
+        )
+        return _joined(f"{self._path}: the parts of '{name}'", size, dtype, parts)
 
     def _check_chunks(
         self, name: str, size: tuple[int, ...], chunks: list[tuple[Any, Any]]
@@ -202,6 +218,23 @@ class _Directory:
         self._done += info.length
         self._show("reading", self._done, self._total)
         return value
+
+
+def _joined(
+    what: str, size: tuple[int, ...], dtype: Any,
+    parts: Iterable[tuple[tuple[int, ...], tuple[int, ...], Any]],
+) -> Any:
+    """A whole tensor from its parts, given by their offsets and sizes."""
+    torch = torch_file.torch_module(what)
+    whole = torch.empty(size, dtype=dtype)
+    # Parts that overlap would leave others unfilled, with whatever was in memory.
+    is_filled = torch.zeros(size, dtype=torch.bool)
+    for offsets, sizes, part in parts:
+        _copy_bits(torch, _part_of(whole, offsets, sizes), part)
+        _part_of(is_filled, offsets, sizes).fill_(True)
+    if not bool(is_filled.all()):
+        raise DamagedInput(f"{what} overlap, or leave gaps")
+    return whole
 
 
 def _part_of(whole: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
@@ -272,16 +305,30 @@ def of_adapter(state: dict[str, Any], path: str, *, trust: bool = False) -> Any:
                 "with pccheck.dcp.StorageReader"
             )
         flat = {}
+        parts: dict[str, list[Any]] = {}
         for item in layout["items"]:
-            key = item["key"]
+            key, fqn = item["key"], item["fqn"]
             if "size" in item:
-                flat[item["fqn"]] = state["state"][key]
+                parts.setdefault(fqn, []).append(item)
                 continue
             stream = io.BytesIO(state["objects"][key])
-            flat[item["fqn"]] = torch_file.load_stream(stream, f"{path}: '{key}'", trust=trust)
+            flat[fqn] = torch_file.load_stream(stream, f"{path}: '{key}'", trust=trust)
+        for fqn, items in parts.items():
+            flat[fqn] = _tensor_of_adapter(f"{path}: the parts of '{fqn}'", items, state["state"])
         return _nested(flat, layout["planner"])
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise StateFormatError(f"the layout of pccheck.dcp is broken: {error}") from None
+
+
+def _tensor_of_adapter(what: str, items: list[Any], tensors: dict[str, Any]) -> Any:
+    """A tensor of which one process may have saved several parts."""
+    first = tensors[items[0]["key"]]
+    if len(items) == 1 and items[0]["sizes"] == items[0]["size"]:
+        return first
+    if len({item["key"] for item in items}) != len(items):
+        raise DamagedInput(f"{what} have one name, so that only one of them is there")
+    parts = [(tuple(i["offsets"]), tuple(i["sizes"]), tensors[i["key"]]) for i in items]
+    return _joined(what, tuple(items[0]["size"]), first.dtype, parts)
 
 
 def write(state: Any, path: str) -> None:
