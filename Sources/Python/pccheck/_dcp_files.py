@@ -111,8 +111,8 @@ class Files:
 
     @property
     def save_id(self) -> str | None:
-        """What tells this save from others of the same step; None in old files."""
-        return self.sources[0].save_id
+        """What tells this save from others of the same step; None when no file says it."""
+        return next((source.save_id for source in self.sources if source.save_id), None)
 
     @property
     def entries(self) -> dict[Index, Entry]:
@@ -121,7 +121,6 @@ class Files:
 
     def _merged(self) -> dict[Index, tuple[Source, Entry]]:
         """Where everything is, once it is clear that all of it is there and is of one save."""
-        first = self.sources[0]
         places: dict[Index, tuple[Source, Entry]] = {}
         for source in self.sources:
             if source.world_size != len(self.sources):
@@ -130,10 +129,10 @@ class Files:
                     f"{len(self.sources)} are read; write {RANK} where the rank is in the path, "
                     f"such as 'rank{RANK}.pcc'"
                 )
-            if source.save_id != first.save_id:
+            if source.save_id not in (None, self.save_id):
                 raise StateFormatError(
-                    f"{source.path} and {first.path} hold step {self.step} of two different "
-                    "saves, between which the job was started again"
+                    f"{source.path} and other files hold step {self.step} of two different saves, "
+                    "between which the job was started again"
                 )
             for index, entry in source.entries.items():
                 # What several ranks have in common may be in the files of all of them.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "InvalidArgument",
@@ -203,6 +206,10 @@ class StateChanged(CheckpointError):
         self.step = step
         #: The tensors that were changed.
         self.names = names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another rank is told of it: torch.distributed.checkpoint sends errors as pickles.
+        return partial(StateChanged, step=self.step, names=self.names), self.args
 
 
 class StateFormatError(CheckpointError):

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.api import CheckpointException
 
 import pccheck
-from pccheck.dcp import StorageReader, StorageWriter
+from pccheck.dcp import NotTrusted, StorageReader, StorageWriter
 
 CHILD = Path(__file__).with_name("dcp_faults_child.py")
 
@@ -48,6 +48,17 @@ def save(path: Path, step: int, state: dict[str, Any], **options: Any) -> None:
 def read_count() -> int:
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["rchar"])
+
+
+@pytest.mark.parametrize("name", [*pccheck.errors.__all__, "NotTrusted"])
+def test_an_error_reaches_other_ranks(name: str) -> None:
+    """DCP sends errors as pickles; one that cannot be read leaves the others waiting."""
+    kind = getattr(pccheck.errors, name, NotTrusted)
+    options = {"step": 3, "names": ["w"]} if name == "StateChanged" else {}
+    error = kind("what happened", **options)
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is kind and str(found) == "what happened"
+    assert vars(found) == vars(error)
 
 
 # -- reading each chunk once

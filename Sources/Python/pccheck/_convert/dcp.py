@@ -307,14 +307,14 @@ def of_adapter(state: dict[str, Any], path: str, *, trust: bool = False) -> Any:
         flat = {}
         parts: dict[str, list[Any]] = {}
         for item in layout["items"]:
-            key, fqn = item["key"], item["fqn"]
-            if "size" in item:
-                parts.setdefault(fqn, []).append(item)
-                continue
-            stream = io.BytesIO(state["objects"][key])
-            flat[fqn] = torch_file.load_stream(stream, f"{path}: '{key}'", trust=trust)
+            parts.setdefault(item["fqn"], []).append(item)
         for fqn, items in parts.items():
-            flat[fqn] = _tensor_of_adapter(f"{path}: the parts of '{fqn}'", items, state["state"])
+            if "size" in items[0]:
+                what = f"{path}: the parts of '{fqn}'"
+                flat[fqn] = _tensor_of_adapter(what, items, state["state"])
+                continue
+            stream = io.BytesIO(state["objects"][items[0]["key"]])
+            flat[fqn] = torch_file.load_stream(stream, f"{path}: '{fqn}'", trust=trust)
         return _nested(flat, layout["planner"])
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise StateFormatError(f"the layout of pccheck.dcp is broken: {error}") from None
