@@ -63,6 +63,7 @@ public final class Load {
     ///   rejected otherwise. The message names every slot and why. `inputOutput` and others when
     ///   the metadata cannot be read anew, `outOfMemory`.
     public func next() throws(CheckpointError) -> SelectedCheckpoint {
+        // One at a time is pinned.
         current?.close()
         current = nil
         while let candidate = pending.first {
@@ -123,43 +124,57 @@ public final class Load {
     }
 
     private var nothingLoads: CheckpointError {
-        let slots = decision.slots.map { report in
-            var text = "slot \(report.slot): \(report.reason.rawValue)"
-            if let header = report.header, header.state != .empty {
-                text += ", sequence \(header.sequence), step \(header.step)"
-            }
-            if let error = rejections.first(where: { $0.candidate.slot == report.slot })?.error {
-                text += ", \(error.message)"
-            } else if decision.candidates.contains(where: {
-                $0.slot == report.slot && !isWanted($0)
-            }) {
-                text += ", not what was asked for"
-            } else if let detail = report.detail {
-                text += ", \(detail)"
-            }
-            return text
-        }
-        let list = slots.joined(separator: "; ")
         let path = reader.storage.path
-        let wasUnfinished =
-            !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
         if decision.slots.allSatisfy({ $0.reason == .empty }) {
             return CheckpointError(.noCheckpoint, "\(path): the file holds no checkpoint")
         }
+        let wasUnfinished =
+            !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
         guard let first = rejections.first, !wasUnfinished else {
             return CheckpointError(
-                .noCheckpoint, "\(path) holds no checkpoint \(request) (\(list))")
+                .noCheckpoint, "\(path) holds no checkpoint \(request) (\(everySlot))")
         }
         if rejections.count == 1, first.error.code != .busy {
-            // The only one there was: its own error says more than a list of all slots.
+            // The only one that fits: its own error says more than a list of all slots.
             return first.error.about(path)
         }
-        let isBusy = rejections.allSatisfy { $0.error.code == .busy }
+        // What a writer has in hand may be whole again in a moment.
+        let isBusy = rejections.contains { $0.error.code == .busy }
+        let isUnreadable = rejections.allSatisfy { $0.error.code == .inputOutput }
+        let state =
+            isBusy
+            ? "damaged, or in the hands of a writer; try again"
+            : isUnreadable ? "unreadable" : "damaged"
         return CheckpointError(
             isBusy ? .busy : .corrupt,
-            "\(path): every checkpoint \(request) is "
-                + (isBusy ? "in the hands of a writer; try again" : "damaged") + " (\(list))",
+            "\(path): every checkpoint \(request) is \(state) (\(everySlot))",
             slot: first.candidate.slot, byteOffset: first.error.byteOffset)
+    }
+
+    /// What became of every slot: those that were tried first, as messages may be cut.
+    private var everySlot: String {
+        let tried = rejections.map(\.candidate.slot)
+        let others = decision.slots.filter { !tried.contains($0.slot) }
+        let first = tried.compactMap { slot in decision.slots.first { $0.slot == slot } }
+        return (first + others).map(described).joined(separator: "; ")
+    }
+
+    private func described(_ report: SlotReport) -> String {
+        var text = "slot \(report.slot): \(report.reason.rawValue)"
+        if let header = report.header, header.state != .empty {
+            text += ", sequence \(header.sequence), step \(header.step)"
+        }
+        if let error = rejections.first(where: { $0.candidate.slot == report.slot })?.error {
+            let path = reader.storage.path + ": "
+            let message = error.message
+            text +=
+                ", " + (message.hasPrefix(path) ? String(message.dropFirst(path.count)) : message)
+        } else if decision.candidates.contains(where: { $0.slot == report.slot && !isWanted($0) }) {
+            text += ", not what was asked for"
+        } else if let detail = report.detail {
+            text += ", \(detail)"
+        }
+        return text
     }
 }
 

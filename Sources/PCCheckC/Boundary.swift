@@ -21,6 +21,8 @@ func status(
     }
 }
 
+private let cutMark = " …"
+
 private func fill(_ error: UnsafeMutablePointer<pcc_error>?, _ failure: CheckpointError) {
     // Safe: checked for NULL; the message is cut to the array's size.
     guard let error = error else { return }
@@ -31,7 +33,11 @@ private func fill(_ error: UnsafeMutablePointer<pcc_error>?, _ failure: Checkpoi
     value.byte_offset = failure.byteOffset.map { Int64(clamping: $0) } ?? -1
     let room = MemoryLayout.size(ofValue: value.message) - 1
     var text = failure.message
-    while text.utf8.count > room { text.removeLast() }
+    if text.utf8.count > room {
+        // Shows that there was more.
+        while text.utf8.count > room - cutMark.utf8.count { text.removeLast() }
+        text += cutMark
+    }
     withUnsafeMutableBytes(of: &value.message) { message in
         message.copyBytes(from: text.utf8)
     }

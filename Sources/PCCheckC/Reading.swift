@@ -46,6 +46,7 @@ private final class ReaderHandle: Sendable {
     func begin(
         _ request: String, where isWanted: @escaping (Candidate) -> Bool
     ) throws(CheckpointError) -> Candidate {
+        endSearch()
         try reader.refresh()
         // The old pin goes first: a search must not find what it holds itself taken.
         select(nil)
@@ -70,12 +71,15 @@ private final class ReaderHandle: Sendable {
         return try advance(load)
     }
 
+    /// Another selection makes what `select_next` would blame another checkpoint.
+    func endSearch() { search.withLock { $0 = Search() } }
+
     private func advance(_ load: Load) throws(CheckpointError) -> Candidate {
         let found = Result { () throws(CheckpointError) in try load.next() }
         let rejections = load.rejections
         search.withLock { search in
             search.rejections = rejections
-            if case .success = found { search.load = load }
+            search.load = if case .success = found { load } else { nil }
         }
         let selected = try found.get()
         select(selected)
@@ -190,6 +194,9 @@ public func pcc_reader_select_next(
     status(error) { () throws(CheckpointError) in
         // Safe: NULL or one struct, as an earlier call filled it.
         guard let reason = reason?.pointee else { throw invalid("reason is NULL") }
+        guard reason.code != PCC_OK else {
+            throw invalid("reason.code is PCC_OK; give why the checkpoint cannot be used")
+        }
         let found = try handle(reader).goOn(failure(reason))
         // Safe: NULL or one struct.
         info?.pointee = PCCheckC.info(found)
@@ -224,6 +231,7 @@ public func pcc_reader_select(
                     + "list the ones it holds")
         }
         // The old pin goes first: it may be on the same slot, and locks do not nest.
+        handle.endSearch()
         handle.select(nil)
         handle.select(try handle.reader.select(candidate, proof: handle.proof))
         // Safe: NULL or one struct.

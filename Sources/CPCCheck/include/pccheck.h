@@ -334,7 +334,8 @@ PCC_API pcc_status pcc_reader_select_newest(pcc_reader *reader, const pcc_load_o
  * Goes on to the next older one, because the selected checkpoint cannot be used. `reason` is what
  * a call on it reported, or what the application found: only its code and message count.
  * PCC_CORRUPT and PCC_IO pass it over, PCC_BUSY starts over with what the file holds now; another
- * code says nothing against the checkpoint, and is returned.
+ * code says nothing against the checkpoint, and is returned: the search has ended then, and nothing
+ * is selected. So does pcc_reader_select end it.
  */
 PCC_API pcc_status pcc_reader_select_next(pcc_reader *reader, const pcc_error *reason,
                                           pcc_checkpoint_info *info, pcc_error *error);
@@ -372,7 +373,8 @@ PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *de
 
 /* Verifies every chunk of the selected checkpoint and its logical digest. */
 PCC_API pcc_status pcc_reader_verify(pcc_reader *reader, pcc_error *error);
-/* Payload bytes that pcc_reader_verify has come to, for another thread to show meanwhile. */
+/* Payload bytes that pcc_reader_verify, or the proof of a select call, has come to, for another
+ * thread to show meanwhile. */
 PCC_API uint64_t pcc_reader_verified_byte_count(pcc_reader *reader);
 PCC_API void pcc_reader_close(pcc_reader *reader);
 

@@ -45,26 +45,28 @@ struct Extraction {
     }
 
     private func salvageOne(_ target: ExtractionTarget) throws(CheckpointError) -> ExitStatus {
-        let sources = SalvageSource.all(in: inspection)
-        guard let source = sources.first(where: { command.choice.accepts($0.candidate) }) else {
+        let sources = SalvageSources(inspection, where: command.choice.accepts)
+        guard let (source, selected) = try sources.next() else {
             throw SalvageSource.refusal(command.choice, inspection)
         }
+        defer { selected.close() }
         let rejections = lostNewest(from: source.candidate)
-        let result = try salvage(source, target, map: command.map)
+        let result = try salvage(source, selected, target, map: command.map)
         if let result { report([result], rejections, [target.name]) }
         let isWhole = rejections.isEmpty && result?.isIncomplete != true
         return isWhole ? .clean : .uncorrected
     }
 
     private func salvage(
-        _ source: SalvageSource, _ target: ExtractionTarget, map: String?
+        _ source: SalvageSource, _ selected: SelectedCheckpoint, _ target: ExtractionTarget,
+        map: String?
     ) throws(CheckpointError) -> ExtractionResult? {
         let path = target.path ?? output
         let salvage = Salvage(
             request: command.request(path: path), treatment: command.holes ?? .skip,
             namesSlot: command.manifestFrom, mapPath: map ?? "\(path).holes.json",
             inspection: inspection)
-        return try salvage.run(source, to: target)
+        return try salvage.run(source, selected, to: target)
     }
 
     /// - Returns: nil when the reader of a stream had enough.
@@ -150,73 +152,89 @@ struct Extraction {
     // MARK: All checkpoints
 
     /// Writes every checkpoint to a file of its own; what is damaged does not keep the others
-    /// from it.
+    /// from it. What a writer takes meanwhile is released for something newer, which is written.
     func all() throws(CheckpointError) -> ExitStatus {
-        let sources = SalvageSource.all(in: inspection)
-        let known = Set(sources.map(\.candidate.slot))
-        var rejections = inspection.decision.slots.filter {
-            $0.reason.isDamage && !known.contains($0.slot)
+        let sources = SalvageSources(inspection)
+        var rejections = lostSlots(besides: sources)
+        for rejection in rejections { say(rejection.message) }
+        try makeDirectory()
+        var results: [ExtractionResult] = []
+        var names: [String] = []
+        while let (source, selected) = try nextOfAll(sources, &rejections) {
+            defer { selected.close() }
+            let name = name(of: source.candidate, among: sources, names)
+            do throws(CheckpointError) {
+                let target = try ExtractionTarget("\(output)/\(name)", source: inspection.path)
+                guard let result = try write(source, selected, to: target) else { continue }
+                results.append(result)
+                names.append(target.name)
+            } catch {
+                try sources.reject(error)
+                if error.code != .busy { pass(over: source.candidate, error, &rejections) }
+            }
+        }
+        if results.isEmpty && rejections.isEmpty { throw command.choice.missing(inspection) }
+        report(results, rejections, names)
+        let isDamaged = !rejections.isEmpty || results.contains(where: \.isIncomplete)
+        return isDamaged ? .uncorrected : .clean
+    }
+
+    /// The next checkpoint to write; what the search rejects by itself is told.
+    private func nextOfAll(
+        _ sources: SalvageSources, _ rejections: inout [ExtractionRejection]
+    ) throws(CheckpointError) -> (SalvageSource, SelectedCheckpoint)? {
+        let next = try sources.next(proof: command.salvage ? .waived : .demanded)
+        for rejection in sources.rejections
+        where !rejections.contains(where: { $0.isOf(rejection.candidate) }) {
+            pass(over: rejection.candidate, rejection.error, &rejections)
+        }
+        return next
+    }
+
+    private func pass(
+        over candidate: Candidate, _ error: CheckpointError,
+        _ rejections: inout [ExtractionRejection]
+    ) {
+        say(error.message)
+        rejections.append(
+            ExtractionRejection(
+                slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
+                message: error.message))
+    }
+
+    /// Slots that are too damaged to be tried at all.
+    private func lostSlots(besides sources: SalvageSources) -> [ExtractionRejection] {
+        inspection.decision.slots.filter {
+            $0.reason.isDamage && !$0.reason.isUsable && !sources.knows($0.slot)
         }.map { report in
             let why = report.detail.map { ": \($0)" } ?? ""
             return ExtractionRejection(
                 slot: report.slot, step: report.usedHeader?.step,
                 message: "slot \(report.slot) is \(report.reason.rawValue)\(why)")
         }
-        for rejection in rejections { say(rejection.message) }
-        guard !sources.isEmpty else { throw command.choice.missing(inspection) }
-        try makeDirectory()
-        var results: [ExtractionResult] = []
-        var names: [String] = []
-        for (source, name) in zip(sources, Self.names(sources, suffix: command.chosenFormat)) {
-            let path = "\(output)/\(name)"
-            do throws(CheckpointError) {
-                let target = try ExtractionTarget(path, source: inspection.path)
-                let result = try write(source, to: target)
-                if let result {
-                    results.append(result)
-                    names.append(target.name)
-                }
-            } catch {
-                guard [.corrupt, .inputOutput, .busy].contains(error.code) else { throw error }
-                say(error.message)
-                // Nothing is damaged there: the writer has released it for a newer one.
-                if error.code == .busy { continue }
-                rejections.append(
-                    ExtractionRejection(
-                        slot: source.candidate.slot, step: source.candidate.step,
-                        message: error.message))
-            }
-        }
-        report(results, rejections, names)
-        let isDamaged = !rejections.isEmpty || results.contains(where: \.isIncomplete)
-        return isDamaged ? .uncorrected : .clean
     }
 
     private func write(
-        _ source: SalvageSource, to target: ExtractionTarget
+        _ source: SalvageSource, _ selected: SelectedCheckpoint, to target: ExtractionTarget
     ) throws(CheckpointError) -> ExtractionResult? {
-        if command.salvage { return try salvage(source, target, map: nil) }
+        if command.salvage { return try salvage(source, selected, target, map: nil) }
         guard !source.isTableDamaged else {
             throw CheckpointError(
                 .corrupt,
                 "slot \(source.candidate.slot): the chunk table of step \(source.candidate.step) "
                     + "is damaged; --salvage takes what is left", slot: source.candidate.slot)
         }
-        let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(source.candidate)
-        defer { selected.close() }
         return try extract(selected, to: target)
     }
 
     /// `step-120.safetensors`; with the sequence when a step is there twice.
-    private static func names(_ sources: [SalvageSource], suffix: OutputFormat) -> [String] {
-        let counts = Dictionary(grouping: sources, by: \.candidate.step).mapValues(\.count)
-        return sources.map { source in
-            let candidate = source.candidate
-            let isAlone = counts[candidate.step] == 1
-            return "step-\(candidate.step)" + (isAlone ? "" : "-sequence-\(candidate.sequence)")
-                + ".\(suffix.rawValue)"
-        }
+    private func name(
+        of candidate: Candidate, among sources: SalvageSources, _ names: [String]
+    ) -> String {
+        let suffix = command.chosenFormat.rawValue
+        let plain = "step-\(candidate.step).\(suffix)"
+        let isAlone = sources.count(ofStep: candidate.step) < 2 && !names.contains(plain)
+        return isAlone ? plain : "step-\(candidate.step)-sequence-\(candidate.sequence).\(suffix)"
     }
 
     private func makeDirectory() throws(CheckpointError) {

@@ -86,15 +86,6 @@ struct ExtractionTarget {
     ) throws(CheckpointError) -> Bool {
         switch kind {
         case .file:
-            let file = plan.files.count == 1 ? plan.files.first : nil
-            let isWhole =
-                file?.chunks(of: selected.candidate.header).count
-                == selected.candidate.header.chunkCount
-            // Nothing says that the chunks of an unanchored slot reached the medium, so a part
-            // of it is good only when all of it is.
-            if selected.candidate.kind == .unanchored && !isWhole && holes == nil {
-                try verify(selected)
-            }
             try writeFiles(plan, selected, holes, documents)
         case .stream(let sink):
             guard let file = plan.files.first, plan.files.count == 1 else {

@@ -22,11 +22,9 @@ struct Salvage {
     /// - Returns: nil when the reader of a stream had enough.
     /// - Throws: `corrupt` when the names that the format needs are lost.
     func run(
-        _ source: SalvageSource, to target: ExtractionTarget
+        _ source: SalvageSource, _ selected: SelectedCheckpoint, to target: ExtractionTarget
     ) throws(CheckpointError) -> ExtractionResult? {
         let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
-        let selected = try reader.select(source.candidate, proof: .waived)
-        defer { selected.close() }
         let survey = try SalvageSurvey(source, selected)
         let (manifest, names) = try self.manifest(selected, survey, reader)
         let map = HolesMap(

@@ -14,9 +14,7 @@ struct SalvageSource {
     /// What can be salvaged, newest first.
     static func all(in inspection: Inspection) -> [SalvageSource] {
         let decision = inspection.decision
-        let usable = decision.candidates.map {
-            SalvageSource(candidate: $0, missingChunks: [], isTableDamaged: false)
-        }
+        let usable = decision.candidates.map { SalvageSource($0) }
         let damaged = decision.slots.compactMap { report -> SalvageSource? in
             guard report.reason == .tableDamaged, let header = report.header,
                 let digest = report.headerDigest
@@ -27,6 +25,11 @@ struct SalvageSource {
             return SalvageSource(header, digest, entries, inspection.geometry)
         }
         return (usable + damaged).sorted { $0.candidate.sequence > $1.candidate.sequence }
+    }
+
+    /// A candidate, whose table is intact.
+    init(_ candidate: Candidate) {
+        self.init(candidate: candidate, missingChunks: [], isTableDamaged: false)
     }
 
     private init(candidate: Candidate, missingChunks: Set<Int>, isTableDamaged: Bool) {

@@ -47,7 +47,7 @@ struct Inspection {
     }
 
     /// The newest checkpoint that fits, damaged or not, for a command that shows it. The search
-    /// goes on only while a writer takes what it finds.
+    /// goes on only while a writer takes what it finds, or its header cannot be read again.
     func shown(
         _ choice: CheckpointChoice, where isWanted: @escaping (Candidate) -> Bool = { _ in true }
     ) throws(CheckpointError) -> SelectedCheckpoint {

@@ -1,7 +1,7 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
 
-/// Reading and filtering a checkpoint's manifest.
+///  filtering a checkpoint's manifest.
 enum Manifest {
     /// The tensors that fit any of the patterns; all when there is none.
     static func select(

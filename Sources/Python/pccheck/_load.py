@@ -44,11 +44,18 @@ def load_from(
             except StateMismatch as mismatch:
                 raise loading.mismatch_after_change(mismatch, reader.rejections()) from None
             except CheckpointError as error:
+                _locate(error, path, info)
                 info = reader.select_next(error)
-    except CheckpointError as error:
+    except Exception as error:
         teller.tell(None)
         loading.explain(error)
         raise
+
+
+def _locate(error: CheckpointError, path: str, info: CheckpointInfo) -> None:
+    """Says in an error that arose in Python of which checkpoint it is."""
+    if not error.code and path not in str(error):
+        error.args = (f"{path}, step {info.step} in slot {info.slot}: {error}",)
 
 
 def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:
@@ -76,16 +83,20 @@ class _Teller:
         if not self._has_told_damage:
             self._has_told_damage = True
             _tell_damage(self._path, self._reader.report())
-        for item in self._reader.rejections():
+        rejections = self._reader.rejections()
+        for index, item in enumerate(rejections):
             key = (item["slot"], item["sequence"])
             if key in self._told:
                 continue
             self._told.add(key)
+            following = [(later["step"], later["sequence"]) for later in rejections[index + 1 :]]
+            if found is not None:
+                following.append((found.step, found.sequence))
             log.warning(
                 "%s: the checkpoint of step %d (sequence %d) cannot be used: %s; %s",
                 self._path, item["step"], item["sequence"], item["message"],
-                f"trying step {found.step} (sequence {found.sequence})"
-                if found
+                "trying step {} (sequence {})".format(*following[0])
+                if following
                 else "no older one is left",
             )  # fmt: skip
 
@@ -119,7 +130,8 @@ def load_parts(
 
 def described(path: str, verb: str, info: CheckpointInfo, loading: Loading) -> str:
     """One line on what was loaded, how old it is, and what was passed over."""
-    age = datetime.now(timezone.utc) - info.completed_at
+    # The clock may have gone back.
+    age = max(datetime.now(timezone.utc) - info.completed_at, timedelta())
     passed = "; ".join(
         f"step {item['step']} in slot {item['slot']}: {item['message']}"
         for item in loading.rejections

@@ -8,7 +8,7 @@ ever held twice.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +103,10 @@ class ArrayMemory:
         """True when a loaded value goes into this object rather than in its place."""
         return fills_in_place(target)
 
+    def dropped_spans(self, target: Any) -> list[tuple[int, int]]:
+        """Live memory that its owner lets go of when it is restored."""
+        return []
+
     # -- in place
 
     def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
@@ -154,9 +158,9 @@ class Loading:
         self.report: ResumeReport | None = None
         #: What was passed over before the checkpoint that was loaded.
         self.rejections: list[dict[str, Any]] = []
-        # By address, the names of live tensors that were filled, or may have been, from whatever
-        # checkpoint: one that is rejected later leaves them behind.
-        self._changed: dict[int, str] = {}
+        # Live memory, from and to, with the name of its tensor, that was filled, or may have been,
+        # from whatever checkpoint: one that is rejected later leaves it behind.
+        self._changed: set[tuple[int, int, str]] = set()
 
     def selected(self, document: Any) -> Any:
         """The part of a state document that is asked for."""
@@ -183,7 +187,7 @@ class Loading:
             comparison = Comparison(self.memory, tensors, self.report)
             kept = comparison.parts(document, self._into)
         # A partial request that gets nothing has another reason than a part that was added.
-        self.report.is_empty = self.report.differs and not any(references(kept))
+        self.report.is_empty = self.report.differs and not _holds_anything(kept)
         if self.report.differs and (self._strict or self.report.is_empty):
             raise StateMismatch(self.report)
         others = {name: document[name] for name in self._optional_parts if name in document}
@@ -212,20 +216,33 @@ class Loading:
         """
         return bool(places) and self._strict is False
 
-    def begin_filling(self, places: dict[str, Place]) -> None:
+    def begin_filling(
+        self, places: dict[str, Place], tensors: dict[str, StoredTensor]
+    ) -> None:
         """Called before the first byte of a checkpoint goes into live memory."""
-        for name, place in places.items():
-            self._changed.setdefault(place.address, name)
+        self._changed |= _spans(places, tensors)
 
-    def check_refilled(self, places: dict[str, Place]) -> None:
-        """Raises when live tensors hold values of a checkpoint that was rejected."""
-        filled = {place.address for place in places.values()}
-        left = sorted(name for address, name in self._changed.items() if address not in filled)
+    def check_refilled(
+        self, places: dict[str, Place], tensors: dict[str, StoredTensor]
+    ) -> None:
+        """Raises when live memory holds values of a checkpoint that was rejected."""
+        now = _spans(places, tensors)
+        if self._changed <= now:
+            return
+        filled = _merged((start, end) for start, end, _ in now)
+        if self._strict:
+            # What an optimizer has no state for in the checkpoint, it drops when it is restored.
+            filled = _merged([*filled, *self.memory.dropped_spans(self._into)])
+        left = sorted(
+            name
+            for start, end, name in self._changed
+            if not any(low <= start and end <= high for low, high in filled)
+        )
         if left:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            others = f" and {len(left) - 1} more have" if len(left) > 1 else " has"
             raise CheckpointError(
-                f"'{left[0]}'{more} has no value in this checkpoint, and was filled from a newer "
-                "one before that turned out damaged"
+                f"'{left[0]}'{others} no value in this checkpoint, but one of a newer checkpoint "
+                "that turned out damaged later"
             )
 
     def mismatch_after_change(
@@ -243,11 +260,17 @@ class Loading:
 
     def explain(self, failure: Exception) -> None:
         """Says in an error what it left behind."""
-        if self._changed and isinstance(failure, CheckpointError):
-            failure.args = (
-                f"{failure}; the tensors that were to be filled in place hold unspecified values "
-                "now: load another checkpoint into them, or initialize them again",
-            )
+        if not self._changed:
+            return
+        text = (
+            "the tensors that were to be filled in place hold unspecified values now: load another "
+            "checkpoint into them, or initialize them again"
+        )
+        # An error of torch keeps its own words where it can.
+        if isinstance(failure, CheckpointError) or not hasattr(failure, "add_note"):
+            failure.args = (f"{failure}; {text}",)
+        else:
+            failure.add_note(text)
 
 
 @contextmanager
@@ -301,7 +324,7 @@ class _Matching:
 
     def _place(self, kind: str, node: dict[str, Any], target: Any) -> None:
         tensor = self._tensors.get(node[kind])
-        self.has_met = True
+        self.has_met = self.has_met or self._memory.live_leaf(target) is not None
         if tensor is None or tensor.name in self.places or not tensor.byte_count:
             return
         place = self._memory.place(node, kind, tensor, target)
@@ -316,6 +339,37 @@ class _Matching:
         self._starts.insert(index, start)
         self._ends.insert(index, end)
         return True
+
+
+def _spans(
+    places: dict[str, Place], tensors: dict[str, StoredTensor]
+) -> set[tuple[int, int, str]]:
+    """The live memory of places, from and to."""
+    return {
+        (place.address, place.address + (place.span or tensors[name].byte_count), name)
+        for name, place in places.items()
+    }
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same memory in as few runs as there are."""
+    runs: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if runs and start <= runs[-1][1]:
+            runs[-1] = (runs[-1][0], max(end, runs[-1][1]))
+        else:
+            runs.append((start, end))
+    return runs
+
+
+def _holds_anything(node: Any) -> bool:
+    """True when a document's node has a value anywhere in its containers."""
+    if isinstance(node, list):
+        return any(map(_holds_anything, node))
+    if isinstance(node, dict) and _tag(node) == "$tuple":
+        return _holds_anything(node["$tuple"])
+    items = items_of(node)
+    return True if items is None else any(_holds_anything(child) for _, _, child in items)
 
 
 def _outline(value: Any) -> str:

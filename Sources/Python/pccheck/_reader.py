@@ -149,8 +149,10 @@ class Reader:
         try:
             return self._select(self._library.pcc_reader_select_next, c.byref(given))
         except Corrupt as failure:
-            # The only one there was: its own error says more than a list of all slots.
-            raise (reason if len(self.rejections()) == 1 else failure) from reason
+            if len(self.rejections()) > 1:
+                raise failure from reason
+        # The only one that fits: its own error says more than a list of all slots.
+        raise reason
 
     def _select(self, function: Callable[..., int], argument: object) -> CheckpointInfo:
         info, error = _native.CheckpointInfo(), _native.Error()
@@ -201,7 +203,7 @@ class Reader:
             if loading.must_prove(places) and len(self.list()) > 1:
                 self.verify()
             self._fill(loading, _read_at_once(loading.memory, document, tensors), places)
-            loading.check_refilled(places)
+            loading.check_refilled(places, tensors)
             made = {place.key: place.value for place in places.values()}
             return loading.memory.decoder(tensors, made).decode(document)
         except RecursionError:
@@ -211,7 +213,7 @@ class Reader:
         self, loading: Loading, tensors: Sequence[StoredTensor], places: dict[str, Place]
     ) -> None:
         """Reads the tensors, each into its place or into fresh memory."""
-        loading.begin_filling(places)
+        loading.begin_filling(places, {tensor.name: tensor for tensor in tensors})
         rows, indirect = [], []
         for tensor in tensors:
             place = places.get(tensor.name)

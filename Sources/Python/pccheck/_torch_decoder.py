@@ -11,7 +11,7 @@ import torch
 
 from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
-from ._stateful import fills_in_place
+from ._stateful import fills_in_place, stateful_objects
 from ._stored import StoredTensor, View
 from ._torch_comparing import compare_module, compare_optimizer
 from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
@@ -23,7 +23,7 @@ from ._torch_types import (
     dtype_named,
     is_plain_memory,
 )
-from .errors import InvalidArgument
+from .errors import InvalidArgument, UnsupportedState
 from .state import Decoder
 
 log = logging.getLogger("pccheck")
@@ -65,6 +65,10 @@ class TorchDecoder(Decoder):
             return torch.device(content)
         if tag == "$torch.dtype":
             return dtype_named(content)
+        if tag.startswith("$torch."):
+            raise UnsupportedState(
+                f"the state document has the unknown tag {tag}; install a newer pccheck"
+            )
         return super().decode_other(tag, document)
 
     def _make(self, name: str, tag: str | None) -> torch.Tensor:
@@ -136,6 +140,20 @@ class TorchMemory(ArrayMemory):
         """Fresh memory of the CPU."""
         memory = torch.empty(byte_count, dtype=torch.uint8, device="cpu")
         return memory, memory.data_ptr()
+
+    def dropped_spans(self, target: Any) -> list[tuple[int, int]]:
+        """The state of optimizers, which they replace as a whole."""
+        tensors = [
+            tensor
+            for value in stateful_objects(target)
+            if isinstance(value, torch.optim.Optimizer)
+            for state in value.state.values()
+            for tensor in state.values()
+            if isinstance(tensor, torch.Tensor)
+        ]
+        return [
+            (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in map(local_of, tensors)
+        ]
 
     def is_read(self, kind: str) -> bool:
         """False for tensors of which only type and shape are asked for."""

@@ -133,4 +133,9 @@ def load_lazily(
 ) -> Any:
     """The state with a LazyTensor for every tensor; they keep the file open and pinned."""
     reader = Reader(path)
-    return load_from(os.fspath(path), reader, step, Loading(LazyMemory(reader, device)))[1]
+    try:
+        return load_from(os.fspath(path), reader, step, Loading(LazyMemory(reader, device)))[1]
+    except BaseException:
+        # Whoever keeps the error must not keep the slot pinned.
+        reader.close()
+        raise

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _debug, _live, _native
-from ._comparing import ResumeReport
+from ._comparing import ResumeReport, StateMismatch
 from ._engine import Engine, Guard, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
@@ -385,10 +385,20 @@ class BaseCheckpointer:
         # What is filled in place may still be the source of a save.
         wait_staged_everywhere()
         with Reader(self._path, self._fingerprint) as reader:
-            info, state = load_from(self._path, reader, step, loading)
+            info, state = load_from(
+                self._path, reader, step, loading, sequence_maximum=self._chosen_sequence(step)
+            )
         self._loaded = info
         self._engine.rewind(info.step)
         return state
+
+    def _chosen_sequence(self, step: int | None) -> int:
+        """The checkpoint that opening chose, which binds the loads before the first save: what it
+        rejected stays rejected. 0 where anything may be loaded."""
+        if step is not None or self._save_began or self._engine is None:
+            return 0
+        chosen = self._engine.recovered()
+        return 0 if chosen is None else chosen.sequence
 
     @property
     def resume_report(self) -> ResumeReport | None:
@@ -416,8 +426,10 @@ class BaseCheckpointer:
                     + ". Run pcfsck, or start over with another file"
                 ) from None
             return None
-        finally:
-            self._resume_report = loading.report
+        except StateMismatch as mismatch:
+            self._resume_report = mismatch.report
+            raise
+        self._resume_report = loading.report
         if loading.report is not None and not loading.report.is_exact:
             log.warning("%s", loading.report)
         assert self._loaded is not None

@@ -391,6 +391,8 @@ def parse_document(text: str) -> Any:
             "the state document has no 'state'; was the file written by pccheck?"
         )
     version = document.get("version")
+    if type(version) is not int:
+        raise StateFormatError(f"the state document has the version {version!r}, no number")
     if version != VERSION:
         raise UnsupportedState(
             f"the state document has version {version!r}; this package reads {VERSION}: install "
@@ -605,8 +607,17 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
 def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Type and shape of the array that a `$array` node with this tag describes."""
     if tag is None:
+        extension = STORED_TO_EXTENSION.get(tensor.stored_dtype)
+        if extension is not None:
+            return _extension_dtype(extension), tensor.shape
         return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
-    dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
+    try:
+        dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
+    except TypeError:
+        raise UnsupportedState(
+            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does not "
+            "have; install a newer one"
+        ) from None
     if dtype.hasobject:
         raise ValueError("an array of object type")
     return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
@@ -619,5 +630,10 @@ def _extension_dtype(name: str) -> np.dtype[Any]:
         raise UnsupportedState(
             f"an array of type {name} needs the package ml_dtypes: pip install ml_dtypes"
         ) from None
-    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    try:
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    except AttributeError:
+        raise UnsupportedState(
+            f"an array of type {name} needs a newer ml_dtypes: pip install -U ml_dtypes"
+        ) from None
     return dtype

@@ -30,7 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ._engine import Pin, SaveHandle, refuse_reentry, wait_staged_everywhere
 from ._load import load_parts, load_with
 from ._loading import Loading
-from ._reader import CheckpointInfo
+from ._reader import CheckpointInfo, is_rejection
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
 from ._torch_device import Arenas, CudaStreams, DeviceCopies, Streams
@@ -51,7 +51,7 @@ from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
 from ._torch_versions import VersionGuard
 from .checkpointer import BaseCheckpointer, checkpoints
-from .errors import InvalidArgument, NoCheckpoint
+from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
 from .state import endless
 
 __all__ = [
@@ -60,6 +60,9 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")
+
+# How often the files of a run are looked at again because their writers took a step meanwhile.
+_LOAD_FULL_ATTEMPT_COUNT = 256
 
 
 class Checkpointer(BaseCheckpointer):
@@ -321,17 +324,42 @@ def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) 
     """
     if not paths:
         raise InvalidArgument("no files were given; name those of all ranks")
-    if step is None:
-        held = [{info.step for info in checkpoints(path)} for path in paths]
-        common = set.intersection(*held)
-        if not common:
-            found = "; ".join(
-                f"{os.fspath(path)}: {', '.join(map(str, sorted(steps))) or 'none'}"
-                for path, steps in zip(paths, held, strict=True)
-            )
-            raise NoCheckpoint(f"no step is in the files of all ranks ({found})")
-        step = max(common)
-    return joined([load(path, step) for path in paths])
+    if step is not None:
+        return joined([load(path, step) for path in paths])
+    rejected: dict[int, CheckpointError] = {}
+    failure: CheckpointError | None = None
+    for _ in range(_LOAD_FULL_ATTEMPT_COUNT):
+        newest = _newest_common_step(paths, rejected)
+        try:
+            return joined([load(path, newest) for path in paths])
+        except (Busy, NoCheckpoint) as error:
+            # A writer has taken it for a newer one.
+            failure = error
+        except CheckpointError as error:
+            if not is_rejection(error):
+                raise
+            rejected[newest] = error
+            log.warning("step %d cannot be used: %s; trying an older one", newest, error)
+    assert failure is not None
+    raise failure
+
+
+def _newest_common_step(
+    paths: Sequence[str | os.PathLike[str]], rejected: dict[int, CheckpointError]
+) -> int:
+    """Of the checkpoints that every file holds the one that was begun last."""
+    held = [[info.step for info in checkpoints(path)] for path in paths]
+    common = [step for step in held[0] if all(step in steps for steps in held)]
+    for step in common:
+        if step not in rejected:
+            return step
+    if rejected:
+        raise next(iter(rejected.values()))
+    found = "; ".join(
+        f"{os.fspath(path)}: {', '.join(map(str, steps)) or 'none'}"
+        for path, steps in zip(paths, held, strict=True)
+    )
+    raise NoCheckpoint(f"no step is in the files of all ranks ({found})")
 
 
 def _device(map_location: str | torch.device | None) -> torch.device | None:

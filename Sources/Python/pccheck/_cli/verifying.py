@@ -85,6 +85,9 @@ class _File:
         if infos and not self._verdicts:
             # The writer was faster every time. A search holds what it finds.
             self._verdicts.append(_verdict_of_selected(reader, reader.select_newest(step), progress))
+        is_sound = any(verdict.failure is None for verdict in self._verdicts)
+        if not is_sound and not reader.report()["may_hold_durable"]:
+            raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished")
         self._slots = describe_damage(reader.report()) if step is None else []
         sound = [verdict.info for verdict in self._verdicts if verdict.failure is None]
         self._resume = sound[0] if sound else None
