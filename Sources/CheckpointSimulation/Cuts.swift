@@ -100,8 +100,8 @@ struct Cuts {
             }
         // Only a fault of this life can cost what its writer found.
         let loadable = recording.silentFaultCount == 0 ? start.loadable : nil
-        // An opener that cannot read a superblock which a failed F2 left in one copy only, and which
-        // nobody was told of, gives its generation again, in the same place.
+        // A failed F2 may leave a superblock in one copy only, and nobody is told of it. An opener
+        // that cannot read that copy gives its generation again, in the same place.
         let generation =
             silentFaultCount == 0 && !readsFail
             ? (try? CheckpointReader(storage: image).decision.highestGeneration) : nil
