@@ -80,6 +80,22 @@ def test_the_timeout_names_them_too(path: Path) -> None:
         assert checkpointer.save(3, state(3)).wait().durable
 
 
+def test_skipped_saves_name_them_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pccheck.Checkpointer(
+        path, in_flight=1, retain=1, chunk="1 MiB", on_busy="skip"
+    ) as checkpointer:
+        checkpointer.save(1, state(1)).wait()
+        with Reader(path) as reader, caplog.at_level(logging.WARNING, "pccheck"):
+            reader.select(reader.list()[0].sequence)
+            checkpointer.save(2, state(2)).wait()
+            for step in range(3, 9):
+                assert checkpointer.save(step, state(3)).wait().kind == "skipped"
+                time.sleep(0.1)
+        said = [entry.getMessage() for entry in caplog.records]
+        assert len(said) == 1 and "was skipped because of readers: slot 0 is pinned" in said[0]
+        assert checkpointer.save(9, state(9)).wait().durable
+
+
 def test_pcinspect_shows_pins(
     stalled: tuple[pccheck.Checkpointer, subprocess.Popen[bytes]], path: Path
 ) -> None:

@@ -405,6 +405,7 @@ class Engine:
         self._table = TensorTable()
         #: Threads with an urgent save that waits for a slot.
         self._urgent_threads: list[int] = []
+        self._is_skip_told = False
         self._outstanding: list[SaveHandle] = []
         self._approvals = _Approvals()
         #: What callers of `wait_staged`, such as optimizers, waited.
@@ -494,6 +495,7 @@ class Engine:
                 if isinstance(result, SaveHandle):
                     if guard is not None:
                         self._approvals.add(result)
+                    self._tell_of_skip(result)
                     if is_urgent and self.stats()["broken_pin_count"] > broken_count:
                         log.warning(
                             "%s: the urgent save of step %d took a slot from its readers",
@@ -563,14 +565,21 @@ class Engine:
                 raise
             return handle
 
-    def _warn_of_pins(self, step: int) -> bool:
-        """Logs which readers a save waits for; False when there are none."""
+    def _tell_of_skip(self, handle: SaveHandle) -> None:
+        """Logs once when saves are skipped because readers have every slot."""
+        if handle.state != "skipped":
+            self._is_skip_told = False
+        elif not self._is_skip_told:
+            self._is_skip_told = self._warn_of_pins(handle.step, "was skipped because of")
+
+    def _warn_of_pins(self, step: int, verb: str = "waits for") -> bool:
+        """Logs which readers keep a save from a slot; False when there are none."""
         pins = self.stats()["pinned_slots"]
         if pins:
             log.warning(
-                "%s: the save of step %d waits for readers: %s; close them, or create the file "
+                "%s: the save of step %d %s readers: %s; close them, or create the file "
                 "with more slots in flight",
-                os.fsdecode(self._path), step, "; ".join(map(_pin_text, pins)),
+                os.fsdecode(self._path), step, verb, "; ".join(map(_pin_text, pins)),
             )  # fmt: skip
         return bool(pins)
 
