@@ -21,11 +21,9 @@ from __future__ import annotations
 import datetime
 import io
 import logging
-import math
 import os
 import threading
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -40,8 +38,6 @@ from torch.distributed.checkpoint.planner import (
     LoadPlanner,
     SavePlan,
     SavePlanner,
-    WriteItem,
-    WriteItemType,
 )
 from torch.futures import Future
 
@@ -49,6 +45,7 @@ from . import _unpickling
 from . import torch as pcc
 from ._dcp_files import RANK, UNUSABLE, Files, Search
 from ._dcp_reading import LAYOUT_VERSION
+from ._dcp_writing import DurableCheckpointer, Part, check_completeness, sent_checkpointer
 from ._unpickling import BadPickle, NotTrusted, Trust
 from .errors import CheckpointError, Corrupt, InvalidArgument
 
@@ -124,7 +121,7 @@ class StorageWriter(storage.StorageWriter):
         self._no_dist = no_dist
         self._options = options
         self._lock = threading.Lock()
-        self._checkpointer: _Checkpointer | None = None
+        self._checkpointer: DurableCheckpointer | None = None
         self._this = _ThisSave()
         self._thread: threading.Thread | None = None
         # True in a process that DCP has sent this writer to.
@@ -158,7 +155,7 @@ class StorageWriter(storage.StorageWriter):
         with self._lock:
             if self._checkpointer is None:
                 options = {"rank": rank, "world_size": count, **self._options}
-                opened = _sent_checkpointer if self._is_sent else _Checkpointer
+                opened = sent_checkpointer if self._is_sent else DurableCheckpointer
                 self._checkpointer = opened(path, **options)
         self._this.step = requested
 
@@ -185,7 +182,7 @@ class StorageWriter(storage.StorageWriter):
                 )
         # A plan that DCP has cached is not sent again.
         if all(plan.usable for plan in plans):
-            _check_completeness(plans)
+            check_completeness(plans)
         assert step is not None
         save = _Save(step, uuid.uuid4().hex)
         return [replace(plan, storage_data=save) for plan in plans]
@@ -204,7 +201,7 @@ class StorageWriter(storage.StorageWriter):
                 f"this rank saves step {step}, but was sent the plan of step {save.step}; wait for "
                 "the future of a save before the next one begins"
             )
-        part = _Part(plan.items, planner)
+        part = Part(plan.items, planner)
         layout = {
             "version": LAYOUT_VERSION, "items": part.descriptions, "planner": plan.planner_data,
             "world_size": self._place()[2], "save": save.save_id,
@@ -514,125 +511,6 @@ class StorageReader(storage.StorageReader):
         torch.save(plain, stream)
         stream.seek(0)
         return stream
-
-
-class _Checkpointer(pcc.Checkpointer):
-    """Saves while the caller waits, so that nothing has to be copied first."""
-
-    def save_durably(
-        self, step: int, state: dict[str, Any], tensors: list[torch.Tensor]
-    ) -> None:
-        """Returns when the checkpoint is durable; reads dense tensors of the CPU in place."""
-        in_place = {
-            tensor.untyped_storage().data_ptr() for tensor in tensors
-            if tensor.is_cpu and tensor.layout == torch.strided
-        }  # fmt: skip
-        with self._save_lock:
-            self._begin_save()
-            handle = self._save_parts(step, state, in_place)
-        outcome = handle.wait()
-        if not outcome.durable:
-            raise CheckpointError(
-                f"{self.path}: step {step} is not in the file, as a newer save was durable before "
-                "it; wait for the future of a save before the next one begins"
-            )
-
-
-# The files that this process has open for writers that DCP sent it, with their options. A writer
-# is sent anew for every save, the file stays open.
-_sent: dict[str, tuple[dict[str, Any], _Checkpointer]] = {}
-
-
-def _sent_checkpointer(path: str, **options: Any) -> _Checkpointer:
-    key = os.path.abspath(path)
-    known = _sent.pop(key, None)
-    if known is not None and (known[0] != options or not known[1].is_open):
-        known[1].close()
-        known = None
-    _sent[key] = known or (options, _Checkpointer(path, **options))
-    return _sent[key][1]
-
-
-class _Part:
-    """What one rank stores of a save."""
-
-    def __init__(self, items: Sequence[WriteItem], planner: SavePlanner) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.objects: dict[str, bytes] = {}
-        #: What a reader must know of the items beside their values.
-        self.descriptions: list[dict[str, Any]] = []
-        self.results: list[storage.WriteResult] = []
-        keys = _keys(items)
-        for item, key in zip(items, keys, strict=True):
-            value = planner.resolve_data(item)
-            if isinstance(value, torch.Tensor):
-                byte_count = self._add_tensor(item, key, value.detach())
-            else:
-                self.objects[key] = value.getvalue()
-                byte_count = len(self.objects[key])
-                self.descriptions.append({"fqn": item.index.fqn, "key": key})
-            self.results.append(storage.WriteResult(item.index, byte_count, None))
-
-    def _add_tensor(self, item: WriteItem, key: str, tensor: torch.Tensor) -> int:
-        data = item.tensor_data
-        if data is None or tuple(tensor.shape) != tuple(data.chunk.sizes):
-            planned = None if data is None else tuple(data.chunk.sizes)
-            raise InvalidArgument(
-                f"the planner gave a tensor of shape {tuple(tensor.shape)} for '{item.index.fqn}', "
-                f"but its plan says {planned}"
-            )
-        self.tensors[key] = tensor
-        self.descriptions.append(
-            {
-                "fqn": item.index.fqn, "key": key, "size": list(data.size),
-                "offsets": list(data.chunk.offsets), "sizes": list(data.chunk.sizes),
-                "requires_grad": data.properties.requires_grad,
-            }
-        )  # fmt: skip
-        return tensor.numel() * tensor.element_size()
-
-
-def _keys(items: Sequence[WriteItem]) -> list[str]:
-    """The names under which items are stored, no two of which are the same.
-
-    A whole tensor keeps its own name. Parts of one are told apart by their place, in a name that
-    no other has.
-    """
-    taken: set[str] = set()
-    for item in items:
-        if item.type != WriteItemType.SHARD:
-            if item.index.fqn in taken:
-                raise InvalidArgument(f"the plan saves '{item.index.fqn}' twice")
-            taken.add(item.index.fqn)
-    keys = []
-    for item in items:
-        key = item.index.fqn
-        if item.type == WriteItemType.SHARD and item.tensor_data is not None:
-            place = f"{key}[{','.join(map(str, item.tensor_data.chunk.offsets))}]"
-            key, number = place, 1
-            while key in taken:
-                number += 1
-                key = f"{place}~{number}"
-            taken.add(key)
-        keys.append(key)
-    return keys
-
-
-def _check_completeness(plans: Sequence[SavePlan]) -> None:
-    """Raises when the parts of a tensor in all plans are less, or more, than all of it."""
-    sizes: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    for item in (item for plan in plans for item in plan.items):
-        if item.tensor_data is not None:
-            fqn = item.index.fqn
-            sizes[fqn] = math.prod(item.tensor_data.size)
-            counts[fqn] = counts.get(fqn, 0) + math.prod(item.tensor_data.chunk.sizes)
-    for fqn, size in sizes.items():
-        if counts[fqn] != size:
-            raise InvalidArgument(
-                f"{len(plans)} of the processes that share '{fqn}' save {counts[fqn]} of its "
-                f"{size} elements, so that it could not be loaded; save with all of them"
-            )
 
 
 def _rank_and_count(group: Any = None) -> tuple[int, int]:
