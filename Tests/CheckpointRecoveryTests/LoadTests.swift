@@ -97,6 +97,32 @@ import Testing
         #expect(reads.withLock { $0 } == 0)
     }
 
+    /// What a writer puts into a slot that was rejected is another checkpoint.
+    @Test func aNewCheckpointInARejectedSlotIsTried() throws {
+        var builder = try builder()
+        let storage = builder.storage()
+        let load = Load(try CheckpointReader(storage: storage))
+        #expect(try load.next().candidate.sequence.rawValue == 5)
+        builder.complete(slot: 2, sequence: 7)
+        try MemoryStorage(openerOf: storage).writeBlocks(builder.bytes, at: 0)
+        try load.reject(CheckpointError(.busy, "a writer took it"))
+        #expect(try load.next().candidate.sequence.rawValue == 7)
+        #expect(load.rejections.isEmpty)
+    }
+
+    /// The damaged one is lost, but the one that a writer has may be whole again in a moment.
+    @Test func oneInTheHandsOfAWriterMakesTheSearchBusy() throws {
+        let storage = try builder().storage()
+        let writer = MemoryStorage(openerOf: storage)
+        for slot in [0, 1] {
+            #expect(try writer.tryLock(.slot(SlotIndex(slot)), exclusive: true))
+        }
+        let load = Load(try CheckpointReader(storage: storage))
+        let error = #expect(throws: CheckpointError.self) { try load.next() }
+        #expect(error?.code == .busy)
+        #expect(error?.message.contains("in the hands of a writer") == true)
+    }
+
     @Test func anUnreadableChunkCostsOneCheckpoint() throws {
         var builder = try ImageBuilder(capacity: 512 << 10)
         builder.complete(slot: 1, sequence: 4)

@@ -169,6 +169,8 @@ class Comparison:
         self.memory = memory
         self.tensors = tensors
         self.report = report
+        #: How many live tensors, values and objects get something of the checkpoint.
+        self.filled_count = 0
 
     def parts(self, document: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
         """The named parts of a state; what is in the checkpoint alone was not asked for."""
@@ -194,6 +196,7 @@ class Comparison:
             return self.mapping(node, target, name, is_closed=False)
         if isinstance(target, (list, tuple)):
             return self._sequence(node, target, name)
+        self.filled_count += 1
         return node
 
     def leaf(self, node: Any, live: Leaf, name: str) -> Any:
@@ -207,9 +210,13 @@ class Comparison:
             difference = Difference(name, saved.dtype, live.dtype)
             if not self.memory.keeps_values(saved, live):
                 self.report.retyped.append(difference)
-                return node if self.memory.converts(saved, live) else GONE
+                if not self.memory.converts(saved, live):
+                    return GONE
+                self.filled_count += 1
+                return node
             self.report.converted.append(difference)
         self.report.matched_count += 1
+        self.filled_count += 1
         return node
 
     def reshaped(self, name: str, saved: str, live: str) -> Any:
@@ -241,6 +248,7 @@ class Comparison:
 
     def _sequence(self, node: Any, target: Any, name: str) -> Any:
         if not self.memory.fills_in_place(target):
+            self.filled_count += 1
             return node
         children = node["$tuple"] if isinstance(node, dict) and "$tuple" in node else node
         kind = type(target).__name__

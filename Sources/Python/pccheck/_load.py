@@ -121,7 +121,8 @@ def load_parts(
     wait_staged_everywhere()
     with Reader(path) as reader:
         info, loaded = load_from(os.fspath(path), reader, step, loading)
-    restorer.restore_parts(parts, loaded)
+    with loading.explained():
+        restorer.restore_parts(parts, loaded)
     log.info("%s", described(os.fspath(path), "loaded", info, loading))
     if loading.report is not None and not loading.report.is_exact:
         log.warning("%s", loading.report)

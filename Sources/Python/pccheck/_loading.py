@@ -73,8 +73,11 @@ class ArrayMemory:
 
     def compare_object(self, comparison: Comparison, node: Any, target: Any, name: str) -> Any:
         """The part of a node that fits an object with a state of its own; None for no object."""
+        if not is_stateful(target):
+            return None
         # What such an object makes of its state is its own affair.
-        return node if is_stateful(target) else None
+        comparison.filled_count += 1
+        return node
 
     def leaf(self, node: dict[str, Any], tensors: dict[str, StoredTensor]) -> Leaf | None:
         """Type and shape of the array of a node; None when it is no array."""
@@ -187,7 +190,7 @@ class Loading:
             comparison = Comparison(self.memory, tensors, self.report)
             kept = comparison.parts(document, self._into)
         # A partial request that gets nothing has another reason than a part that was added.
-        self.report.is_empty = self.report.differs and not _holds_anything(kept)
+        self.report.is_empty = self.report.differs and not comparison.filled_count
         if self.report.differs and (self._strict or self.report.is_empty):
             raise StateMismatch(self.report)
         others = {name: document[name] for name in self._optional_parts if name in document}
@@ -257,6 +260,15 @@ class Loading:
             f"{mismatch.report.path}: step {newer['step']} is damaged ({newer['message']}), and "
             f"step {mismatch.report.step} does not fit: {mismatch.report}"
         )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Where what was loaded is given to live objects: an error says what it left behind."""
+        try:
+            yield
+        except Exception as error:
+            self.explain(error)
+            raise
 
     def explain(self, failure: Exception) -> None:
         """Says in an error what it left behind."""
@@ -360,16 +372,6 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             runs.append((start, end))
     return runs
-
-
-def _holds_anything(node: Any) -> bool:
-    """True when a document's node has a value anywhere in its containers."""
-    if isinstance(node, list):
-        return any(map(_holds_anything, node))
-    if isinstance(node, dict) and _tag(node) == "$tuple":
-        return _holds_anything(node["$tuple"])
-    items = items_of(node)
-    return True if items is None else any(_holds_anything(child) for _, _, child in items)
 
 
 def _outline(value: Any) -> str:

@@ -18,6 +18,7 @@ _LIKE_THE_PARAMETER = {
 def compare_module(comparison: Comparison, node: Any, module: torch.nn.Module, name: str) -> Any:
     """Key by key, unless the module has its own way to read what was saved."""
     if _reads_in_its_own_way(module):
+        comparison.filled_count += 1
         return node
     return comparison.mapping(node, module.state_dict(), name, is_closed=True)
 
@@ -60,6 +61,7 @@ def compare_optimizer(
             if not _fits(comparison, child, parameters[index], path):
                 continue
         kept.append((stored_key, child))
+    comparison.filled_count += 1
     pruned = with_items(saved_state, kept)
     return with_items(
         node,

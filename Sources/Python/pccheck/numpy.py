@@ -95,7 +95,8 @@ class Checkpointer(BaseCheckpointer):
         if found is None:
             return 0
         next_step, loaded = found
-        Restorer().restore_parts(state, loaded)
+        with loading.explained():
+            Restorer().restore_parts(state, loaded)
         if rng and "rng" in loaded:
             set_python_and_numpy_random_state(loaded["rng"])
         return next_step

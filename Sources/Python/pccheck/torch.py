@@ -223,7 +223,8 @@ class Checkpointer(BaseCheckpointer):
         if found is None:
             return 0
         next_step, loaded = found
-        TorchRestorer(strict).restore_parts(state, loaded)
+        with loading.explained():
+            TorchRestorer(strict).restore_parts(state, loaded)
         if rng and "rng" in loaded:
             set_random_state(loaded["rng"])
         return next_step
