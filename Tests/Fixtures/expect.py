@@ -12,8 +12,8 @@ from dataclasses import dataclass
 # Pass by pass, as pcfsck lists them: spec/PROBLEMS.md names what each letter is about.
 PASSES = "IBSTCX"
 # Within a pass: places in file order come first.
-LATE = {"I008": 1, "I011": 1, "I013": 1, "I009": 2, "I010": 3, "B009": 1, "B006": 2, "B010": 3, "T003": 1,
-        "T004": 1, "X002": 0, "X003": 1, "X004": 2, "X005": 3, "X001": 4}
+LATE = {"I008": 1, "I011": 1, "I013": 1, "I009": 2, "I010": 3, "B009": 1, "B006": 2, "B010": 3,
+        "T003": 1, "T004": 1, "X002": 0, "X003": 1, "X004": 2, "X005": 3, "X001": 4}
 SAFE_FIXES = {"I001", "B001", "B007"}
 DEFAULT = {"B010": "info", "B004": "info", "S001": "info", "S002": "info", "I009": "warning",
            "I010": "warning", "I011": "warning", "X005": "warning"}

@@ -242,7 +242,7 @@ def huge_window(claimed: int) -> bytes:
 
 
 def window(raw: bytes, exponent: int, mantissa: int = 0) -> bytes:
-    """A right frame but for its window, which is far larger than its content: RFC 8878, 3.1.1.1.2."""
+    """A right frame but for its window, far larger than its content: RFC 8878, 3.1.1.1.2."""
     whole = frame(raw)
     size = {0: 1, 1: 2, 2: 4, 3: 8}[whole[4] >> 6]
     blocks = whole[(5 if whole[4] & 0x20 else 6) + size:]

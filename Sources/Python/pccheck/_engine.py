@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes as c
 import json
 import logging
-import math
 import os
 import queue
 import threading

@@ -151,9 +151,8 @@ class TorchMemory(ArrayMemory):
             for tensor in state.values()
             if isinstance(tensor, torch.Tensor)
         ]
-        return [
-            (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in map(local_of, tensors)
-        ]
+        own = [local_of(tensor) for tensor in tensors]
+        return [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in own]
 
     def is_read(self, kind: str) -> bool:
         """False for tensors of which only type and shape are asked for."""

@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 
 from . import _debug, _live, _native
 from ._comparing import ResumeReport, StateMismatch
-from ._engine import Engine, Guard, Pin, SaveHandle, TensorTable, metadata_array, wait_staged_everywhere
+from ._engine import (
+    Engine,
+    Guard,
+    Pin,
+    SaveHandle,
+    TensorTable,
+    metadata_array,
+    wait_staged_everywhere,
+)
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._place import OpenFile, usable_path
@@ -504,8 +512,8 @@ class Checkpointer(BaseCheckpointer):
     """Checkpoints of plain state: nests of dict, list, tuple, scalars, and NumPy arrays.
 
     ``save`` returns when the state is *staged*: nothing would notice that an array changed before
-    that. ``overlap=True`` is your word that nothing does, and returns at once: call ``wait_staged()``
-    on the handle, or on the checkpointer, before changing them.
+    that. ``overlap=True`` is your word that none does, and returns at once: call
+    ``wait_staged()`` on the handle, or on the checkpointer, before changing them.
     """
 
     def save(

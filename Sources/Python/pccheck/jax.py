@@ -77,7 +77,8 @@ class Checkpointer(BaseCheckpointer):
     ) -> tuple[int, Any]:
         """The step to go on with, and ``tree`` with the values of the newest whole checkpoint.
 
-        ``(0, tree)`` for a new file. ``step`` names a checkpoint that is still in the file. A damaged checkpoint is passed over, with a warning in the log
+        ``(0, tree)`` for a new file. ``step`` names a checkpoint that is still in the file.
+        A damaged checkpoint is passed over, with a warning in the log
         that says why. Leaves that are missing from it, or have another shape or type there, are a
         ``StateMismatch`` that lists them all; with ``strict=False`` what fits is taken and the rest
         stays as it is, as ``resume_report`` tells. What the tree does not have is not read.

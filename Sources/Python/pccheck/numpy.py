@@ -78,8 +78,9 @@ class Checkpointer(BaseCheckpointer):
         """Fills the parts from the newest whole checkpoint; returns the step to go on with.
 
         Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
-        still in the file, to go on from; ``NoCheckpoint`` when it is not. Arrays are filled in place, straight
-        from the file where they are dense and of the stored type; the other contents of a dict or
+        still in the file, to go on from; ``NoCheckpoint`` when it is not.
+
+        Arrays are filled in place, straight from the file where they are dense and of the stored type; the other contents of a dict or
         list are replaced. Parts that were saved but are not asked for are not read.
 
         Arrays that are missing from the checkpoint, or have another shape or type there, are a

@@ -615,8 +615,8 @@ def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tu
         dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
     except TypeError:
         raise UnsupportedState(
-            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does not "
-            "have; install a newer one"
+            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does "
+            "not have; install a newer one"
         ) from None
     if dtype.hasobject:
         raise ValueError("an array of object type")

@@ -198,8 +198,8 @@ class Checkpointer(BaseCheckpointer):
         """Restores the parts from the newest whole checkpoint; returns the step to go on with.
 
         Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
-        still in the file, to go on from; ``NoCheckpoint`` when it is not. A damaged checkpoint is passed over,
-        with a warning in the log that says why. Parts that were saved but are not asked for are
+        still in the file, to go on from; ``NoCheckpoint`` when it is not. A damaged checkpoint is
+        passed over, with a warning in the log that says why. Parts that were saved but are not asked for are
         not read.
 
         The checkpoint is compared with the parts before anything is read. What is missing,

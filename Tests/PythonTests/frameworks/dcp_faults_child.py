@@ -294,7 +294,7 @@ def in_a_process(rank: int, world: int, directory: str) -> None:
         assert reader.step == step and state["note"]["step"] == step
         assert state["w"].to_local().tolist() == [float(step)] * 8
         dist.barrier()
-    with StorageWriter(os.path.join(directory, "here{rank}.pcc")) as writer:
+    with StorageWriter(os.path.join(directory, "here{rank}.pcc")) as writer:  # noqa: F811
         dcp.save({"w": torch.zeros(2)}, checkpoint_id=1, storage_writer=writer)
         refused(lambda: start(2).result(timeout=100), "is open in this process", "THREAD")
 

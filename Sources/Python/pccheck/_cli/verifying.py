@@ -84,7 +84,8 @@ class _File:
                 self._verdicts.append(verdict)
         if infos and not self._verdicts:
             # The writer was faster every time. A search holds what it finds.
-            self._verdicts.append(_verdict_of_selected(reader, reader.select_newest(step), progress))
+            info = reader.select_newest(step)
+            self._verdicts.append(_verdict_of_selected(reader, info, progress))
         is_sound = any(verdict.failure is None for verdict in self._verdicts)
         if not is_sound and not reader.report()["may_hold_durable"]:
             raise NoCheckpoint(f"{path}: the file holds no checkpoint that was finished")
