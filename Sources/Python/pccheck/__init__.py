@@ -6,7 +6,7 @@
 
 from . import errors
 from ._comparing import Difference, ResumeReport, StateMismatch
-from ._engine import Outcome, SaveHandle
+from ._handle import Outcome, SaveHandle
 from ._live import close_all
 from ._native import library_path
 from ._reader import CheckpointInfo

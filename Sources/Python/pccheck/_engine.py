@@ -6,37 +6,27 @@ import ctypes as c
 import json
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from . import _native
 from ._debug import Watch
-from .errors import Busy, CheckpointError, Closed, Forked, StateChanged, Timeout
+from ._handle import Approvals, Guard, SaveHandle
+from .errors import Busy, CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
 log = logging.getLogger("pccheck")
 
-# A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
-_SLICE_MILLISECONDS = 100
 # A save that waits so long for readers' pins says which processes they are.
 _PIN_WARNING_SECONDS = 2.0
-class Guard(Protocol):
-    """What notices that memory which is read in place was changed."""
-
-    def changed(self) -> list[str]:
-        """The names of the tensors that were changed since the save."""
-
-
 # Between two attempts to get a slot from a writer whose policy is not to wait for one.
 _BUSY_PAUSE_SECONDS = 0.005
-_LISTED_NAME_COUNT = 5
 
 #: Registers memory, given its address and size in bytes; returns what undoes that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -61,238 +51,6 @@ class Recovered:
     is_verified: bool
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a checkpoint ended."""
-
-    #: ``durable``, ``superseded`` or ``skipped``.
-    kind: str
-    step: int
-    sequence: int
-    #: Sequence of the newer durable checkpoint that made this one superfluous.
-    superseded_by: int | None
-    #: Seconds from ``save`` until the state was copied, and until it was durable.
-    staged_seconds: float | None
-    durable_seconds: float | None
-
-    @property
-    def durable(self) -> bool:
-        """True when this very checkpoint is durable."""
-        return self.kind == "durable"
-
-
-class SaveHandle:
-    """One checkpoint on its way. Dropping the handle does not stop the checkpoint."""
-
-    def __init__(
-        self,
-        ticket: c.c_void_p,
-        step: int,
-        owners: list[object],
-        watch: Watch | None = None,
-        reads_in_place: bool = True,
-        byte_count: int = 0,
-        reads_unguarded: bool = False,
-        guard: Guard | None = None,
-        writer: c.c_void_p | None = None,
-    ) -> None:
-        self._watch = watch
-        #: True when nothing notices or holds back what changes some of the memory.
-        self.reads_unguarded = reads_unguarded
-        # Until the writer knows whether the memory changed, it does not commit the checkpoint.
-        self._guard = guard
-        self._writer = writer
-        self._guard_lock = threading.RLock()
-        self._changed: list[str] = []
-        #: False when all that it reads are copies, which nobody else can change.
-        self._reads_in_place = reads_in_place
-        self._library = _native.library()
-        self._ticket = ticket
-        self._process = os.getpid()
-        self._owners = owners
-        self._is_noticed = False
-        self._is_told = False
-        self._byte_count = byte_count
-        #: The step that was saved.
-        self.step = step
-        #: The checkpoint's number in the file, strictly increasing; 0 when skipped.
-        self.sequence = int(self._library.pcc_ticket_sequence(ticket))
-
-    def __repr__(self) -> str:
-        return f"<SaveHandle step={self.step} sequence={self.sequence} {self.state}>"
-
-    def __del__(self) -> None:
-        # In a child the ticket's locks may be held by threads that exist only in the parent.
-        if getattr(self, "_ticket", None) and os.getpid() == self._process:
-            self._library.pcc_ticket_free(self._ticket)
-
-    @property
-    def state(self) -> str:
-        """``staging``, ``staged``, ``durable``, ``superseded``, ``skipped`` or ``failed``."""
-        self._check_process()
-        state = _native.TICKET_STATES[self._library.pcc_ticket_state(self._ticket)]
-        if state != "staging":
-            self._decide()
-        return state
-
-    def done(self) -> bool:
-        """True when the checkpoint ended, well or not."""
-        return self.state not in ("staging", "staged")
-
-    def wait_staged(self, timeout: float | None = None) -> None:
-        """Returns when the state has been copied, so that its memory may be changed.
-
-        A failed checkpoint counts as staged: its memory is no longer read. Raises ``Timeout``
-        after ``timeout`` seconds.
-        """
-        self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
-        self._release()
-
-    def _decide(self) -> None:
-        """Once it is staged, and before anybody may change the memory: tells the writer whether
-        it changed meanwhile."""
-        with self._guard_lock:
-            guard = self._guard
-            if guard is None:
-                return
-            self._changed = guard.changed()
-            error = _native.Error()
-            if self._changed:
-                reason = self._change_text().encode("utf-8", "replace")
-                self._library.pcc_writer_reject(
-                    self._writer, self._ticket, reason, c.byref(error)
-                )
-            else:
-                self._library.pcc_writer_approve(self._writer, self._ticket, c.byref(error))
-            # Last: whoever interrupts this finds the decision still to be made.
-            self._guard = None
-
-    def _decide_when_staged(self) -> None:
-        if self._guard is not None:
-            self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
-            self._decide()
-
-    def _forget_guard(self) -> None:
-        """The writer is about to be freed."""
-        with self._guard_lock:
-            self._guard = None
-
-    def _change_text(self) -> str:
-        names = ", ".join(f"'{name}'" for name in self._changed[:_LISTED_NAME_COUNT])
-        more = len(self._changed) - _LISTED_NAME_COUNT
-        return (
-            f"step {self.step}: {names}{f' and {more} more' if more > 0 else ''} changed between "
-            "save() and staged, by something that is no step of a torch optimizer, such as "
-            "load_state_dict, nn.init, an in-place operation, or a swap to averaged weights; the "
-            "checkpoint was discarded, and what was durable stays: call wait_staged() before such "
-            "a change, or give save(overlap=False)"
-        )
-
-    def wait(self, timeout: float | None = None) -> Outcome:
-        """Returns when the checkpoint is durable, was superseded by a newer one, or skipped.
-
-        Raises why it failed, or ``Timeout`` after ``timeout`` seconds.
-        """
-        began = time.monotonic()
-        try:
-            if self._guard is not None:
-                self._wait(self._library.pcc_ticket_wait_staged, timeout, "durable")
-                self._decide()
-                if timeout is not None:
-                    timeout = max(0.0, timeout - (time.monotonic() - began))
-            status = self._wait(self._library.pcc_ticket_wait, timeout, "durable")
-        except Timeout:
-            raise
-        except CheckpointError:
-            self._is_noticed = True
-            self._watch = None
-            self._release()
-            if self._changed:
-                raise StateChanged(
-                    self._change_text(), step=self.step, names=self._changed
-                ) from None
-            raise
-        self._release()
-        self._tell()
-        kinds = {_native.SUPERSEDED: "superseded", _native.SKIPPED: "skipped"}
-        return Outcome(
-            kinds.get(status, "durable"),
-            self.step,
-            self.sequence,
-            self._library.pcc_ticket_superseded_by(self._ticket) or None,
-            _seconds(self._library.pcc_ticket_staged_nanoseconds(self._ticket)),
-            _seconds(self._library.pcc_ticket_durable_nanoseconds(self._ticket)),
-        )
-
-    def exception(self) -> CheckpointError | None:
-        """Why the checkpoint failed; None while it is under way and when it did not fail."""
-        if self.state != "failed":
-            return None
-        try:
-            self.wait(timeout=10)
-        except CheckpointError as error:
-            return error
-        return None
-
-    def _tell(self) -> None:
-        """One line in the log about a checkpoint that ended well."""
-        if self._is_told or self.state != "durable":
-            return
-        self._is_told = True
-        staged = self._library.pcc_ticket_staged_nanoseconds(self._ticket)
-        durable = self._library.pcc_ticket_durable_nanoseconds(self._ticket)
-        log.info(
-            "step %d: %.1f MB staged in %.1f ms, durable in %.1f ms, %.2f GB/s",
-            self.step, self._byte_count / 1e6, staged / 1e6, durable / 1e6,
-            self._byte_count / max(durable, 1),
-        )  # fmt: skip
-
-    def _release(self) -> None:
-        """Lets go of the memory, which was copied; in debug mode, of what did not change."""
-        self._decide()
-        watch, self._watch = self._watch, None
-        try:
-            if watch is not None:
-                watch.check()
-        finally:
-            self._owners.clear()
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise Forked("this handle belongs to the parent process, which saves on", code=20)
-
-    def _wait(
-        self, call: Callable[[c.c_void_p, int, Any], int], timeout: float | None, goal: str
-    ) -> int:
-        """Calls in slices; returns OK, SUPERSEDED or SKIPPED."""
-        self._check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        error = _native.Error()
-        while True:
-            left = _SLICE_MILLISECONDS
-            if deadline is not None:
-                left = min(left, max(0, round((deadline - time.monotonic()) * 1000)))
-            status = call(self._ticket, left, c.byref(error))
-            if status in (_native.OK, _native.SUPERSEDED, _native.SKIPPED):
-                return status
-            if status != _native.TIMEOUT:
-                raise _native.exception_from(status, error)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise Timeout(
-                    f"the checkpoint of step {self.step} is not {goal} after {timeout} s; it goes "
-                    "on in the background",
-                    code=_native.TIMEOUT,
-                )
-
-    def _report_unnoticed_failure(self) -> None:
-        """Logs a failure that nobody asked about, once."""
-        if self._is_noticed or self.state != "failed":
-            return
-        error = self.exception()
-        self._is_noticed = True
-        log.error("the checkpoint of step %d failed: %s", self.step, error)
-
-
 def _pin_text(pin: dict[str, Any]) -> str:
     """One row of ``pinned_slots`` for people."""
     if pin["pid"] is None:
@@ -306,40 +64,6 @@ def _pin_text(pin: dict[str, Any]) -> str:
 
 def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
     return _native.TICKET_STATES[library.pcc_ticket_state(ticket)] == "skipped"
-
-
-def _seconds(nanoseconds: int) -> float | None:
-    return nanoseconds / 1e9 if nanoseconds else None
-
-
-class _Approvals:
-    """A thread that decides on checkpoints as soon as they are staged, whoever waits for them."""
-
-    def __init__(self) -> None:
-        self._handles: queue.SimpleQueue[SaveHandle | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def add(self, handle: SaveHandle) -> None:
-        if self._thread is None:
-            # A daemon: at exit the waits of the main thread decide.
-            self._thread = threading.Thread(target=self._run, name="pccheck-approve", daemon=True)
-            self._thread.start()
-        self._handles.put(handle)
-
-    def stop(self) -> None:
-        self._handles.put(None)
-
-    def _run(self) -> None:
-        while True:
-            handle = self._handles.get()
-            if handle is None:
-                return
-            try:
-                handle._decide_when_staged()
-            except CheckpointError:
-                # It failed by itself; its own waits say why.
-                log.debug("the checkpoint of step %d ended before it was staged", handle.step)
-            del handle
 
 
 class TensorTable:
@@ -406,7 +130,7 @@ class Engine:
         self._urgent_threads: list[int] = []
         self._is_skip_told = False
         self._outstanding: list[SaveHandle] = []
-        self._approvals = _Approvals()
+        self._approvals = Approvals()
         #: What callers of `wait_staged`, such as optimizers, waited.
         self.staged_wait_nanoseconds = 0
         self.lock = threading.RLock()

@@ -15,7 +15,8 @@ import time
 import weakref
 from typing import Any
 
-from ._engine import SaveHandle, wait_finished_everywhere
+from ._engine import wait_finished_everywhere
+from ._handle import SaveHandle
 from .errors import CheckpointError, InvalidArgument
 
 log = logging.getLogger("pccheck")
@@ -32,7 +33,7 @@ class _Watch:
         self._previous: Any = None
         self._is_installed = False
         self._process = 0
-        self._mask: set[signal.Signals] | None = None
+        self._mask: set[Any] | None = None
 
     def add(self, watcher: Preemption) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -33,6 +33,7 @@ _ALIGNMENT = 64
 # A tensor that is read into a buffer, and what takes it from there.
 _Filling: TypeAlias = tuple[StoredTensor, Callable[[Any], None]]
 _Batch: TypeAlias = Sequence[_Filling]
+_Rejections: TypeAlias = list[dict[str, Any]]
 # pcc_destination as a row of a NumPy array.
 _DESTINATION_ROW = np.dtype([("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8")])
 assert c.sizeof(_native.Destination) == _DESTINATION_ROW.itemsize
@@ -160,14 +161,14 @@ class Reader:
         _native.check(status, error)
         return _info(info)
 
-    def rejections(self) -> list[dict[str, Any]]:
+    def rejections(self) -> _Rejections:
         """What the search passed over before the selected checkpoint, newest first."""
         text, error = c.c_void_p(), _native.Error()
         status = self._library.pcc_reader_rejections_json(
             self._reader, c.byref(text), c.byref(error)
         )
         _native.check(status, error)
-        found: list[dict[str, Any]] = json.loads(_native.take_text(text))
+        found: _Rejections = json.loads(_native.take_text(text))
         return found
 
     def verify(self) -> None:

@@ -61,7 +61,8 @@ class TorchEncoder(Encoder):
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
         _Leaves(self, self._leaves, self._in_place, self._device_copies).store(self._plan)
-        storages = {entry.owner.data_ptr() for entry in self.entries if entry.is_guarded}
+        owners: list[Any] = [entry.owner for entry in self.entries if entry.is_guarded]
+        storages = {storage.data_ptr() for storage in owners}
         if storages:
             self.guarded = [
                 (path, tensor)

@@ -15,15 +15,8 @@ from typing import Any, TypeVar
 
 from . import _debug, _live, _native
 from ._comparing import ResumeReport, StateMismatch
-from ._engine import (
-    Engine,
-    Guard,
-    Pin,
-    SaveHandle,
-    TensorTable,
-    metadata_array,
-    wait_staged_everywhere,
-)
+from ._engine import Engine, Pin, TensorTable, metadata_array, wait_staged_everywhere
+from ._handle import Guard, SaveHandle
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._place import OpenFile, usable_path

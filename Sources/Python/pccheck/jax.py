@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("pccheck.jax needs the package jax: pip install 'pccheck[jax]'") from error
 
-from ._engine import SaveHandle
+from ._handle import SaveHandle
 from ._load import load_from
 from ._loading import ArrayMemory, Loading
 from ._reader import Reader

@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ._engine import SaveHandle
+from ._handle import SaveHandle
 from ._load import load_parts
 from ._loading import ArrayMemory, Loading
+from ._nesting import endless
 from ._reader import CheckpointInfo
 from ._stateful import (
     Restorer,
@@ -24,7 +25,7 @@ from ._stateful import (
     set_python_and_numpy_random_state,
 )
 from .checkpointer import BaseCheckpointer, load, load_tensor
-from .state import Encoder, endless
+from .state import Encoder
 
 __all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 
@@ -80,8 +81,9 @@ class Checkpointer(BaseCheckpointer):
         Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
         still in the file, to go on from; ``NoCheckpoint`` when it is not.
 
-        Arrays are filled in place, straight from the file where they are dense and of the stored type; the other contents of a dict or
-        list are replaced. Parts that were saved but are not asked for are not read.
+        Arrays are filled in place, straight from the file where they are dense and of the stored
+        type; the other contents of a dict or list are replaced. Parts that were saved but are not
+        asked for are not read.
 
         Arrays that are missing from the checkpoint, or have another shape or type there, are a
         ``StateMismatch`` that lists all of them, before anything is changed. With

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ._nesting import endless, joined
 from ._stored import (
     EXTENSION_ITEM_SIZE,
     EXTENSION_TO_STORED,
@@ -38,7 +39,6 @@ INLINE_BYTES_LIMIT = 1024
 NAME_BYTE_LIMIT = 4096
 #: Smaller arrays are copied; the memory of larger ones is read in place.
 _COPIED_ARRAY_LIMIT = 64 << 10
-_SHOWN_KEY_COUNT = 8
 #: Integers that every JSON reader keeps exactly.
 _PLAIN_INTEGER_LIMIT = 1 << 53
 _CANONICAL_NAN = struct.pack("<d", math.nan)
@@ -75,50 +75,6 @@ class TorchValue:
 
     tag: str
     content: Any
-
-
-def endless(state: object) -> ValueError:
-    """The error for a state whose nesting has no end, or none that can be followed."""
-    path, is_cycle = _deepest(state)
-    keys = path.split(".")
-    shown = ".".join(keys[:_SHOWN_KEY_COUNT]) + (".…" if len(keys) > _SHOWN_KEY_COUNT else "")
-    what = "contains itself" if is_cycle else f"is nested {len(keys)} deep"
-    return ValueError(
-        f"key '{shown}': the state {what}, and cannot be stored in a checkpoint; leave that key out"
-    )
-
-
-def _deepest(state: object) -> tuple[str, bool]:
-    """The path to a container that lies inside itself, else the longest one; without recursion."""
-    longest = ""
-    depth = 0
-    above: list[int] = []
-    pending: list[tuple[object, str, int]] = [(state, "", 0)]
-    while pending:
-        value, path, level = pending.pop()
-        del above[level:]
-        if id(value) in above:
-            return path, True
-        above.append(id(value))
-        if level > depth:
-            longest, depth = path, level
-        if isinstance(value, dict):
-            items: Any = value.items()
-        elif isinstance(value, (list, tuple)):
-            items = enumerate(value)
-        else:
-            continue
-        pending += [
-            (item, joined(path, key), level + 1)
-            for key, item in items
-            if isinstance(item, (dict, list, tuple))
-        ]
-    return longest, False
-
-
-def joined(path: str, key: object) -> str:
-    """A key path as messages and tensor names show it: ``optimizer.state.0.exp_avg``."""
-    return f"{path}.{key}" if path else str(key)
 
 
 class Encoder:

@@ -27,9 +27,11 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ._engine import Pin, SaveHandle, refuse_reentry, wait_staged_everywhere
+from ._engine import Pin, refuse_reentry, wait_staged_everywhere
+from ._handle import SaveHandle
 from ._load import load_parts, load_with
 from ._loading import Loading
+from ._nesting import endless
 from ._reader import CheckpointInfo, is_rejection
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
@@ -52,7 +54,6 @@ from ._torch_sharded import LocalShard, Sharding, joined
 from ._torch_versions import VersionGuard
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
-from .state import endless
 
 __all__ = [
     "Checkpointer", "LazyTensor", "LocalShard", "Sharding", "TorchDecoder", "TorchEncoder",
@@ -199,8 +200,8 @@ class Checkpointer(BaseCheckpointer):
 
         Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
         still in the file, to go on from; ``NoCheckpoint`` when it is not. A damaged checkpoint is
-        passed over, with a warning in the log that says why. Parts that were saved but are not asked for are
-        not read.
+        passed over, with a warning in the log that says why. Parts that were saved but are not
+        asked for are not read.
 
         The checkpoint is compared with the parts before anything is read. What is missing,
         unexpected, or has another shape or a type with other values is a ``StateMismatch`` that

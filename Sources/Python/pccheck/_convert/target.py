@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from .. import _native
-from .._engine import Engine, Outcome, TensorTable, metadata_array
+from .._engine import Engine, TensorTable, metadata_array
+from .._handle import Outcome
 from ..errors import CheckpointError, InvalidArgument, Timeout
 from ..state import DOCUMENT_KEY, Encoder, document_text
 from .failures import UnknownInput
