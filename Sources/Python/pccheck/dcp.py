@@ -533,6 +533,8 @@ def _path_of(path: str, rank: int, count: int) -> str:
 
 
 def _is_step(checkpoint_id: Any) -> bool:
+    if isinstance(checkpoint_id, bool):
+        return False
     return isinstance(checkpoint_id, int) or str(checkpoint_id).isdecimal()
 
 

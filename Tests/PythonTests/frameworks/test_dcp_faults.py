@@ -187,6 +187,25 @@ def test_an_id_is_that_of_one_load(path: Path) -> None:
         assert fixed.step == wanted
 
 
+def test_a_restarted_run_may_go_back(path: Path) -> None:
+    state = {"a": torch.ones(2)}
+    with StorageWriter(path, retain=2) as writer:
+        for step in (5, 10):
+            dcp.save(state, checkpoint_id=step, storage_writer=writer)
+    reader = StorageReader(path)
+    dcp.load(state, checkpoint_id=5, storage_reader=reader)
+    with StorageWriter(path, retain=2) as writer:
+        dcp.save(state, checkpoint_id=6, storage_writer=writer)
+        with pytest.raises(CheckpointException, match="below step 6"):
+            dcp.save(state, checkpoint_id=4, storage_writer=writer)
+        assert writer.checkpointer is not None
+        writer.checkpointer.rewind(3)
+        dcp.save(state, checkpoint_id=4, storage_writer=writer)
+    dcp.load(state, storage_reader=reader)
+    assert reader.step == 4
+    assert not StorageWriter.validate_checkpoint_id(True)
+
+
 class Slow(DefaultSavePlanner):
     """Plans when it is told to."""
 
