@@ -123,7 +123,6 @@ class StorageWriter(storage.StorageWriter):
         self._lock = threading.Lock()
         self._checkpointer: DurableCheckpointer | None = None
         self._this = _ThisSave()
-        self._thread: threading.Thread | None = None
         # True in a process that DCP has sent this writer to.
         self._is_sent = False
         # The path is judged where it was given, not at the first save.
@@ -131,7 +130,7 @@ class StorageWriter(storage.StorageWriter):
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """The next save of this thread is of this step."""
-        self._wait_for_the_save_before()
+        self._wait_for_saves_before()
         # An error is kept for the save itself, in which all ranks hear of it.
         self._this.requested = None if checkpoint_id is None else _step_or_error(checkpoint_id)
 
@@ -264,18 +263,21 @@ class StorageWriter(storage.StorageWriter):
 
     # -- the rest
 
-    def _wait_for_the_save_before(self) -> None:
+    @staticmethod
+    def _wait_for_saves_before() -> None:
         """Saves of ``dcp.async_save`` that overlap are made one after the other.
 
         The ranks talk to each other several times in a save, and would else answer each other's
         questions about different ones.
         """
         this = threading.current_thread()
-        with self._lock:
-            before, self._thread = self._thread, this
-        # A thread of DCP's makes one save, and ends with it.
-        if before is not None and before is not this and before.name.startswith(_DCP_THREAD):
-            before.join()
+        # Threads are listed in the order in which they were started, which is the same on all
+        # ranks; one of DCP's makes one save, and ends with it.
+        for thread in threading.enumerate():
+            if thread is this and this.name.startswith(_DCP_THREAD):
+                break
+            if thread is not this and thread.ident and thread.name.startswith(_DCP_THREAD):
+                thread.join()
 
     def _place(self) -> tuple[str, int, int]:
         """This process's file, its rank, and how many save."""
