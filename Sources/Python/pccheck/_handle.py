@@ -28,6 +28,7 @@ class Guard(Protocol):
 
     def changed(self) -> list[str]:
         """The names of the tensors that were changed since the save."""
+        ...
 
 
 @dataclass(frozen=True)

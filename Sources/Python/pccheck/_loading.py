@@ -279,10 +279,11 @@ class Loading:
             "checkpoint into them, or initialize them again"
         )
         # An error of torch keeps its own words where it can.
-        if isinstance(failure, CheckpointError) or not hasattr(failure, "add_note"):
+        add_note = getattr(failure, "add_note", None)
+        if isinstance(failure, CheckpointError) or add_note is None:
             failure.args = (f"{failure}; {text}",)
         else:
-            failure.add_note(text)
+            add_note(text)
 
 
 @contextmanager
