@@ -199,8 +199,8 @@ import Testing
             try reader.loadNewest { selected throws(CheckpointError) in try selected.verify() }
         }
         let message = error?.message ?? ""
-        #expect(message.contains("step 50, memory: slot 0 at byte \(data[0]): chunk 0 has"))
-        #expect(message.contains("step 40, memory: slot 1 at byte \(data[1] + 65_536): chunk 1"))
+        #expect(message.contains("step 50, slot 0 at byte \(data[0]): chunk 0 has"))
+        #expect(message.contains("step 40, slot 1 at byte \(data[1] + 65_536): chunk 1"))
         #expect(error?.slot == SlotIndex(0) && error?.byteOffset == data[0])
     }
 

@@ -214,8 +214,8 @@ PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
 /*
  * For an application that can tell only once a ticket is staged whether its memory changed while it
  * was copied. A checkpoint that was saved with needs_approval is committed after
- * pcc_writer_approve, and ends as failed with PCC_REJECTED after pcc_writer_reject; pcc_writer_close rejects what is
- * left. On another ticket, or one that has ended, both do nothing.
+ * pcc_writer_approve, and ends as failed with PCC_REJECTED after pcc_writer_reject;
+ * pcc_writer_close rejects what is left. On another ticket, or one that has ended, both do nothing.
  */
 PCC_API pcc_status pcc_writer_approve(pcc_writer *writer, pcc_ticket *ticket, pcc_error *error);
 PCC_API pcc_status pcc_writer_reject(pcc_writer *writer, pcc_ticket *ticket, const char *reason,
