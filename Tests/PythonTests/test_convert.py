@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import filecmp
 import json
 import os
@@ -151,6 +152,33 @@ def test_distributed_checkpoints_come_back(path: Path, tmp_path: Path) -> None:
     same(loaded[1], loaded[0])
     assert torch.equal(loaded[0]["list"][1]["x"], torch.zeros(1))
     same(pccheck.torch.load(path), loaded[0])
+
+
+class _OldPickler(pickle.Pickler):
+    """Pickles members of enumerations as Python 3.11.0 to 3.11.3 does; Debian 12 has 3.11.2."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return getattr, (type(value), value.name)
+        return NotImplemented
+
+
+def test_distributed_checkpoints_of_python_3_11_2_are_read(path: Path, tmp_path: Path) -> None:
+    folder = foreign.dcp_directory(tmp_path / "one", {"w": torch.arange(4.0)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    with open(folder / ".metadata", "wb") as file:
+        _OldPickler(file).dump(metadata)
+    assert b"getattr" in (folder / ".metadata").read_bytes()
+    run("convert", folder, "-o", path)
+    same(pccheck.torch.load(path), {"w": torch.arange(4.0)})
+
+    class Attribute:
+        def __reduce__(self) -> Any:
+            return getattr, (torch.Size, "numel")
+
+    (folder / ".metadata").write_bytes(pickle.dumps({"x": Attribute()}))
+    refused = run("convert", folder, "-o", tmp_path / "no.pcc", status=8)
+    assert "it asks for builtins.getattr, expected only" in refused.stderr
 
 
 def test_shards_of_ranks_become_whole_tensors(

@@ -31,7 +31,8 @@ _CLASSES = {
 }  # fmt: skip
 # Types whose attributes nobody can set.
 _FIXED = {("torch", "Size"), ("torch", "device"), ("collections", "OrderedDict")}
-_FUNCTIONS = {(_METADATA, "_MEM_FORMAT_ENCODING"), ("torch.serialization", "_get_layout")}
+_ENCODING = (_METADATA, "_MEM_FORMAT_ENCODING")
+_FUNCTIONS = {_ENCODING, ("torch.serialization", "_get_layout")}
 _PATHS = {("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath")}
 
 
@@ -50,11 +51,20 @@ class _MetadataUnpickler(pickle.Unpickler):
             if key not in self._made:
                 self._made[key] = self._stand_in(key)
             return self._made[key]
+        if key == ("builtins", "getattr"):
+            return self._member
         torch = torch_file.torch_module("this")
         found = getattr(torch, name, None) if module == "torch" else None
         if isinstance(found, torch.dtype):
             return found
         raise _Unknown(f"{module}.{name}")
+
+    def _member(self, owner: Any, name: str) -> Any:
+        """Python 3.11.0 to 3.11.3 writes a member of an enumeration as an attribute of it."""
+        if owner is not self._made.get(_ENCODING):
+            raise _Unknown("builtins.getattr")
+        real: Any = super().find_class(*_ENCODING)
+        return real[name]
 
     def _stand_in(self, key: tuple[str, str]) -> Any:
         if key in _PATHS:
