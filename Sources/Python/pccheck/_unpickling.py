@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import CheckpointError, LibraryNotFound
+from .errors import CheckpointError, LibraryNotFound, NotTrusted
 
 _LISTED_COUNT = 5
 # Names in these modules are types that hold numbers and nothing else.
@@ -25,10 +25,6 @@ _NUMPY_TYPE_NAMES = (
     "UInt16DType", "UInt32DType", "UInt64DType", "UInt8DType", "ULongDType", "ULongLongDType",
     "UShortDType",
 )  # fmt: skip
-
-
-class NotTrusted(CheckpointError):
-    """A pickle asks for more than tensors and plain values: to read it is to run its program."""
 
 
 class BadPickle(CheckpointError):

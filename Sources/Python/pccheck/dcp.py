@@ -46,8 +46,8 @@ from . import torch as pcc
 from ._dcp_files import RANK, UNUSABLE, Files, Search
 from ._dcp_reading import LAYOUT_VERSION
 from ._dcp_writing import DurableCheckpointer, Part, check_completeness, sent_checkpointer
-from ._unpickling import BadPickle, NotTrusted, Trust
-from .errors import CheckpointError, Corrupt, InvalidArgument
+from ._unpickling import BadPickle, Trust
+from .errors import CheckpointError, Corrupt, InvalidArgument, NotTrusted
 
 __all__ = ["NotTrusted", "StorageReader", "StorageWriter"]
 

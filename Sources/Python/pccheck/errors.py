@@ -32,6 +32,7 @@ __all__ = [
     "StateChanged",
     "StateFormatError",
     "UnsupportedState",
+    "NotTrusted",
     "LibraryNotFound",
 ]
 
@@ -221,6 +222,10 @@ class UnsupportedState(StateFormatError):
 
     A newer pccheck, torch or ml_dtypes can. It is no reason to load an older checkpoint.
     """
+
+
+class NotTrusted(CheckpointError):
+    """A pickle asks for more than tensors and plain values: to read it is to run its program."""
 
 
 class LibraryNotFound(CheckpointError, ImportError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .._unpickling import NotTrusted
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NotTrusted
 
 __all__ = ["DamagedInput", "NotTrusted", "UnknownInput"]
 

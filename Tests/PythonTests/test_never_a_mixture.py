@@ -1,0 +1,206 @@
+"""What changes while it is read in place fails its own checkpoint, by name; nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pccheck
+import pccheck.numpy
+import pccheck.torch as pcc
+import pytest
+import torch
+from torch import nn
+
+# A pool that is much smaller than the state: staging takes as long as the disk does.
+SLOW: dict[str, Any] = {"pool": "4 MiB", "chunk": "1 MiB", "retain": 2}
+
+
+def large(value: float = 1.0) -> nn.Module:
+    model = nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(12)])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+    return model
+
+
+def add_in_place(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+
+
+def swap(model: nn.Module) -> None:
+    """As a schedule-free optimizer, or an average of weights, does for an evaluation."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.lerp_(OTHER["0.weight"], 0.5)
+
+
+# Made before: what takes its time may come when all of it is staged.
+OTHER = large(7).state_dict()
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "load_state_dict": lambda model: model.load_state_dict(OTHER),
+    "nn.init": lambda model: [nn.init.zeros_(p) for p in model.parameters()],
+    "in place": add_in_place,
+    "swap": swap,
+    "detached": lambda model: [p.detach().zero_() for p in model.parameters()],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_before_staged_fails_that_checkpoint(path: Path, change: str) -> None:
+    model = large()
+    with pcc.Checkpointer(path, **SLOW) as checkpointer:
+        checkpointer.save(1, model=model, rng=False).wait()
+        handle = checkpointer.save(2, model=model, rng=False)
+        CHANGES[change](model)
+        with pytest.raises(pccheck.StateChanged, match=r"^step 2: 'model\.\d+\.weight'.*disc") as e:
+            handle.wait()
+        assert e.value.step == 2 and "model.0.weight" in e.value.names
+        assert handle.state == "failed"
+        assert checkpointer.steps()[0] == 1
+        # The run goes on, with what it has now.
+        checkpointer.save(3, model=model, rng=False).wait()
+    loaded = pcc.load(path, 3)["model"]
+    assert torch.equal(loaded["0.weight"], model[0].weight)
+    assert pcc.load(path, 1)["model"]["0.weight"].unique().tolist() == [1]
+
+
+def test_nobody_waits_and_it_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = large()
+    with caplog.at_level(logging.ERROR, "pccheck"):
+        with pcc.Checkpointer(path, **SLOW) as checkpointer:
+            checkpointer.save(1, model=model)
+            add_in_place(model)
+    assert "the checkpoint of step 1 failed: step 1: 'model.0.weight'" in caplog.text
+    with pytest.raises(pccheck.NoCheckpoint):
+        pcc.load(path)
+
+
+@pytest.mark.parametrize("wait", ["wait_staged", "poll", "everywhere"])
+def test_a_change_after_staged_is_nobodys_business(path: Path, wait: str) -> None:
+    model = large()
+    with pcc.Checkpointer(path, **SLOW) as checkpointer:
+        for step in range(4):
+            handle = checkpointer.save(step, model=model)
+            if wait == "wait_staged":
+                handle.wait_staged()
+            elif wait == "everywhere":
+                checkpointer.wait_staged()
+            else:
+                while handle.state == "staging":
+                    time.sleep(0.001)
+            add_in_place(model)
+            handle.wait()
+    assert pcc.load(path)["model"]["0.weight"].unique().tolist() == [4]
+
+
+def test_a_save_without_overlap_needs_no_care(path: Path) -> None:
+    model = large()
+    with pcc.Checkpointer(path, **SLOW) as checkpointer:
+        for step in range(4):
+            handle = checkpointer.save(step, model=model, overlap=False)
+            add_in_place(model)
+            handle.wait()
+    assert pcc.load(path)["model"]["0.weight"].unique().tolist() == [4]
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "Adafactor", "RMSprop"])
+def test_a_training_loop_is_never_disturbed(path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 512), nn.BatchNorm1d(512), nn.Linear(512, 8))
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=1e-3)
+    handles = []
+    with pcc.Checkpointer(path, pool="1 MiB", chunk="64 KiB", in_flight=3) as checkpointer:
+        for step in range(60):
+            optimizer.zero_grad()
+            model(torch.randn(16, 256)).square().mean().backward()
+            optimizer.step()
+            handles.append(checkpointer.save(step, model=model, optimizer=optimizer))
+        for handle in handles:
+            assert handle.wait().kind in ("durable", "superseded")
+
+
+def test_it_is_durable_though_nobody_asks(path: Path) -> None:
+    """The main thread sleeps, or trains for long: the checkpoint is committed meanwhile."""
+    model = large()
+    with pcc.Checkpointer(path, **SLOW) as checkpointer:
+        checkpointer.save(1, model=model)
+        deadline = time.monotonic() + 60
+        while checkpointer.stats()["durable_count"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+# -- what nothing guards
+
+
+@pytest.mark.parametrize("kind", [pcc, pccheck.numpy])
+def test_arrays_are_staged_before_save_returns(path: Path, kind: Any) -> None:
+    buffer = np.zeros(1 << 22)
+    with kind.Checkpointer(path, capacity="48 MiB", pool="16 MiB") as checkpointer:
+        for step in range(1, 5):
+            buffer[:] = step
+            handle = checkpointer.save(step, buffer=buffer)
+            buffer += 1000
+            handle.wait()
+            assert set(kind.load(path, step)["buffer"][::1000].tolist()) == {step}
+
+
+def test_arrays_of_a_plain_state_are_staged_too(path: Path) -> None:
+    buffer = np.zeros(1 << 22)
+    with pccheck.Checkpointer(path, capacity="48 MiB", pool="16 MiB") as checkpointer:
+        for step in range(1, 5):
+            buffer[:] = step
+            handle = checkpointer.save(step, {"nest": [buffer, {"small": buffer[:10]}]})
+            buffer += 1000
+            handle.wait()
+            nest = pccheck.load(path, step)["nest"]
+            assert set(nest[0][::1000].tolist()) == set(nest[1]["small"].tolist()) == {step}
+
+
+def test_the_callers_word_is_taken(path: Path) -> None:
+    buffer = np.zeros(1 << 22)
+    options = {"capacity": "48 MiB", "pool": "4 MiB", "chunk": "1 MiB"}
+    with pccheck.Checkpointer(path, **options) as checkpointer:
+        handle = checkpointer.save(1, {"x": buffer}, overlap=True)
+        assert handle.state == "staging"
+        handle.wait()
+
+
+# -- interruptions
+
+
+def test_an_interrupt_leaves_nothing_undecided(path: Path) -> None:
+    """Ctrl-C while somebody waits for *staged*: the checkpoint is decided on all the same."""
+    model = large()
+    checkpointer = pcc.Checkpointer(path, **SLOW)
+    handle = checkpointer.save(1, model=model)
+    timer = threading.Timer(0.01, signal.raise_signal, [signal.SIGINT])
+    try:
+        timer.start()
+        while True:
+            handle.wait_staged()
+            time.sleep(0.001)
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+    assert handle.wait(timeout=60).durable
+    checkpointer.close()
+
+
+def test_an_abandoned_writer_decides_nothing(path: Path) -> None:
+    model = large()
+    checkpointer = pcc.Checkpointer(path, **SLOW)
+    handle = checkpointer.save(1, model=model)
+    assert checkpointer._engine is not None
+    checkpointer._engine.abandon()
+    with pytest.raises(pccheck.CheckpointError):
+        handle.wait(timeout=60)
