@@ -33,8 +33,24 @@ def _reads_in_its_own_way(module: torch.nn.Module) -> bool:
     )
 
 
+def moves_what_it_reads(module: torch.nn.Module) -> bool:
+    """True when the module may put saved values elsewhere than under their keys: it must be given
+    them apart from its own memory. The hooks of FSDP only change how tensors are spread."""
+    return any(
+        any(not _is_of_fsdp(hook) for hook in part._load_state_dict_pre_hooks.values())
+        or not _is_of_torch(type(part).load_state_dict)
+        or not _is_of_torch(type(part)._load_from_state_dict)
+        for part in module.modules()
+    )
+
+
 def _is_of_torch(function: Any) -> bool:
     return str(function.__module__).split(".")[0] == "torch"
+
+
+def _is_of_fsdp(hook: Any) -> bool:
+    function = getattr(hook, "hook", hook)
+    return str(getattr(function, "__module__", "")).startswith("torch.distributed.fsdp")
 
 
 def compare_optimizer(

@@ -13,7 +13,7 @@ from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
 from ._stateful import fills_in_place, stateful_objects
 from ._stored import StoredTensor, View
-from ._torch_comparing import compare_module, compare_optimizer
+from ._torch_comparing import compare_module, compare_optimizer, moves_what_it_reads
 from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
 from ._torch_types import (
     DTYPES,
@@ -165,6 +165,8 @@ class TorchMemory(ArrayMemory):
 
     def state_of(self, target: Any) -> Any:
         """Modules and optimizers show their live tensors; other objects may give copies."""
+        if isinstance(target, torch.nn.Module) and moves_what_it_reads(target):
+            return None
         if isinstance(target, (torch.nn.Module, torch.optim.Optimizer)):
             return target.state_dict()
         return target

@@ -39,6 +39,8 @@ class TorchRestorer(Restorer):
             target.load_state_dict(value, strict=False)
         else:
             super().restore(name, target, value)
+        if isinstance(target, torch.optim.Optimizer):
+            _restore_exactly(target, value)
 
     def restore_other(self, name: str, target: Any, value: Any) -> None:
         """Tensors and generators."""
@@ -50,6 +52,41 @@ class TorchRestorer(Restorer):
             target.set_state(value["generator"])
         else:
             super().restore_other(name, target, value)
+
+
+def _restore_exactly(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Undoes what torch's ``load_state_dict`` does to optimizer state beyond loading it.
+
+    It casts state to the type of its parameter, which rounds fp32 masters and moments of bf16
+    weights, and state that was just made is row-major whatever the layout of its parameter, which
+    fused steps rely on. An optimizer with hooks or a ``load_state_dict`` of its own is left alone.
+    """
+    if (
+        type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict
+        or optimizer._optimizer_load_state_dict_pre_hooks
+        or optimizer._optimizer_load_state_dict_post_hooks
+    ):
+        return
+    saved_ids = [index for group in saved["param_groups"] for index in group["params"]]
+    live = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in zip(saved_ids, live, strict=False):
+        state = optimizer.state.get(parameter)
+        for key, value in saved["state"].get(index, {}).items():
+            now = state.get(key) if isinstance(state, dict) else None
+            if isinstance(value, torch.Tensor) and type(now) in PLAIN_TENSOR_TYPES:
+                state[key] = _as_saved(now, value, parameter)  # type: ignore[index]
+
+
+def _as_saved(
+    now: torch.Tensor, saved: torch.Tensor, parameter: torch.Tensor
+) -> torch.Tensor:
+    """State of the saved type, in the layout of a parameter of its shape."""
+    found = now if now.dtype == saved.dtype else saved.to(now.device)
+    is_like = found.shape == parameter.shape and type(parameter) in PLAIN_TENSOR_TYPES
+    if not is_like or found.stride() == parameter.stride():
+        return found
+    like = torch.empty_like(parameter, dtype=found.dtype, device=found.device)
+    return found if like.stride() == found.stride() else like.detach().copy_(found)
 
 
 @contextmanager
