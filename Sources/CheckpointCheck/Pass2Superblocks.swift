@@ -115,13 +115,7 @@ enum Pass2Superblocks {
     private static func checkHistory(
         _ decision: RecoveryDecision, _ context: inout CheckContext
     ) {
-        guard let newest = decision.superblock, newest.generation.rawValue > 1 else { return }
-        let previous = decision.superblockFindings.filter {
-            $0.superblock?.generation.rawValue == newest.generation.rawValue - 1
-        }
-        guard let first = previous.first,
-            !previous.contains(where: { $0.digest == newest.parentDigest })
-        else { return }
+        guard let newest = decision.superblock, let first = decision.otherParent else { return }
         context.report(
             Finding(
                 ProblemCatalogue.parentMismatch, at: first.offset,
@@ -149,5 +143,17 @@ enum Pass2Superblocks {
                 ProblemCatalogue.anchorMismatch, slot: anchor.slot, at: slot.headerOffset,
                 found: found,
                 expected: "sequence \(anchor.sequence), digest \(anchor.headerDigest)"))
+    }
+}
+
+extension RecoveryDecision {
+    /// A copy of the generation before the newest one, when none of them is the one that the newest
+    /// was written after; nil while the history is as it must be.
+    var otherParent: SuperblockReport? {
+        guard let newest = superblock, newest.generation.rawValue > 1 else { return nil }
+        let previous = superblockFindings.filter {
+            $0.superblock?.generation.rawValue == newest.generation.rawValue - 1
+        }
+        return previous.contains { $0.digest == newest.parentDigest } ? nil : previous.first
     }
 }

@@ -130,7 +130,12 @@ public final class Load {
         }
         let wasUnfinished =
             !decision.mayHoldDurable && rejections.allSatisfy { $0.error.code == .corrupt }
-        guard let first = rejections.first, !wasUnfinished else {
+        if wasUnfinished, !rejections.isEmpty {
+            return CheckpointError(
+                .noCheckpoint,
+                "\(path): the file holds no checkpoint that was finished (\(everySlot))")
+        }
+        guard let first = rejections.first else {
             return CheckpointError(
                 .noCheckpoint, "\(path) holds no checkpoint \(request) (\(everySlot))")
         }

@@ -289,6 +289,17 @@ public func pcc_writer_close(
 }
 
 @c @implementation
+public func pcc_writer_dispose(
+    _ writer: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    // Safe: the caller gives NULL or a place for a handle.
+    guard let writer = writer, let handle = writer.pointee else { return PCC_OK }
+    let closed = pcc_writer_close(handle, error)
+    writer.pointee = nil
+    return closed
+}
+
+@c @implementation
 public func pcc_writer_abandon(_ writer: OpaquePointer?) {
     guard let object = try? Handle.object(writer, CheckpointWriter.self, "writer") else {
         return

@@ -219,6 +219,8 @@ static void crash_and_recover(const char *program, const char *path)
     expect_step(reader, &infos[0]);
     expect_step(reader, &infos[1]);
     expect_search(reader, &infos[0], &infos[1]);
+    writer = NULL;
+    OK(pcc_writer_dispose(&writer, &error));
     pcc_reader_close(reader);
     free(values);
     passed("newest is the highest sequence, not the highest step; the retained one reads back");

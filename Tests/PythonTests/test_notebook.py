@@ -55,7 +55,8 @@ def test_cells_that_run_again(tmp_path: Path) -> None:
     assert shown[0] == ""
     # One line of progress, from the logger, and the value of the cell.
     assert "step 1: " in shown[1] and " staged in " in shown[1] and shown[1].endswith("True")
-    assert shown[2].startswith("Locked: run.pcc: this process has the file open already, since ")
+    said = f"Locked: {tmp_path}/run.pcc: this process has the file open already, since "
+    assert shown[2].startswith(said)
     assert "go on with that one, or close() it first" in shown[2]
     assert "pccheck.close_all()" in shown[2]
     assert shown[3] == "1" and shown[4].endswith("True")

@@ -190,8 +190,8 @@ def test_an_urgent_save_overtakes(path: Path) -> None:
     options: dict[str, object] = {"in_flight": 5, "chunk": "1 MiB", "pool": "4 MiB"}
     with pccheck.Checkpointer(path, **options) as checkpointer:
         checkpointer.save(0, state).wait()
-        older = [checkpointer.save(step, state) for step in range(1, 5)]
-        urgent = checkpointer.save(5, state, urgent=True)
+        older = [checkpointer.save(step, state, overlap=True) for step in range(1, 5)]
+        urgent = checkpointer.save(5, state, urgent=True, overlap=True)
         assert urgent.wait().durable
         overtaken = sum(handle.wait().superseded_by == urgent.sequence for handle in older)
     assert overtaken >= 2

@@ -248,6 +248,12 @@ PCC_API pcc_status pcc_writer_pool(pcc_writer *writer, void **start, uint64_t *b
  */
 PCC_API pcc_status pcc_writer_close(pcc_writer *writer, pcc_error *error);
 
+/*
+ * The same, and sets *writer to NULL when it is freed; nothing for NULL. For languages in which an
+ * exception may fall between this call and whatever would note that it was made.
+ */
+PCC_API pcc_status pcc_writer_dispose(pcc_writer **writer, pcc_error *error);
+
 /* Frees the writer without waiting for what is in flight, as a crash would. For tests and exits. */
 PCC_API void pcc_writer_abandon(pcc_writer *writer);
 

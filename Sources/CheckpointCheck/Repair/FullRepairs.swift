@@ -167,7 +167,8 @@ struct FullRepairs {
                 "Go on with what a resume follows now, which names \(names)? The other superblock "
                     + "of generation \(decision.highestGeneration) is overwritten then.")
         }
-        if facts.has(ProblemCatalogue.parentMismatch) {
+        // Asked of the decision, not of what was found: a cut block may count once it is whole.
+        if decision.otherParent != nil {
             return isAllowed(
                 ProblemCatalogue.parentMismatch,
                 "Go on from the newest superblock, which names \(names)? What tells of another "
@@ -231,7 +232,7 @@ struct FullRepairs {
     private var superblockProblem: Problem? {
         guard let superblock = decision.superblock else { return ProblemCatalogue.superblocksLost }
         if decision.isFork { return ProblemCatalogue.fork }
-        if facts.has(ProblemCatalogue.parentMismatch) { return ProblemCatalogue.parentMismatch }
+        if decision.otherParent != nil { return ProblemCatalogue.parentMismatch }
         if facts.has(ProblemCatalogue.superblockPairDamaged) {
             return ProblemCatalogue.superblockPairDamaged
         }

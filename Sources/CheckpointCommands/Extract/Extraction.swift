@@ -157,6 +157,7 @@ struct Extraction {
         let sources = SalvageSources(inspection)
         var rejections = lostSlots(besides: sources)
         for rejection in rejections { say(rejection.message) }
+        guard !sources.isEmpty else { throw command.choice.missing(inspection) }
         try makeDirectory()
         var results: [ExtractionResult] = []
         var names: [String] = []

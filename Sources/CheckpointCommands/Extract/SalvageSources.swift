@@ -22,6 +22,8 @@ final class SalvageSources {
         damagedTables = known.filter { $0.isTableDamaged && isWanted($0.candidate) }
     }
 
+    var isEmpty: Bool { known.isEmpty }
+
     func knows(_ slot: SlotIndex) -> Bool { known.contains { $0.candidate.slot == slot } }
 
     func count(ofStep step: UInt64) -> Int { known.count { $0.candidate.step == step } }

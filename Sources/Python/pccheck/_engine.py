@@ -6,6 +6,7 @@ import ctypes as c
 import json
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -60,10 +61,6 @@ def _pin_text(pin: dict[str, Any]) -> str:
     else:
         holder = f"process {pin['pid']} ({pin['command']})"
     return f"slot {pin['slot']} is pinned by {holder}"
-
-
-def _was_skipped(library: c.CDLL, ticket: c.c_void_p) -> bool:
-    return _native.TICKET_STATES[library.pcc_ticket_state(ticket)] == "skipped"
 
 
 class TensorTable:
@@ -196,7 +193,6 @@ class Engine:
         An urgent one waits for a slot whatever the policy, and goes before the others. A save may
         become urgent while it waits: ``urgent`` is asked again for every attempt.
         """
-        refuse_reentry(self.lock, os.fsdecode(self._path))
         rows = metadata_array(metadata)
         began, is_told, is_waiting = time.monotonic(), False, False
         broken_count = 0
@@ -251,41 +247,36 @@ class Engine:
         guard: Guard | None,
     ) -> SaveHandle | CheckpointError:
         """Begins a checkpoint, or returns that there is no slot for it yet."""
+        refuse_reentry(self, os.fsdecode(self._path))
         with self.lock:
             writer = self._open_writer()
             self.reap()
             address, count = self._table.fill(entries)
-            ticket, error = c.c_void_p(), _native.Error()
-            owners = [entry.owner for entry in entries]
+            error = _native.Error()
             in_place = any(not entry.is_copy and entry.byte_count for entry in entries)
-            count_of_bytes = sum(entry.byte_count for entry in entries)
             is_unguarded = in_place and any(
                 not (entry.is_copy or entry.is_guarded) and entry.byte_count for entry in entries
             )
-            more = (watch, in_place, count_of_bytes, is_unguarded, guard, writer)
-            handle: SaveHandle | None = None
+            handle = SaveHandle(
+                step, [entry.owner for entry in entries], watch, in_place,
+                sum(entry.byte_count for entry in entries), is_unguarded, guard, writer,
+            )  # fmt: skip
+            # Known before it begins: the writer reads the memory, so somebody must keep it,
+            # whatever interrupts this.
+            self._outstanding.append(handle)
             try:
                 status = self._library.pcc_writer_save(
                     writer, step, address, count, rows, len(rows), c.byref(options),
-                    c.byref(ticket), c.byref(error),
+                    c.byref(handle._ticket), c.byref(error),
                 )  # fmt: skip
                 if status in (_native.BUSY, _native.TIMEOUT):
                     return _native.exception_from(status, error)
-                is_skipped = status == _native.OK and _was_skipped(self._library, ticket)
-                if options.is_urgent and is_skipped:
-                    self._library.pcc_ticket_free(ticket)
-                    ticket = c.c_void_p()
-                    return Busy(f"step {step} was skipped", code=_native.BUSY)
                 _native.check(status, error)
-                handle = SaveHandle(ticket, step, owners, *more)
-                self._outstanding.append(handle)
-            except BaseException:
-                # Interrupted once the writer had begun: it reads the memory, so somebody must
-                # keep it.
-                if ticket and handle not in self._outstanding:
-                    handle = handle or SaveHandle(ticket, step, owners, *more)
-                    self._outstanding.append(handle)
-                raise
+                if options.is_urgent and handle.state == "skipped":
+                    return Busy(f"step {step} was skipped", code=_native.BUSY)
+            finally:
+                if not handle.has_begun and handle in self._outstanding:
+                    self._outstanding.remove(handle)
             return handle
 
     def _tell_of_skip(self, handle: SaveHandle) -> None:
@@ -311,6 +302,8 @@ class Engine:
         with self.lock:
             unfinished = []
             for handle in self._outstanding:
+                if not handle.has_begun:
+                    continue
                 state = handle.state
                 if state != "staging":
                     handle._release()
@@ -323,17 +316,19 @@ class Engine:
 
     def wait_staged(self) -> None:
         """Returns when no checkpoint reads the caller's memory any more."""
-        if self._writer is None or os.getpid() != self._process:
+        if not self._writer or os.getpid() != self._process:
             return
         began = time.perf_counter_ns()
         for handle in list(self._outstanding):
-            if handle._reads_in_place and (handle._owners or handle._watch):
+            if handle.has_begun and handle._reads_in_place and (handle._owners or handle._watch):
                 handle.wait_staged()
         self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 
     def wait_finished(self) -> None:
         """Returns when every checkpoint has ended; failures that nobody knows of are logged."""
         for handle in list(self._outstanding):
+            if not handle.has_begun:
+                continue
             is_known = handle._is_noticed
             try:
                 handle.wait()
@@ -379,10 +374,11 @@ class Engine:
                 except Exception:
                     # The file is closed all the same: what was saved matters more.
                     log.exception("the staging pool could not be unpinned")
-            writer, self._writer = self._writer, None
             self._approvals.stop()
             error = _native.Error()
-            status = self._library.pcc_writer_close(writer, c.byref(error))
+            # It sets the pointer to NULL itself: an interrupt leaves it open or closed, not lost.
+            status = self._library.pcc_writer_dispose(c.byref(self._writer), c.byref(error))
+            self._writer = None
             _native.check(status, error)
 
     def abandon(self) -> None:
@@ -402,7 +398,7 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """True while this process may save with it."""
-        return self._writer is not None and os.getpid() == self._process
+        return bool(self._writer) and os.getpid() == self._process
 
     def _open_writer(self) -> c.c_void_p:
         if os.getpid() != self._process:
@@ -410,23 +406,28 @@ class Engine:
                 "this checkpointer belongs to the parent process; open another file in the child",
                 code=20,
             )
-        if self._writer is None:
+        if not self._writer:
             raise Closed("the checkpointer was closed; open the file again", code=15)
         return self._writer
 
 
-def refuse_reentry(lock: Any, path: str) -> None:
-    """Raises when this thread holds the lock of a save already.
+def refuse_reentry(owner: object, path: str) -> None:
+    """Raises when the function that calls this is at work on the same owner further up the stack.
 
     A signal handler, a hook or a finalizer can run in the middle of a save. One that saved there
-    would take the tables of that save from under it.
+    would take the tables of that save from under it. The stack is asked, as an interrupt can leave
+    a lock or a mark behind.
     """
-    if lock._is_owned():
-        raise CheckpointError(
-            f"{path}: save() was called while this thread is inside another call of the same "
-            "checkpointer, by a signal handler, a hook or a finalizer; have it set a flag, and "
-            "save at the end of the step (on_sigterm='save' does that for SIGTERM)"
-        )
+    own = sys._getframe(1)
+    frame = own.f_back
+    while frame is not None:
+        if frame.f_code is own.f_code and frame.f_locals.get("self") is owner:
+            raise CheckpointError(
+                f"{path}: save() was called in the middle of another save() of the same "
+                "checkpointer, by a signal handler, a hook or a finalizer; have it set a flag, and "
+                "save at the end of the step (on_sigterm='save' does that for SIGTERM)"
+            )
+        frame = frame.f_back
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

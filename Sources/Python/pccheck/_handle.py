@@ -56,7 +56,6 @@ class SaveHandle:
 
     def __init__(
         self,
-        ticket: c.c_void_p,
         step: int,
         owners: list[object],
         watch: Watch | None = None,
@@ -77,7 +76,9 @@ class SaveHandle:
         #: False when all that it reads are copies, which nobody else can change.
         self._reads_in_place = reads_in_place
         self._library = _native.library()
-        self._ticket = ticket
+        # Filled by the call that begins the checkpoint, and freed with this object: no interrupt
+        # can fall between a ticket and its owner. NULL before.
+        self._ticket = c.c_void_p()
         self._process = os.getpid()
         self._owners = owners
         self._is_noticed = False
@@ -85,8 +86,16 @@ class SaveHandle:
         self._byte_count = byte_count
         #: The step that was saved.
         self.step = step
-        #: The checkpoint's number in the file, strictly increasing; 0 when skipped.
-        self.sequence = int(self._library.pcc_ticket_sequence(ticket))
+
+    @property
+    def sequence(self) -> int:
+        """The checkpoint's number in the file, strictly increasing; 0 when skipped."""
+        return int(self._library.pcc_ticket_sequence(self._ticket))
+
+    @property
+    def has_begun(self) -> bool:
+        """False before the writer knows of the checkpoint, and for one that it refused."""
+        return bool(self._ticket)
 
     def __repr__(self) -> str:
         return f"<SaveHandle step={self.step} sequence={self.sequence} {self.state}>"

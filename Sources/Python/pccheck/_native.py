@@ -208,6 +208,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_writer_stats_json", c.c_int32, [_P, _TEXT, _ERROR]),
     ("pcc_writer_pool", c.c_int32, [_P, _HANDLE, c.POINTER(c.c_uint64), _ERROR]),
     ("pcc_writer_close", c.c_int32, [_P, _ERROR]),
+    ("pcc_writer_dispose", c.c_int32, [_HANDLE, _ERROR]),
     ("pcc_writer_abandon", None, [_P]),
     ("pcc_ticket_state", c.c_int32, [_P]),
     ("pcc_ticket_sequence", c.c_uint64, [_P]),
@@ -242,7 +243,8 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
 
 _library: c.CDLL | None = None
 _library_path = ""
-_library_lock = threading.Lock()
+# A signal handler may save while the library is loaded.
+_library_lock = threading.RLock()
 
 
 def _candidates() -> list[str]:
@@ -281,6 +283,9 @@ def _open_first() -> tuple[c.CDLL, str]:
 def library() -> c.CDLL:
     """The native library, loaded on first use."""
     global _library, _library_path
+    # Without the lock: an interrupt at the end of a `with` leaves it taken.
+    if _library is not None:
+        return _library
     with _library_lock:
         if _library is not None:
             return _library

@@ -67,6 +67,7 @@ class Reader:
     ) -> None:
         """A forensic reader shows what is left of damaged checkpoints; nothing is resumed from
         what it reads."""
+        self._process = os.getpid()
         self._library = _native.library()
         self._reader = c.c_void_p()
         options = _native.ReaderOptions(
@@ -80,7 +81,6 @@ class Reader:
             _native.encode_path(path), c.byref(options), c.byref(self._reader), c.byref(error)
         )
         _native.check(status, error)
-        self._process = os.getpid()
 
     def __enter__(self) -> Reader:
         return self
@@ -93,10 +93,10 @@ class Reader:
 
     def close(self) -> None:
         """Unpins the selected slot and closes the file."""
-        reader = getattr(self, "_reader", None)
+        # Taken first, so that no interrupt has it closed twice.
+        reader, self._reader = getattr(self, "_reader", None), c.c_void_p()
         if reader and os.getpid() == self._process:
             self._library.pcc_reader_close(reader)
-        self._reader = c.c_void_p()
 
     def list(self) -> list[CheckpointInfo]:
         """The checkpoints that can be loaded, in the order in which recovery tries them."""

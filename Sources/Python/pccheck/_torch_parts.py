@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,17 +87,36 @@ def _as_saved(
     return found if like.stride() == found.stride() else like.detach().copy_(found)
 
 
-@contextmanager
-def collection_put_off() -> Iterator[None]:
+class CollectionPutOff:
     """Describing a large state makes many small objects, and no garbage: while that goes on, the
-    collector would look through all of them again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    collector would look through all of them again and again.
+
+    Of use for large states only, and an interrupt at the wrong moment leaves the collector off:
+    whoever comes next turns it on again.
+    """
+
+    #: A save of fewer tensors takes no time worth this.
+    LEAST_TENSOR_COUNT = 10_000
+    _is_off = False
+
+    def __init__(self, tensor_count: int) -> None:
+        self._is_wanted = tensor_count >= self.LEAST_TENSOR_COUNT
+
+    def __enter__(self) -> None:
+        if CollectionPutOff._is_off:
+            self._turn_on()
+        if self._is_wanted and gc.isenabled():
+            CollectionPutOff._is_off = True
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if CollectionPutOff._is_off:
+            self._turn_on()
+
+    @staticmethod
+    def _turn_on() -> None:
+        gc.enable()
+        CollectionPutOff._is_off = False
 
 
 def collect_parts(value: Any) -> Any:

@@ -29,6 +29,11 @@ class Plan:
         self._small: dict[torch.dtype, list[int]] = {}
         self._others: list[int] = []
 
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors were stored last."""
+        return len(self._entries)
+
     def fits(self, signature: list[Any], names_before: list[str]) -> bool:
         """True when the state has the structure of the last one."""
         return signature == self._signature and names_before == self._names_before

@@ -184,7 +184,7 @@ class _Checkpointer(pcc.Checkpointer):
     """Saves a state that was taken out of its objects already."""
 
     def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
-        refuse_reentry(self._save_lock, self._path)
+        refuse_reentry(self, self._path)
         with self._save_lock:
             self._begin_save()
             self._save_parts(step, parts, in_place)

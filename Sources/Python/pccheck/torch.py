@@ -39,9 +39,9 @@ from ._torch_device import Arenas, CudaStreams, DeviceCopies, Streams
 from ._torch_encoder import TorchEncoder
 from ._torch_lazy import LazyTensor, load_lazily
 from ._torch_parts import (
+    CollectionPutOff,
     TorchRestorer,
     collect_parts,
-    collection_put_off,
     guard_averaging,
     in_place_storages,
     random_state,
@@ -118,9 +118,9 @@ class Checkpointer(BaseCheckpointer):
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
-        refuse_reentry(self._save_lock, self._path)
+        refuse_reentry(self, self._path)
         # Until what describes the state is gone again.
-        with self._save_lock, collection_put_off():
+        with self._save_lock, CollectionPutOff(self._plan.tensor_count):
             handle = self._save(step, rng, metadata, urgent, overlap, state)
         self._wait_before_steps()
         return handle
@@ -136,16 +136,15 @@ class Checkpointer(BaseCheckpointer):
     ) -> SaveHandle:
         # What was staged meanwhile gives its pinned memory back.
         self._begin_save()
-        with collection_put_off():
-            try:
-                parts = {name: collect_parts(value) for name, value in state.items()}
-                objects = list(stateful_objects(state))
-            except RecursionError:
-                raise endless(state) from None
-            if rng:
-                parts["rng"] = random_state()
-            guard_averaging(objects)
-            in_place = in_place_storages(objects)
+        try:
+            parts = {name: collect_parts(value) for name, value in state.items()}
+            objects = list(stateful_objects(state))
+        except RecursionError:
+            raise endless(state) from None
+        if rng:
+            parts["rng"] = random_state()
+        guard_averaging(objects)
+        in_place = in_place_storages(objects)
         room = room_for_moments(objects) if self._engine is None else 0
         return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap)
 
@@ -163,21 +162,20 @@ class Checkpointer(BaseCheckpointer):
 
         Tensors whose storage is in ``in_place`` are read where they are until they are staged.
         """
-        with collection_put_off():
-            # In debug mode the entries outlive the call, and cannot be used again.
-            plan = None if self._is_debugging else self._plan
-            copies = DeviceCopies(self._arenas)
-            encoder = TorchEncoder(in_place, plan, copies)
-            document = encoder.encode_state(parts)
-            copies.wait()
-            try:
-                return self._save_state(
-                    step, encoder, document, metadata, urgent, room,
-                    overlap=None if overlap else False,
-                    guard=VersionGuard(encoder.guarded) if encoder.guarded and overlap else None,
-                )  # fmt: skip
-            finally:
-                self._plan.release()
+        # In debug mode the entries outlive the call, and cannot be used again.
+        plan = None if self._is_debugging else self._plan
+        copies = DeviceCopies(self._arenas)
+        encoder = TorchEncoder(in_place, plan, copies)
+        document = encoder.encode_state(parts)
+        copies.wait()
+        try:
+            return self._save_state(
+                step, encoder, document, metadata, urgent, room,
+                overlap=None if overlap else False,
+                guard=VersionGuard(encoder.guarded) if encoder.guarded and overlap else None,
+            )  # fmt: skip
+        finally:
+            self._plan.release()
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
         """Saves when the policy says so; takes what ``save`` takes.
