@@ -62,5 +62,5 @@ def test_cells_that_run_again(tmp_path: Path) -> None:
     assert shown[3] == "1" and shown[4].endswith("True")
     assert shown[5] == ""
     assert shown[6] == shown[7] == "[2, 1]\n", shown
-    assert shown[8] == "<pccheck.checkpointer.Checkpointer 'run.pcc' closed>"
+    assert shown[8] == f"<pccheck.checkpointer.Checkpointer '{tmp_path}/run.pcc' closed>"
     assert [info.step for info in pccheck.checkpoints(tmp_path / "run.pcc")] == [2, 1]
