@@ -127,6 +127,7 @@ extension RecoveryDecision {
             ("highest_sequence", .number(highestSequence.rawValue)),
             ("is_clean_close", .bool(superblock?.isCleanClose ?? false)),
             ("may_hold_durable", .bool(mayHoldDurable)),
+            ("has_lost_end", .bool(hasLostEnd)),
             ("slots", .array(slots.map(\.json))),
         ])
     }

@@ -282,6 +282,22 @@ def test_a_document_of_a_newer_version_is_no_damage(path: Path) -> None:
         pccheck.load(path)
 
 
+def test_a_lost_end_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Everything is there, but nothing can be written before it is restored."""
+    trained(path)
+    os.truncate(path, path.stat().st_size - 4096)
+    live = model(0)
+    assert pcc.load_into(path, model=live).step == 20 and live.weight[0, 0] == 20
+    assert "the end of the file is missing; pcfsck -y restores it" in caplog.text
+    done = run(sys.executable, "-m", "pccheck", "verify", path)
+    assert done.returncode == 4 and b"the end of the file is missing" in done.stdout
+    with pytest.raises(pccheck.Corrupt, match="pcfsck -y"):
+        pcc.Checkpointer(path)
+    assert run(BIN / "pcfsck", "-y", path).returncode == 1
+    with pcc.Checkpointer(path) as checkpointer:
+        assert checkpointer.resume(model=live, rng=False) == 21
+
+
 # -- beside a fast writer
 
 

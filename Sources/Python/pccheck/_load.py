@@ -175,10 +175,13 @@ _DAMAGE_REASONS = {
 
 
 def describe_damage(report: dict[str, Any]) -> list[str]:
-    """The slots of a recovery report that cannot be used because they are damaged."""
-    return [
+    """What of a recovery report is damage: slots that cannot be used, and an end that is lost."""
+    slots = [
         f"slot {slot['slot']} is {slot['reason']}"
         + (f" ({slot['detail']})" if slot.get("detail") else "")
         for slot in report["slots"]
         if slot["reason"] in _DAMAGE_REASONS
     ]
+    if report["has_lost_end"]:
+        slots.append("the end of the file is missing; pcfsck -y restores it")
+    return slots
