@@ -103,7 +103,7 @@ def test_the_page_has_every_exception() -> None:
     text = PAGE.read_text()
     elsewhere = {
         "CheckpointError", "InvalidArgument", "FileAlreadyExists", "StateFormatError",
-        "UnsupportedState",
+        "UnsupportedState", "NotTrusted",
     }  # fmt: skip
     for name in set(pccheck.errors.__all__) - elsewhere:
         assert re.search(rf"\b{name}\b", text), name

@@ -52,7 +52,8 @@ class _MetadataUnpickler(pickle.Unpickler):
                 self._made[key] = self._stand_in(key)
             return self._made[key]
         if key == ("builtins", "getattr"):
-            return self._member
+            # A new function, like all stand-ins: a pickle can set attributes of it.
+            return lambda owner, name: self._member(owner, name)
         torch = torch_file.torch_module("this")
         found = getattr(torch, name, None) if module == "torch" else None
         if isinstance(found, torch.dtype):
