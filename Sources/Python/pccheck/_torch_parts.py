@@ -68,11 +68,13 @@ def _restore_exactly(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
     saved_ids = [index for group in saved["param_groups"] for index in group["params"]]
     live = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in zip(saved_ids, live, strict=False):
-        state = optimizer.state.get(parameter)
+        state: Any = optimizer.state.get(parameter)
+        if not isinstance(state, dict):
+            continue
         for key, value in saved["state"].get(index, {}).items():
-            now = state.get(key) if isinstance(state, dict) else None
+            now: Any = state.get(key)
             if isinstance(value, torch.Tensor) and type(now) in PLAIN_TENSOR_TYPES:
-                state[key] = _as_saved(now, value, parameter)  # type: ignore[index]
+                state[key] = _as_saved(now, value, parameter)
 
 
 def _as_saved(
