@@ -148,6 +148,8 @@ def build(texts, sites):
         dropped = set()
         for error in errors:
             dropped.update(blame(error, kept, columns, blamed_lines))
+        if not dropped:
+            sys.exit(f"nobody is to blame for what does not build: see {BUILD}/build.log")
         kept = [site for site in kept if site.number not in dropped]
         print(f"{len(dropped)} places do not compile; {len(kept)} left", flush=True)
 

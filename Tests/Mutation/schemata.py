@@ -81,6 +81,9 @@ def find_sites(file, text):
         elif token.kind == "number" and before != ".":
             add(token, token.text, [f"{token.text} + 1"],
                 wrapped(token.start, token.end, "mutated"))
+        elif token.text == "true" and before == "while":
+            # A loop without an end: the compiler knows that nothing follows it.
+            continue
         elif token.text in ("true", "false"):
             add(token, token.text, ["false" if token.text == "true" else "true"],
                 wrapped(token.start, token.end, "mutated"))
@@ -89,6 +92,8 @@ def find_sites(file, text):
             add(token, token.text, [other],
                 [(token.start, code[index + 1].end, f"mutated_{token.text}({{id}}, ")])
         elif token.text in ("guard", "if", "while") and before != "#":
+            if token.text == "while" and code[index + 1].text == "true":
+                continue
             for first, last in conditions(code, index):
                 forced = ["false"] if token.text == "while" else ["true", "false"]
                 order = "forced_false" if token.text == "while" else "forced"
