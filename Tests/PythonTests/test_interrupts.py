@@ -64,10 +64,13 @@ while count >= place:
         sys.settrace(None)
     if name == "close":
         checkpointer.close()
-        # Interrupted, it may have left the file to the finalizer.
         checkpointer = None
-        gc.collect()
-        checkpointer = pcc.Checkpointer(path)
+        try:
+            checkpointer = pcc.Checkpointer(path)
+        except pccheck.Locked:
+            # Interrupted, it may have left the file to the finalizer.
+            gc.collect()
+            checkpointer = pcc.Checkpointer(path)
     elif place % 10 == 0:
         gc.collect()
         junk = [bytearray(200) for _ in range(2000)]
