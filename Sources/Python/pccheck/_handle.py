@@ -299,6 +299,9 @@ class Approvals:
             except CheckpointError:
                 # It failed by itself; its own waits say why.
                 log.debug("the checkpoint of step %d ended before it was staged", handle.step)
+            except Exception:
+                # Those behind it still need a word; whoever waits for this one asks again.
+                log.exception("the checkpoint of step %d was not decided on", handle.step)
             del handle
 
 

@@ -49,7 +49,9 @@ class OpenFile:
         try:
             now = os.stat(self._path)
         except OSError as error:
-            raise self._gone("was removed or renamed", error) from None
+            is_gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            what = "was removed or renamed" if is_gone else f"cannot be seen ({error.strerror})"
+            raise self._gone(what, error) from None
         if (now.st_dev, now.st_ino) != (self._found.st_dev, self._found.st_ino):
             raise self._gone("was replaced: another file is there")
         if stat.S_ISREG(now.st_mode) and now.st_size < self._found.st_size:
