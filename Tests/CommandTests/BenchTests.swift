@@ -128,12 +128,10 @@ import Testing
             let entry = try #require(try objects(json[part]).first)
             let fio = try #require(entry["fio_megabytes_per_second"] as? [String: Object])
             #expect(fio.count == count, "\(fio.keys)")
-            let best = try #require(
-                fio.max { a, b in
-                    (a.value["median"] as? Double ?? 0) < (b.value["median"] as? Double ?? 0)
-                })
-            #expect(entry["best_fio"] as? String == best.key)
-            let limit = try #require(best.value["median"] as? Double)
+            // At this size fio's clock ticks coarsely, so that two settings may have equal rates.
+            let limit = try #require(fio.values.compactMap { $0["median"] as? Double }.max())
+            let best = try #require(entry["best_fio"] as? String)
+            #expect(fio[best]?["median"] as? Double == limit, "\(best) of \(fio)")
             let ratio = try median(entry, "ratio_to_best_fio")
             #expect(abs(ratio - (try median(entry, rate)) / limit) < 1e-9)
         }
