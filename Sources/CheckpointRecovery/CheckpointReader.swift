@@ -92,7 +92,7 @@ public final class CheckpointReader: Sendable {
     public func select(
         _ candidate: Candidate, proof: Proof = .demanded
     ) throws(CheckpointError) -> SelectedCheckpoint {
-        guard try pins.pin(candidate.slot) else { throw taken(candidate) }
+        guard try pins.pin(candidate.slot) else { throw candidate.taken(in: storage.path) }
         let selected = SelectedCheckpoint(
             candidate,
             reader: PayloadReader(
@@ -106,15 +106,18 @@ public final class CheckpointReader: Sendable {
             throw CheckpointError(error, slot: candidate.slot)
         }
         let found = Digest(of: header, 0..<SlotHeader.Layout.checksum.offset)
-        guard found == candidate.headerDigest else { throw taken(candidate) }
+        guard found == candidate.headerDigest else { throw candidate.taken(in: storage.path) }
         return selected
     }
+}
 
-    private func taken(_ candidate: Candidate) -> CheckpointError {
+extension Candidate {
+    /// The error for whoever finds another checkpoint in the slot than this one.
+    func taken(in path: String) -> CheckpointError {
         CheckpointError(
             .busy,
-            "\(storage.path): slot \(candidate.slot) held sequence \(candidate.sequence), but a "
-                + "writer has taken it for a newer checkpoint; refresh and choose again",
-            slot: candidate.slot, byteOffset: candidate.headerOffset)
+            "\(path): slot \(slot) held sequence \(sequence), but a writer has taken it for a "
+                + "newer checkpoint; refresh and choose again",
+            slot: slot, byteOffset: headerOffset)
     }
 }

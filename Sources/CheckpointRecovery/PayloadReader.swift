@@ -146,11 +146,7 @@ struct PayloadReader: Sendable {
                 at: candidate.headerOffset, count: Limits.blockByteCount),
             Digest(of: header, 0..<SlotHeader.Layout.checksum.offset) != candidate.headerDigest
         else { return nil }
-        return CheckpointError(
-            .busy,
-            "\(storage.path): slot \(candidate.slot) held sequence \(candidate.sequence), but a "
-                + "writer has taken it for a newer checkpoint; refresh and choose again",
-            slot: candidate.slot, byteOffset: candidate.headerOffset)
+        return candidate.taken(in: storage.path)
     }
 
     /// The same, but hands damage to `body` too, which decides whether to go on. A slot that was

@@ -7,7 +7,6 @@ import fcntl
 import os
 import struct
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from pccheck import _native
 from pccheck._reader import Reader
 from test_one_way_in import (
     BIN,
-    READ_FAILS,
     SIZES,
     anchored_and_rotten,
     busy,
@@ -29,7 +27,7 @@ from test_one_way_in import (
     spoil,
     state,
 )
-from writers import preloadable
+from writers import run_with_bad_sector
 
 __all__ = ["busy"]
 
@@ -202,14 +200,7 @@ def test_one_unreadable_sector_costs_one_checkpoint_of_dcp(path: Path, tmp_path:
     for step in (10, 20):
         with pccheck.dcp.StorageWriter(path, **SIZES) as writer:
             dcp.save(state(step), storage_writer=writer, checkpoint_id=step)
-    place = path.read_bytes().rfind(np.full(1024, 20.5, np.float32).tobytes())
-    environment = os.environ | {
-        "LD_PRELOAD": str(preloadable(tmp_path, "badsector", READ_FAILS)),
-        "BAD_SECTOR": str(place),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", DCP_LOAD, path], env=environment, capture_output=True, text=True
-    )
+    done = run_with_bad_sector(DCP_LOAD, path, np.full(1024, 20.5, np.float32).tobytes(), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["10.0", "10.5"]
 

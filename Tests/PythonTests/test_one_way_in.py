@@ -24,7 +24,7 @@ import pytest
 import torch
 from pccheck import _native
 from pccheck._reader import Reader
-from writers import preloadable
+from writers import run_with_bad_sector
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "build" / "bin"
@@ -183,23 +183,6 @@ def test_an_older_one_that_does_not_fit_says_what_it_left(path: Path) -> None:
 # -- what costs one checkpoint
 
 
-READ_FAILS = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/types.h>
-#include <unistd.h>
-ssize_t pread(int file, void *data, size_t count, off_t offset) {
-    ssize_t (*next)(int, void *, size_t, off_t) = dlsym(RTLD_NEXT, "pread");
-    off_t bad = atoll(getenv("BAD_SECTOR"));
-    if (offset <= bad && bad < offset + (off_t)count) { errno = EIO; return -1; }
-    return next(file, data, count, offset);
-}
-ssize_t pread64(int file, void *data, size_t count, off_t offset) {
-    return pread(file, data, count, offset);
-}
-"""
 RESUME = """
 import sys, torch, pccheck.torch as pcc
 live = {name: torch.zeros(1 << 19) for name in "AB"}
@@ -213,14 +196,7 @@ def test_one_unreadable_sector_costs_one_checkpoint(path: Path, tmp_path: Path) 
     with pcc.Checkpointer(path, **SIZES) as checkpointer:
         for step in (10, 20):
             checkpointer.save(step, s=state(step), rng=False).wait()
-    place = path.read_bytes().rfind(np.full(1024, 20.5, np.float32).tobytes())
-    environment = os.environ | {
-        "LD_PRELOAD": str(preloadable(tmp_path, "badsector", READ_FAILS)),
-        "BAD_SECTOR": str(place),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", RESUME, path], env=environment, capture_output=True, text=True
-    )
+    done = run_with_bad_sector(RESUME, path, np.full(1024, 20.5, np.float32).tobytes(), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["10 10.0 10.5", "11"]
     assert "step 20" in done.stderr and "Input/output error" in done.stderr

@@ -178,6 +178,38 @@ def preloadable(folder: Path, name: str, source: str) -> Path:
     return library
 
 
+_READ_FAILS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/types.h>
+#include <unistd.h>
+ssize_t pread(int file, void *data, size_t count, off_t offset) {
+    ssize_t (*next)(int, void *, size_t, off_t) = dlsym(RTLD_NEXT, "pread");
+    off_t bad = atoll(getenv("BAD_SECTOR"));
+    if (offset <= bad && bad < offset + (off_t)count) { errno = EIO; return -1; }
+    return next(file, data, count, offset);
+}
+ssize_t pread64(int file, void *data, size_t count, off_t offset) {
+    return pread(file, data, count, offset);
+}
+"""
+
+
+def run_with_bad_sector(
+    program: str, path: Path, content: bytes, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program that cannot read the last place of the file that holds ``content``."""
+    environment = os.environ | {
+        "LD_PRELOAD": str(preloadable(folder, "badsector", _READ_FAILS)),
+        "BAD_SECTOR": str(path.read_bytes().rfind(content)),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, path], env=environment, capture_output=True, text=True
+    )
+
+
 def create_on(device: Path, in_flight: int, retain: int) -> None:
     created = command(
         PCCHECK, "create", device, "--replace", "--capacity", CAPACITY.replace(" ", ""),

@@ -8,12 +8,16 @@
  *
  * What a chunk holds is the sequence of the checkpoint that wrote it; TORN matches no digest. A
  * header is the sequence and whether it is complete. A superblock's two copies are one here: both
- * whole, or torn. Digests find every mismatch, as they do on the medium.
+ * whole, or torn. Digests find every mismatch, as they do on the medium. What digests cannot find is
+ * memory that changed while it was copied: such a chunk holds the sequence + CHANGED.
  *
  *   I1  what was acknowledged, or something newer, is recovered
  *   I2  a checkpoint that is recovered holds its own chunks and no others
  *   A   the checkpoint that the newest whole superblock anchors holds its own chunks
  *   I3  no sequence is given twice; a generation lies above every one that was flushed
+ *   R   a reader never finds a complete header over chunks of another checkpoint (rule 7), unless a
+ *       flush failed and took the mark with it
+ *   V   a checkpoint that its caller did not approve is never recovered (rule 9)
  *
  * Variants with a bug that must violate one of them: -DBUG_… below; `make model` runs them all.
  */
@@ -33,6 +37,7 @@
 #define CHUNKS 2
 #define NONE 255
 #define TORN 254
+#define CHANGED 64
 
 /* The medium: what a cut leaves, and what waits in front of it (NONE: nothing). */
 byte chunk[SLOTS * CHUNKS], wchunk[SLOTS * CHUNKS];
@@ -46,8 +51,9 @@ mtype = { FREE, INFLIGHT, KEPT, QUARANTINED };
 mtype use[SLOTS];
 byte seq[SLOTS];                             /* of the checkpoint in flight */
 byte todo[SLOTS];                            /* bit 0: the mark, bits 1 and 2: the chunks */
+bool asks[SLOTS];                            /* approval is awaited */
+bool changes[SLOTS];                         /* its memory changes before it is copied */
 bool batched[SLOTS];                         /* in the committer's hands */
-bool published[SLOTS];                       /* named by the superblock that is being written */
 mtype = { IDLE, SEALED, FLUSHED, ANCHORED, STOPPED, CLOSED };
 mtype committer = CLOSED;
 byte anchor_seq, anchor_slot = NONE, generation, next_seq, limit_seq;
@@ -64,6 +70,7 @@ bool whole;
 
 #define COMPLETE(h) ((h) != TORN && (h) % 2 == 1)
 #define SEQ(h) ((h) / 2)
+#define ORIGIN(c) ((c) < TORN -> (c) % CHANGED : (c))
 
 /* ---------------------------------------------------------------- the medium */
 
@@ -181,11 +188,15 @@ inline write_super(slot_, seq_) {
     wsuper[generation % 2] = true
 }
 
+inline clear(k) {
+    seq[k] = 0; todo[k] = 0; asks[k] = false; changes[k] = false; batched[k] = false
+}
+
 inline forget_writer() {
     i = 0;
     do
     :: i < SLOTS ->
-        use[i] = FREE; seq[i] = 0; todo[i] = 0; batched[i] = false; published[i] = false; i++
+        use[i] = FREE; clear(i); i++
     :: else -> break
     od;
     committer = CLOSED; adopting = false;
@@ -224,8 +235,10 @@ inline recover() {
         :: else -> skip
         fi;
         if
-        :: COMPLETE(seen) && first == SEQ(seen) && second == SEQ(seen) && SEQ(seen) > best ->
-            best = SEQ(seen); best_slot = j
+        :: COMPLETE(seen) && ORIGIN(first) == SEQ(seen) && ORIGIN(second) == SEQ(seen) &&
+                SEQ(seen) > best ->
+            best = SEQ(seen); best_slot = j;
+            assert(first == best && second == best)                             /* V */
         :: else -> skip
         fi;
         j++
@@ -248,7 +261,9 @@ inline take(s) {
     seq[s] = next_seq - 1;
     assert(seq[s] > given);                                                     /* I3 */
     given = seq[s];
-    use[s] = INFLIGHT; todo[s] = 7; saves++
+    use[s] = INFLIGHT; todo[s] = 7; saves++;
+    /* Every other checkpoint is saved with needs_approval. */
+    asks[s] = seq[s] % 2
 }
 
 inline count_inflight() {
@@ -260,7 +275,13 @@ inline count_inflight() {
     i = 0
 }
 
-/* The committer takes what is written, and seals it. */
+#ifdef BUG_NO_APPROVAL
+#define APPROVED(s) true
+#else
+#define APPROVED(s) (!asks[s])
+#endif
+
+/* The committer takes what is written and approved, and seals it. */
 inline seal_all() {
     i = 0;
     do
@@ -269,7 +290,7 @@ inline seal_all() {
 #ifdef BUG_NO_JOIN
         :: use[i] == INFLIGHT && (todo[i] & 3) == 0 && !batched[i] ->
 #else
-        :: use[i] == INFLIGHT && todo[i] == 0 && !batched[i] ->
+        :: use[i] == INFLIGHT && todo[i] == 0 && !batched[i] && APPROVED(i) ->
 #endif
             batched[i] = true; whead[i] = 2 * seq[i] + 1
         :: else -> skip
@@ -309,8 +330,7 @@ inline settle_batch() {
         :: anchor_slot != NONE && use[anchor_slot] == KEPT -> use[anchor_slot] = FREE
         :: else -> skip
         fi;
-        use[next_slot] = KEPT; batched[next_slot] = false; seq[next_slot] = 0;
-        todo[next_slot] = 0;
+        use[next_slot] = KEPT; clear(next_slot);
         anchor_slot = next_slot; anchor_seq = next_anchor;
         acknowledged = (next_anchor > acknowledged -> next_anchor : acknowledged)
     :: else -> skip
@@ -319,7 +339,7 @@ inline settle_batch() {
     do
     :: i < SLOTS ->
         if
-        :: batched[i] -> batched[i] = false; use[i] = FREE; seq[i] = 0; todo[i] = 0
+        :: batched[i] -> use[i] = FREE; clear(i)
         :: else -> skip
         fi;
         i++
@@ -335,7 +355,7 @@ inline quarantine() {
     do
     :: i < SLOTS ->
         if
-        :: use[i] == INFLIGHT -> use[i] = QUARANTINED; batched[i] = false; seq[i] = 0; todo[i] = 0
+        :: use[i] == INFLIGHT -> use[i] = QUARANTINED; clear(i)
         :: else -> skip
         fi;
         i++
@@ -351,6 +371,22 @@ inline quarantine() {
 #else
 #define WRITTEN(s, c) (seq[s])
 #endif
+#ifdef BUG_LATE_MARK
+#define MAY_WRITE(s, bit) (todo[s] & bit)
+#else
+#define MAY_WRITE(s, bit) ((todo[s] & (bit | 1)) == bit)
+#endif
+
+inline write_chunk(s_, c_) {
+    assert(!COMPLETE(READ_HEAD(s_)) || committer == STOPPED);                   /* R */
+    wchunk[s_ * CHUNKS + c_] = WRITTEN(s_, c_)
+}
+
+/* The caller's memory changed before this copy, and its digest is of what was copied. */
+inline write_changed(s_) {
+    assert(!COMPLETE(READ_HEAD(s_)) || committer == STOPPED);                   /* R */
+    wchunk[s_ * CHUNKS] = seq[s_] + CHANGED; changes[s_] = true
+}
 
 active proctype file() {
     byte s;
@@ -375,7 +411,7 @@ end:
     /* -- open */
     :: committer == CLOSED -> atomic { recover() }
 
-    /* -- take, mark, chunks: any slot, any order */
+    /* -- take, mark, chunks, approve or reject: any slot, any order */
     :: committer != CLOSED && committer != STOPPED && !adopting && saves < SAVES ->
         atomic {
             count_inflight();
@@ -392,20 +428,36 @@ end:
             s = 0
         }
     :: (todo[0] & 1) -> d_step { whead[0] = 2 * seq[0]; todo[0] = todo[0] & 6 }
-    :: (todo[0] & 2) -> d_step { wchunk[0] = WRITTEN(0, 0); todo[0] = todo[0] & 5 }
-    :: (todo[0] & 4) -> d_step { wchunk[1] = WRITTEN(0, 1); todo[0] = todo[0] & 3 }
+    :: MAY_WRITE(0, 2) -> d_step { write_chunk(0, 0); todo[0] = todo[0] & 5 }
+    :: MAY_WRITE(0, 2) && asks[0] -> d_step { write_changed(0); todo[0] = todo[0] & 5 }
+    :: MAY_WRITE(0, 4) -> d_step { write_chunk(0, 1); todo[0] = todo[0] & 3 }
+    :: asks[0] && todo[0] == 0 && !changes[0] -> asks[0] = false
+    :: asks[0] && todo[0] == 0 && changes[0] && !batched[0] ->
+        d_step { use[0] = FREE; clear(0) }
     :: (todo[1] & 1) -> d_step { whead[1] = 2 * seq[1]; todo[1] = todo[1] & 6 }
-    :: (todo[1] & 2) -> d_step { wchunk[2] = WRITTEN(1, 0); todo[1] = todo[1] & 5 }
-    :: (todo[1] & 4) -> d_step { wchunk[3] = WRITTEN(1, 1); todo[1] = todo[1] & 3 }
+    :: MAY_WRITE(1, 2) -> d_step { write_chunk(1, 0); todo[1] = todo[1] & 5 }
+    :: MAY_WRITE(1, 2) && asks[1] -> d_step { write_changed(1); todo[1] = todo[1] & 5 }
+    :: MAY_WRITE(1, 4) -> d_step { write_chunk(1, 1); todo[1] = todo[1] & 3 }
+    :: asks[1] && todo[1] == 0 && !changes[1] -> asks[1] = false
+    :: asks[1] && todo[1] == 0 && changes[1] && !batched[1] ->
+        d_step { use[1] = FREE; clear(1) }
 #if N >= 2
     :: (todo[2] & 1) -> d_step { whead[2] = 2 * seq[2]; todo[2] = todo[2] & 6 }
-    :: (todo[2] & 2) -> d_step { wchunk[4] = WRITTEN(2, 0); todo[2] = todo[2] & 5 }
-    :: (todo[2] & 4) -> d_step { wchunk[5] = WRITTEN(2, 1); todo[2] = todo[2] & 3 }
+    :: MAY_WRITE(2, 2) -> d_step { write_chunk(2, 0); todo[2] = todo[2] & 5 }
+    :: MAY_WRITE(2, 2) && asks[2] -> d_step { write_changed(2); todo[2] = todo[2] & 5 }
+    :: MAY_WRITE(2, 4) -> d_step { write_chunk(2, 1); todo[2] = todo[2] & 3 }
+    :: asks[2] && todo[2] == 0 && !changes[2] -> asks[2] = false
+    :: asks[2] && todo[2] == 0 && changes[2] && !batched[2] ->
+        d_step { use[2] = FREE; clear(2) }
 #endif
 #if N >= 3
     :: (todo[3] & 1) -> d_step { whead[3] = 2 * seq[3]; todo[3] = todo[3] & 6 }
-    :: (todo[3] & 2) -> d_step { wchunk[6] = WRITTEN(3, 0); todo[3] = todo[3] & 5 }
-    :: (todo[3] & 4) -> d_step { wchunk[7] = WRITTEN(3, 1); todo[3] = todo[3] & 3 }
+    :: MAY_WRITE(3, 2) -> d_step { write_chunk(3, 0); todo[3] = todo[3] & 5 }
+    :: MAY_WRITE(3, 2) && asks[3] -> d_step { write_changed(3); todo[3] = todo[3] & 5 }
+    :: MAY_WRITE(3, 4) -> d_step { write_chunk(3, 1); todo[3] = todo[3] & 3 }
+    :: asks[3] && todo[3] == 0 && !changes[3] -> asks[3] = false
+    :: asks[3] && todo[3] == 0 && changes[3] && !batched[3] ->
+        d_step { use[3] = FREE; clear(3) }
 #endif
 
     /* -- seal */
