@@ -14,6 +14,8 @@ struct Life {
     private let scheduler: SimulatedScheduler
     private let plan: FaultPlan
     private var random: SplitMix64
+    /// Decides which checkpoints need approval, and which get it.
+    private var approvals: SplitMix64
     private var step: UInt64
     private var tickets: [CheckpointTicket] = []
     private(set) var report = SimulationReport()
@@ -27,6 +29,7 @@ struct Life {
         self.promises = promises
         self.scheduler = scheduler
         random = SplitMix64(seed: seed)
+        approvals = SplitMix64(seed: ~seed)
         medium = RecordingStorage(contents: start.contents)
         let isFaulty = Bool.random(using: &random)
         plan = isFaulty ? FaultPlan(seed: random.next(), callCount: 60) : FaultPlan()
@@ -157,18 +160,21 @@ struct Life {
         let region = unsafe CheckpointPayload.Region(
             UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount))
         do throws(CheckpointError) {
+            let needsApproval = UInt8.random(in: 0..<4, using: &approvals) == 0
             let ticket = try writer.save(
                 step: step, payload: CheckpointPayload(opaque: [region]),
-                isUrgent: UInt8.random(in: 0..<4, using: &random) == 0)
+                isUrgent: UInt8.random(in: 0..<4, using: &random) == 0,
+                needsApproval: needsApproval)
             guard ticket.outcome != .skipped else { return nil }
             if ticket.sequence.rawValue <= start.acknowledged.last ?? 0 {
                 fail("I3: sequence \(ticket.sequence) is given a second time")
             }
-            promises.began(ticket, payload)
+            promises.began(ticket, needsApproval ? nil : payload)
             tickets.append(ticket)
             report.savedCount += 1
             try? ticket.waitStaged()
             memory.fillWithZeros(0..<memory.byteCount)
+            if needsApproval { decide(ticket, payload, writer) }
             return ticket
         } catch {
             let isAllowed =
@@ -177,6 +183,21 @@ struct Life {
                     && [.failStop, .slotsExhausted, .inputOutput].contains(error.code)
             if !isAllowed { fail("save failed: \(error)") }
             return nil
+        }
+    }
+    /// Approves a checkpoint or rejects it, now or later.
+    private mutating func decide(
+        _ ticket: CheckpointTicket, _ payload: [UInt8], _ writer: CheckpointWriter
+    ) {
+        if Bool.random(using: &approvals) {
+            scheduler.sleep(nanoseconds: approvals.next() % 2_000_000)
+        }
+        if Bool.random(using: &approvals) {
+            promises.approves(ticket, payload)
+            writer.approve(ticket)
+        } else {
+            writer.reject(ticket, because: "the simulation rejects it")
+            if ticket.outcome == .durable { fail("sequence \(ticket.sequence) was rejected") }
         }
     }
 }

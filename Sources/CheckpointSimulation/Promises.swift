@@ -15,14 +15,23 @@ package final class Promises: Sendable {
 
     package init() {}
 
-    /// False when the sequence was given before.
+    /// False when the sequence was given before. Without a payload, nothing may ever be recovered
+    /// under that sequence: its caller has not approved it.
     @discardableResult
-    package func began(_ ticket: CheckpointTicket, _ payload: [UInt8]) -> Bool {
+    package func began(_ ticket: CheckpointTicket, _ payload: [UInt8]?) -> Bool {
         state.withLock { state in
             let isNew = state.payloads[ticket.sequence.rawValue] == nil
-            state.payloads[ticket.sequence.rawValue, default: []].insert(Digest(of: payload))
+            state.payloads[ticket.sequence.rawValue, default: []].formUnion(
+                payload.map { [Digest(of: $0)] } ?? [])
             state.open.append(ticket)
             return isNew
+        }
+    }
+
+    /// The caller is about to approve what it saved.
+    package func approves(_ ticket: CheckpointTicket, _ payload: [UInt8]) {
+        state.withLock {
+            _ = $0.payloads[ticket.sequence.rawValue, default: []].insert(Digest(of: payload))
         }
     }
 
