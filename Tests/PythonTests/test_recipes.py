@@ -94,3 +94,33 @@ def test_every_exception_of_the_page_exists() -> None:
     assert len(names) > 12
     for name in names:
         assert issubclass(getattr(pccheck, name), pccheck.CheckpointError), name
+
+
+def test_the_program_of_the_readme_continues_after_a_kill(tmp_path: Path) -> None:
+    """As README shows it: killed while it saves, then resumed, with the same losses."""
+    program = BLOCK.findall((ROOT / "README.md").read_text())[0]
+    (tmp_path / "train.py").write_text(program.replace("range(start, 1000)", "range(start, 60)"))
+    command = [sys.executable, "-u", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def losses(*messages: str) -> list[str]:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert all(message in done.stderr for message in messages)
+        return [line for line in done.stdout.splitlines() if "loss" in line]
+
+    undisturbed = losses()
+    assert [line.split(":")[0] for line in undisturbed] == [f"step {n}" for n in range(0, 60, 10)]
+    (tmp_path / "run.pcc").unlink()
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        before = [child.stdout.readline().rstrip() for _ in range(4)]
+        child.kill()
+    after = losses("resumed step")
+    assert before == undisturbed[:4]
+    assert 0 < len(after) < len(undisturbed)
+    assert after == undisturbed[-len(after):]
