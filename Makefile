@@ -114,6 +114,7 @@ $(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config Makefile
 
 tools: $(TOOL_FILES)
 
+$(BUILD)/bin/simulate: $(shell find Tests/Support -name '*.swift')
 $(BUILD)/bin/pccheck $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS) $(LINK_FLAGS)
 	@mkdir -p $(@D)

@@ -34,6 +34,13 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
+// What several tests share.
+func support(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Tests/Support/\(name)",
+        swiftSettings: swiftSettings)
+}
+
 // Programs beside the tests, built with sanitizers: `make fuzz` and `make test-threads` set this.
 let drivers: [Target] =
     Context.environment["PCCHECK_DRIVERS"] == nil
@@ -108,7 +115,7 @@ let package = Package(
             ],
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
-        module("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
+        support("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
         .target(
             name: "FuzzTargets",
             dependencies: [
@@ -116,7 +123,7 @@ let package = Package(
                 "StorageFaults",
             ],
             path: "Tests/FuzzTargets", swiftSettings: swiftSettings),
-        module(
+        support(
             "CheckpointSimulation",
             [
                 "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
@@ -124,7 +131,7 @@ let package = Package(
             ]),
         .executableTarget(
             name: "simulate", dependencies: ["CheckpointSimulation", argumentParser],
-            swiftSettings: swiftSettings),
+            path: "Tests/Support/simulate", swiftSettings: swiftSettings),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
         tests(

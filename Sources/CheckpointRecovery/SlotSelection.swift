@@ -39,7 +39,7 @@ public enum SlotSelection {
             judge($0, identity: identity, slots: slots)
         }
         let whole = newestFirst(superblocks)
-        let keeper = Keeper(whole.first?.superblock)
+        let keeper = KeptSlots(whole.first?.superblock)
         let reports = slots.map { $0.report(keeper, geometry: geometry) }
         return RecoveryDecision(
             identity: identity,
@@ -177,7 +177,7 @@ public enum SlotSelection {
 /// An older one is no authority: what it anchored may have been released since, and overwritten
 /// by chunks whose `writing` header did not reach the medium. Such a checkpoint is a candidate all
 /// the same, but one that is verified before it is trusted.
-struct Keeper {
+struct KeptSlots {
     let anchor: Anchor?
     let retained: [SlotIndex: SequenceNumber]
 
@@ -251,7 +251,7 @@ struct DecodedSlot {
             rawValue: bytes[Layout.sequence.range].reversed().reduce(0) { $0 << 8 | UInt64($1) })
     }
 
-    func report(_ keeper: Keeper, geometry: Geometry) -> SlotReport {
+    func report(_ keeper: KeptSlots, geometry: Geometry) -> SlotReport {
         let (reason, detail) = judge(keeper)
         return SlotReport(
             slot: slot, headerOffset: geometry.headerOffset(slot), header: header,
@@ -259,7 +259,7 @@ struct DecodedSlot {
             detail: detail)
     }
 
-    private func judge(_ keeper: Keeper) -> (SlotReason, FormatError?) {
+    private func judge(_ keeper: KeptSlots) -> (SlotReason, FormatError?) {
         let header: SlotHeader
         switch decodedHeader {
         case .success(let decoded): header = decoded
@@ -283,7 +283,7 @@ struct DecodedSlot {
         }
     }
 
-    private func completeReason(_ header: SlotHeader, _ keeper: Keeper) -> SlotReason {
+    private func completeReason(_ header: SlotHeader, _ keeper: KeptSlots) -> SlotReason {
         guard let anchor = keeper.anchor else { return .unanchored }
         if anchor.slot == slot && matches(anchor) { return .anchored }
         if header.sequence > anchor.sequence { return .unanchored }

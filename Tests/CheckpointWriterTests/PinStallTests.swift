@@ -8,7 +8,7 @@ import Testing
 
 /// A save that waits for readers says for whom.
 @Suite struct PinStallTests {
-    private struct Keeper: LogHandler {
+    private struct LogRecorder: LogHandler {
         let said: Monitor<[String]>
         var metadata: Logger.Metadata = [:]
         var logLevel = Logger.Level.warning
@@ -34,7 +34,7 @@ import Testing
         var options = WriterOptions()
         options.busyPolicy = policy
         options.pinWarningNanoseconds = 300_000_000
-        options.logger = Logger(label: "test") { _ in Keeper(said: said) }
+        options.logger = Logger(label: "test") { _ in LogRecorder(said: said) }
         let writer = try CheckpointWriter(path: path, options: options)
         #expect(try writer.save(step: 1, payload: payload(1)).wait() == .durable)
         let reader = try FileStorage(path: path, access: .read)

@@ -89,7 +89,7 @@ struct CrashChecker {
             try storage.writeBlocks(write.bytes, at: UInt64(write.offset))
         }
         let writer = try CheckpointWriter(
-            storage: storage, options: Toy.options(.none, plantedBug))
+            storage: storage, options: SmallFile.options(.none, plantedBug))
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         writer.abandon()
         var second = CrashChecker(
@@ -124,7 +124,7 @@ struct CrashChecker {
             sequence: max(promised, writer.statistics.newestDurableSequence),
             generation: before.highestGeneration
         ).problem(storage, payloads)
-        let payload = Toy.payload(step: 1_000_003)
+        let payload = SmallFile.payload(step: 1_000_003)
         let ticket = try writer.save(
             step: 1_000_003, payload: CheckpointPayload(opaque: payload))
         runner.promises.began(ticket, payload)

@@ -23,8 +23,8 @@ import Testing
     /// and reads payload; then three more are saved, and the file is closed.
     private static func startImage(retain: Int) throws -> ([UInt8], [UInt64: Set<Digest>]) {
         var builder = try ImageBuilder(
-            inFlight: 2, retain: retain, capacity: UInt64(3 * Toy.chunkByteCount),
-            chunkByteCount: Toy.chunkByteCount)
+            inFlight: 2, retain: retain, capacity: UInt64(3 * SmallFile.chunkByteCount),
+            chunkByteCount: SmallFile.chunkByteCount)
         let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
         let anchor = builder.complete(slot: 0, sequence: 1)
         builder.commit(builder.superblock(generation: 2, anchor: anchor, parent: parent))
@@ -63,13 +63,12 @@ import Testing
     }
 
     private static func work(_ storage: RecordingStorage, _ promises: Promises) {
-        guard let writer = try? CheckpointWriter(storage: storage, options: Toy.options()) else {
-            return
-        }
+        guard let writer = try? CheckpointWriter(storage: storage, options: SmallFile.options())
+        else { return }
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         storage.setObserver { promises.newlyDurable() }
         for step in UInt64(1)...3 {
-            let payload = Toy.payload(step: step + 1)
+            let payload = SmallFile.payload(step: step + 1)
             guard
                 let ticket = try? writer.save(
                     step: step, payload: CheckpointPayload(opaque: payload))
@@ -89,9 +88,9 @@ import Testing
         try checker.checkEnd()
         // No power cut: the page cache is what it is, and the next writer opens the file.
         let storage = RecordingStorage(openerOf: result.storage)
-        let writer = try CheckpointWriter(storage: storage, options: Toy.options())
+        let writer = try CheckpointWriter(storage: storage, options: SmallFile.options())
         #expect(writer.statistics.newestDurableSequence >= result.promised, "\(name)")
-        let payload = Toy.payload(step: 99)
+        let payload = SmallFile.payload(step: 99)
         let ticket = try writer.save(step: 99, payload: CheckpointPayload(opaque: payload))
         #expect(try ticket.wait(timeoutNanoseconds: 20_000_000_000) == .durable, "\(name)")
         #expect(ticket.sequence > result.promised)

@@ -71,12 +71,13 @@ import Testing
     @Test func aFlushOfTheWrongRangeIsCaught() throws {
         let script = Script(
             inFlight: 1, retain: 1, operations: [.saveAndWait, .saveAndWait, .saveAndWait])
-        var runner = ScriptRunner(script: script, contents: try Toy.file(inFlight: 1, retain: 1))
+        var runner = ScriptRunner(
+            script: script, contents: try SmallFile.file(inFlight: 1, retain: 1))
         let decision = try CheckpointReader(storage: runner.storage).decision
         let geometry = decision.identity.geometry
         let last = try #require(geometry.slots.last)
         // Everything behind the first chunk of the last slot is never flushed.
-        runner.storage.setFlushLimit(Int(geometry.slotDataOffset(last)) + Toy.chunkByteCount)
+        runner.storage.setFlushLimit(Int(geometry.slotDataOffset(last)) + SmallFile.chunkByteCount)
         try runner.run()
         var finding = Finding()
         try Self.check(
@@ -172,9 +173,9 @@ import Testing
     /// Sequence 2 is anchored and rots, sequence 1 is what loads. Two saves follow, of a writer
     /// that did not read either; nothing that loaded may be lost in any crash.
     private static func rotAnchor(_ bug: PlantedBug?) throws -> Finding {
-        var options = Toy.options(.none, bug)
+        var options = SmallFile.options(.none, bug)
         options.trustsAnchor = true
-        let file = RecordingStorage(contents: try Toy.file(inFlight: 2, retain: 1))
+        let file = RecordingStorage(contents: try SmallFile.file(inFlight: 2, retain: 1))
         let promises = Promises()
         try save([1, 2], CheckpointWriter(storage: file, options: options), file, promises)
         let storage = MemoryStorage(contents: file.contents)
@@ -209,7 +210,7 @@ import Testing
         _ promises: Promises
     ) throws {
         for step in steps {
-            let payload = Toy.payload(step: step * 7 + 4)
+            let payload = SmallFile.payload(step: step * 7 + 4)
             let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
             promises.began(ticket, payload)
             _ = try ticket.wait()
@@ -249,7 +250,7 @@ import Testing
     private static func overtake(_ bug: PlantedBug?) throws -> Finding {
         let script = Script(inFlight: 2, retain: 1, operations: [], plantedBug: bug)
         var runner = ScriptRunner(
-            script: script, contents: try Toy.file(inFlight: 2, retain: 1))
+            script: script, contents: try SmallFile.file(inFlight: 2, retain: 1))
         runner.observe()
         let writer = try runner.open()
         let slot = try #require(try CheckpointReader(storage: runner.storage).decision.slots.first)
@@ -286,7 +287,7 @@ import Testing
     private static func holdFlush(_ bug: PlantedBug?) throws -> Finding {
         let script = Script(inFlight: 2, retain: 1, operations: [], plantedBug: bug)
         var runner = ScriptRunner(
-            script: script, contents: try Toy.file(inFlight: 2, retain: 1))
+            script: script, contents: try SmallFile.file(inFlight: 2, retain: 1))
         runner.observe()
         let writer = try runner.open()
         for _ in 0..<2 {
@@ -318,7 +319,7 @@ import Testing
         try #require(try reader.tryLock(.slot(free), exclusive: false))
         let promises = runner.promises
         let saver = try WorkerThread(name: "saver") {
-            let payload = Toy.payload(step: 77)
+            let payload = SmallFile.payload(step: 77)
             guard
                 let ticket = try? writer.save(
                     step: 100, payload: CheckpointPayload(opaque: payload))

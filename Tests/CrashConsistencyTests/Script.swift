@@ -46,7 +46,7 @@ struct ScriptRun {
     let payloads: [UInt64: Set<Digest>]
 
     init(_ script: Script) throws {
-        let file = try Toy.file(inFlight: script.inFlight, retain: script.retain)
+        let file = try SmallFile.file(inFlight: script.inFlight, retain: script.retain)
         var runner = ScriptRunner(script: script, contents: file)
         try runner.run()
         self.script = script
@@ -102,7 +102,7 @@ struct ScriptRunner {
         storage = RecordingStorage(openerOf: storage)
         storage.setPlan(FaultPlan())
         let writer = try CheckpointWriter(
-            storage: storage, options: Toy.options(script.codec, script.plantedBug))
+            storage: storage, options: SmallFile.options(script.codec, script.plantedBug))
         // What an open writer calls its newest durable checkpoint is a promise too.
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         return writer
@@ -110,7 +110,7 @@ struct ScriptRunner {
 
     mutating func save(_ writer: CheckpointWriter) throws {
         step += 1
-        let payload = Toy.payload(step: step)
+        let payload = SmallFile.payload(step: step)
         do throws(CheckpointError) {
             let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
             #expect(promises.began(ticket, payload), "I3: sequence \(ticket.sequence) is reused")

@@ -5,7 +5,7 @@ internal import CheckpointWriter
 internal import StorageFaults
 
 /// Threads that look at a writer while it works: one reads its statistics, one loads from its file.
-final class Onlookers: Sendable {
+final class Observers: Sendable {
     private struct State {
         var isStopped = false
         var problem: String?
@@ -37,7 +37,7 @@ final class Onlookers: Sendable {
     func watch() { start("watcher") { $0.watchUntilStopped() } }
     func read() { start("reader") { $0.readUntilStopped() } }
 
-    private func start(_ name: String, _ body: @escaping @Sendable (Onlookers) -> Void) {
+    private func start(_ name: String, _ body: @escaping @Sendable (Observers) -> Void) {
         guard let thread = try? WorkerThread(name: name, { [self] in body(self) }) else { return }
         state.withLock { $0.threads.append(thread) }
     }
@@ -106,7 +106,7 @@ final class Onlookers: Sendable {
                 }
             } catch {
                 // Before anything is durable there may be nothing, or something that is under way,
-                // or what an earlier life left half done.
+                // or what an earlier run left half done.
                 if promised != .none || ![.noCheckpoint, .busy, .corrupt].contains(error.code) {
                     state.withLock { $0.error = error }
                 }

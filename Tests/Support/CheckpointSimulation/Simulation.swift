@@ -7,7 +7,7 @@ internal import StorageFaults
 package struct SimulationReport: Sendable {
     /// Which invariant was broken, and how; nil when none was.
     package var violation: String?
-    package var lifeCount = 0
+    package var runCount = 0
     package var turnCount = 0
     package var faultCount = 0
     package var stateCount = 0
@@ -19,7 +19,7 @@ package struct SimulationReport: Sendable {
     package static func + (left: Self, right: Self) -> Self {
         SimulationReport(
             violation: left.violation ?? right.violation,
-            lifeCount: left.lifeCount + right.lifeCount,
+            runCount: left.runCount + right.runCount,
             turnCount: left.turnCount + right.turnCount,
             faultCount: left.faultCount + right.faultCount,
             stateCount: left.stateCount + right.stateCount,
@@ -28,11 +28,11 @@ package struct SimulationReport: Sendable {
     }
 
     package init(
-        violation: String? = nil, lifeCount: Int = 0, turnCount: Int = 0, faultCount: Int = 0,
+        violation: String? = nil, runCount: Int = 0, turnCount: Int = 0, faultCount: Int = 0,
         stateCount: Int = 0, savedCount: Int = 0, durableCount: Int = 0, trace: UInt64 = 0
     ) {
         self.violation = violation
-        self.lifeCount = lifeCount
+        self.runCount = runCount
         self.turnCount = turnCount
         self.faultCount = faultCount
         self.stateCount = stateCount
@@ -42,10 +42,10 @@ package struct SimulationReport: Sendable {
     }
 }
 
-/// A file, and up to three lives of a real writer over it, each ended by a close, a kill or a power
+/// A file, and up to three runs of a real writer over it, each ended by a close, a kill or a power
 /// cut at any moment. Its shape, its threads' order, its faults and its cuts follow from a seed.
 package struct Simulation {
-    /// What the writers of all lives share.
+    /// What the writers of all runs share.
     struct Shape {
         let inFlight: Int
         let retain: Int
@@ -54,7 +54,7 @@ package struct Simulation {
         init(_ random: inout SplitMix64, _ plantedBug: PlantedBug?) {
             inFlight = .random(in: 1...3, using: &random)
             retain = .random(in: 1...2, using: &random)
-            options = Toy.options(.none, plantedBug)
+            options = SmallFile.options(.none, plantedBug)
             options.codec =
                 [.none, .none, .none, .zstd].randomElement(using: &random) ?? .none
             options.trustsAnchor = Bool.random(using: &random)
@@ -62,7 +62,7 @@ package struct Simulation {
             options.writerWorkerCount = .random(in: 1...3, using: &random)
             options.writeQueueDepth = .random(in: 1...4, using: &random)
             options.poolByteCount = UInt64(
-                Int.random(in: 1...6, using: &random) * Toy.chunkByteCount)
+                Int.random(in: 1...6, using: &random) * SmallFile.chunkByteCount)
             // Now and then no patience with readers at all.
             options.urgentPatienceNanoseconds = [0, 5_000_000].randomElement(using: &random) ?? 0
             options.busyPolicy =
@@ -74,7 +74,7 @@ package struct Simulation {
         }
     }
 
-    /// Where a life begins.
+    /// Where a run begins.
     struct Start {
         /// What is on the medium.
         var contents: [UInt8]
@@ -97,29 +97,29 @@ package struct Simulation {
         let scheduler = SimulatedScheduler(seed: seed, name: "replay: simulate --seed \(seed)")
         return scheduler.during {
             var random = SplitMix64(seed: seed)
-            var report = lives(&random, Shape(&random, plantedBug), scheduler)
+            var report = writerRuns(&random, Shape(&random, plantedBug), scheduler)
             report.turnCount = scheduler.turnCount
             report.trace = scheduler.trace
             return report
         }
     }
 
-    private static func lives(
+    private static func writerRuns(
         _ random: inout SplitMix64, _ shape: Shape, _ scheduler: SimulatedScheduler
     ) -> SimulationReport {
         var report = SimulationReport()
-        guard let file = try? Toy.file(inFlight: shape.inFlight, retain: shape.retain) else {
-            preconditionFailure("the toy geometry is valid")
+        guard let file = try? SmallFile.file(inFlight: shape.inFlight, retain: shape.retain) else {
+            preconditionFailure("the geometry of a small file is valid")
         }
         var start = Start(contents: file)
         let promises = Promises()
         for number in 1...Int.random(in: 1...3, using: &random) {
-            var life = Life(shape, start, promises, scheduler, seed: random.next())
-            life.run()
-            report = report + life.report
-            report.lifeCount = number
+            var run = WriterRun(shape, start, promises, scheduler, seed: random.next())
+            run.run()
+            report = report + run.report
+            report.runCount = number
             guard report.violation == nil else { return report }
-            var cuts = Cuts(life, seed: random.next())
+            var cuts = Cuts(run, seed: random.next())
             start = cuts.check(retain: shape.retain)
             report.stateCount += cuts.stateCount
             report.violation = cuts.violation

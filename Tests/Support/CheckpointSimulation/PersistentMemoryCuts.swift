@@ -17,13 +17,13 @@ package struct PersistentMemoryCuts {
 
     /// - Parameter fences: false leaves the fence out of every write.
     package init(inFlight: Int, retain: Int, saveCount: Int, fences: Bool = true) throws {
-        let file = try Toy.file(inFlight: inFlight, retain: retain)
+        let file = try SmallFile.file(inFlight: inFlight, retain: retain)
         let storage = RecordingPersistentMemory(contents: file, fences: fences)
         let promises = Promises()
         storage.medium.setObserver { promises.newlyDurable() }
-        let writer = try CheckpointWriter(storage: storage, options: Toy.options())
+        let writer = try CheckpointWriter(storage: storage, options: SmallFile.options())
         for step in 1...UInt64(saveCount) {
-            let payload = Toy.payload(step: step)
+            let payload = SmallFile.payload(step: step)
             let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: payload))
             promises.began(ticket, payload)
             if step % 2 == 0 { _ = try ticket.wait() }

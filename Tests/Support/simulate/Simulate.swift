@@ -84,7 +84,7 @@ internal import Foundation
         let bug = bug.flatMap(PlantedBug.init)
         let runs = (0..<2).map { _ in Simulation.run(seed: seed, plantedBug: bug) }
         print(
-            "seed \(seed): \(runs[0].lifeCount) lives, \(runs[0].turnCount) turns,",
+            "seed \(seed): \(runs[0].runCount) runs, \(runs[0].turnCount) turns,",
             "\(runs[0].savedCount) saved, \(runs[0].durableCount) durable,",
             "\(runs[0].faultCount) faults, \(runs[0].stateCount) states,",
             "trace \(String(runs[0].trace, radix: 16))")
@@ -160,7 +160,7 @@ private final class Tally: Sendable {
             if showsProgress { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) }
             let sum = state.sum
             print(
-                "simulation: \(state.doneCount) seeds, \(sum.lifeCount) lives,",
+                "simulation: \(state.doneCount) seeds, \(sum.runCount) runs,",
                 "\(sum.turnCount) turns, \(sum.savedCount) checkpoints,",
                 "\(sum.durableCount) durable,",
                 "\(sum.faultCount) faults, \(sum.stateCount) states,",

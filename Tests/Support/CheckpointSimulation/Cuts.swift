@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import StorageFaults
 
-/// What the medium may hold when a life is cut short, checked; and one of these, for the next life.
+/// What the medium may hold when a run is cut short, checked; and one of these, for the next run.
 struct Cuts {
     private static let pointCount = 3
     private static let stateCountPerPoint = 2
@@ -18,12 +18,12 @@ struct Cuts {
     private(set) var stateCount = 0
     private(set) var violation: String?
 
-    init(_ life: Life, seed: UInt64) {
-        start = life.start
-        recording = life.medium.recording
-        payloads = life.promises.payloads
+    init(_ run: WriterRun, seed: UInt64) {
+        start = run.start
+        recording = run.medium.recording
+        payloads = run.promises.payloads
         self.seed = seed
-        readsFail = life.readsFail
+        readsFail = run.readsFail
         random = SplitMix64(seed: seed)
         silentFaultCount = start.silentFaultCount + recording.silentFaultCount
     }
@@ -98,7 +98,7 @@ struct Cuts {
             case 1 where retain > 1 && !hasMisdirectedWrite: acknowledged.dropLast().last
             default: nil
             }
-        // Only a fault of this life can cost what its writer found.
+        // Only a fault of this run can cost what its writer found.
         let loadable = recording.silentFaultCount == 0 ? start.loadable : nil
         // A failed F2 may leave a superblock in one copy only, and nobody is told of it. An opener
         // that cannot read that copy gives its generation again, in the same place.

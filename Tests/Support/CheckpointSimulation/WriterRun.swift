@@ -6,7 +6,7 @@ internal import StorageFaults
 
 /// One writer from its opening to its end, with a caller, perhaps somebody who watches it, and
 /// perhaps a reader of the same file.
-struct Life {
+struct WriterRun {
     private(set) var start: Simulation.Start
     let medium: RecordingStorage
     let promises: Promises
@@ -36,7 +36,7 @@ struct Life {
         step = 0
     }
 
-    /// Reads of this life may fail.
+    /// Reads of this run may fail.
     var readsFail: Bool { plan.rules.contains { $0.kind == .read } }
 
     /// What loads now, unless it lies further down than the one below the anchored checkpoint: that
@@ -102,21 +102,21 @@ struct Life {
             fail("I1: the writer goes on from sequence \(newest), but \(promised) was durable")
         }
         medium.note(newest)
-        let onlookers = Onlookers(
+        let observers = Observers(
             writer, medium, scheduler, readsFail: readsFail,
             unproven: start.silentFaultCount > 0 && writer.recovered?.isVerified == false
                 ? writer.recovered?.candidate.sequence : nil)
-        if Bool.random(using: &random) { onlookers.watch() }
-        if UInt8.random(in: 0..<3, using: &random) == 0 { onlookers.read() }
+        if Bool.random(using: &random) { observers.watch() }
+        if UInt8.random(in: 0..<3, using: &random) == 0 { observers.read() }
         for _ in 0..<Int.random(in: 1...8, using: &random) { act(writer) }
         end(writer)
-        onlookers.stop()
+        observers.stop()
         for ticket in tickets where ticket.outcome == nil {
             fail("I6: the writer has ended, and sequence \(ticket.sequence) has not")
         }
         let isSilent = start.silentFaultCount + medium.recording.silentFaultCount > 0
         let payloads = promises.payloads
-        if let problem = onlookers.problem(payloads, allowsErrors: isSilent || !plan.rules.isEmpty)
+        if let problem = observers.problem(payloads, allowsErrors: isSilent || !plan.rules.isEmpty)
         {
             fail(problem)
         }
@@ -152,7 +152,7 @@ struct Life {
     @discardableResult
     private mutating func save(_ writer: CheckpointWriter) -> CheckpointTicket? {
         step += 1
-        let payload = Toy.payload(step: random.next() % 1_000_000)
+        let payload = SmallFile.payload(step: random.next() % 1_000_000)
         // Memory that is the caller's: the writer must be done with it when it says staged.
         let memory = AlignedBuffer(byteCount: payload.count)
         memory.copy(payload, to: 0)

@@ -2,8 +2,8 @@ package import CheckpointFormat
 package import CheckpointWriter
 internal import StorageFaults
 
-/// Toy geometry: chunks of 64 KiB, slots of three.
-package enum Toy {
+/// SmallFile geometry: chunks of 64 KiB, slots of three.
+package enum SmallFile {
     package static let chunkByteCount = 64 << 10
 
     /// A new file.
