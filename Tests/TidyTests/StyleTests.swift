@@ -48,4 +48,18 @@ import Testing
                 "\(path):\(index + 1): no comment proves that this may be shared")
         }
     }
+
+    static let pages =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + Repository.files("spec", [".md"])
+
+    /// A link inside the project leads somewhere.
+    @Test(arguments: pages) func linksHaveTargets(path: String) throws {
+        let folder = URL(filePath: path, relativeTo: Repository.root).deletingLastPathComponent()
+        for match in try Repository.text(path).matches(of: /\]\(([^)#:\s]+)(#[^)\s]*)?\)/) {
+            let target = folder.appending(path: String(match.1))
+            #expect(
+                FileManager.default.fileExists(atPath: target.path),
+                "\(path) links to \(match.1), which does not exist")
+        }
+    }
 }
