@@ -285,7 +285,8 @@ test-c: lib $(RECORDER)
 		-Wl,-rpath,$(abspath $(BUILD)/lib)
 	$(BUILD)/tests/cabi $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O2 -pthread -o $(BUILD)/tests/pmem \
-		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c
+		-ISources/CPlatformLinux/include Tests/CABITests/pmem.c Sources/CPlatformLinux/pmem.c \
+		Sources/CPlatformLinux/descriptors.c
 	PMEM2_FORCE_GRANULARITY=CACHE_LINE $(BUILD)/tests/pmem /dev/shm \
 		$(abspath $(RECORDER))
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \

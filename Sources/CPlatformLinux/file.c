@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "platform.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -12,6 +14,37 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+/* Above the standard streams, and noted; or a negated errno. */
+static int raised(int fd)
+{
+    if (fd <= 2) {
+        int safe = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        int saved = errno;
+        close(fd);
+        if (safe < 0)
+            return -saved;
+        fd = safe;
+    }
+    if (pccp_descriptor_note(fd))
+        return fd;
+    close(fd);
+    return -EMFILE;
+}
+
+/* No signal can interrupt it. */
+static int open_noted(const char *path, int flags)
+{
+    /* O_NONBLOCK keeps a FIFO from blocking the open; regular files ignore it. */
+    int fd = open(path, flags | O_NONBLOCK, 0666);
+    if (fd < 0)
+        return -errno;
+    /* io_uring does not ignore it where a file system cannot write without blocking. */
+    int status = fcntl(fd, F_GETFL);
+    if (status >= 0)
+        (void)fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
+    return raised(fd);
+}
 
 int pccp_open(const char *path, int flags)
 {
@@ -25,26 +58,20 @@ int pccp_open(const char *path, int flags)
     struct stat st;
     if ((flags & PCC_OPEN_WRITE) && stat(path, &st) == 0 && S_ISBLK(st.st_mode))
         native |= O_EXCL;
-    /* O_NONBLOCK keeps a FIFO from blocking the open; regular files ignore it. */
-    int fd;
-    do
-        fd = open(path, native | O_NONBLOCK, 0666);
-    while (fd < 0 && errno == EINTR);
-    if (fd < 0)
-        return -errno;
-    /* io_uring does not ignore it where a file system cannot write without blocking. */
-    int status = fcntl(fd, F_GETFL);
-    if (status >= 0)
-        (void)fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
-    if (fd > 2)
-        return fd;
-    int safe = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    int saved = errno;
-    close(fd);
-    return safe < 0 ? -saved : safe;
+    pccp_descriptors_hold();
+    int fd = open_noted(path, native);
+    pccp_descriptors_release();
+    return fd;
 }
 
-int pccp_close(int fd) { return close(fd) == 0 ? 0 : -errno; }
+int pccp_close(int fd)
+{
+    pccp_descriptors_hold();
+    pccp_descriptor_forget(fd);
+    int result = close(fd) == 0 ? 0 : -errno;
+    pccp_descriptors_release();
+    return result;
+}
 
 int64_t pccp_pread_all(int fd, void *buffer, size_t count, uint64_t offset)
 {

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "pmem.h"
 
+#include "descriptors.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -101,6 +103,19 @@ static int fill_holes(int fd)
     return (uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size ? 0 : -ENOSPC;
 }
 
+/* A mapping of a child would hold the file, and its lock, as a descriptor does. */
+static int map_for_this_process(struct pccp_pmem *pmem, struct pmem2_config *config,
+                                struct pmem2_source *source)
+{
+    pccp_descriptors_hold();
+    int result = pmem->lib.map_new(&pmem->map, config, source);
+    if (result == 0)
+        (void)madvise(pmem->lib.map_get_address(pmem->map), pmem->lib.map_get_size(pmem->map),
+                      MADV_DONTFORK);
+    pccp_descriptors_release();
+    return result;
+}
+
 static int map_file(struct pccp_pmem *pmem)
 {
     struct library *lib = &pmem->lib;
@@ -114,7 +129,7 @@ static int map_file(struct pccp_pmem *pmem)
     if (result == 0)
         result = lib->config_set_required_store_granularity(config, PMEM2_GRANULARITY_CACHE_LINE);
     if (result == 0)
-        result = lib->map_new(&pmem->map, config, source);
+        result = map_for_this_process(pmem, config, source);
     if (result == 0 && lib->source_device_usc(source, &pmem->unsafe_shutdown_count) != 0)
         pmem->unsafe_shutdown_count = 0;
     if (config)

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "ring.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <liburing.h>
 #include <stdio.h>
@@ -59,7 +61,7 @@ int pccp_write_progress(struct pccp_write_progress *progress, int32_t answer)
 
 /* The newest flags that the kernel knows: completions are then delivered when we ask for them,
  * and do not interrupt digesting. */
-static int set_up(unsigned entry_count, struct io_uring *uring)
+static int queue_init(unsigned entry_count, struct io_uring *uring)
 {
     static const unsigned choices[] = {
         IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER
@@ -72,6 +74,30 @@ static int set_up(unsigned entry_count, struct io_uring *uring)
     for (size_t i = 0; i < sizeof choices / sizeof *choices && result == -EINVAL; i++)
         result = io_uring_queue_init(entry_count, uring, choices[i]);
     return result;
+}
+
+/* A child must not find half of a ring, nor hold the file that is registered with it. */
+static int set_up(unsigned entry_count, struct io_uring *uring)
+{
+    pccp_descriptors_hold();
+    int result = queue_init(entry_count, uring);
+    if (result >= 0) {
+        (void)io_uring_ring_dontfork(uring);
+        if (!pccp_descriptor_note(uring->ring_fd)) {
+            io_uring_queue_exit(uring);
+            result = -EMFILE;
+        }
+    }
+    pccp_descriptors_release();
+    return result;
+}
+
+static void tear_down(struct io_uring *uring)
+{
+    pccp_descriptors_hold();
+    pccp_descriptor_forget(uring->ring_fd);
+    io_uring_queue_exit(uring);
+    pccp_descriptors_release();
 }
 
 static int check_operations(struct io_uring *uring)
@@ -111,7 +137,7 @@ int pccp_ring_probe(void)
     result = check_operations(&uring);
     if (result == 0)
         result = check_entering(&uring);
-    io_uring_queue_exit(&uring);
+    tear_down(&uring);
     return result;
 }
 
@@ -164,8 +190,6 @@ int pccp_ring_create(int fd, unsigned depth, const void *pool, size_t pool_byte_
     /* All of these only make it quicker. */
     made->has_registered_file = io_uring_register_files(&made->uring, &fd, 1) == 0;
     made->pool_state = register_pool(made);
-    /* A child must not find half of a ring. */
-    (void)io_uring_ring_dontfork(&made->uring);
     *ring = made;
     return 0;
 }
@@ -298,7 +322,7 @@ bool pccp_ring_destroy(struct pccp_ring *ring)
         else if (wait_only(ring) < 0)
             return false;
     }
-    io_uring_queue_exit(&ring->uring);
+    tear_down(&ring->uring);
     free(ring);
     return true;
 }

@@ -30,6 +30,8 @@ public enum Tool: String, CaseIterable, Sendable {
     public func run() -> Never {
         // A reader that closes a pipe shows as EPIPE, which `Output` takes for the end.
         _ = signal(SIGPIPE, SIG_IGN)
+        // A limit on the size of files shows as EFBIG.
+        _ = signal(SIGXFSZ, SIG_IGN)
         Interruption.install()
         var status = refuseUnreadableArguments()
         if status.isEmpty { status = execute(Array(CommandLine.arguments.dropFirst())) }

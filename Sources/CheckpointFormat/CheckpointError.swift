@@ -30,6 +30,7 @@ public struct CheckpointError: Error, Hashable, Sendable {
         public static let superseded = Code(rawValue: 23)
         public static let skipped = Code(rawValue: 24)
         public static let rejected = Code(rawValue: 25)
+        public static let resourceLimit = Code(rawValue: 26)
     }
 
     public var code: Code

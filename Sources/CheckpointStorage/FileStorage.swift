@@ -38,7 +38,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
     /// - Throws: `StorageError` with errno; EISDIR, EINVAL for what is neither a regular file nor
     ///   a block device; EBUSY for a device in use; EOPNOTSUPP on a network file system opened for
     ///   writing, unless
-    ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises.
+    ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises; EFBIG for a file
+    ///   to be written that is larger than this process may write.
     public init(
         path: String, access: Access, mode: Mode = .automatic, allowsNetwork: Bool = false
     ) throws(StorageError) {
@@ -130,6 +131,9 @@ public final class FileStorage: Storage, @unchecked Sendable {
                 operation: "open", path: path, osErrorNumber: EINVAL,
                 advice: "it is neither a regular file nor a block device")
         }
+        if access == .write, facts.is_regular {
+            try ProcessLimit.checkFileSize(facts.byte_count, operation: "open", path: path)
+        }
         // f_type of statfs(2): NFS, SMB1, SMB2, CIFS, Lustre, Ceph, 9p, AFS.
         let networkTypes: Set<UInt64> = [
             0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x0BD0_0BD0, 0x00C3_6400, 0x0102_1997,
@@ -186,6 +190,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     public func resize(to byteCount: UInt64) throws(StorageError) {
+        try ProcessLimit.checkFileSize(byteCount, operation: "ftruncate", path: path)
         while ftruncate(descriptor, off_t(byteCount)) != 0 {
             if errno == EINTR { continue }
             throw StorageError(
@@ -228,11 +233,16 @@ public final class FileStorage: Storage, @unchecked Sendable {
             pccp_lock_is_held(descriptor, LockByte.slot($0).byteOffset, 1) == 1
         }
         guard !pinned.isEmpty else { return [] }
-        let holders = LockHolders.sharing(
-            pinned.map { LockByte.slot($0).byteOffset }, of: descriptor)
+        let holders = LockHolders.locking(
+            pinned.map { LockByte.slot($0).byteOffset }, exclusively: false, of: descriptor)
         return pinned.map {
             SlotPin(slot: $0, holders: holders[LockByte.slot($0).byteOffset] ?? [])
         }
+    }
+
+    public var writerLockHolders: [PinHolder] {
+        let byte = LockByte.writer.byteOffset
+        return LockHolders.locking([byte], exclusively: true, of: descriptor)[byte] ?? []
     }
 
     public func unlock(_ byte: LockByte) throws(StorageError) {

@@ -16,11 +16,13 @@ public struct NewFile: ~Copyable {
     /// open(2) with O_EXCL, then fallocate(2), so that ENOSPC comes now and not mid-run.
     ///
     /// - Parameter requiresReservation: refuse a file system that cannot reserve blocks.
+    /// - Throws: EFBIG for a size that this process may not write.
     public init(
         beside finalPath: String, byteCount: UInt64, requiresReservation: Bool = true
     ) throws(StorageError) {
         self.finalPath = finalPath
         temporaryPath = "\(finalPath).creating-\(UInt32.random(in: .min ... .max))"
+        try ProcessLimit.checkFileSize(byteCount, operation: "create", path: finalPath)
         let flags = Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE)
         // Safe: the path is passed as a C string for the call.
         let descriptor = unsafe pccp_open(temporaryPath, flags)

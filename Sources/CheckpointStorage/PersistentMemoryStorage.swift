@@ -285,4 +285,5 @@ internal import Synchronization
     public func unlock(_ byte: LockByte) throws(StorageError) { try file.unlock(byte) }
 
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { file.slotPins(slots) }
+    public var writerLockHolders: [PinHolder] { file.writerLockHolders }
 }

@@ -91,4 +91,5 @@ public final class RingStorage: Storage {
     public func unlock(_ byte: LockByte) throws(StorageError) { try file.unlock(byte) }
 
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { file.slotPins(slots) }
+    public var writerLockHolders: [PinHolder] { file.writerLockHolders }
 }

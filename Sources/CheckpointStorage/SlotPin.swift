@@ -1,7 +1,7 @@
 internal import CPlatformLinux
 public import CheckpointFormat
 
-/// A process that has a slot pinned.
+/// A process that has a lock of a file, such as one that pins a slot.
 public struct PinHolder: Hashable, Sendable {
     public let processID: UInt32
     /// Its command line, cut to `commandLimit` characters.
@@ -71,17 +71,18 @@ struct DescriptorLock: Hashable {
 /// Who has which bytes of a file locked, as far as /proc shows it: a lock of an open file
 /// description belongs to no process, so fcntl(2) does not name one.
 enum LockHolders {
-    /// The processes with a shared lock on one of `bytes`.
-    static func sharing(
-        _ bytes: [UInt64], of descriptor: Int32
+    /// The processes with a shared or an exclusive lock on each of `bytes`.
+    static func locking(
+        _ bytes: [UInt64], exclusively isExclusive: Bool, of descriptor: Int32
     ) -> [UInt64: [PinHolder]] {
         final class Found { var processIDs: [UInt64: Set<UInt32>] = [:] }
         struct Search {
             let bytes: [UInt64]
+            let isExclusive: Bool
             let found: Found
         }
         let found = Found()
-        var search = Search(bytes: bytes, found: found)
+        var search = Search(bytes: bytes, isExclusive: isExclusive, found: found)
         // Safe: the visitor is called only during the call, with a text of that many bytes.
         _ = unsafe withUnsafeMutablePointer(to: &search) { search in
             unsafe pccp_visit_openers(
@@ -91,7 +92,8 @@ enum LockHolders {
                     let search = unsafe context.assumingMemoryBound(to: Search.self).pointee
                     let bytes = unsafe UnsafeRawBufferPointer(start: text, count: count)
                     let info = unsafe String(decoding: bytes, as: UTF8.self)
-                    for lock in DescriptorLock.parse(info) where !lock.isExclusive {
+                    for lock in DescriptorLock.parse(info)
+                    where lock.isExclusive == search.isExclusive {
                         for byte in search.bytes where lock.bytes.contains(byte) {
                             search.found.processIDs[byte, default: []].insert(processID)
                         }

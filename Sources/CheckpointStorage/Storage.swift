@@ -56,6 +56,9 @@ public protocol Storage: AnyObject, Sendable {
     /// Which of `slots` other openers have pinned, and who they are. Takes no lock. Empty where
     /// there are no locks, and for a medium that only this process has.
     func slotPins(_ slots: [SlotIndex]) -> [SlotPin]
+
+    /// The processes that have the writer's lock, as far as this user may see them.
+    var writerLockHolders: [PinHolder] { get }
 }
 
 /// A medium whose bytes the processor writes itself, durable as soon as a write returns: nothing is
@@ -90,6 +93,7 @@ extension Storage {
     public var detail: String? { nil }
     public var unsafeShutdownCount: UInt64 { 0 }
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { [] }
+    public var writerLockHolders: [PinHolder] { [] }
 
     /// For a medium whose writes block.
     public func makeWriteQueue(

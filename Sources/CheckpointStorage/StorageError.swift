@@ -47,6 +47,10 @@ extension StorageError: CustomStringConvertible {
         }
         return switch Errno(rawValue: osErrorNumber) {
         case .noSpace: "free some space, or choose a smaller capacity"
+        case .fileTooLarge: ProcessLimit.fileSizeAdvice
+        case .tooManyOpenFiles: ProcessLimit.descriptorAdvice
+        case .tooManyOpenFilesInSystem:
+            "the system's limit on open files is reached; raise it (sysctl fs.file-max)"
         case .diskQuotaExceeded: "raise the quota, or choose a smaller capacity"
         case .readOnlyFileSystem, .permissionDenied, .notPermitted:
             "the file or its file system cannot be written by this user"
@@ -87,6 +91,9 @@ extension CheckpointError {
             case .noSuchFileOrDirectory: .notFound
             case .fileExists: .exists
             case .noMemory: .outOfMemory
+            case .fileTooLarge, .tooManyOpenFiles, .tooManyOpenFilesInSystem: .resourceLimit
+            case .resourceTemporarilyUnavailable where error.operation == WorkerThread.operation:
+                .resourceLimit
             case .notSupported: .unsupported
             case .resourceBusy: .locked
             case _ where error.saysNoLocks: .unsupported

@@ -90,10 +90,11 @@ struct WriterOpening {
             guard isHolderDead(), SystemClock.monotonicTime < deadline else { break }
             SystemClock.sleep(nanoseconds: 5_000_000)
         }
+        let advice =
+            "a file has one writer: give each rank its own path, or close the other one"
         throw CheckpointError(
             .locked,
-            "\(storage.path): another writer has it open\(lockHolder()); a file has one writer: "
-                + "give each rank its own path, or close the other one")
+            "\(storage.path): another writer has it open\(lockHolder()); \(advice)")
     }
 
     /// The kernel takes an io_uring apart after its process is gone, and the ring holds the file:
@@ -102,20 +103,36 @@ struct WriterOpening {
 
     /// Whether the process that the newest superblock names is of this boot, and gone.
     private func isHolderDead() -> Bool {
-        guard let image = try? MetadataImage.read(from: storage),
-            let superblock = (try? SlotSelection.decide(image))?.superblock
-        else { return false }
-        return superblock.writerBootID == SystemClock.bootID
-            && !SystemClock.processExists(superblock.writerPID)
+        newestWriter().map { !SystemClock.processExists($0) } ?? false
     }
 
-    /// Whom the newest superblock names, when it can be read.
-    private func lockHolder() -> String {
+    /// The process of this boot that the newest superblock names, when that can be read.
+    private func newestWriter() -> UInt32? {
         guard let image = try? MetadataImage.read(from: storage),
-            let decision = try? SlotSelection.decide(image), let superblock = decision.superblock
-        else { return "" }
-        return " (process \(superblock.writerPID))"
+            let superblock = (try? SlotSelection.decide(image))?.superblock,
+            superblock.writerBootID == SystemClock.bootID
+        else { return nil }
+        return superblock.writerPID
     }
+
+    /// Who holds the lock now. The medium names who opened the file last, which is not the same
+    /// where that process is gone, or another is just opening it.
+    private func lockHolder() -> String {
+        let holders = storage.writerLockHolders
+        if !holders.isEmpty {
+            let names = holders.map {
+                $0.processID == SystemClock.processID
+                    ? "this process, \($0.processID)" : "process \($0.processID), \($0.command)"
+            }
+            return " (\(names.joined(separator: "; ")))"
+        }
+        guard let writer = newestWriter() else { return " (a process that \(Self.unseen))" }
+        if SystemClock.processExists(writer) { return " (process \(writer))" }
+        return " (process \(writer) opened it last and is gone; a process that \(Self.unseen))"
+    }
+
+    private static let unseen =
+        "this user cannot see holds the lock: lsof or fuser -v, run as root, names it"
 
     private func check(_ identity: IdentityBlock) throws(CheckpointError) {
         let unknown = identity.features.unknownReadOnlyCompatible

@@ -1,5 +1,6 @@
 internal import CPCCheck
 internal import CheckpointFormat
+internal import CheckpointStorage
 
 #if canImport(Glibc)
     internal import Glibc
@@ -58,26 +59,49 @@ func failure(_ error: pcc_error) -> CheckpointError {
 
 func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArgument, message) }
 
-/// A handle: an object that C holds one reference to.
+/// A handle: an object that C holds one reference to, in the process that made it.
+///
+/// In a forked child the threads of the object do not exist, and its locks may be held by them for
+/// ever: nothing of it is touched there, not even to free it.
 enum Handle {
+    private final class Owned {
+        let object: AnyObject
+        let processID = SystemClock.processID
+
+        init(_ object: AnyObject) { self.object = object }
+    }
+
     static func make(_ object: AnyObject) -> OpaquePointer {
         // Safe: released by `release`, which the C side calls once per handle.
-        OpaquePointer(Unmanaged.passRetained(object).toOpaque())
+        OpaquePointer(Unmanaged.passRetained(Owned(object)).toOpaque())
+    }
+
+    private static func owned(_ handle: OpaquePointer) -> Unmanaged<Owned> {
+        // Safe: `make` made every handle from an object of this class.
+        Unmanaged<Owned>.fromOpaque(UnsafeRawPointer(handle))
     }
 
     static func object<Object: AnyObject>(
         _ handle: OpaquePointer?, _ type: Object.Type, _ name: String
     ) throws(CheckpointError) -> Object {
         guard let handle = handle else { throw invalid("\(name) is NULL") }
+        let owned = owned(handle).takeUnretainedValue()
+        guard owned.processID == SystemClock.processID else {
+            throw CheckpointError(
+                .forked,
+                "this \(name) belongs to process \(owned.processID), which forked; open the file "
+                    + "after the fork, in the process that uses it")
+        }
         // Safe: a handle of this C type was made from an object of this class.
-        return Unmanaged<Object>.fromOpaque(UnsafeRawPointer(handle))
-            .takeUnretainedValue()
+        return unsafeDowncast(owned.object, to: Object.self)
     }
 
-    static func release<Object: AnyObject>(_ handle: OpaquePointer?, _ type: Object.Type) {
+    static func release(_ handle: OpaquePointer?) {
         guard let handle = handle else { return }
-        // Safe: C gives its only reference back.
-        Unmanaged<Object>.fromOpaque(UnsafeRawPointer(handle)).release()
+        let owned = owned(handle)
+        guard owned.takeUnretainedValue().processID == SystemClock.processID else { return }
+        // C gives its only reference back.
+        owned.release()
     }
 }
 

@@ -295,5 +295,5 @@ public func pcc_reader_verified_byte_count(_ reader: OpaquePointer?) -> UInt64 {
 @c @implementation
 public func pcc_reader_close(_ reader: OpaquePointer?) {
     (try? handle(reader))?.select(nil)
-    Handle.release(reader, ReaderHandle.self)
+    Handle.release(reader)
 }

@@ -74,5 +74,5 @@ public func pcc_ticket_wait(
 
 @c @implementation
 public func pcc_ticket_free(_ ticket: OpaquePointer?) {
-    Handle.release(ticket, CheckpointTicket.self)
+    Handle.release(ticket)
 }

@@ -283,7 +283,7 @@ public func pcc_writer_close(
     status(error) { () throws(CheckpointError) in
         let object = try Handle.object(writer, CheckpointWriter.self, "writer")
         // Freed whatever close says, as the header promises.
-        defer { Handle.release(writer, CheckpointWriter.self) }
+        defer { Handle.release(writer) }
         try object.close()
     }
 }
@@ -305,5 +305,5 @@ public func pcc_writer_abandon(_ writer: OpaquePointer?) {
         return
     }
     object.abandon()
-    Handle.release(writer, CheckpointWriter.self)
+    Handle.release(writer)
 }

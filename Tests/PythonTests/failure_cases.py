@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ class Case:
         helpers: list[Callable[..., Any]] = [
             fill_disk, free_disk, make_read_only, damage, self.another_process_opens,
             self.in_forked_child, self.killed_while_it_saves, self.run_program, interrupt_soon,
-            fail_writes, fail_flushes, pin_newest, close_soon,
+            fail_writes, fail_flushes, pin_newest, close_soon, limit_file_size,
         ]  # fmt: skip
         self._names: dict[str, Any] = {helper.__name__: helper for helper in helpers}
         prelude = PRELUDE + (TORCH_PRELUDE if needs_torch else "")
@@ -136,6 +137,7 @@ class Case:
         for checkpointer in _live.checkpointers():
             with contextlib.suppress(pccheck.CheckpointError):
                 checkpointer.close()
+        limit_file_size(None)
         self._names.clear()
 
     # -- what the page calls
@@ -250,6 +252,11 @@ def pin_newest(path: str) -> Any:
 
 def close_soon(reader: Any) -> None:
     threading.Timer(3, reader.close).start()
+
+
+def limit_file_size(byte_count: int | None) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if byte_count is None else byte_count, hard))
 
 
 def fail_writes() -> None:

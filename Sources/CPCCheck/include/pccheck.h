@@ -7,7 +7,9 @@
  *            power cut.
  *
  * Every function that can fail returns a pcc_status and, when `error` is not NULL, fills it.
- * Handles may be used from any thread. A handle must not be used after a fork in the child.
+ * Handles may be used from any thread, and belong to the process that made them. In a child that
+ * it forks they are PCC_FORKED, and closing or freeing one there does nothing: the child holds none
+ * of the parent's files, locks and memory. A child opens files of its own.
  * Strings are UTF-8 and NUL-terminated. Sizes are in bytes, times in nanoseconds unless named.
  * Option structs begin with their size: set it with sizeof, zero the rest, and fields that a
  * later version appends keep their default. A value of 0 always means "the default".
@@ -54,12 +56,14 @@ typedef int32_t pcc_status;
 #define PCC_FINGERPRINT_MISMATCH 17 /* the file belongs to another model or topology */
 #define PCC_RANK_MISMATCH 18       /* the file belongs to another rank or world size */
 #define PCC_TIMEOUT 19             /* the deadline passed; the operation goes on */
-#define PCC_FORKED 20              /* the writer belongs to the parent process */
+#define PCC_FORKED 20              /* the handle belongs to the parent process */
 #define PCC_SLOTS_EXHAUSTED 21     /* too many slots were taken out of use after failed flushes */
 #define PCC_OUT_OF_MEMORY 22       /* memory for the staging pool could not be had */
 #define PCC_SUPERSEDED 23          /* a newer checkpoint is durable; this one was released */
 #define PCC_SKIPPED 24             /* nothing was saved: every slot was in flight (policy skip) */
 #define PCC_REJECTED 25            /* the application rejected it: see pcc_writer_reject */
+#define PCC_RESOURCE_LIMIT 26      /* a limit on this process or user (ulimit, cgroup): file size,
+                                     * open files, threads; the message says which, and its value */
 
 typedef struct pcc_error {
     int32_t code;         /* a pcc_status */

@@ -17,7 +17,8 @@ enum {
 };
 
 /* Opens with O_CLOEXEC and never returns descriptors 0 to 2: stray prints must not hit a file. A
- * block device is opened for writing only when nobody else uses it; -EBUSY otherwise. */
+ * block device is opened for writing only when nobody else uses it; -EBUSY otherwise. A child that
+ * this process forks has /dev/null in its place: see descriptors.h. */
 int pccp_open(const char *path, int flags);
 int pccp_close(int fd);
 
@@ -71,9 +72,19 @@ size_t pccp_process_command(uint32_t pid, char *text, size_t size);
  * there is no such amount: see pccp_available_byte_count. */
 void *pccp_pool_allocate(size_t byte_count);
 void pccp_pool_free(void *pool, size_t byte_count);
-/* Memory that may be touched before the kernel runs out or a control group's limit is reached;
- * UINT64_MAX when neither can be read. */
+/* Memory that may be touched before the kernel runs out, or the limit of a control group or of the
+ * address space is reached; UINT64_MAX when none can be read. */
 uint64_t pccp_available_byte_count(void);
+
+enum pccp_limit_kind {
+    PCC_LIMIT_FILE_SIZE,     /* in bytes; the first byte beyond is EFBIG, and SIGXFSZ */
+    PCC_LIMIT_DESCRIPTORS,   /* above the highest number */
+    PCC_LIMIT_THREADS,       /* of this user; not for root */
+    PCC_LIMIT_ADDRESS_SPACE, /* in bytes */
+    PCC_LIMIT_GROUP_THREADS, /* of the control group */
+};
+/* A limit on this process; UINT64_MAX where there is none. */
+uint64_t pccp_limit(enum pccp_limit_kind kind);
 
 /* Wall-clock and monotonic time in nanoseconds. */
 uint64_t pccp_wall_time(void);

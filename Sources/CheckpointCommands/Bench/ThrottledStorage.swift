@@ -53,4 +53,5 @@ final class ThrottledStorage: Storage {
     func unlock(_ byte: LockByte) throws(StorageError) { try base.unlock(byte) }
 
     func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { base.slotPins(slots) }
+    var writerLockHolders: [PinHolder] { base.writerLockHolders }
 }

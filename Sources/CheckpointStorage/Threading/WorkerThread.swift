@@ -28,11 +28,14 @@ public final class WorkerThread: Sendable {
             // Safe: no thread runs, so the reference is still ours.
             unsafe Unmanaged<Body>.fromOpaque(context).release()
             throw StorageError(
-                operation: "pthread_create", path: name, osErrorNumber: -result,
-                advice: "raise the limit on processes and threads (ulimit -u)")
+                operation: Self.operation, path: "thread \(name)", osErrorNumber: -result,
+                advice: ProcessLimit.threadAdvice)
         }
         self.handle = handle
     }
+
+    /// What a `StorageError` of `init` calls it.
+    static let operation = "pthread_create"
 
     private static func simulate(
         _ body: @escaping @Sendable () -> Void, _ scheduler: any ThreadScheduler, _ number: Int

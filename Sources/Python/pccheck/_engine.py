@@ -159,6 +159,7 @@ class Engine:
     def recovered(self) -> Recovered | None:
         """The checkpoint that opening chose to go on from; None in a file without any."""
         info, is_verified, error = _native.CheckpointInfo(), c.c_uint32(), _native.Error()
+        self._check_process()
         with self.lock:
             status = self._library.pcc_writer_recovered(
                 self._open_writer(), c.byref(info), c.byref(is_verified), c.byref(error)
@@ -248,6 +249,7 @@ class Engine:
     ) -> SaveHandle | CheckpointError:
         """Begins a checkpoint, or returns that there is no slot for it yet."""
         refuse_reentry(self, os.fsdecode(self._path))
+        self._check_process()
         with self.lock:
             writer = self._open_writer()
             self.reap()
@@ -299,6 +301,7 @@ class Engine:
 
     def reap(self) -> None:
         """Forgets checkpoints that have ended, and lets go of memory that was copied."""
+        self._check_process()
         with self.lock:
             unfinished = []
             for handle in self._outstanding:
@@ -339,6 +342,7 @@ class Engine:
 
     def rewind(self, step: int) -> None:
         """Allows later saves to use steps from `step` on."""
+        self._check_process()
         with self.lock:
             error = _native.Error()
             _native.check(
@@ -347,6 +351,7 @@ class Engine:
 
     def stats(self) -> dict[str, Any]:
         """What the writer counted."""
+        self._check_process()
         with self.lock:
             text, error = c.c_void_p(), _native.Error()
             status = self._library.pcc_writer_stats_json(
@@ -383,9 +388,12 @@ class Engine:
 
     def abandon(self) -> None:
         """Closes the file without waiting for what is in flight, as a crash would."""
+        if os.getpid() != self._process:
+            self._writer = None
+            return
         with self.lock:
             writer, self._writer = self._writer, None
-            if writer and os.getpid() == self._process:
+            if writer:
                 self._approvals.stop()
                 for handle in self._outstanding:
                     handle._forget_guard()
@@ -400,12 +408,19 @@ class Engine:
         """True while this process may save with it."""
         return bool(self._writer) and os.getpid() == self._process
 
-    def _open_writer(self) -> c.c_void_p:
+    def _check_process(self) -> None:
+        """To be called before the lock is taken: in a child it may be held for ever, by a thread
+        that exists only in the parent."""
         if os.getpid() != self._process:
             raise Forked(
-                "this checkpointer belongs to the parent process; open another file in the child",
+                f"{os.fsdecode(self._path)}: this checkpointer belongs to the parent process "
+                f"{self._process}, which saves on; open a file after the fork, in the process that "
+                "uses it",
                 code=20,
             )
+
+    def _open_writer(self) -> c.c_void_p:
+        self._check_process()
         if not self._writer:
             raise Closed("the checkpointer was closed; open the file again", code=15)
         return self._writer

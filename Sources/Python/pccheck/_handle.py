@@ -90,6 +90,7 @@ class SaveHandle:
     @property
     def sequence(self) -> int:
         """The checkpoint's number in the file, strictly increasing; 0 when skipped."""
+        self._check_process()
         return int(self._library.pcc_ticket_sequence(self._ticket))
 
     @property
@@ -98,6 +99,8 @@ class SaveHandle:
         return bool(self._ticket)
 
     def __repr__(self) -> str:
+        if os.getpid() != self._process:
+            return f"<SaveHandle step={self.step} of the parent process {self._process}>"
         return f"<SaveHandle step={self.step} sequence={self.sequence} {self.state}>"
 
     def __del__(self) -> None:
@@ -238,7 +241,11 @@ class SaveHandle:
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
-            raise Forked("this handle belongs to the parent process, which saves on", code=20)
+            raise Forked(
+                f"this handle belongs to the parent process {self._process}, which saves on; wait "
+                "for it there",
+                code=20,
+            )
 
     def _wait(
         self, call: Callable[[c.c_void_p, int, Any], int], timeout: float | None, goal: str

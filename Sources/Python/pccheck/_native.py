@@ -247,6 +247,15 @@ _library_path = ""
 _library_lock = threading.RLock()
 
 
+def _renew_lock() -> None:
+    """In a child: a thread that exists only in the parent may hold it."""
+    global _library_lock
+    _library_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _candidates() -> list[str]:
     """Where the library may be, best first."""
     override = os.environ.get("PCCHECK_LIBRARY")

@@ -122,6 +122,7 @@ class Preemption:
         if not grace > 0:
             raise InvalidArgument(f"grace is {grace}; give the seconds from SIGTERM to the kill")
         self._path = path
+        self._process = os.getpid()
         self._after = after
         self._grace = grace
         self._received_time: float | None = None
@@ -183,6 +184,9 @@ class Preemption:
 
     def close(self) -> None:
         """Gives the signal back; one that no state was saved for takes effect now."""
+        if os.getpid() != self._process:
+            # The signal was the parent's, and is handled there.
+            return
         is_pending = self.is_pending and self._after != "return"
         self._is_handled = True
         _watch.remove(self)

@@ -13,7 +13,7 @@ take them. The pinned memory of a save is used again once that save is staged.
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from typing import Any, Protocol
 
 import torch
@@ -117,22 +117,24 @@ class Arenas:
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
-        self._free: list[torch.Tensor] = []
-        self._lock = threading.Lock()
+        # Without a lock: a collection inside of `take` may give memory back, in the same thread.
+        self._free: deque[torch.Tensor] = deque()
 
     def take(self, byte_count: int) -> Lease:
         """Memory of at least this size; what is too small is let go."""
-        with self._lock:
-            fitting = [memory for memory in self._free if memory.nbytes >= byte_count]
-            self._free = fitting[1:]
-        if fitting:
-            return Lease(self, fitting[0])
+        while self._free:
+            try:
+                memory = self._free.popleft()
+            except IndexError:
+                # Another thread was quicker.
+                break
+            if memory.nbytes >= byte_count:
+                return Lease(self, memory)
         return Lease(self, self.streams.allocate(byte_count + byte_count // _ROOM_FRACTION))
 
     def give_back(self, memory: torch.Tensor) -> None:
         """Called when nobody reads the memory any more."""
-        with self._lock:
-            self._free.append(memory)
+        self._free.append(memory)
 
 
 class DeviceCopies:

@@ -447,7 +447,7 @@ class BaseCheckpointer:
     @property
     def is_open(self) -> bool:
         """True while it holds its file, which other writers find locked."""
-        return self._engine is not None and not self._is_closed
+        return self._engine is not None and self._engine.is_open and not self._is_closed
 
     def stats(self) -> dict[str, Any]:
         """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
@@ -484,6 +484,14 @@ class BaseCheckpointer:
     def _check_open(self) -> None:
         if self._is_closed:
             raise Closed(f"{self._path}: the checkpointer was closed; open the file again")
+        if self._process != os.getpid():
+            if self._engine is not None:
+                self._engine.check_open()
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """In a forked child: the parent had not opened the file yet, so that the child may."""
+        self._process = os.getpid()
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -29,6 +29,7 @@ __all__ = [
     "Forked",
     "SlotsExhausted",
     "OutOfMemory",
+    "ResourceLimit",
     "StateChanged",
     "StateFormatError",
     "UnsupportedState",
@@ -195,6 +196,12 @@ class OutOfMemory(CheckpointError, MemoryError):
     """Memory for the staging pool could not be had."""
 
     default_code = 22
+
+
+class ResourceLimit(CheckpointError):
+    """A limit on this process or user was reached: file size, open files, threads."""
+
+    default_code = 26
 
 
 class StateChanged(CheckpointError):

@@ -122,7 +122,10 @@ def write_textfile(
     path: str | os.PathLike[str],
     labels: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the metrics to a file of node_exporter's textfile collector, in one piece."""
+    """Writes the metrics to a file of node_exporter's textfile collector, in one piece.
+
+    Everybody may read the file, whatever the umask: node_exporter runs as a user of its own.
+    """
     target = Path(path)
     text = prometheus_text(checkpointer, labels)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

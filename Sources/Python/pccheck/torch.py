@@ -119,11 +119,17 @@ class Checkpointer(BaseCheckpointer):
         ``StepBackwards``, ``Busy``, ``Closed``.
         """
         refuse_reentry(self, self._path)
+        self._check_open()
         # Until what describes the state is gone again.
         with self._save_lock, CollectionPutOff(self._plan.tensor_count):
             handle = self._save(step, rng, metadata, urgent, overlap, state)
         self._wait_before_steps()
         return handle
+
+    def _adopt(self) -> None:
+        super()._adopt()
+        # A thread that exists only in the parent may hold the old one.
+        self._save_lock = threading.RLock()
 
     def _wait_before_steps(self) -> None:
         """From now on optimizers wait, before a step, until what they change is staged."""

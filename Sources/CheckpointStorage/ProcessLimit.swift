@@ -1,0 +1,59 @@
+internal import CPlatformLinux
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+/// Limits on this process, and what to say when one is reached.
+enum ProcessLimit {
+    /// A limit; nil where there is none.
+    private static func value(_ kind: pccp_limit_kind) -> UInt64? {
+        let found = pccp_limit(kind)
+        return found == .max ? nil : found
+    }
+
+    /// Refuses a file larger than this process may write: the write that goes beyond would be
+    /// SIGXFSZ, which ends a process that neither blocks nor ignores it.
+    ///
+    /// - Throws: `StorageError` with EFBIG.
+    static func checkFileSize(
+        _ byteCount: UInt64, operation: String, path: String
+    ) throws(StorageError) {
+        guard let limit = value(PCC_LIMIT_FILE_SIZE), byteCount > limit else { return }
+        throw StorageError(
+            operation: operation, path: path, byteCount: Int(clamping: byteCount),
+            osErrorNumber: EFBIG)
+    }
+
+    static var fileSizeAdvice: String {
+        guard let limit = value(PCC_LIMIT_FILE_SIZE) else {
+            return "its file system takes no file of that size; choose a smaller capacity, or "
+                + "another file system"
+        }
+        return "this process may write files of at most \(limit) bytes; raise that limit "
+            + "(ulimit -f), or choose a smaller capacity"
+    }
+
+    static var descriptorAdvice: String {
+        let limit = value(PCC_LIMIT_DESCRIPTORS).map { "\($0)" } ?? "no more"
+        return "this process may have \(limit) files open, and has; close some, or raise that "
+            + "limit (ulimit -n)"
+    }
+
+    static var threadAdvice: String {
+        let limits: [(kind: pccp_limit_kind, unit: String)] = [
+            (PCC_LIMIT_THREADS, "threads of this user (ulimit -u)"),
+            (PCC_LIMIT_GROUP_THREADS, "threads of this control group (pids.max)"),
+            (PCC_LIMIT_ADDRESS_SPACE, "bytes of address space, also for stacks (ulimit -v)"),
+        ]
+        let found = limits.compactMap { limit in
+            value(limit.kind).map { "\($0) \(limit.unit)" }
+        }
+        guard !found.isEmpty else {
+            return "the system has no room for another thread (sysctl kernel.threads-max, "
+                + "vm.max_map_count); end some, or ask for fewer workers"
+        }
+        return "the limits are \(found.joined(separator: ", ")); raise the one that is reached, "
+            + "or ask for fewer workers"
+    }
+}
