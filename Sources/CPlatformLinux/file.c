@@ -191,6 +191,12 @@ int pccp_rename(const char *from, const char *to, bool replace)
 
 int pccp_unlink(const char *path) { return unlink(path) == 0 ? 0 : -errno; }
 
+bool pccp_has_name(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_nlink > 0;
+}
+
 static int set_lock(int fd, short type, uint64_t start, uint64_t count)
 {
     struct flock lock = {

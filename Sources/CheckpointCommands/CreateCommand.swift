@@ -8,7 +8,7 @@ struct CreateCommand: ToolCommand {
         abstract: "Create a checkpoint file with room for in-flight + retain checkpoints.",
         usage: """
             pccheck create FILE --capacity SIZE [--in-flight N] [--retain R]
-                           [--chunk SIZE] [--prealloc zero|fallocate] [--replace]
+                           [--chunk SIZE] [--prealloc fallocate|zero] [--replace]
                            [--fingerprint TEXT] [--rank N --world-size N]
             """,
         discussion: """
@@ -40,15 +40,15 @@ struct CreateCommand: ToolCommand {
     var chunk: ByteSize?
 
     enum Preallocation: String, ExpressibleByArgument, CaseIterable {
-        case zero, fallocate
+        case fallocate, zero
     }
 
     @Option(
         help: ArgumentHelp(
-            "zero: write every block, so that every save runs at full speed. fallocate: reserve "
-                + "only, which is quick.",
-            valueName: "zero|fallocate"))
-    var prealloc = Preallocation.zero
+            "fallocate: reserve every block, and let the first save into each slot write it. "
+                + "zero: write zeros too, which takes as long as writing the whole file.",
+            valueName: "fallocate|zero"))
+    var prealloc = Preallocation.fallocate
 
     @Option(
         help: ArgumentHelp(

@@ -8,45 +8,68 @@ internal import CPlatformLinux
 ///
 /// It grows beside its final path under a temporary name, with its blocks truly reserved, and
 /// `publish` makes it durable before it renames it. Dropping it unpublished removes it.
+///
+/// A lock says that the creation lives: `init` removes what earlier creations of the same path left
+/// that nobody holds a lock on, because their processes were killed.
 public struct NewFile: ~Copyable {
     public let finalPath: String
     public let temporaryPath: String
+    /// Every block is reserved, so that ENOSPC cannot come later; false on a file system that
+    /// reserves none, and for a file whose size was not known.
+    public let isReserved: Bool
+    /// Holds the lock.
+    private let descriptor: Int32
     private var isPublished = false
 
     /// open(2) with O_EXCL, then fallocate(2), so that ENOSPC comes now and not mid-run.
     ///
-    /// - Parameter requiresReservation: refuse a file system that cannot reserve blocks.
-    /// - Throws: EFBIG for a size that this process may not write.
-    public init(
-        beside finalPath: String, byteCount: UInt64, requiresReservation: Bool = true
-    ) throws(StorageError) {
-        self.finalPath = finalPath
-        temporaryPath = "\(finalPath).creating-\(UInt32.random(in: .min ... .max))"
+    /// - Throws: ENOSPC, EACCES, ENOENT and whatever else those say, and EFBIG for a size that this
+    ///   process may not write; nothing is left then.
+    public init(beside finalPath: String, byteCount: UInt64) throws(StorageError) {
         try ProcessLimit.checkFileSize(byteCount, operation: "create", path: finalPath)
-        let flags = Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE)
-        // Safe: the path is passed as a C string for the call.
-        let descriptor = unsafe pccp_open(temporaryPath, flags)
-        guard descriptor >= 0 else {
-            throw StorageError(
-                operation: "create", path: finalPath, osErrorNumber: -descriptor,
-                advice: descriptor == -ENOENT ? "the directory does not exist" : nil)
-        }
-        defer { pccp_close(descriptor) }
-        let result = byteCount == 0 ? 0 : pccp_fallocate(descriptor, byteCount)
-        guard result == 0 || (result == -EOPNOTSUPP && !requiresReservation) else {
-            // Safe: as above.
-            unsafe pccp_unlink(temporaryPath)
+        // First: what they take may be what this one needs.
+        // Safe: here and below, paths are passed as C strings for the calls.
+        unsafe pccp_remove_leftovers(finalPath)
+        let claim = try Self.claim(finalPath)
+        let result = byteCount == 0 ? -EOPNOTSUPP : pccp_fallocate(claim.descriptor, byteCount)
+        guard result == 0 || result == -EOPNOTSUPP else {
+            unsafe pccp_unlink(claim.path)
+            pccp_close(claim.descriptor)
             throw StorageError(
                 operation: "fallocate", path: finalPath, byteCount: Int(clamping: byteCount),
-                osErrorNumber: -result,
-                advice: result == -EOPNOTSUPP
-                    ? "the file system cannot reserve blocks; use another one" : nil)
+                osErrorNumber: -result)
         }
+        self.finalPath = finalPath
+        temporaryPath = claim.path
+        descriptor = claim.descriptor
+        isReserved = result == 0
     }
 
     deinit {
-        // Safe: the path is passed as a C string for the call.
+        // Before the lock goes with the descriptor: nobody else removes it then.
         if !isPublished { unsafe pccp_unlink(temporaryPath) }
+        pccp_close(descriptor)
+    }
+
+    /// A new file under a temporary name, locked as being created.
+    private static func claim(
+        _ finalPath: String
+    ) throws(StorageError) -> (path: String, descriptor: Int32) {
+        while true {
+            let path = "\(finalPath)\(PCC_CREATION_MARK)\(UInt32.random(in: .min ... .max))"
+            let descriptor = unsafe pccp_open(path, Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE))
+            guard descriptor >= 0 else {
+                throw StorageError(
+                    operation: "create", path: finalPath, osErrorNumber: -descriptor,
+                    advice: descriptor == -ENOENT ? "the directory does not exist" : nil)
+            }
+            // Without locks on this file system nobody removes leftovers on it either.
+            let isTaken =
+                pccp_lock(descriptor, LockByte.creation.byteOffset, 1, true) == -EAGAIN
+            if !isTaken, pccp_has_name(descriptor) { return (path, descriptor) }
+            // Another creation took it for a leftover before it was locked.
+            pccp_close(descriptor)
+        }
     }
 
     /// fsync(2) of the file, renameat2(2), fsync(2) of the directory: afterwards the complete
@@ -54,12 +77,6 @@ public struct NewFile: ~Copyable {
     ///
     /// - Throws: EEXIST when the name is taken and `replacing` is false.
     public mutating func publish(replacing: Bool) throws(StorageError) {
-        // Safe: here and below, the paths are passed as C strings for the calls.
-        let descriptor = unsafe pccp_open(temporaryPath, Int32(PCC_OPEN_READ))
-        guard descriptor >= 0 else {
-            throw StorageError(operation: "open", path: finalPath, osErrorNumber: -descriptor)
-        }
-        defer { pccp_close(descriptor) }
         try Self.check(pccp_fsync(descriptor), "fsync", finalPath)
         try Self.check(unsafe pccp_rename(temporaryPath, finalPath, replacing), "rename", finalPath)
         isPublished = true

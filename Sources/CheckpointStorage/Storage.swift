@@ -78,12 +78,15 @@ public protocol ByteAddressableStorage: Storage {
 public enum LockByte: Hashable, Sendable {
     /// Exclusive: there is one writer.
     case writer
+    /// Exclusive: the file is being created, and has a temporary name.
+    case creation
     /// Shared: a reader uses this slot, so the writer must not reuse it.
     case slot(SlotIndex)
 
     public var byteOffset: UInt64 {
         switch self {
         case .writer: 0
+        case .creation: 1
         case .slot(let index): 1024 + UInt64(index.rawValue)
         }
     }

@@ -5,10 +5,11 @@ internal import CheckpointStorage
 public enum CheckpointFile {
     /// How the slots get their blocks.
     public enum Preallocation: String, Sendable, CaseIterable {
-        /// Reserve them. Quick, but on ext4 and XFS the first write to each block also has to
-        /// mark it as written, which makes a small durable write cost more flushes.
+        /// Reserve them. The first pass over each slot also marks its blocks as written, which
+        /// its flushes make durable. A file system that reserves none, and persistent memory,
+        /// get zeros all the same.
         case fallocate
-        /// Reserve them and write zeros: slower once, then every save runs at full speed.
+        /// Reserve them and write zeros: the creation takes as long as writing the whole file.
         case zero
     }
 
@@ -18,7 +19,7 @@ public enum CheckpointFile {
         public var inFlight = 2
         public var retain = 1
         public var chunkByteCount = 4 << 20
-        public var preallocation = Preallocation.zero
+        public var preallocation = Preallocation.fallocate
         public var rank: UInt32 = 0
         public var worldSize: UInt32 = 1
         public var fingerprint = ""
@@ -71,7 +72,11 @@ public enum CheckpointFile {
             try FileStorage(
                 path: temporaryPath, access: .write, allowsNetwork: options.allowsNetwork)
         }
-        if options.preallocation == .zero { try writeZeros(to: storage, progress: progress) }
+        // What is not reserved is written, so that a full disk shows now. A store into a block of
+        // persistent memory that was never written would be a fault that waits for a journal.
+        if options.preallocation == .zero || !file.isReserved || storage.isDAX {
+            try writeZeros(identity.geometry.fileByteCount, to: storage, progress: progress)
+        }
         do throws(StorageError) {
             try write(identity, to: storage)
             try storage.flush()
@@ -132,42 +137,58 @@ public enum CheckpointFile {
         }
     }
 
-    private static func writeZeros(
-        to storage: FileStorage, progress: Progress?
+    static func writeZeros(
+        _ byteCount: UInt64, to storage: FileStorage, progress: Progress?
     ) throws(CheckpointError) {
         let buffer = AlignedBuffer(byteCount: 8 << 20)
         var offset: UInt64 = 0
-        while offset < storage.byteCount {
-            let count = Int(min(UInt64(buffer.byteCount), storage.byteCount - offset))
+        while offset < byteCount {
+            let count = Int(min(UInt64(buffer.byteCount), byteCount - offset))
             try withCheckpointErrors { () throws(StorageError) in
                 try storage.write(buffer, 0..<count, at: offset)
             }
             offset += UInt64(count)
-            try progress?(offset, storage.byteCount)
+            try progress?(offset, byteCount)
         }
     }
 
     /// Writes every metadata block of a new file, so that nothing stale is left on a device:
     /// generations 1 and 2 fill all four superblock positions.
     static func write(_ identity: IdentityBlock, to storage: any Storage) throws(StorageError) {
-        let geometry = identity.geometry
-        for slot in geometry.slots {
+        try writeEmptyHeaders(identity, identity.geometry.slots, to: storage)
+        let first = Superblock(
+            fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: nil,
+            isCleanClose: true, parentDigest: .zero, commitTime: SystemClock.wallTime,
+            writerBootID: SystemClock.bootID, writerPID: SystemClock.processID,
+            storageKind: storage.kind)
+        try finish(identity, first, storage)
+    }
+
+    static func writeEmptyHeaders(
+        _ identity: IdentityBlock, _ slots: some Sequence<SlotIndex>, to storage: any Storage
+    ) throws(StorageError) {
+        for slot in slots {
             let header = SlotHeader(
-                emptySlot: slot, fileUUID: identity.fileUUID, geometry: geometry)
-            try storage.writeBlocks(header.encoded().bytes, at: geometry.headerOffset(slot))
+                emptySlot: slot, fileUUID: identity.fileUUID, geometry: identity.geometry)
+            try storage.writeBlocks(
+                header.encoded().bytes, at: identity.geometry.headerOffset(slot))
         }
-        var parent = Digest.zero
-        for number in [UInt64(1), 2] {
-            let superblock = Superblock(
-                fileUUID: identity.fileUUID, generation: Generation(rawValue: number), anchor: nil,
-                isCleanClose: true, parentDigest: parent, commitTime: SystemClock.wallTime,
-                writerBootID: SystemClock.bootID, writerPID: SystemClock.processID,
-                storageKind: storage.kind)
+    }
+
+    /// What comes behind the slots: `first` and its successor, which says the same, fill all four
+    /// superblock positions; then everything is flushed, and the identity blocks are written.
+    static func finish(
+        _ identity: IdentityBlock, _ first: Superblock, _ storage: any Storage
+    ) throws(StorageError) {
+        let geometry = identity.geometry
+        var superblock = first
+        for _ in 0..<2 {
             let encoded = superblock.encoded()
-            parent = encoded.digest
             for offset in geometry.superblockOffsets(parity: superblock.generation.parity) {
                 try storage.writeBlocks(encoded.bytes, at: offset)
             }
+            superblock.generation = Generation(rawValue: superblock.generation.rawValue + 1)
+            superblock.parentDigest = encoded.digest
         }
         let reserved = [UInt8](repeating: 0, count: Limits.blockByteCount)
         try storage.writeBlocks(reserved, at: 3 * UInt64(Limits.blockByteCount))

@@ -20,8 +20,8 @@ public func pcc_create(
         if given.retain > 0 { options.retain = Int(given.retain) }
         if given.chunk_byte_count > 0 { options.chunkByteCount = Int(given.chunk_byte_count) }
         switch Int32(bitPattern: given.prealloc) {
-        case PCC_PREALLOC_DEFAULT, PCC_PREALLOC_ZERO: options.preallocation = .zero
-        case PCC_PREALLOC_FALLOCATE: options.preallocation = .fallocate
+        case PCC_PREALLOC_DEFAULT, PCC_PREALLOC_FALLOCATE: options.preallocation = .fallocate
+        case PCC_PREALLOC_ZERO: options.preallocation = .zero
         default: throw invalid("prealloc is \(given.prealloc), expected PCC_PREALLOC_*")
         }
         options.rank = given.rank

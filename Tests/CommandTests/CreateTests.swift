@@ -1,7 +1,9 @@
 import CheckpointCommands
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointWriter
 import Foundation
+import Synchronization
 import Testing
 
 @Suite struct CreateTests {
@@ -71,12 +73,65 @@ import Testing
         let run = try ToolRun(
             shell: """
                 cd '\(directory.path)'
-                $pccheck create x.pcc --capacity 2G --in-flight 1 & p=$!
+                $pccheck create x.pcc --capacity 2G --in-flight 1 --prealloc zero & p=$!
                 until ls | grep -q creating; do sleep 0.01; done
                 sleep 0.1; kill -INT $p; wait $p; echo $?; ls
                 """)
         #expect(run.text == "32\n", "\(run.text)\(run.diagnostics)")
         #expect(run.diagnostics.contains("cancelled"))
+    }
+
+    /// Reserved, and not written: the first save must not wait for the whole file.
+    @Test func blocksAreReservedAndNotWritten() throws {
+        let zeros = Mutex(0)
+        var options = CheckpointFile.Options(capacity: 1 << 20)
+        try CheckpointFile.create(path: file, options: options) { _, _ in zeros.withLock { $0 += 1 }
+        }
+        #expect(zeros.withLock { $0 } == 0)
+        let blocks = try ToolRun(shell: "stat -c %b '\(file)'").lines.first.flatMap { Int($0) }
+        #expect((blocks ?? 0) * 512 >= 3 << 20)
+        options.preallocation = .zero
+        options.replacesExisting = true
+        try CheckpointFile.create(path: file, options: options) { _, _ in zeros.withLock { $0 += 1 }
+        }
+        #expect(zeros.withLock { $0 } > 0)
+    }
+
+    /// ext2 has no fallocate: the blocks are written, so that a full disk still shows here.
+    @Test(.enabled(if: TinyFileSystem.isPossible))
+    func aFileSystemThatReservesNothingGetsZeros() throws {
+        let run = try ToolRun(
+            shell: """
+                cd '\(directory.path)'
+                truncate -s 16M image && mkfs.ext2 -q image && mkdir m && mount -o loop image m
+                trap 'umount m' EXIT
+                $pccheck create m/x.pcc --capacity 1M && stat -c %b m/x.pcc && $pcfsck m/x.pcc
+                $pccheck create m/y.pcc --capacity 100M; echo $?; ls m
+                """)
+        #expect(run.text.contains("created m/x.pcc"), "\(run.text)\(run.diagnostics)")
+        let blocks = run.lines.compactMap { Int($0) }
+        #expect((blocks.first ?? 0) * 512 >= 3 << 20, "\(run.text)")
+        #expect(blocks.last == 8 && run.diagnostics.contains("No space left on device"))
+        #expect(!run.text.contains("creating"), "\(run.text)")
+    }
+
+    /// What a killed creation leaves is removed by the next one, which spares a living one.
+    @Test(.timeLimit(.minutes(1))) func leftoversOfKilledCreationsGo() throws {
+        let run = try ToolRun(
+            shell: """
+                cd '\(directory.path)'
+                for i in 1 2; do
+                    $pccheck create x.pcc --capacity 2G --in-flight 1 --prealloc zero & p=$!
+                    until ls | grep -q creating; do sleep 0.01; done
+                    sleep 0.5
+                    [ $i = 1 ] && { kill -9 $p; wait $p; ls | grep -c creating; }
+                done
+                ls | grep -c creating
+                $pccheck create x.pcc --capacity 64K > created; ls | grep -c creating
+                kill -9 $p; wait $p
+                $pccheck create x.pcc --capacity 64K --replace > created; ls
+                """)
+        #expect(run.lines == ["1", "1", "1", "created", "x.pcc", ""], "\(run.text)")
     }
 
     @Test(arguments: ["pcfsck", "pcinspect", "pcextract", "pccheck"])

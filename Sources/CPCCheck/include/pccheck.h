@@ -84,8 +84,8 @@ PCC_API uint32_t pcc_abi_version(void);
 /* ------------------------------------------------------------------ creating a file */
 
 #define PCC_PREALLOC_DEFAULT 0
-#define PCC_PREALLOC_FALLOCATE 1 /* reserve blocks; quick, first writes of each slot slower */
-#define PCC_PREALLOC_ZERO 2      /* write zeros; slower to create, every save at full speed */
+#define PCC_PREALLOC_FALLOCATE 1 /* reserve blocks; the first save into each slot writes them */
+#define PCC_PREALLOC_ZERO 2      /* write zeros too; takes as long as writing the whole file */
 
 typedef struct pcc_create_options {
     uint32_t struct_size;
@@ -93,7 +93,8 @@ typedef struct pcc_create_options {
     uint32_t retain;              /* durable checkpoints kept, 1..16; default 1 */
     uint32_t chunk_byte_count;    /* multiple of 65536; default 4 MiB */
     uint64_t capacity_byte_count; /* largest payload in bytes; required */
-    uint32_t prealloc;            /* PCC_PREALLOC_*; default zero */
+    uint32_t prealloc;            /* PCC_PREALLOC_*; default fallocate; persistent memory,
+                                     and a file system without it, get zeros all the same */
     uint32_t rank;
     uint32_t world_size;          /* default 1 */
     uint32_t replace_existing;    /* 1: replace a file at this path */

@@ -52,6 +52,14 @@ int pccp_fallocate(int fd, uint64_t byte_count);
 int pccp_rename(const char *from, const char *to, bool replace);
 int pccp_unlink(const char *path);
 
+/* Between a file's name and a number, the name that the file has while it is created. */
+#define PCC_CREATION_MARK ".creating-"
+/* Removes what killed creations of `path` left beside it: regular files of such a name that nobody
+ * has locked. What cannot be opened, locked or removed stays. */
+void pccp_remove_leftovers(const char *path);
+/* True when `fd` has a name: somebody may have removed it. */
+bool pccp_has_name(int fd);
+
 /* Open-file-description locks on [start, start + count). -EAGAIN when another holds one. */
 int pccp_lock(int fd, uint64_t start, uint64_t count, bool exclusive);
 int pccp_unlock(int fd, uint64_t start, uint64_t count);

@@ -168,7 +168,7 @@ private final class StagedFile {
 
     init(_ path: String, byteCount: UInt64) throws(CheckpointError) {
         do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: byteCount, requiresReservation: false)
+            file = try NewFile(beside: path, byteCount: byteCount)
         } catch {
             throw Self.outputFailure(error)
         }

@@ -29,7 +29,7 @@ enum UndoFileAccess {
         let bytes = undo.encoded()
         do throws(StorageError) {
             var file = try NewFile(
-                beside: path, byteCount: UInt64(bytes.count), requiresReservation: false)
+                beside: path, byteCount: UInt64(bytes.count))
             let storage = try FileStorage(
                 path: file.temporaryPath, access: .write, mode: .buffered, allowsNetwork: true)
             try storage.writeBlocks(bytes, at: 0)

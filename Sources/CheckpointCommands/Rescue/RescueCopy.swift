@@ -29,7 +29,7 @@ final class RescueCopy {
                 .exists, "\(path) exists; choose another name for the rescued file")
         }
         do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: byteCount, requiresReservation: false)
+            file = try NewFile(beside: path, byteCount: byteCount)
             storage = try FileStorage(path: file.temporaryPath, access: .write)
         } catch {
             throw CheckpointError(error)

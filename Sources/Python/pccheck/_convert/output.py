@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
 from ..errors import FileAlreadyExists, InvalidArgument
+
+# The byte that the creation of a file locks: spec/FORMAT.md, section 12.
+_CREATION_BYTE = 1
 
 
 def refuse_existing(path: str, force: bool) -> None:
@@ -44,6 +49,19 @@ def refuse_existing_directory(path: str) -> None:
             raise FileAlreadyExists(
                 f"{path} is not empty, and no directory is ever replaced; give a new name"
             )
+
+
+def lock_creation(file: BinaryIO) -> None:
+    """Says that the creation of a file lives, for as long as ``file`` is open.
+
+    The next creation of the same path removes what killed ones left: files of such a name that
+    nobody has locked (spec/COMMIT.md, "Create").
+    """
+    # struct flock: type, whence, start, length, and a process that must be 0.
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _CREATION_BYTE, 1, 0)
+    # A file system without locks is one on which nobody removes leftovers.
+    with suppress(OSError):
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
 
 
 class _Staged:
@@ -82,15 +100,17 @@ class StagedFile(_Staged):
 
     def __enter__(self) -> StagedFile:
         self.file = open(self.temporary_path, "x+b")  # noqa: SIM115
+        lock_creation(self.file)
         return self
 
     def publish(self) -> None:
         """Durable under its name."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.file.close()
         move_into_place(self.temporary_path, self.path, self._force)
         self._is_published = True
+        # With it the lock goes, so that the file has its name before.
+        self.file.close()
 
     def _remove(self) -> None:
         # What was buffered may have no room; the file goes anyway.
