@@ -12,11 +12,17 @@ internal import CheckpointStorage
         @unsafe public let memory: UnsafeRawBufferPointer
         /// Bytes per element, for the byte-plane filter; 1 when unknown.
         public let elementByteCount: Int
+        /// Copied before what is not early; see `CheckpointTicket.waitEarly`.
+        public let isEarly: Bool
 
-        /// - Parameter memory: must stay alive and unchanged until the checkpoint is staged.
-        @unsafe public init(_ memory: UnsafeRawBufferPointer, elementByteCount: Int = 1) {
+        /// - Parameter memory: must stay alive and unchanged until the checkpoint is staged; if it
+        ///   is early, only until `CheckpointTicket.waitEarly` returns.
+        @unsafe public init(
+            _ memory: UnsafeRawBufferPointer, elementByteCount: Int = 1, isEarly: Bool = false
+        ) {
             unsafe self.memory = unsafe memory
             self.elementByteCount = elementByteCount
+            self.isEarly = isEarly
         }
     }
 
@@ -143,6 +149,20 @@ internal import CheckpointStorage
         let middle = offset + UInt64(count / 2)
         guard !regions.isEmpty, middle >= UInt64(head.count) else { return 1 }
         return regions[regionIndex(at: middle)].elementByteCount
+    }
+
+    /// The chunks that hold bytes of early regions, in ascending order.
+    func earlyChunks(chunkByteCount: Int) -> [Int] {
+        var chunks: [Int] = []
+        for (region, start) in zip(regions, starts) where region.isEarly {
+            // Safe: only the size of the region is read. No region is empty.
+            let last = unsafe start + UInt64(region.memory.count) - 1
+            let first = Int(start / UInt64(chunkByteCount))
+            // Neighbours may share a chunk.
+            let next = max(first, (chunks.last ?? -1) + 1)
+            chunks += Array(next..<max(next, Int(last / UInt64(chunkByteCount)) + 1))
+        }
+        return chunks
     }
 
     /// The last region that begins at or before `offset`.

@@ -20,19 +20,27 @@ public final class CheckpointTicket: Sendable {
 
     private struct State {
         var isStaged = false
+        var isEarlyCopied: Bool
         var outcome: CheckpointOutcome?
         var stagedNanoseconds: UInt64 = 0
         var durableNanoseconds: UInt64 = 0
     }
 
     private let beganTime = SystemClock.monotonicTime
-    private let state = Monitor(State())
+    private let state: Monitor<State>
     private let urgency: StagingUrgency
 
-    init(step: UInt64, sequence: SequenceNumber, urgency: StagingUrgency) {
+    init(step: UInt64, sequence: SequenceNumber, urgency: StagingUrgency, hasEarly: Bool = false) {
+        state = Monitor(State(isEarlyCopied: !hasEarly))
         self.urgency = urgency
         self.step = step
         self.sequence = sequence
+    }
+
+    /// Every chunk with bytes of early regions was copied.
+    func markEarlyCopied() {
+        state.withLock { $0.isEarlyCopied = true }
+        state.wakeAll()
     }
 
     func markStaged() {
@@ -49,6 +57,7 @@ public final class CheckpointTicket: Sendable {
         state.withLock { state in
             precondition(state.outcome == nil, "a ticket ends once")
             state.isStaged = true
+            state.isEarlyCopied = true
             state.outcome = outcome
             if outcome == .durable {
                 state.durableNanoseconds = SystemClock.monotonicTime - beganTime
@@ -76,6 +85,18 @@ public final class CheckpointTicket: Sendable {
         guard isDone else {
             throw timeoutError("staged", timeoutNanoseconds)
         }
+    }
+
+    /// Waits until the payload's early regions are no longer read: copied, or the checkpoint has
+    /// ended otherwise. Returns at once when there are none.
+    ///
+    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint goes on.
+    public func waitEarly(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) {
+        if state.withLock({ $0.isEarlyCopied }) { return }
+        let isDone = urgency.during {
+            state.wait(deadline: deadline(timeoutNanoseconds), until: { $0.isEarlyCopied })
+        }
+        guard isDone else { throw timeoutError("copied in its early part", timeoutNanoseconds) }
     }
 
     /// Waits for the end.

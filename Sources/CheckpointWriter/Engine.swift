@@ -96,6 +96,7 @@ final class Engine: Sendable {
         let checkpoint: InFlightCheckpoint
         let payload: CheckpointPayload
         let index: Int
+        let isEarly: Bool
         /// nil when the chunk goes straight to the medium.
         let buffer: AlignedBuffer?
     }
@@ -181,10 +182,11 @@ final class Engine: Sendable {
             } else {
                 checkpoint.hasWritten = true
             }
-            let index = checkpoint.nextChunkToCopy
-            checkpoint.nextChunkToCopy += 1
+            let chunk = checkpoint.takeChunk()
             checkpoint.busyCount += 1
-            return Copy(checkpoint: checkpoint, payload: payload, index: index, buffer: buffer)
+            return Copy(
+                checkpoint: checkpoint, payload: payload, index: chunk.index,
+                isEarly: chunk.isEarly, buffer: buffer)
         }
     }
 
@@ -199,6 +201,12 @@ final class Engine: Sendable {
         switch done {
         case .staged(let chunk): state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
         case .written(let result): finishChunk(checkpoint, index: copy.index, result, &state)
+        }
+        if copy.isEarly {
+            checkpoint.copiedEarlyCount += 1
+            if checkpoint.copiedEarlyCount == checkpoint.earlyChunks.count {
+                checkpoint.ticket.markEarlyCopied()
+            }
         }
         if checkpoint.copiedCount == checkpoint.chunkCount {
             checkpoint.payload = nil

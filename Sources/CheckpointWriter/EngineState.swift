@@ -72,7 +72,7 @@ struct EngineState {
     var nextToCopy: InFlightCheckpoint? {
         var next: InFlightCheckpoint?
         for checkpoint in inFlight
-        where checkpoint.failure == nil && checkpoint.nextChunkToCopy < checkpoint.chunkCount {
+        where checkpoint.failure == nil && checkpoint.hasMoreToCopy {
             if checkpoint.isUrgent { return checkpoint }
             next = next ?? checkpoint
         }

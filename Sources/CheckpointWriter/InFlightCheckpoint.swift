@@ -26,8 +26,14 @@ final class InFlightCheckpoint: @unchecked Sendable {
 
     /// nil once staged: the caller's memory is no longer known here.
     var payload: CheckpointPayload?
-    var nextChunkToCopy = 0
+    /// How many chunks the snapshot workers have taken.
+    var takenCount = 0
     var copiedCount = 0
+    var copiedEarlyCount = 0
+    /// The chunks that are copied first; the others follow in their order.
+    let earlyChunks: [Int]
+    /// What follows them, when it is not just every chunk.
+    private let laterChunks: [Int]
     /// The "writing" header and every chunk.
     var writesLeft: Int
     /// Copies and writes under way at this moment. Only at 0 may a failed checkpoint end.
@@ -67,10 +73,25 @@ final class InFlightCheckpoint: @unchecked Sendable {
                 from: UInt64(index) * size, count: chunkByteCount)
             return [2, 4, 8].contains(width) ? width : 1
         }
+        earlyChunks = payload.earlyChunks(chunkByteCount: chunkByteCount)
+        let early = Set(earlyChunks)
+        laterChunks = early.isEmpty ? [] : (0..<chunkCount).filter { !early.contains($0) }
         writesLeft = chunkCount + 1
         entries = [ChunkEntry?](repeating: nil, count: chunkCount)
         logicalDigest = TreeDigest(byteCount: payload.byteCount)
-        ticket = CheckpointTicket(step: step, sequence: sequence, urgency: urgency)
+        ticket = CheckpointTicket(
+            step: step, sequence: sequence, urgency: urgency, hasEarly: !earlyChunks.isEmpty)
+    }
+
+    var hasMoreToCopy: Bool { takenCount < chunkCount }
+
+    /// The chunk that a snapshot worker copies next.
+    func takeChunk() -> (index: Int, isEarly: Bool) {
+        let position = takenCount
+        takenCount += 1
+        if position < earlyChunks.count { return (earlyChunks[position], true) }
+        if earlyChunks.isEmpty { return (position, false) }
+        return (laterChunks[position - earlyChunks.count], false)
     }
 
     func chunkRange(_ index: Int) -> (offset: UInt64, count: Int) {

@@ -52,6 +52,16 @@ public func pcc_ticket_wait_staged(
 }
 
 @c @implementation
+public func pcc_ticket_wait_early(
+    _ ticket: OpaquePointer?, _ timeout_ms: Int64, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        try PCCheckC.ticket(ticket)
+            .waitEarly(timeoutNanoseconds: nanoseconds(milliseconds: timeout_ms))
+    }
+}
+
+@c @implementation
 public func pcc_ticket_wait(
     _ ticket: OpaquePointer?, _ timeout_ms: Int64, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {

@@ -111,7 +111,7 @@ private func tensor(_ given: pcc_tensor) throws(CheckpointError) -> TensorMemory
     // Safe: the caller keeps the memory alive and unchanged until the ticket is staged.
     let memory = CheckpointPayload.Region(
         UnsafeRawBufferPointer(start: given.data, count: Int(given.byte_count)),
-        elementByteCount: elementType.planeWidth)
+        elementByteCount: elementType.planeWidth, isEarly: given.is_early != 0)
     return (description, memory)
 }
 

@@ -47,7 +47,7 @@ static pcc_status save(pcc_writer *writer, uint64_t step, const float *values, p
     const uint64_t shape[2] = {ELEMENTS / 3, 3};
     const uint8_t flag = 1;
     pcc_tensor tensors[2] = {
-        {.name = "flag", .dtype = "BOOL", .data = &flag, .byte_count = 1},
+        {.name = "flag", .dtype = "BOOL", .data = &flag, .byte_count = 1, .is_early = 1},
         {.name = "weight", .dtype = "F32", .shape = shape, .rank = 2, .data = values,
          .byte_count = ELEMENTS * sizeof(float)},
     };
@@ -55,9 +55,11 @@ static pcc_status save(pcc_writer *writer, uint64_t step, const float *values, p
     pcc_save_options options = {.struct_size = sizeof options, .user_metadata = "from C"};
     pcc_status status =
         pcc_writer_save(writer, step, tensors, 2, &metadata, 1, &options, ticket, &error);
-    /* `flag` lives on this stack, so the copy must be done before it goes. */
-    if (status == PCC_OK)
+    /* `flag` lives on this stack, so its copy must be done before it goes. */
+    if (status == PCC_OK) {
+        OK(pcc_ticket_wait_early(*ticket, -1, &error));
         OK(pcc_ticket_wait_staged(*ticket, -1, &error));
+    }
     return status;
 }
 

@@ -191,7 +191,7 @@ def test_a_step_does_not_wait_for_copies(path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pccheck.torch.Checkpointer, "_streams", device)
     with pccheck.torch.Checkpointer(path, chunk="1 MiB", pool="4 MiB") as checkpointer:
         handle = checkpointer.save(1, module=module, rng=False)
-        pccheck.torch._wait_before_step()
+        pccheck.torch._before_step(optimizer)
         assert handle.state == "staging"
         optimizer.step()
         assert handle.wait().durable

@@ -168,7 +168,10 @@ typedef struct pcc_checkpoint_info pcc_checkpoint_info;
 PCC_API pcc_status pcc_writer_recovered(pcc_writer *writer, pcc_checkpoint_info *info,
                                         uint32_t *is_verified, pcc_error *error);
 
-/* One tensor, dense and row-major. The memory must stay unchanged until the ticket is staged. */
+/*
+ * One tensor, dense and row-major. The memory must stay unchanged until the ticket is staged; that
+ * of early tensors only until pcc_ticket_wait_early returns.
+ */
 typedef struct pcc_tensor {
     const char *name;
     const char *dtype;     /* safetensors name: "F32", "BF16", "I64", "BOOL", "F8_E4M3", … */
@@ -176,7 +179,7 @@ typedef struct pcc_tensor {
     const void *data;      /* may be NULL when byte_count is 0 */
     uint64_t byte_count;   /* must equal the product of shape × element size */
     uint32_t rank;
-    uint32_t reserved;
+    uint32_t is_early;     /* 1: copied before the tensors that are not */
 } pcc_tensor;
 
 typedef struct pcc_metadata {
@@ -281,6 +284,10 @@ PCC_API uint64_t pcc_ticket_durable_nanoseconds(const pcc_ticket *ticket);
  * staged (its memory is no longer read) and reports its failure from pcc_ticket_wait. */
 PCC_API pcc_status pcc_ticket_wait_staged(pcc_ticket *ticket, int64_t timeout_ms,
                                           pcc_error *error);
+
+/* Waits until the early tensors are copied, for applications that let only those change before the
+ * ticket is staged. Otherwise as pcc_ticket_wait_staged; at once when no tensor is early. */
+PCC_API pcc_status pcc_ticket_wait_early(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);
 
 /* Waits for the end: PCC_OK when durable, PCC_SUPERSEDED, PCC_SKIPPED, or why it failed. */
 PCC_API pcc_status pcc_ticket_wait(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);

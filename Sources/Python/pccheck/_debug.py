@@ -37,17 +37,25 @@ class Watch:
     def __init__(self, step: int, entries: Sequence[TensorEntry]) -> None:
         self._step = step
         # The owners keep the memory alive for as long as it may be read here.
-        self._entries = [entry for entry in entries if entry.byte_count and not entry.is_copy]
-        self._digests = [_digest(entry) for entry in self._entries]
+        self._expected = [
+            (entry, _digest(entry))
+            for entry in entries
+            if entry.byte_count and not entry.is_copy
+        ]
+
+    def check_early(self) -> None:
+        """As ``check``, for the memory that nothing guards: it was copied, and may change now."""
+        early = [pair for pair in self._expected if not pair[0].is_guarded]
+        self._expected = [pair for pair in self._expected if pair[0].is_guarded]
+        self._compare(early)
 
     def check(self) -> None:
         """Raises ``StateChanged`` with the names of what was changed; checks once."""
-        entries, self._entries = self._entries, []
-        changed = [
-            entry.name
-            for entry, digest in zip(entries, self._digests, strict=False)
-            if _digest(entry) != digest
-        ]
+        expected, self._expected = self._expected, []
+        self._compare(expected)
+
+    def _compare(self, expected: list[tuple[TensorEntry, int]]) -> None:
+        changed = [entry.name for entry, digest in expected if _digest(entry) != digest]
         if not changed:
             return
         more = len(changed) - _LISTED_NAME_COUNT

@@ -36,7 +36,7 @@ Pin = Callable[[int, int], Callable[[], object]]
 _TENSOR_ROW = np.dtype(
     [
         ("name", "<u8"), ("dtype", "<u8"), ("shape", "<u8"), ("data", "<u8"),
-        ("byte_count", "<u8"), ("rank", "<u4"), ("reserved", "<u4"),
+        ("byte_count", "<u8"), ("rank", "<u4"), ("is_early", "<u4"),
     ]
 )  # fmt: skip
 assert c.sizeof(_native.Tensor) == _TENSOR_ROW.itemsize
@@ -63,17 +63,50 @@ def _pin_text(pin: dict[str, Any]) -> str:
     return f"slot {pin['slot']} is pinned by {holder}"
 
 
+def _is_early(entry: TensorEntry) -> bool:
+    """True for memory that may change, unnoticed, as soon as save() has returned."""
+    return entry.byte_count > 0 and not (entry.is_copy or entry.is_guarded)
+
+
+def _handle_of(
+    step: int, entries: Sequence[TensorEntry], watch: Watch | None, guard: Guard | None,
+    writer: c.c_void_p,
+) -> SaveHandle:  # fmt: skip
+    """The handle of a save that has not begun; it keeps the memory alive."""
+    owners: list[object] = []
+    early_owners: list[object] = []
+    byte_count = copied_byte_count = 0
+    reads_guarded = False
+    for entry in entries:
+        byte_count += entry.byte_count
+        if entry.is_copy:
+            copied_byte_count += entry.byte_count
+        elif entry.is_guarded:
+            reads_guarded = True
+        elif entry.byte_count:
+            early_owners.append(entry.owner)
+            continue
+        owners.append(entry.owner)
+    handle = SaveHandle(
+        step, owners, watch, reads_guarded, byte_count, early_owners, guard, writer
+    )
+    handle.copied_byte_count = copied_byte_count
+    return handle
+
+
 class TensorTable:
     """The pcc_tensor rows of a state, reused while its structure stays the same."""
 
     def __init__(self) -> None:
-        self._signature: list[tuple[str, str, tuple[int, ...]]] | None = None
+        self._signature: list[tuple[str, str, tuple[int, ...], bool]] | None = None
         self._rows = np.empty(0, _TENSOR_ROW)
         self._keep: list[object] = []
 
     def fill(self, entries: Sequence[TensorEntry]) -> tuple[int | None, int]:
         """Address and count of the rows; they stay valid until the next call."""
-        signature = [(entry.name, entry.stored_dtype, entry.shape) for entry in entries]
+        signature = [
+            (entry.name, entry.stored_dtype, entry.shape, _is_early(entry)) for entry in entries
+        ]
         if signature != self._signature:
             self._build(entries)
             self._signature = signature
@@ -89,6 +122,7 @@ class TensorTable:
         rows["dtype"] = [dtypes[entry.stored_dtype] for entry in entries]
         rows["byte_count"] = [entry.byte_count for entry in entries]
         rows["rank"] = [len(entry.shape) for entry in entries]
+        rows["is_early"] = [_is_early(entry) for entry in entries]
         extents = np.array([n for entry in entries for n in entry.shape], dtype="<u8")
         self._keep.append(extents)
         ends = np.cumsum([len(entry.shape) for entry in entries], dtype="<u8")
@@ -255,14 +289,7 @@ class Engine:
             self.reap()
             address, count = self._table.fill(entries)
             error = _native.Error()
-            in_place = any(not entry.is_copy and entry.byte_count for entry in entries)
-            is_unguarded = in_place and any(
-                not (entry.is_copy or entry.is_guarded) and entry.byte_count for entry in entries
-            )
-            handle = SaveHandle(
-                step, [entry.owner for entry in entries], watch, in_place,
-                sum(entry.byte_count for entry in entries), is_unguarded, guard, writer,
-            )  # fmt: skip
+            handle = _handle_of(step, entries, watch, guard, writer)
             # Known before it begins: the writer reads the memory, so somebody must keep it,
             # whatever interrupts this.
             self._outstanding.append(handle)
@@ -323,7 +350,7 @@ class Engine:
             return
         began = time.perf_counter_ns()
         for handle in list(self._outstanding):
-            if handle.has_begun and handle._reads_in_place and (handle._owners or handle._watch):
+            if handle.has_begun and handle.reads_memory:
                 handle.wait_staged()
         self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 

@@ -59,22 +59,22 @@ class SaveHandle:
         step: int,
         owners: list[object],
         watch: Watch | None = None,
-        reads_in_place: bool = True,
+        reads_guarded: bool = False,
         byte_count: int = 0,
-        reads_unguarded: bool = False,
+        early_owners: list[object] | None = None,
         guard: Guard | None = None,
         writer: c.c_void_p | None = None,
     ) -> None:
         self._watch = watch
-        #: True when nothing notices or holds back what changes some of the memory.
-        self.reads_unguarded = reads_unguarded
+        # What keeps the memory alive that is copied first, as nothing notices its changes or holds
+        # them back.
+        self._early_owners = early_owners or []
         # Until the writer knows whether the memory changed, it does not commit the checkpoint.
         self._guard = guard
         self._writer = writer
         self._guard_lock = threading.RLock()
         self._changed: list[str] = []
-        #: False when all that it reads are copies, which nobody else can change.
-        self._reads_in_place = reads_in_place
+        self._reads_guarded = reads_guarded
         self._library = _native.library()
         # Filled by the call that begins the checkpoint, and freed with this object: no interrupt
         # can fall between a ticket and its owner. NULL before.
@@ -86,6 +86,11 @@ class SaveHandle:
         self._byte_count = byte_count
         #: The step that was saved.
         self.step = step
+        #: How long ``save`` kept its caller, in seconds.
+        self.blocked_seconds = 0.0
+        #: Bytes that ``save`` copied into memory of its own, beside the pool: small tensors, and
+        #: what has to be converted or comes from a device.
+        self.copied_byte_count = 0
 
     @property
     def sequence(self) -> int:
@@ -129,6 +134,29 @@ class SaveHandle:
         """
         self._wait(self._library.pcc_ticket_wait_staged, timeout, "staged")
         self._release()
+
+    @property
+    def reads_memory(self) -> bool:
+        """True while it may read memory that the caller could change; false for copies."""
+        reads_guarded = self._reads_guarded and (self._owners or self._watch)
+        return bool(reads_guarded or self._early_owners)
+
+    def _wait_early(self) -> None:
+        """Returns when the memory is copied that nothing guards, so that it may be changed.
+
+        An interrupt comes through only then: the checkpoint goes on, and must be no mixture.
+        """
+        if not self._early_owners:
+            return
+        try:
+            self._wait(self._library.pcc_ticket_wait_early, None, "copied")
+        except BaseException:
+            self._wait(self._library.pcc_ticket_wait_early, None, "copied")
+            self._early_owners = []
+            raise
+        self._early_owners = []
+        if self._watch is not None:
+            self._watch.check_early()
 
     def _decide(self) -> None:
         """Once it is staged, and before anybody may change the memory: tells the writer whether
@@ -238,6 +266,7 @@ class SaveHandle:
                 watch.check()
         finally:
             self._owners.clear()
+            self._early_owners = []
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

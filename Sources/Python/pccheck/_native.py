@@ -102,7 +102,7 @@ class Tensor(c.Structure):
         ("data", c.c_void_p),
         ("byte_count", c.c_uint64),
         ("rank", c.c_uint32),
-        ("reserved", c.c_uint32),
+        ("is_early", c.c_uint32),
     ]
 
 
@@ -216,6 +216,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_ticket_staged_nanoseconds", c.c_uint64, [_P]),
     ("pcc_ticket_durable_nanoseconds", c.c_uint64, [_P]),
     ("pcc_ticket_wait_staged", c.c_int32, [_P, c.c_int64, _ERROR]),
+    ("pcc_ticket_wait_early", c.c_int32, [_P, c.c_int64, _ERROR]),
     ("pcc_ticket_wait", c.c_int32, [_P, c.c_int64, _ERROR]),
     ("pcc_ticket_free", None, [_P]),
     ("pcc_reader_open", c.c_int32, [c.c_char_p, c.POINTER(ReaderOptions), _HANDLE, _ERROR]),

@@ -101,8 +101,37 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+class HostStreams:
+    """What host memory, or a device without streams of its own, needs: a copy, made at once.
+
+    For tensors whose values are not their memory, dense and row-major: views with strides, and
+    conjugate or negative ones.
+    """
+
+    def handles(self, tensor: torch.Tensor) -> bool:
+        """Everything."""
+        return True
+
+    def allocate(self, byte_count: int) -> torch.Tensor:
+        """Ordinary memory, whatever the default device is."""
+        return torch.empty(byte_count, dtype=torch.uint8, device="cpu")
+
+    def follow(self, device: torch.device) -> None:
+        """Nothing: there is no queue."""
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copies the values."""
+        target.copy_(source)
+
+    def mark(self, device: torch.device) -> Any:
+        """No event."""
+
+    def wait(self, event: Any) -> None:
+        """Nothing: what was copied is there."""
+
+
 class Lease:
-    """Pinned memory of one save; it goes back when the last entry that holds it is staged."""
+    """Memory of one save; it goes back when the last entry that holds it is staged."""
 
     def __init__(self, arenas: Arenas, memory: torch.Tensor) -> None:
         self._arenas = arenas
@@ -113,7 +142,7 @@ class Lease:
 
 
 class Arenas:
-    """Pinned memory, which is slow to get: kept from save to save."""
+    """Memory that is slow to get, pinned or fresh: kept from save to save."""
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
@@ -130,14 +159,17 @@ class Arenas:
                 break
             if memory.nbytes >= byte_count:
                 return Lease(self, memory)
-        return Lease(self, self.streams.allocate(byte_count + byte_count // _ROOM_FRACTION))
+        # What is made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            memory = self.streams.allocate(byte_count + byte_count // _ROOM_FRACTION)
+        return Lease(self, memory)
 
     def give_back(self, memory: torch.Tensor) -> None:
         """Called when nobody reads the memory any more."""
         self._free.append(memory)
 
 
-class DeviceCopies:
+class Copies:
     """The copies of one save."""
 
     def __init__(self, arenas: Arenas) -> None:

@@ -1,4 +1,8 @@
-"""How a torch state becomes a document and tensors: what is copied, and what is read in place."""
+"""How a torch state becomes a document and tensors: what is copied, and what is read in place.
+
+Memory is guarded (its changes wait or are noticed), early (copied before ``save`` returns), or a
+copy: spec/ARCHITECTURE.md, "What Python reads in place".
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ._torch_device import DeviceCopies
+from ._torch_device import Arenas, Copies, HostStreams
 from ._torch_plan import Plan, together
 from ._torch_sharded import Sharding, is_dtensor, local_of
 from ._torch_types import (
@@ -20,12 +24,15 @@ from .state import Encoder
 
 # Copies of small tensors are made together: a call to torch for each costs more than the copy.
 _SMALL_BYTE_COUNT = 64 << 10
+# All of them in one state, beyond which they are read in place like large ones.
+_SMALL_TOTAL_BYTE_COUNT = 16 << 20
 _COPIED_TOGETHER = {
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
     torch.bfloat16, torch.float32, torch.float64,
 }  # fmt: skip
 # Types that a reader without torch can view memory as.
 _VIEWED_TYPES = {*TORCH_TO_STORED, torch.complex64, torch.complex128}
+_NESTED_REASON = "it is a nested tensor; save the list that unbind() returns"
 # Where views of several types share memory, the shared bytes begin at a multiple of this.
 _SHARED_ALIGNMENT = 16
 
@@ -37,16 +44,20 @@ class TorchEncoder(Encoder):
         self,
         in_place: set[int],
         plan: Plan | None = None,
-        device_copies: DeviceCopies | None = None,
+        device_copies: Copies | None = None,
+        host_copies: Copies | None = None,
     ) -> None:
         """`plan` is what the last save of this state, if it is the same, found out.
 
-        With `device_copies`, tensors that it handles are complete when it says so.
+        With `device_copies`, tensors that it handles are complete when it says so. `host_copies`
+        makes dense copies of what cannot be read where it is.
         """
         super().__init__()
         self._plan = plan
         self._device_copies = device_copies
-        # Storages that only optimizer steps change are read in place, the rest is copied.
+        self._host_copies = host_copies or Copies(Arenas(HostStreams()))
+        # Storages whose changes wait or are noticed. Other memory is read in place too, but early:
+        # it may change as soon as save() has returned.
         self._in_place = in_place
         self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
         #: What is read in place, with its name.
@@ -60,7 +71,9 @@ class TorchEncoder(Encoder):
     def encode_state(self, value: object) -> Any:
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
-        _Leaves(self, self._leaves, self._in_place, self._device_copies).store(self._plan)
+        _Leaves(
+            self, self._leaves, self._in_place, self._device_copies, self._host_copies
+        ).store(self._plan)
         owners: list[Any] = [entry.owner for entry in self.entries if entry.is_guarded]
         storages = {storage.data_ptr() for storage in owners}
         if storages:
@@ -93,6 +106,8 @@ class TorchEncoder(Encoder):
                 raise self.refusal(value, path, str(error)) from None
             local = self.encode(local_of(value), path)
             return {"$dtensor": {"local": local, **sharding.document()}}
+        if value.is_nested:
+            raise self.refusal(value, path, _NESTED_REASON)
         if type(value).__name__ == "ShardedTensor":
             reason = "it is of the old sharding; use fully_shard, whose tensors are DTensors"
             raise self.refusal(value, path, reason)
@@ -113,14 +128,19 @@ class _Leaves:
         encoder: TorchEncoder,
         leaves: list[tuple[dict[str, Any], torch.Tensor, str]],
         in_place: set[int],
-        device_copies: DeviceCopies | None,
+        device_copies: Copies | None,
+        host_copies: Copies,
     ) -> None:
         self._device_copies = device_copies
+        self._host_copies = host_copies
+        #: The entries that each of them will fill.
         self._on_device: list[int] = []
+        self._on_host: list[int] = []
         self._encoder = encoder
         self._leaves = leaves
         self._in_place = in_place
         self._small: dict[torch.dtype, list[tuple[int, torch.Tensor]]] = {}
+        self._small_byte_count = 0
 
     def store(self, plan: Plan | None) -> None:
         """Adds every tensor, and completes its node."""
@@ -136,7 +156,7 @@ class _Leaves:
         signature = self._signature(addresses)
         before = [entry.name for entry in entries]
         if plan.fits(signature, before):
-            entries += plan.apply(leaves, storages, _dense)
+            entries += plan.apply(leaves, storages, self._copied)
             return
         self._store_all(storages, addresses)
         plan.learn(signature, before, leaves, entries[len(before) :], self._small)
@@ -148,7 +168,7 @@ class _Leaves:
         return (
             len(set(real)) == len(real)
             and not (self._device_copies and any(map(self._device_copies.handles, tensors)))
-            and all([tensor.is_cpu and not tensor.is_neg() for tensor in tensors])
+            and all([t.is_cpu and not (t.is_neg() or t.is_conj()) for t in tensors])
         )
 
     def _signature(self, addresses: list[int]) -> list[Any]:
@@ -178,7 +198,7 @@ class _Leaves:
             self._store_one(index, storages[index])
         for indices in shared:
             self._store_shared(indices, storages[indices[0]])
-        self._copy_from_device()
+        self._copy_rest()
         self._copy_small()
 
     def _refuse_special(self) -> None:
@@ -186,7 +206,7 @@ class _Leaves:
         tensors = [tensor for _, tensor, _ in self._leaves]
         if (
             {tensor.layout for tensor in tensors} == {torch.strided}
-            and not any([tensor.is_quantized or tensor.is_meta for tensor in tensors])
+            and not any([t.is_quantized or t.is_meta or t.is_nested for t in tensors])
         ):
             return
         for _, tensor, path in self._leaves:
@@ -196,6 +216,8 @@ class _Leaves:
                 reason = "it is quantized; save its int_repr(), scale and zero point"
             elif tensor.is_meta:
                 reason = "it is on the meta device and has no data"
+            elif tensor.is_nested:
+                reason = _NESTED_REASON
             else:
                 continue
             raise self._encoder.refusal(tensor, path, reason)
@@ -216,50 +238,69 @@ class _Leaves:
         encoder = self._encoder
         dtype = tensor.dtype
         stored, pair, tag = stored_form(dtype)
-        shape = tuple(tensor.shape)
-        is_plain = (
-            tag is None
-            and tensor.is_cpu
+        shape = (*tensor.shape, 2) if pair else tuple(tensor.shape)
+        byte_count = tensor.nbytes
+        if self._device_copies is not None and self._device_copies.handles(tensor):
+            return self._copy_later(tensor, stored, shape, path, self._on_device), tag
+        is_readable = (
+            tensor.is_cpu
             and tensor.is_contiguous()
-            and not self._is_on_device(tensor)
+            and not (tensor.is_conj() or tensor.is_neg())
         )
-        if is_plain and storage.data_ptr() in self._in_place and not tensor.is_neg():
-            _forbid_resizing(tensor, storage)
-            # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
-            address = tensor.data_ptr()
-            name = encoder.add(stored, shape, address, tensor.nbytes, storage, path)
-            encoder.entries[-1].is_guarded = True
-            return name, None
-        if is_plain and dtype in _COPIED_TOGETHER and tensor.nbytes <= _SMALL_BYTE_COUNT:
+        is_guarded = storage.data_ptr() in self._in_place
+        is_small = byte_count <= _SMALL_BYTE_COUNT and not is_guarded
+        if is_readable and is_small and dtype in _COPIED_TOGETHER and self._has_room(byte_count):
             entry_index = len(encoder.entries)
-            name = encoder.add(stored, shape, 0, tensor.nbytes, None, path)
+            name = encoder.add(stored, shape, 0, byte_count, None, path)
             self._small.setdefault(dtype, []).append((entry_index, tensor))
-            return name, None
-        if pair:
-            shape = (*shape, 2)
-        if self._is_on_device(tensor) and self._device_copies is not None:
-            source = _plain(tensor)
-            name = encoder.add(stored, shape, 0, source.nbytes, None, path)
-            encoder.entries[-1].is_copy = True
-            self._on_device.append(len(encoder.entries) - 1)
-            self._device_copies.add(source)
             return name, tag
-        copy = _dense(tensor)
-        name = encoder.add(stored, shape, copy.data_ptr(), copy.nbytes, copy, path)
-        encoder.entries[-1].is_copy = True
-        return name, tag
+        if is_readable:
+            if is_guarded:
+                _forbid_resizing(tensor, storage)
+            # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
+            name = encoder.add(stored, shape, tensor.data_ptr(), byte_count, storage, path)
+            encoder.entries[-1].is_guarded = is_guarded
+            return name, tag
+        return self._copy_later(tensor, stored, shape, path, self._on_host), tag
 
-    def _is_on_device(self, tensor: torch.Tensor) -> bool:
-        return self._device_copies is not None and self._device_copies.handles(tensor)
+    def _has_room(self, byte_count: int) -> bool:
+        """Counts what is copied together; False when that would be too much."""
+        if self._small_byte_count + byte_count > _SMALL_TOTAL_BYTE_COUNT:
+            return False
+        self._small_byte_count += byte_count
+        return True
 
-    def _copy_from_device(self) -> None:
-        """Queues the copies, and says where they will be."""
-        if self._device_copies is None:
-            return
+    def _copy_later(
+        self, tensor: torch.Tensor, stored: str, shape: tuple[int, ...], path: str,
+        indices: list[int],
+    ) -> str:  # fmt: skip
+        """Name of an entry whose memory is known when all copies of its kind are."""
         entries = self._encoder.entries
-        copies = self._device_copies.begin()
-        for index, (address, lease) in zip(self._on_device, copies, strict=True):
+        if indices is self._on_device and self._device_copies is not None:
+            self._device_copies.add(_plain(tensor))
+        else:
+            self._host_copies.add(_copyable(tensor))
+        name = self._encoder.add(stored, shape, 0, tensor.nbytes, None, path)
+        entries[-1].is_copy = True
+        indices.append(len(entries) - 1)
+        return name
+
+    def _copy_rest(self) -> None:
+        """Makes or queues the copies, and says where they will be."""
+        entries = self._encoder.entries
+        copied = self._host_copies.begin()
+        indices = list(self._on_host)
+        if self._device_copies is not None:
+            copied += self._device_copies.begin()
+            indices += self._on_device
+        for index, (address, lease) in zip(indices, copied, strict=True):
             entries[index].address, entries[index].owner = address, lease
+
+    def _copied(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, object]]:
+        """Dense copies of their values: addresses, and what keeps the memory."""
+        for tensor in tensors:
+            self._host_copies.add(_copyable(tensor))
+        return list(self._host_copies.begin())
 
     def _copy_small(self) -> None:
         """Copies what was put off, all tensors of a type by one call."""
@@ -372,11 +413,12 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
     return plain
 
 
-def _dense(value: torch.Tensor) -> torch.Tensor:
-    """A copy of the values as dense row-major CPU memory."""
-    plain = _plain(value)
-    copy = torch.empty(plain.shape, dtype=plain.dtype, device="cpu")
-    return copy.copy_(plain)
+def _copyable(value: torch.Tensor) -> torch.Tensor:
+    """The tensor in a type that torch can copy; a copy has its values, dense and row-major."""
+    plain = value.detach()
+    if plain.dtype in TORCH_TO_STORED or plain.dtype.is_complex:
+        return plain
+    return plain.view(WORD_TYPES[plain.dtype.itemsize])
 
 
 def _forbid_resizing(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
@@ -388,7 +430,7 @@ def _forbid_resizing(tensor: torch.Tensor, storage: torch.UntypedStorage) -> Non
         tensor.detach().numpy() if tensor.dtype in _NUMPY_TYPES else _words(tensor).numpy()
 
 
-_NUMPY_TYPES = _COPIED_TOGETHER - {torch.bfloat16}
+_NUMPY_TYPES = _COPIED_TOGETHER - {torch.bfloat16} | {torch.complex64, torch.complex128}
 
 
 def _words(tensor: torch.Tensor) -> torch.Tensor:

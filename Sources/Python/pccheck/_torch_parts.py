@@ -133,20 +133,44 @@ def collect_parts(value: Any) -> Any:
 
 
 def in_place_storages(objects: list[object]) -> set[int]:
-    """The storages of parameters and of optimizer state."""
+    """The storages of parameters and of optimizer state.
+
+    Steps of optimizers wait until they are staged, and torch counts what else changes them.
+    """
     tensors: list[torch.Tensor] = []
     for value in objects:
         if isinstance(value, torch.nn.Module):
             tensors += value.parameters()
         elif isinstance(value, torch.optim.Optimizer):
-            for state in value.state.values():
-                tensors += [item for item in state.values() if isinstance(item, torch.Tensor)]
+            for group in value.param_groups:
+                tensors += group["params"]
+            _add_tensors(value.state, tensors)
     local = [local_of(tensor) for tensor in tensors]
-    return {
-        tensor.untyped_storage().data_ptr()
-        for tensor in local
-        if tensor.layout == torch.strided and type(tensor) in PLAIN_TENSOR_TYPES
-    }
+    return {tensor.untyped_storage().data_ptr() for tensor in local if _is_counted(tensor)}
+
+
+def _add_tensors(value: object, found: list[torch.Tensor]) -> None:
+    """The tensors in a nest; LBFGS and others keep lists of them."""
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+    elif isinstance(value, dict):
+        # A copy: a step in another thread may add to it.
+        for item in list(value.values()):
+            _add_tensors(item, found)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _add_tensors(item, found)
+
+
+def _is_counted(tensor: torch.Tensor) -> bool:
+    """True when torch counts whatever changes the tensor: not in inference mode, and not where
+    other processes share the memory."""
+    return (
+        tensor.layout == torch.strided
+        and type(tensor) in PLAIN_TENSOR_TYPES
+        and not tensor.is_inference()
+        and not (tensor.is_cpu and tensor.untyped_storage().is_shared())
+    )
 
 
 def guard_averaging(objects: list[object]) -> None:

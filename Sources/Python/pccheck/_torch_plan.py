@@ -70,7 +70,7 @@ class Plan:
         self,
         leaves: Sequence[_Leaf],
         storages: Sequence[torch.UntypedStorage],
-        dense: Callable[[torch.Tensor], torch.Tensor],
+        copied: Callable[[Sequence[torch.Tensor]], list[tuple[int, object]]],
     ) -> list[TensorEntry]:
         """The entries of a state that fits, with its addresses; the nodes are completed."""
         entries = self._entries
@@ -84,9 +84,9 @@ class Plan:
                 entry = entries[index]
                 entry.address, entry.owner = address, copy
                 address += entry.byte_count
-        for index in self._others:
-            copy = dense(leaves[index][1])
-            entries[index].address, entries[index].owner = copy.data_ptr(), copy
+        copies = copied([leaves[index][1] for index in self._others])
+        for index, (address, owner) in zip(self._others, copies, strict=True):
+            entries[index].address, entries[index].owner = address, owner
         for index, node in self._nodes:
             leaves[index][0].update(node)
         return entries

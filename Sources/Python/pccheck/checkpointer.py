@@ -190,6 +190,7 @@ class BaseCheckpointer:
         self._preemption: Preemption | None = None
         self._save_began = 0
         self._blocked_nanoseconds = 0
+        self._copied_byte_count = 0
         self._is_debugging = _debug.is_enabled(debug)
         self._engine: Engine | None = None
         self._file: OpenFile | None = None
@@ -234,8 +235,9 @@ class BaseCheckpointer:
     ) -> SaveHandle:
         """Begins a checkpoint of an encoded state.
 
-        Returns before it is staged only where ``guard`` notices what changes the memory meanwhile,
-        or ``overlap=True`` is the caller's word that nothing does.
+        Returns once it has copied the memory whose changes ``guard`` would not notice; with
+        ``overlap=True``, the caller's word that nothing changes it, at once; with ``overlap=False``
+        once all is staged.
         """
         step = operator.index(step)
         if step < 0:
@@ -263,9 +265,14 @@ class BaseCheckpointer:
         handle = engine.save(
             step, encoder.entries, metadata, note, until, is_urgent, watch, guard
         )
-        if overlap is False or (overlap is None and handle.reads_unguarded):
+        if overlap is False:
             handle.wait_staged()
-        self._blocked_nanoseconds += time.perf_counter_ns() - self._save_began
+        elif overlap is None:
+            handle._wait_early()
+        blocked = time.perf_counter_ns() - self._save_began
+        self._blocked_nanoseconds += blocked
+        self._copied_byte_count += handle.copied_byte_count
+        handle.blocked_seconds = blocked / 1e9
         if self._policy is not None:
             self._policy.began(step, handle)
         if is_last and self._preemption is not None:
@@ -453,7 +460,8 @@ class BaseCheckpointer:
         """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
 
         ``blocked_nanoseconds`` is what ``save`` took of its callers, ``staged_wait_nanoseconds``
-        what optimizers and others waited for *staged* beside that; with a policy of its own choice,
+        what optimizers and others waited for *staged* beside that, ``copied_byte_count`` what
+        ``save`` copied into memory of its own, beside the pool; with a policy of its own choice,
         ``interval_steps`` is that choice. Empty until there is a file.
         """
         self._check_open()
@@ -461,6 +469,7 @@ class BaseCheckpointer:
             return {}
         stats = self._engine.stats()
         stats["blocked_nanoseconds"] = self._blocked_nanoseconds
+        stats["copied_byte_count"] = self._copied_byte_count
         stats["staged_wait_nanoseconds"] = self._engine.staged_wait_nanoseconds
         if isinstance(self._policy, Auto) and self._policy.choice is not None:
             stats["interval_steps"] = self._policy.choice.interval

@@ -188,4 +188,3 @@ class _Checkpointer(pcc.Checkpointer):
         with self._save_lock:
             self._begin_save()
             self._save_parts(step, parts, in_place)
-        self._wait_before_steps()

@@ -10,8 +10,9 @@
 
 What may change while a save is being staged: nothing that only ``optimizer.step()`` changes.
 Parameters and optimizer state are read in place, and every optimizer of the process waits, before
-its step, until they are staged; ``swa_utils.AveragedModel`` does so before it is updated. All other
-tensors (buffers, plain state) are copied by ``save``. Tensors on a CUDA device are copied to pinned
+its step, until they are staged; ``swa_utils.AveragedModel`` does so before it is updated. The same
+tensors out of a ``state_dict()`` are recognised. All others (buffers, plain state) are copied into
+the pool before ``save`` returns. Tensors on a CUDA device are copied to pinned
 memory by a stream of their own, and need no wait: see ``_torch_device``.
 Whoever changes parameters in another way calls ``wait_staged()`` before.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +37,9 @@ from ._nesting import endless
 from ._reader import CheckpointInfo, is_rejection
 from ._stateful import stateful_objects
 from ._torch_decoder import TorchDecoder, TorchMemory
-from ._torch_device import Arenas, CudaStreams, DeviceCopies, Streams
+from ._torch_device import Arenas, Copies, CudaStreams, HostStreams, Streams
 from ._torch_encoder import TorchEncoder
+from ._torch_live import known, note
 from ._torch_lazy import LazyTensor, load_lazily
 from ._torch_parts import (
     CollectionPutOff,
@@ -88,8 +91,13 @@ class Checkpointer(BaseCheckpointer):
         self._save_lock = threading.RLock()
         self._plan = Plan()
         self._arenas = Arenas(self._streams)
+        self._host_arenas = Arenas(HostStreams())
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         super().__init__(*arguments, **options)
+        # Optimizers wait, before a step, until what they change is staged.
+        self._hook = register_optimizer_step_pre_hook(_before_step)
+        # Where nobody calls close().
+        weakref.finalize(self, self._hook.remove)
 
     def save(
         self,
@@ -101,7 +109,7 @@ class Checkpointer(BaseCheckpointer):
         overlap: bool = True,
         **state: Any,
     ) -> SaveHandle:
-        """Begins a checkpoint of the parts given by name and returns at once.
+        """Begins a checkpoint of the parts given by name.
 
         A part is a module, an optimizer, anything else with ``state_dict()`` and
         ``load_state_dict()``, a ``torch.Generator``, or a nest of containers, scalars, tensors and
@@ -110,10 +118,11 @@ class Checkpointer(BaseCheckpointer):
         before everything else in flight, once it has a slot, for which it waits whatever
         ``on_busy`` says.
 
-        The tensors of modules and optimizers are read in place. One that torch knows to have been
-        changed before it was staged, by anything but a step of a torch optimizer, fails that
-        checkpoint with ``StateChanged``. ``overlap=False`` returns once all of it is staged. So
-        does a state with arrays of more than 64 KiB, whose changes nothing notices.
+        The tensors of modules and optimizers, also out of their ``state_dict()``, are read in place
+        while training goes on. One that torch knows to have been changed before it was staged, by
+        anything but a step of a torch optimizer, fails that checkpoint with ``StateChanged``.
+        Buffers, plain tensors and arrays are in the pool when ``save`` returns, and may change.
+        ``overlap=False`` returns once all of it is staged.
 
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
@@ -122,19 +131,12 @@ class Checkpointer(BaseCheckpointer):
         self._check_open()
         # Until what describes the state is gone again.
         with self._save_lock, CollectionPutOff(self._plan.tensor_count):
-            handle = self._save(step, rng, metadata, urgent, overlap, state)
-        self._wait_before_steps()
-        return handle
+            return self._save(step, rng, metadata, urgent, overlap, state)
 
     def _adopt(self) -> None:
         super()._adopt()
         # A thread that exists only in the parent may hold the old one.
         self._save_lock = threading.RLock()
-
-    def _wait_before_steps(self) -> None:
-        """From now on optimizers wait, before a step, until what they change is staged."""
-        if self._hook is None:
-            self._hook = register_optimizer_step_pre_hook(_wait_before_step)
 
     def _save(
         self, step: int, rng: bool, metadata: str | None, urgent: bool, overlap: bool,
@@ -150,7 +152,8 @@ class Checkpointer(BaseCheckpointer):
         if rng:
             parts["rng"] = random_state()
         guard_averaging(objects)
-        in_place = in_place_storages(objects)
+        note(objects)
+        in_place = in_place_storages(known(objects))
         room = room_for_moments(objects) if self._engine is None else 0
         return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap)
 
@@ -170,8 +173,8 @@ class Checkpointer(BaseCheckpointer):
         """
         # In debug mode the entries outlive the call, and cannot be used again.
         plan = None if self._is_debugging else self._plan
-        copies = DeviceCopies(self._arenas)
-        encoder = TorchEncoder(in_place, plan, copies)
+        copies = Copies(self._arenas)
+        encoder = TorchEncoder(in_place, plan, copies, Copies(self._host_arenas))
         document = encoder.encode_state(parts)
         copies.wait()
         try:
@@ -228,6 +231,7 @@ class Checkpointer(BaseCheckpointer):
         if found is None:
             return 0
         next_step, loaded = found
+        note(stateful_objects(state))
         with loading.explained():
             TorchRestorer(strict).restore_parts(state, loaded)
         if rng and "rng" in loaded:
@@ -268,7 +272,8 @@ class Checkpointer(BaseCheckpointer):
         return super()._pinning(pin)
 
 
-def _wait_before_step(*_: object) -> None:
+def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    note([optimizer])
     wait_staged_everywhere()
 
 
