@@ -68,15 +68,18 @@ struct EngineState {
         inFlight.first { $0.ticket === ticket && $0.needsApproval }
     }
 
-    /// The oldest checkpoint with something left to copy, but urgent ones before the others.
+    /// The oldest checkpoint with something left to copy; but urgent ones before the others, and
+    /// then those with an early part, as their callers wait.
     var nextToCopy: InFlightCheckpoint? {
         var next: InFlightCheckpoint?
+        var early: InFlightCheckpoint?
         for checkpoint in inFlight
         where checkpoint.failure == nil && checkpoint.hasMoreToCopy {
             if checkpoint.isUrgent { return checkpoint }
+            if checkpoint.hasEarlyToCopy { early = early ?? checkpoint }
             next = next ?? checkpoint
         }
-        return next
+        return early ?? next
     }
 
     /// A free buffer of the pool; nil while there is none, which counts as a stall.

@@ -84,6 +84,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
     }
 
     var hasMoreToCopy: Bool { takenCount < chunkCount }
+    var hasEarlyToCopy: Bool { takenCount < earlyChunks.count }
 
     /// The chunk that a snapshot worker copies next.
     func takeChunk() -> (index: Int, isEarly: Bool) {

@@ -63,6 +63,48 @@ import Testing
         unsafe last.deallocate()
     }
 
+    @Test func itGoesBeforeWhatAnOlderCheckpointHasLeft() throws {
+        let storage = try memoryFile(inFlight: 2, capacity: 1 << 20)
+        var options = WriterOptions()
+        options.poolByteCount = 3 << 16
+        options.snapshotWorkerCount = 1
+        let writer = try CheckpointWriter(storage: storage, options: options)
+        let geometry = try storage.geometry
+        let data = geometry.dataOffset..<geometry.tailOffset
+        // How many chunks may be written.
+        let allowed = Monitor(0)
+        storage.setFaultHook { call in
+            guard case .write(let offset, _) = call, data.contains(offset) else { return nil }
+            let deadline = SystemClock.monotonicTime + 2 * deadlineNanoseconds
+            _ = allowed.waitFor(deadline: deadline) { count -> Bool? in
+                if count == 0 { return nil }
+                count -= 1
+                return true
+            }
+            return nil
+        }
+        // The pool is full of the older one, of which ten chunks are left.
+        let older = try writer.save(1, pattern(1, count: 13 << 16))
+        let memory = unsafe memory(2, count: 1000)
+        // Safe: freed below, once copied.
+        let region = unsafe CheckpointPayload.Region(UnsafeRawBufferPointer(memory), isEarly: true)
+        let newer = try writer.save(step: 2, payload: CheckpointPayload(opaque: [region]))
+        // The first buffer that becomes free may be on its way to the older one already.
+        allowed.withLock { $0 = 2 }
+        allowed.wakeAll()
+        try newer.waitEarly(timeoutNanoseconds: deadlineNanoseconds)
+        #expect(!older.isStaged)
+        // Safe: copied.
+        unsafe memory.deallocate()
+        allowed.withLock { $0 = 1000 }
+        allowed.wakeAll()
+        let outcome = try older.wait(timeoutNanoseconds: deadlineNanoseconds)
+        #expect([.durable, .superseded(by: newer.sequence)].contains(outcome))
+        #expect(try newer.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        try writer.close()
+        #expect(try storage.newest().bytes == pattern(2, count: 1000))
+    }
+
     @Test func theWaitEndsWithItsTimeoutWhereThePoolIsTooSmall() throws {
         let (_, writer, gate) = try held()
         let early = unsafe memory(1, count: 500_000)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -321,29 +325,102 @@ def test_memory_of_a_plain_tensor_is_let_go_when_save_returns(path: Path) -> Non
         assert found[0].unique().tolist() == [1] and set(found[1].tolist()) == {1}
 
 
-def test_an_interrupt_while_a_plain_tensor_is_read_leaves_no_mixture(path: Path) -> None:
-    """Ctrl-C in save(): whatever is committed is what was there."""
-    import signal
+# -- interrupted saves
 
+
+LINES = """
+import sys, numpy as np, pccheck, pccheck.torch as pcc, torch
+path, overlap = sys.argv[1], sys.argv[2] != "False"
+plain, array = torch.zeros(3 << 19), np.zeros(3 << 18)
+model = torch.nn.Linear(1024, 1024)
+options = {"pool": "3 MiB", "chunk": "1 MiB", "capacity": "32 MiB", "in_flight": 2}
+place, count, step, hits = 0, 0, 0, 0
+
+def trace(frame, event, argument):
+    global count
+    if "pccheck" not in frame.f_code.co_filename:
+        return None
+    if event == "line":
+        count += 1
+        if count == place:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+    return trace
+
+def fill(value):
+    plain.fill_(value)
+    array[:] = value
+    if not overlap:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+
+checkpointer = pcc.Checkpointer(path, **options)
+while count >= place:
+    place, count, step = place + 1, 0, step + 1
+    fill(step)
+    sys.settrace(trace)
+    try:
+        handle = checkpointer.save(step, x=[plain, array], model=model, rng=False, overlap=overlap)
+    except KeyboardInterrupt:
+        handle = None
+        hits += 1
+    finally:
+        sys.settrace(None)
+    fill(-1)
+    if handle is not None or place % 5 == 0:
+        checkpointer.close()
+        if handle is not None:
+            assert handle.wait().durable
+        if found := pcc.checkpoints(path):
+            state = pcc.load(path)
+            values = {*state["x"][0].unique().tolist(), *np.unique(state["x"][1]).tolist()}
+            if not overlap:
+                values.update(*(item.unique().tolist() for item in state["model"].values()))
+            assert values == {found[0].step}, (place, found[0].step, values)
+        checkpointer = pcc.Checkpointer(path, **options)
+checkpointer.close()
+print(hits)
+"""
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_an_interrupted_save_is_no_mixture(path: Path, overlap: bool) -> None:
+    """Ctrl-C at every line of save(); what it was given changes right after it."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", LINES, path, str(overlap)],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 300
+
+
+def test_a_handler_that_closes_keeps_the_save_below_it(path: Path) -> None:
+    """As a program does that ends by itself on SIGTERM."""
     plain = torch.zeros(24 << 20)
-    hits = 0
-    for number in range(1, 9):
+    kept = 0
+    for number in range(1, 7):
         plain.fill_(number)
-        with pcc.Checkpointer(path, **SLOW) as checkpointer:
-            timer = threading.Timer(0.004 * number, signal.raise_signal, [signal.SIGINT])
-            try:
-                timer.start()
-                checkpointer.save(number, x=plain, rng=False)
-                timer.join()
-                time.sleep(0.001)
-            except KeyboardInterrupt:
-                hits += 1
-            plain.fill_(1000)
+        checkpointer = pcc.Checkpointer(path, **SLOW)
+
+        def end(*_: object, opened: pcc.Checkpointer = checkpointer) -> None:
+            opened.close()
+            raise SystemExit
+
+        before = signal.signal(signal.SIGUSR1, end)
+        timer = threading.Timer(0.003 * number, signal.raise_signal, [signal.SIGUSR1])
+        timer.start()
+        with contextlib.suppress(SystemExit):
+            checkpointer.save(number, x=plain, rng=False)
             timer.join()
-        if checkpoint := pcc.checkpoints(path):
+            time.sleep(0.001)
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+        if pcc.checkpoints(path):
             found = pcc.load(path)["x"]
-            assert found.unique().tolist() == [checkpoint[0].step]
-    assert hits
+            assert found.unique().tolist() == [pcc.checkpoints(path)[0].step]
+            kept += found[0].item() == number
+    assert kept
 
 
 def test_debug_mode_lets_change_what_was_read_first(path: Path) -> None:

@@ -222,11 +222,16 @@ class Engine:
         urgent: bool | Callable[[], bool] = False,
         watch: Watch | None = None,
         guard: Guard | None = None,
+        overlap: bool | None = None,
     ) -> SaveHandle:
         """Begins a checkpoint; while every slot is in flight, retries until the deadline.
 
         An urgent one waits for a slot whatever the policy, and goes before the others. A save may
         become urgent while it waits: ``urgent`` is asked again for every attempt.
+
+        Where memory must be copied before the caller's ``save`` returns, by ``overlap`` or because
+        nothing guards it, that ``save`` calls ``end_waiting`` on the handle: until then nothing
+        is committed.
         """
         rows = metadata_array(metadata)
         began, is_told, is_waiting = time.monotonic(), False, False
@@ -243,11 +248,11 @@ class Engine:
                     time.sleep(_BUSY_PAUSE_SECONDS)
                     continue
                 options = _native.SaveOptions(
-                    c.sizeof(_native.SaveOptions), is_urgent, user_metadata, guard is not None
+                    c.sizeof(_native.SaveOptions), is_urgent, user_metadata
                 )
-                result = self._try_save(step, entries, rows, options, watch, guard)
+                result = self._try_save(step, entries, rows, options, watch, guard, overlap)
                 if isinstance(result, SaveHandle):
-                    if guard is not None:
+                    if result.needs_decision:
                         self._approvals.add(result)
                     self._tell_of_skip(result)
                     if is_urgent and self.stats()["broken_pin_count"] > broken_count:
@@ -280,6 +285,7 @@ class Engine:
         options: _native.SaveOptions,
         watch: Watch | None,
         guard: Guard | None,
+        overlap: bool | None,
     ) -> SaveHandle | CheckpointError:
         """Begins a checkpoint, or returns that there is no slot for it yet."""
         refuse_reentry(self, os.fsdecode(self._path))
@@ -290,6 +296,9 @@ class Engine:
             address, count = self._table.fill(entries)
             error = _native.Error()
             handle = _handle_of(step, entries, watch, guard, writer)
+            if overlap is False or (overlap is None and handle.reads_early):
+                handle.begin_waiting()
+            options.needs_approval = handle.needs_decision
             # Known before it begins: the writer reads the memory, so somebody must keep it,
             # whatever interrupts this.
             self._outstanding.append(handle)
@@ -334,6 +343,7 @@ class Engine:
             for handle in self._outstanding:
                 if not handle.has_begun:
                     continue
+                handle.settle_interrupted()
                 state = handle.state
                 if state != "staging":
                     handle._release()
@@ -361,6 +371,7 @@ class Engine:
                 continue
             is_known = handle._is_noticed
             try:
+                handle.settle_interrupted(waits=True)
                 handle.wait()
             except CheckpointError as error:
                 if not is_known:

@@ -6,6 +6,7 @@ import ctypes as c
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ log = logging.getLogger("pccheck")
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
 _LISTED_NAME_COUNT = 5
+# Those that hold a handle from its begin until save() returns.
+_SAVING_FUNCTIONS = {"_try_save", "save", "_save_state"}
 
 
 class Guard(Protocol):
@@ -72,6 +75,11 @@ class SaveHandle:
         # Until the writer knows whether the memory changed, it does not commit the checkpoint.
         self._guard = guard
         self._writer = writer
+        #: True until the writer was told whether to commit, where it waits for that.
+        self.needs_decision = guard is not None
+        # The save() that still waits for memory to be copied. An interrupted one leaves this set:
+        # nobody knows what its caller does to that memory.
+        self._saving_thread: threading.Thread | None = None
         self._guard_lock = threading.RLock()
         self._changed: list[str] = []
         self._reads_guarded = reads_guarded
@@ -136,55 +144,117 @@ class SaveHandle:
         self._release()
 
     @property
+    def reads_early(self) -> bool:
+        """True while it may read memory that nothing guards."""
+        return bool(self._early_owners)
+
+    @property
     def reads_memory(self) -> bool:
         """True while it may read memory that the caller could change; false for copies."""
         reads_guarded = self._reads_guarded and (self._owners or self._watch)
         return bool(reads_guarded or self._early_owners)
 
     def _wait_early(self) -> None:
-        """Returns when the memory is copied that nothing guards, so that it may be changed.
-
-        An interrupt comes through only then: the checkpoint goes on, and must be no mixture.
-        """
+        """Returns when the memory is copied that nothing guards, so that it may be changed."""
         if not self._early_owners:
             return
-        try:
-            self._wait(self._library.pcc_ticket_wait_early, None, "copied")
-        except BaseException:
-            self._wait(self._library.pcc_ticket_wait_early, None, "copied")
-            self._early_owners = []
-            raise
+        self._wait(self._library.pcc_ticket_wait_early, None, "copied")
         self._early_owners = []
         if self._watch is not None:
             self._watch.check_early()
+
+    def begin_waiting(self) -> None:
+        """Has the writer wait for the word of save(), which waits for memory to be copied."""
+        self._saving_thread = threading.current_thread()
+        self.needs_decision = True
+
+    def wait_as_asked(self, overlap: bool | None) -> None:
+        """The wait of save(): for all of the memory, or for what nothing guards, or for none."""
+        try:
+            if overlap is False:
+                self.wait_staged()
+            elif overlap is None:
+                self._wait_early()
+        except BaseException:
+            self.discard()
+            raise
+        self.end_waiting()
+
+    def end_waiting(self) -> None:
+        """The memory that save() waited for was copied."""
+        self._saving_thread = None
+        if self.needs_decision and self.state != "staging":
+            self._decide()
+
+    def settle_interrupted(self, waits: bool = False) -> None:
+        """Discards the checkpoint if its save() was interrupted; not one that a thread is in.
+
+        With ``waits``, a save() further up this thread's stack, below a signal handler that closes
+        the file, has its memory copied here: nobody changes it before the handler returns.
+        """
+        thread = self._saving_thread
+        if thread is None or (thread is not threading.current_thread() and thread.is_alive()):
+            return
+        if not self._is_in_save():
+            self.discard()
+        elif waits:
+            self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
+            self.end_waiting()
+
+    def discard(self) -> None:
+        """Ends the checkpoint, whose save() did not see its memory copied."""
+        with self._guard_lock:
+            if self.needs_decision:
+                self._reject(
+                    f"step {self.step}: save() was interrupted before the state was copied, so "
+                    "that it may have changed; the checkpoint was discarded: save again"
+                )
+            self._saving_thread = None
+
+    def _is_in_save(self) -> bool:
+        """Whether a save() of this thread still has it in hand, as the stack tells."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            is_save = frame.f_code.co_name in _SAVING_FUNCTIONS
+            if is_save and any(value is self for value in frame.f_locals.values()):
+                return True
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return False
+
+    def _reject(self, reason: str) -> None:
+        error = _native.Error()
+        self._library.pcc_writer_reject(
+            self._writer, self._ticket, reason.encode("utf-8", "replace"), c.byref(error)
+        )
+        # Last: whoever interrupts this finds the decision still to be made.
+        self.needs_decision = False
 
     def _decide(self) -> None:
         """Once it is staged, and before anybody may change the memory: tells the writer whether
         it changed meanwhile."""
         with self._guard_lock:
-            guard = self._guard
-            if guard is None:
+            if not self.needs_decision or self._saving_thread is not None:
                 return
-            self._changed = guard.changed()
-            error = _native.Error()
+            self._changed = [] if self._guard is None else self._guard.changed()
             if self._changed:
-                reason = self._change_text().encode("utf-8", "replace")
-                self._library.pcc_writer_reject(
-                    self._writer, self._ticket, reason, c.byref(error)
-                )
+                self._reject(self._change_text())
             else:
+                error = _native.Error()
                 self._library.pcc_writer_approve(self._writer, self._ticket, c.byref(error))
-            # Last: whoever interrupts this finds the decision still to be made.
+                self.needs_decision = False
             self._guard = None
 
     def _decide_when_staged(self) -> None:
-        if self._guard is not None:
+        if self.needs_decision:
             self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
             self._decide()
 
     def _forget_guard(self) -> None:
         """The writer is about to be freed."""
         with self._guard_lock:
+            self.needs_decision = False
             self._guard = None
 
     def _change_text(self) -> str:
@@ -205,7 +275,7 @@ class SaveHandle:
         """
         began = time.monotonic()
         try:
-            if self._guard is not None:
+            if self.needs_decision:
                 self._wait(self._library.pcc_ticket_wait_staged, timeout, "durable")
                 self._decide()
                 if timeout is not None:

@@ -263,12 +263,9 @@ class BaseCheckpointer:
 
         watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
         handle = engine.save(
-            step, encoder.entries, metadata, note, until, is_urgent, watch, guard
+            step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
         )
-        if overlap is False:
-            handle.wait_staged()
-        elif overlap is None:
-            handle._wait_early()
+        handle.wait_as_asked(overlap)
         blocked = time.perf_counter_ns() - self._save_began
         self._blocked_nanoseconds += blocked
         self._copied_byte_count += handle.copied_byte_count
