@@ -150,7 +150,8 @@ def test_an_optimizer_with_other_groups(path: Path, saved: nn.Module) -> None:
         ):
             checkpointer.resume(model=live, optimizer=optimizer)
         checkpointer.resume(strict=False, model=live, optimizer=optimizer)
-    assert not optimizer.state and same(values(live), values(saved))
+    assert list(optimizer.state) == [live.head.weight, live.head.bias]
+    assert same(values(live), values(saved))
 
 
 def test_moments_of_a_reshaped_parameter_are_left_out(path: Path, saved: nn.Module) -> None:
@@ -165,17 +166,6 @@ def test_moments_of_a_reshaped_parameter_are_left_out(path: Path, saved: nn.Modu
     assert list(optimizer.state) == [live.head.bias]
     live(torch.randn(3, 4)).sum().backward()
     optimizer.step()
-
-
-def test_a_wrapper_that_renamed_every_key_is_named(path: Path) -> None:
-    inside = made(1)
-    with pccheck.torch.Checkpointer(path) as checkpointer:
-        checkpointer.save(1, model=nn.DataParallel(inside)).wait()
-        with pytest.raises(pccheck.StateMismatch, match="from inside DistributedDataParallel"):
-            checkpointer.resume(model=made(2))
-        checkpointer.save(2, model=inside).wait()
-        with pytest.raises(pccheck.StateMismatch, match="is now inside DistributedDataParallel"):
-            checkpointer.resume(model=nn.DataParallel(made(2)))
 
 
 class Renamed(nn.Module):

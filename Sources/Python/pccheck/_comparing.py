@@ -13,8 +13,10 @@ from typing import Any
 from .errors import CheckpointError
 
 _SHOWN_COUNT = 20
-# Prefixes that wrappers put before every key of a module, and which wrapper it is.
-_WRAPPERS = {
+#: Key of the record of objects in the ``__metadata__`` of a payload.
+OBJECTS_KEY = "pccheck.objects"
+#: Prefixes that wrappers put before every key of a module, and which wrapper it is.
+WRAPPERS = {
     "module.": "DistributedDataParallel or DataParallel",
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
@@ -55,8 +57,11 @@ class ResumeReport:
     ``missing`` is expected by the live state and not in the checkpoint, ``unexpected`` the other
     way round. ``reshaped`` and ``retyped`` are in both, with another shape or structure, or with a
     type whose values the live type cannot all hold; ``converted`` changes type and loses nothing.
-    After a partial resume, what is missing or reshaped has its live values still; what is retyped
-    was rounded to the live type when both are floats or both are integers.
+    ``other_class`` is the state of an optimizer, a scheduler or the like of another class.
+    ``renamed`` are modules whose keys differ only by what wrappers such as ``torch.compile`` put
+    before them; that loses nothing either. After a partial resume, what is missing or reshaped has
+    its live values still; what is retyped was rounded to the live type when both are floats or
+    both are integers.
     """
 
     path: str = ""
@@ -65,23 +70,29 @@ class ResumeReport:
     held_parts: list[str] = field(default_factory=list)
     #: How many tensors and arrays of the checkpoint fit the live state.
     matched_count: int = 0
+    #: Modules that read what was saved in a way of their own; their tensors are not counted.
+    unchecked: list[str] = field(default_factory=list)
     #: True when nothing of the checkpoint can be loaded into the live state.
     is_empty: bool = False
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    other_class: list[Difference] = field(default_factory=list)
     reshaped: list[Difference] = field(default_factory=list)
     retyped: list[Difference] = field(default_factory=list)
     converted: list[Difference] = field(default_factory=list)
+    renamed: list[Difference] = field(default_factory=list)
 
     @property
     def is_exact(self) -> bool:
         """True when the checkpoint and the live state agree in every name, shape and type."""
-        return not (self.differs or self.converted)
+        return not (self.differs or self.converted or self.renamed)
 
     @property
     def differs(self) -> bool:
         """True when a strict resume is refused."""
-        return bool(self.missing or self.unexpected or self.reshaped or self.retyped)
+        return bool(
+            self.missing or self.unexpected or self.other_class or self.reshaped or self.retyped
+        )
 
     def __str__(self) -> str:
         return self.text(_SHOWN_COUNT)
@@ -90,21 +101,32 @@ class ResumeReport:
         """All of it, a line for each name; at most ``shown_count`` of each kind."""
         where = self.path if self.step is None else f"{self.path}, step {self.step}"
         if self.is_exact:
-            return f"{where}: all {self.matched_count} tensors fit"
-        lines = [f"{where}: the checkpoint and the live state differ"]
+            return f"{where}: {self._fitting()}"
+        what = "the checkpoint and the live state differ" if self.differs else self._fitting()
+        lines = [f"{where}: {what}"]
         for title, items in (
             ("missing from the checkpoint", self.missing),
             ("unexpected: in the checkpoint, not in the live state", self.unexpected),
+            ("of another class", self.other_class),
             ("reshaped", self.reshaped),
             ("retyped", self.retyped),
             ("converted, without loss", self.converted),
+            ("renamed by wrappers", self.renamed),
         ):
             lines += _section(title, items, shown_count)
         lines += self._hints()
         return "\n".join(lines)
 
+    def _fitting(self) -> str:
+        """How much of the live state the checkpoint fits."""
+        own = ", ".join(map(printable, self.unchecked))
+        if not own:
+            return f"all {self.matched_count} tensors fit" if self.matched_count else "it fits"
+        others = f"{self.matched_count} tensors fit; " if self.matched_count else ""
+        return f"{others}{own} reads what was saved in its own way"
+
     def _hints(self) -> Iterator[str]:
-        """What may be the reason: another name of a part, a wrapper around a module."""
+        """What may be the reason: another name of a part, the shards of one rank."""
         if any(name not in self.held_parts and "." not in name for name in self.missing):
             held = ", ".join(map(printable, self.held_parts)) or "nothing"
             yield f"  the checkpoint holds: {held}"
@@ -113,18 +135,6 @@ class ResumeReport:
                 "  a file holds the shards of its rank only; load_full() puts those of all ranks "
                 "together"
             )
-        missing, unexpected = set(self.missing), set(self.unexpected)
-        for prefix, wrapper in _WRAPPERS.items():
-            for where, has, lacks in (
-                ("was saved from inside", unexpected, missing),
-                ("is now inside", missing, unexpected),
-            ):
-                bare = {name.replace(prefix, "", 1) for name in has if prefix in name}
-                if bare and bare <= lacks:
-                    yield (
-                        f"  every such key differs by '{prefix}': the model {where} {wrapper}; "
-                        "pass the module that is inside, to save as to resume"
-                    )
 
 
 def _section(title: str, items: list[Any], shown_count: int | None) -> Iterator[str]:
@@ -164,25 +174,40 @@ class StateMismatch(CheckpointError):
 class Comparison:
     """Compares one document with the live state, and prunes it."""
 
-    def __init__(self, memory: Any, tensors: dict[str, Any], report: ResumeReport) -> None:
-        """`memory` knows the kinds of tensor, `tensors` are the stored ones by name."""
+    def __init__(
+        self, memory: Any, tensors: dict[str, Any], report: ResumeReport,
+        objects: dict[str, Any], targets: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """`memory` knows the kinds of tensor, `tensors` are the stored ones by name.
+
+        `objects` is what was recorded of the objects of the state, `targets` the live state.
+        """
         self.memory = memory
         self.tensors = tensors
         self.report = report
+        self.objects = objects
+        self.targets = targets
         #: How many live tensors, values and objects get something of the checkpoint.
         self.filled_count = 0
+        #: Whether live tensors are compared, and how many get something.
+        self.wants_tensors = False
+        self.filled_tensor_count = 0
 
-    def parts(self, document: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+    def parts(self, document: dict[str, Any]) -> dict[str, Any]:
         """The named parts of a state; what is in the checkpoint alone was not asked for."""
         kept = {}
-        for name, target in targets.items():
+        # What an optimizer can take depends on how its parameters fit.
+        for name in sorted(self.targets, key=self._comes_late):
             if name not in document:
                 self.report.missing.append(name)
                 continue
-            node = self.compare(document[name], target, name)
+            node = self.compare(document[name], self.targets[name], name)
             if node is not GONE:
                 kept[name] = node
-        return kept
+        return {name: kept[name] for name in self.targets if name in kept}
+
+    def _comes_late(self, name: str) -> bool:
+        return bool(self.memory.comes_late(self.targets[name]))
 
     def compare(self, node: Any, target: Any, name: str) -> Any:
         """The part of a node that fits the target, or GONE."""
@@ -193,7 +218,7 @@ class Comparison:
         if live is not None:
             return self.leaf(node, live, name)
         if isinstance(target, dict):
-            return self.mapping(node, target, name, is_closed=False)
+            return self._mapping(node, target, name)
         if isinstance(target, (list, tuple)):
             return self._sequence(node, target, name)
         self.filled_count += 1
@@ -201,9 +226,10 @@ class Comparison:
 
     def leaf(self, node: Any, live: Leaf, name: str) -> Any:
         """A tensor or array beside the node that should hold it."""
+        self.wants_tensors = True
         saved = self.memory.leaf(node, self.tensors) if isinstance(node, dict) else None
         if saved is None:
-            return self.reshaped(name, _kind_of(node), f"a tensor {live}")
+            return self.reshaped(name, kind_of(node), f"a tensor {live}")
         if saved.shape != live.shape or saved.sharding != live.sharding:
             return self.reshaped(name, str(saved), str(live))
         if saved.dtype != live.dtype:
@@ -212,37 +238,44 @@ class Comparison:
                 self.report.retyped.append(difference)
                 if not self.memory.converts(saved, live):
                     return GONE
-                self.filled_count += 1
+                self.fill_tensor()
                 return node
             self.report.converted.append(difference)
         self.report.matched_count += 1
-        self.filled_count += 1
+        self.fill_tensor()
         return node
+
+    def fill_tensor(self) -> None:
+        """Notes that a live tensor, or one of an object, gets something."""
+        self.filled_count += 1
+        self.filled_tensor_count += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing is filled, or no tensor where tensors are asked for."""
+        return not self.filled_count or (self.wants_tensors and not self.filled_tensor_count)
 
     def reshaped(self, name: str, saved: str, live: str) -> Any:
         """Notes a difference of shape or structure."""
         self.report.reshaped.append(Difference(name, saved, live))
         return GONE
 
-    def mapping(self, node: Any, target: dict[Any, Any], name: str, *, is_closed: bool) -> Any:
-        """A dictionary; a closed one takes no keys but its own."""
+    def _mapping(self, node: Any, target: dict[Any, Any], name: str) -> Any:
+        """A dictionary; what it holds beside tensors and objects is replaced."""
         items = items_of(node)
         if items is None:
-            return self.reshaped(name, _kind_of(node), f"a dict of {len(target)}")
+            return self.reshaped(name, kind_of(node), f"a dict of {len(target)}")
         kept, found = [], set()
         for stored_key, key, child in items:
             found.add(key)
-            path = f"{name}.{key}"
             if key in target:
-                child = self.compare(child, target[key], path)
+                child = self.compare(child, target[key], f"{name}.{key}")
                 if child is GONE:
                     continue
-            elif is_closed:
-                self.report.unexpected.append(path)
-                continue
             kept.append((stored_key, child))
         for key, item in target.items():
-            if key not in found and (is_closed or self.memory.fills_in_place(item)):
+            if key not in found and self.memory.fills_in_place(item):
+                self.wants_tensors = True
                 self.report.missing.append(f"{name}.{key}")
         return with_items(node, kept)
 
@@ -253,7 +286,7 @@ class Comparison:
         children = node["$tuple"] if isinstance(node, dict) and "$tuple" in node else node
         kind = type(target).__name__
         if not isinstance(children, list) or len(children) != len(target):
-            return self.reshaped(name, _kind_of(node), f"a {kind} of {len(target)}")
+            return self.reshaped(name, kind_of(node), f"a {kind} of {len(target)}")
         kept = [
             self.compare(child, item, f"{name}.{index}")
             for index, (child, item) in enumerate(zip(children, target, strict=True))
@@ -296,7 +329,7 @@ def _plain_key(key: Any) -> Any:
     return Decoder({}).decode(key)
 
 
-def _kind_of(node: Any) -> str:
+def kind_of(node: Any) -> str:
     """What a node stands for, in words."""
     if isinstance(node, list):
         return f"a list of {len(node)}"

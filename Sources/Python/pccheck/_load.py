@@ -122,7 +122,7 @@ def load_parts(
     with Reader(path) as reader:
         info, loaded = load_from(os.fspath(path), reader, step, loading)
     with loading.explained():
-        restorer.restore_parts(parts, loaded)
+        restorer.restore_parts(parts, loaded, loading.report)
     log.info("%s", described(os.fspath(path), "loaded", info, loading))
     if loading.report is not None and not loading.report.is_exact:
         log.warning("%s", loading.report)

@@ -79,6 +79,14 @@ class ArrayMemory:
         comparison.filled_count += 1
         return node
 
+    def recorded_objects(self, text: str | None) -> dict[str, Any]:
+        """What was recorded of the objects of a state, by key path."""
+        return {}
+
+    def comes_late(self, target: Any) -> bool:
+        """True for a part that is to be compared after others."""
+        return False
+
     def leaf(self, node: dict[str, Any], tensors: dict[str, StoredTensor]) -> Leaf | None:
         """Type and shape of the array of a node; None when it is no array."""
         tensor = tensors.get(node.get("$array", ""))
@@ -157,6 +165,8 @@ class Loading:
         self._tensor = tensor
         self._strict = strict
         self._held_parts: list[str] = []
+        #: What was recorded of the objects of the state, as it is in the checkpoint.
+        self.objects: str | None = None
         #: What the comparison found; None when nothing was compared.
         self.report: ResumeReport | None = None
         #: What was passed over before the checkpoint that was loaded.
@@ -187,10 +197,11 @@ class Loading:
                 "the checkpoint holds one value, not parts that have names; read it with load()"
             )
         with _broken_documents_told():
-            comparison = Comparison(self.memory, tensors, self.report)
-            kept = comparison.parts(document, self._into)
+            objects = self.memory.recorded_objects(self.objects)
+            comparison = Comparison(self.memory, tensors, self.report, objects, self._into)
+            kept = comparison.parts(document)
         # A partial request that gets nothing has another reason than a part that was added.
-        self.report.is_empty = self.report.differs and not comparison.filled_count
+        self.report.is_empty = self.report.differs and comparison.is_empty
         if self.report.differs and (self._strict or self.report.is_empty):
             raise StateMismatch(self.report)
         others = {name: document[name] for name in self._optional_parts if name in document}

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _native
+from ._comparing import OBJECTS_KEY
 from ._loading import ArrayMemory, Loading, Place, references
 from ._stored import STORED_ITEM_SIZE, StoredTensor
 from .errors import (
@@ -192,6 +193,7 @@ class Reader:
         try:
             if DOCUMENT_KEY in metadata:
                 document = parse_document(metadata[DOCUMENT_KEY])
+                loading.objects = metadata.get(OBJECTS_KEY)
             document = loading.selected(document)
             tensors = _stored_tensors(manifest, document)
             compared = loading.compared(document, tensors)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ._comparing import ResumeReport
+from ._nesting import joined
 from .errors import CheckpointError
 
 # Used by resume to tell "not in the checkpoint" from a stored None.
@@ -30,14 +32,19 @@ def _is_stateful_type(kind: type) -> bool:
 
 def stateful_objects(value: object) -> Iterator[object]:
     """Every object with a state of its own in a nest of containers."""
+    return (found for _, found in named_objects(value))
+
+
+def named_objects(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every object with a state of its own in a nest of containers, with its key path."""
     if is_stateful(value):
-        yield value
+        yield path, value
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from stateful_objects(item)
+        for key, item in value.items():
+            yield from named_objects(item, joined(path, key))
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from stateful_objects(item)
+        for index, item in enumerate(value):
+            yield from named_objects(item, joined(path, index))
 
 
 def collect(value: Any) -> Any:
@@ -65,8 +72,15 @@ class Restorer:
     #: What is filled, beside objects with a state of their own.
     filled_types: tuple[type, ...] = (np.ndarray,)
 
-    def restore_parts(self, targets: dict[str, Any], loaded: dict[str, Any]) -> None:
-        """Gives each part what was loaded for it."""
+    def __init__(self) -> None:
+        #: Is told what a part did not take of what was loaded for it.
+        self.report = ResumeReport()
+
+    def restore_parts(
+        self, targets: dict[str, Any], loaded: dict[str, Any], report: ResumeReport | None = None
+    ) -> None:
+        """Gives each part what was loaded for it; ``report`` says how it fitted."""
+        self.report = report or self.report
         for name, target in targets.items():
             if name in loaded:
                 self.restore(name, target, loaded[name])

@@ -11,9 +11,11 @@ import torch
 
 from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
-from ._stateful import fills_in_place, stateful_objects
+from ._stateful import fills_in_place, is_stateful, stateful_objects
 from ._stored import StoredTensor, View
-from ._torch_comparing import compare_module, compare_optimizer, moves_what_it_reads
+from ._torch_comparing import compare_module, compare_other, moves_what_it_reads
+from ._torch_objects import parsed_objects
+from ._torch_optimizers import compare_optimizer
 from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
 from ._torch_types import (
     DTYPES,
@@ -197,12 +199,22 @@ class TorchMemory(ArrayMemory):
     # -- comparing
 
     def compare_object(self, comparison: Comparison, node: Any, target: Any, name: str) -> Any:
-        """Modules by their keys, optimizers by their groups."""
+        """Modules by their keys, optimizers by their parameters, others by their class."""
         if isinstance(target, torch.nn.Module):
             return compare_module(comparison, node, target, name)
         if isinstance(target, torch.optim.Optimizer):
             return compare_optimizer(comparison, node, target, name)
-        return super().compare_object(comparison, node, target, name)
+        if is_stateful(target):
+            return compare_other(comparison, node, target, name)
+        return None
+
+    def recorded_objects(self, text: str | None) -> dict[str, Any]:
+        """What was recorded of the objects of a state, by key path."""
+        return parsed_objects(text)
+
+    def comes_late(self, target: Any) -> bool:
+        """True for parts with optimizers, which go by how their parameters fit."""
+        return any(isinstance(item, torch.optim.Optimizer) for item in stateful_objects(target))
 
     def fills_in_place(self, target: Any) -> bool:
         """True when a loaded value goes into this object rather than in its place."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
+import logging
 from typing import Any
 
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._stateful import (
     Restorer,
@@ -20,6 +23,8 @@ from ._stateful import (
 from ._torch_sharded import local_of
 from ._torch_types import PLAIN_TENSOR_TYPES
 
+log = logging.getLogger("pccheck")
+
 _GUARD_MARK = "_waits_until_staged"
 
 
@@ -29,16 +34,45 @@ class TorchRestorer(Restorer):
     filled_types = (np.ndarray, torch.Tensor, torch.Generator)
 
     def __init__(self, strict: bool = True) -> None:
+        super().__init__()
         self._strict = strict
 
     def restore(self, name: str, target: Any, value: Any) -> None:
         """Gives `target` the state `value`."""
         if isinstance(target, torch.nn.Module) and not self._strict:
-            target.load_state_dict(value, strict=False)
+            self._restore_partly(name, target, value)
+        elif isinstance(target, torch.optim.Optimizer):
+            self._restore_optimizer(target, value)
         else:
             super().restore(name, target, value)
-        if isinstance(target, torch.optim.Optimizer):
-            _restore_exactly(target, value)
+
+    def _restore_partly(self, name: str, module: torch.nn.Module, value: Any) -> None:
+        """What fits; of a module that nobody compared, torch says what does not."""
+        found = module.load_state_dict(value, strict=False)
+        report = self.report
+        if name not in report.unchecked:
+            return
+        report.missing += [f"{name}.{key}" for key in found.missing_keys]
+        report.unexpected += [f"{name}.{key}" for key in found.unexpected_keys]
+        expected = set(module.state_dict())
+        if expected and expected <= set(found.missing_keys):
+            report.is_empty = True
+            raise StateMismatch(report)
+        if found.missing_keys or found.unexpected_keys:
+            log.warning("%s", report)
+
+    def _restore_optimizer(self, optimizer: torch.optim.Optimizer, value: Any) -> None:
+        """Groups without settings keep their own; a partial restore leaves the state of other
+        parameters as it is."""
+        before: dict[Any, Any] = {} if self._strict else dict(optimizer.state)
+        for group, live in zip(value.get("param_groups", []), optimizer.param_groups, strict=False):
+            if group.keys() == {"params"}:
+                group.update(copy.deepcopy({k: v for k, v in live.items() if k != "params"}))
+        optimizer.load_state_dict(value)
+        _restore_exactly(optimizer, value)
+        for parameter, state in before.items():
+            if parameter not in optimizer.state:
+                optimizer.state[parameter] = state
 
     def restore_other(self, name: str, target: Any, value: Any) -> None:
         """Tensors and generators."""

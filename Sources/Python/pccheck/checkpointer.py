@@ -245,6 +245,7 @@ class BaseCheckpointer:
         self._check_open()
         note = _native.encode_text(user_metadata, "metadata", _USER_METADATA_BYTE_LIMIT)
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
+        metadata.update(encoder.metadata)
         if self._engine is None:
             self._create(self._capacity_for(encoder, metadata) + room)
         engine = self._engine

@@ -85,6 +85,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self.entries: list[TensorEntry] = []
+        #: More metadata of the payload.
+        self.metadata: dict[str, str] = {}
         #: Arrays, by identity, that nobody else will change.
         self.private: set[int] = set()
         self._names: set[str] = {"__metadata__"}

@@ -41,6 +41,7 @@ from ._torch_device import Arenas, Copies, CudaStreams, HostStreams, Streams
 from ._torch_encoder import TorchEncoder
 from ._torch_live import known, note
 from ._torch_lazy import LazyTensor, load_lazily
+from ._torch_objects import objects_metadata
 from ._torch_parts import (
     CollectionPutOff,
     TorchRestorer,
@@ -155,7 +156,8 @@ class Checkpointer(BaseCheckpointer):
         note(objects)
         in_place = in_place_storages(known(objects))
         room = room_for_moments(objects) if self._engine is None else 0
-        return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap)
+        record = objects_metadata(state)
+        return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap, record)
 
     def _save_parts(
         self,
@@ -166,15 +168,18 @@ class Checkpointer(BaseCheckpointer):
         urgent: bool = False,
         room: int = 0,
         overlap: bool = True,
+        record: dict[str, str] | None = None,
     ) -> SaveHandle:
         """Begins a checkpoint of a state that holds no objects; after ``_begin_save``.
 
         Tensors whose storage is in ``in_place`` are read where they are until they are staged.
+        ``record`` says what the state was taken out of.
         """
         # In debug mode the entries outlive the call, and cannot be used again.
         plan = None if self._is_debugging else self._plan
         copies = Copies(self._arenas)
         encoder = TorchEncoder(in_place, plan, copies, Copies(self._host_arenas))
+        encoder.metadata.update(record or {})
         document = encoder.encode_state(parts)
         copies.wait()
         try:
@@ -233,7 +238,7 @@ class Checkpointer(BaseCheckpointer):
         next_step, loaded = found
         note(stateful_objects(state))
         with loading.explained():
-            TorchRestorer(strict).restore_parts(state, loaded)
+            TorchRestorer(strict).restore_parts(state, loaded, loading.report)
         if rng and "rng" in loaded:
             set_random_state(loaded["rng"])
         return next_step

@@ -1,0 +1,368 @@
+"""What a checkpoint holds of an optimizer, beside the live one.
+
+Parameters are matched by their names where both sides know them, else by their place. A group
+takes the settings of the saved group that had its parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+
+from ._comparing import GONE, Comparison, Difference, items_of, with_items
+from ._stateful import stateful_objects
+from ._torch_objects import ParameterNames, class_record, class_text, is_same_class
+
+# Optimizer state that has the shape of its parameter.
+_LIKE_THE_PARAMETER = {
+    "exp_avg", "exp_avg_sq", "exp_inf", "max_exp_avg_sq", "momentum_buffer", "square_avg",
+    "grad_avg", "acc_delta", "sum", "prev", "ax",
+}  # fmt: skip
+# Settings that some classes have and others lack, in every release of torch.
+_DEFINING_SETTINGS = {
+    "momentum", "dampening", "nesterov", "betas", "eps", "amsgrad", "rho", "lr_decay",
+    "initial_accumulator_value", "alpha", "centered", "etas", "step_sizes", "lambd", "t0",
+    "momentum_decay", "max_iter", "history_size", "ns_steps", "d", "beta2_decay",
+}  # fmt: skip
+_Names = list[list[str | None]]
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """The state of an optimizer as it is in a document."""
+
+    node: dict[str, Any]
+    groups: list[dict[str, Any]]
+    #: Of each group the numbers that its parameters have in the state.
+    numbers: list[list[int]]
+    #: Stored key, number of the parameter or another key, and node.
+    state: list[tuple[Any, Any, Any]]
+    state_node: dict[str, Any]
+
+    @classmethod
+    def read(cls, node: Any) -> _Saved | None:
+        """None when the node is not what torch's optimizers save."""
+        items = {key: child for _, key, child in items_of(node) or []}
+        groups, state = items.get("param_groups"), items.get("state")
+        state_items = items_of(state)
+        if not isinstance(groups, list) or not isinstance(state, dict) or state_items is None:
+            return None
+        numbers = [_value(group, "params") for group in groups]
+        if not all(isinstance(item, list) for item in numbers):
+            return None
+        return cls(node, groups, numbers, state_items, state)
+
+    def settings(self) -> set[str]:
+        return {key for group in self.groups for _, key, _ in items_of(group) or []}
+
+    def names(self, record: dict[str, Any]) -> _Names | None:
+        """What was recorded, or what torch itself keeps of `named_parameters`."""
+        own = [_value(group, "param_names") for group in self.groups]
+        for found in (record.get("parameters"), own):
+            if _is_names(found, self.numbers):
+                return found
+        return None
+
+
+def _value(group: Any, wanted: str) -> Any:
+    for _, key, child in items_of(group) or []:
+        if key == wanted:
+            return child
+    return None
+
+
+def _is_names(found: Any, numbers: list[list[int]]) -> TypeGuard[_Names]:
+    return (
+        isinstance(found, list)
+        and all(isinstance(group, list) for group in found)
+        and [len(group) for group in found] == [len(group) for group in numbers]
+        and all(name is None or isinstance(name, str) for group in found for name in group)
+        and any(name is not None for group in found for name in group)
+    )
+
+
+def compare_optimizer(
+    comparison: Comparison, node: Any, optimizer: torch.optim.Optimizer, name: str
+) -> Any:
+    """The state that the live optimizer can take, numbered as it numbers its parameters."""
+    saved = _Saved.read(node)
+    if saved is None:
+        if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
+            comparison.report.unchecked.append(name)
+            comparison.fill_tensor()
+            return node
+        return comparison.reshaped(name, "something else", "the state of an optimizer")
+    record = comparison.objects.get(name, {})
+    is_other = _is_of_another_class(saved, record, optimizer)
+    if is_other:
+        own = class_record(optimizer)
+        was = class_text(record, own) if "class" in record else _class_by_settings(saved)
+        comparison.report.other_class.append(Difference(name, was, class_text(own, record)))
+        if _differing_settings(saved, optimizer):
+            return GONE
+    matching = _Matching(comparison, saved, record, optimizer, name)
+    if not matching.is_possible:
+        return GONE
+    return matching.pruned(keeps_settings=is_other)
+
+
+def _differing_settings(saved: _Saved, optimizer: torch.optim.Optimizer) -> set[str]:
+    """Settings that say that the classes are not of one kind."""
+    return (saved.settings() ^ optimizer.defaults.keys()) & _DEFINING_SETTINGS
+
+
+def _is_of_another_class(
+    saved: _Saved, record: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> bool:
+    """Goes by the recorded class; in files of older releases, by the settings of the groups."""
+    differing = bool(_differing_settings(saved, optimizer)) and bool(saved.groups)
+    if "class" in record:
+        own = class_record(optimizer)
+        return not is_same_class(record, own) or (differing and record["class"] != own["class"])
+    # All that Adam and AdamW differ in.
+    key = "decoupled_weight_decay"
+    is_decoupled = optimizer.defaults.get(key)
+    is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+    return differing or (
+        is_adam and any(_value(group, key) not in (None, is_decoupled) for group in saved.groups)
+    )
+
+
+def _class_by_settings(saved: _Saved) -> str:
+    settings = sorted(saved.settings() - {"params", "param_names", "initial_lr"})
+    return f"a class with the settings {', '.join(settings)}"
+
+
+class _Matching:
+    """Which saved parameter each live one was."""
+
+    def __init__(
+        self, comparison: Comparison, saved: _Saved, record: dict[str, Any],
+        optimizer: torch.optim.Optimizer, name: str,
+    ) -> None:  # fmt: skip
+        self._comparison, self._saved = comparison, saved
+        self._optimizer, self._name = optimizer, name
+        self._live_groups = [group["params"] for group in optimizer.param_groups]
+        self._live = [parameter for group in self._live_groups for parameter in group]
+        self._group_of_saved = [
+            index for index, numbers in enumerate(saved.numbers) for _ in numbers
+        ]
+        #: For each live parameter the place of the saved one, or None.
+        self._sources: list[int | None] = []
+        #: Of each group the live names, for messages.
+        self._live_names: _Names | None = None
+        self.is_possible = self._match(saved.names(record), record)
+
+    # -- matching
+
+    def _match(self, names: _Names | None, record: dict[str, Any]) -> bool:
+        by_name = None if names is None else self._by_name(names, "parameters" in record)
+        saved_counts = [len(numbers) for numbers in self._saved.numbers]
+        live_counts = [len(group) for group in self._live_groups]
+        is_alike = saved_counts == live_counts
+        # Groups in another order are no difference where names say which is which.
+        if not is_alike and (by_name is None or sorted(saved_counts) != sorted(live_counts)):
+            self._comparison.reshaped(
+                self._name,
+                f"groups of {', '.join(map(str, saved_counts))} parameters",
+                f"groups of {', '.join(map(str, live_counts))}",
+            )
+        if by_name is not None:
+            self._sources = by_name
+            return self._is_in_order() and any(source is not None for source in by_name)
+        self._sources = list(range(len(self._live)))
+        return is_alike
+
+    def _by_name(self, saved: _Names, is_recorded: bool) -> list[int | None] | None:
+        """By name, and those without one by their place among such in the group; None when the
+        live parameters have no names."""
+        flat = [name for group in saved for name in group]
+        found: dict[str, torch.Tensor] = {}
+        if is_recorded:
+            names = ParameterNames(self._comparison.targets)
+            self._live_names = names.of(self._optimizer)
+            found = names.find(name for name in flat if name is not None)
+        if not any(name for group in self._live_names or [] for name in group):
+            self._live_names = [
+                list(group.get("param_names") or [None] * len(group["params"]))
+                for group in self._optimizer.param_groups
+            ]
+            own = [name for group in self._live_names for name in group]
+            if is_recorded or not any(own):
+                return None
+            found = {name: item for name, item in zip(own, self._live, strict=True) if name}
+        sources = self._sources_of(flat, found)
+        self._match_nameless(saved, sources)
+        self._report_unmatched(flat, sources)
+        return sources
+
+    def _sources_of(
+        self, flat: list[str | None], found: dict[str, torch.Tensor]
+    ) -> list[int | None]:
+        places = {id(parameter): index for index, parameter in enumerate(self._live)}
+        sources: list[int | None] = [None] * len(self._live)
+        for place, name in enumerate(flat):
+            live = found.get(name) if name is not None else None
+            if live is not None and id(live) in places:
+                sources[places[id(live)]] = place
+        return sources
+
+    def _match_nameless(self, saved: _Names, sources: list[int | None]) -> None:
+        first_saved, first_live = 0, 0
+        for names, live in zip(saved, self._live_names or [], strict=False):
+            nameless = [first_saved + i for i, name in enumerate(names) if name is None]
+            own = [first_live + i for i, name in enumerate(live) if name is None]
+            if len(nameless) == len(own):
+                for index, place in zip(own, nameless, strict=True):
+                    sources[index] = place
+            first_saved, first_live = first_saved + len(names), first_live + len(live)
+
+    def _report_unmatched(self, flat: list[str | None], sources: list[int | None]) -> None:
+        report = self._comparison.report
+        own = [name for group in self._live_names or [] for name in group]
+        for index, source in enumerate(sources):
+            if source is None:
+                report.missing.append(f"{self._name}.state of {own[index] or f'number {index}'}")
+        for place in sorted(set(range(len(flat))) - set(sources)):
+            what = flat[place] or f"number {place}"
+            report.unexpected.append(f"{self._name}.state of {what}")
+
+    def _is_in_order(self) -> bool:
+        """False when the state of all parameters is one vector, and their order has changed."""
+        is_one_vector = isinstance(self._optimizer, torch.optim.LBFGS)
+        if not is_one_vector or self._sources == list(range(len(self._group_of_saved))):
+            return True
+        self._comparison.reshaped(
+            self._name, "one vector over its parameters", "other parameters, or in another order"
+        )
+        return False
+
+    # -- what is kept
+
+    def pruned(self, *, keeps_settings: bool) -> Any:
+        """The saved state as the live optimizer takes it."""
+        origins = self._origins()
+        numbers = iter(range(len(self._live)))
+        groups = []
+        for group, origin in zip(self._live_groups, origins, strict=True):
+            own = [next(numbers) for _ in group]
+            if origin is None or keeps_settings:
+                # It keeps the settings that it has.
+                groups.append({"params": own})
+            else:
+                groups.append(self._group(origin, own))
+        state = self._kept_state()
+        if self._saved.state and not state:
+            return GONE
+        self._comparison.filled_count += 1
+        pruned = with_items(self._saved.state_node, state)
+        new = {"state": pruned, "param_groups": groups}
+        items = items_of(self._saved.node) or []
+        return with_items(
+            self._saved.node, [(stored, new.get(key, child)) for stored, key, child in items]
+        )
+
+    def _group(self, origin: int, numbers: list[int]) -> dict[str, Any]:
+        node = self._saved.groups[origin]
+        is_as_saved = self._sources == list(range(len(self._group_of_saved)))
+        return with_items(
+            node,
+            [
+                (stored, numbers if key == "params" else child)
+                for stored, key, child in items_of(node) or []
+                if key != "param_names" or is_as_saved
+            ],
+        )
+
+    def _origins(self) -> list[int | None]:
+        """For each live group the saved group whose settings it takes; None for its own."""
+        if len(self._saved.groups) == len(self._live_groups) and self._sources == list(
+            range(len(self._group_of_saved))
+        ):
+            return list(range(len(self._live_groups)))
+        sources = iter(self._sources)
+        found = []
+        for group in self._live_groups:
+            places = [next(sources) for _ in group]
+            found.append({self._group_of_saved[place] for place in places if place is not None})
+        single = [next(iter(groups)) if len(groups) == 1 else None for groups in found]
+        origins = [
+            index if single.count(index) == 1 and index is not None else None for index in single
+        ]
+        self._report_groups(found, origins)
+        return origins
+
+    def _report_groups(self, found: list[set[int]], origins: list[int | None]) -> None:
+        """Groups that were made in another way; in another order, when a scheduler counts them."""
+        has_scheduler = any(
+            getattr(value, "optimizer", None) is self._optimizer
+            for value in stateful_objects(self._comparison.targets)
+        )
+        for index, (groups, origin) in enumerate(zip(found, origins, strict=True)):
+            is_moved = has_scheduler and len(origins) > 1 and origin != index
+            if groups and (origin is None or is_moved):
+                self._comparison.reshaped(
+                    f"{self._name}.param_groups.{index}",
+                    "its parameters in group" + ("s " if len(groups) > 1 else " ")
+                    + ", ".join(map(str, sorted(groups))),
+                    f"in group {index}",
+                )  # fmt: skip
+
+    def _kept_state(self) -> list[tuple[Any, Any]]:
+        number_of = [number for numbers in self._saved.numbers for number in numbers]
+        live_of = {
+            number_of[source]: index
+            for index, source in enumerate(self._sources)
+            if source is not None
+        }
+        all_numbers = set(number_of)
+        kept: list[tuple[Any, Any]] = []
+        for stored, key, child in self._saved.state:
+            if key in live_of:
+                index = live_of[key]
+                if self._fits(child, index, key):
+                    kept.append((index, child))
+            elif key not in all_numbers:
+                kept.append((stored, child))
+        return kept
+
+    def _fits(self, node: Any, index: int, number: int) -> bool:
+        """False when the parameter has another shape than when its state was saved."""
+        comparison = self._comparison
+        memory, report = comparison.memory, comparison.report
+        parameter = self._live[index]
+        expected = memory.live_leaf(parameter)
+        path = f"{self._name}.state.{number}"
+        fits = not self._is_reshaped(index)
+        for _, key, child in items_of(node) or []:
+            saved = memory.leaf(child, comparison.tensors) if isinstance(child, dict) else None
+            if saved is None:
+                continue
+            is_alike = expected is None or (saved.shape, saved.sharding) == (
+                expected.shape, expected.sharding
+            )  # fmt: skip
+            if key in _LIKE_THE_PARAMETER and not is_alike:
+                report.reshaped.append(
+                    Difference(f"{path}.{key}", str(saved), f"a parameter {expected}")
+                )
+                fits = False
+        if fits:
+            count = sum(1 for _, _, child in items_of(node) or [] if self._is_tensor(child))
+            report.matched_count += count
+            comparison.filled_tensor_count += count
+        return fits
+
+    def _is_tensor(self, node: Any) -> bool:
+        comparison = self._comparison
+        return isinstance(node, dict) and (
+            comparison.memory.leaf(node, comparison.tensors) is not None
+        )
+
+    def _is_reshaped(self, index: int) -> bool:
+        """True when the module's own comparison found another shape of the parameter."""
+        own = [name for group in self._live_names or [] for name in group]
+        if index >= len(own) or own[index] is None:
+            return False
+        return any(item.name == own[index] for item in self._comparison.report.reshaped)

@@ -1,0 +1,188 @@
+"""Modules take what torch's own ``load_state_dict`` would take, and wrappers are no difference."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matching import Twins, adam, moments, refused, resumed, saved, values
+from torch import nn
+
+
+
+def test_prefixes_of_wrappers_are_no_difference(path: Path) -> None:
+    plain, live = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), None
+    wrapped = nn.DataParallel(torch.compile(plain))
+    optimizer = adam(plain.parameters())
+    wrapped.module._orig_mod(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    saved(path, model=wrapped, optimizer=optimizer)
+    live = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    other = adam(reversed(list(live.parameters())))
+    report = resumed(path, model=live, optimizer=other)
+    assert not report.differs and not report.is_exact
+    assert str(report).splitlines()[1:] == [
+        "  renamed by wrappers (1)",
+        "    model: saved module._orig_mod.0.weight inside DistributedDataParallel or DataParallel "
+        "and torch.compile, live 0.weight",
+    ]
+    assert values(live) == values(plain) and moments(live, other) == moments(plain, optimizer)
+    # And the other way round, with versions of the parts.
+    saved(path.with_name("plain.pcc"), model=live, optimizer=other)
+    again = torch.compile(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    last = adam(again.parameters())
+    report = resumed(path.with_name("plain.pcc"), model=again, optimizer=last)
+    assert values(again._orig_mod) == values(plain)
+    assert moments(again._orig_mod, last) == moments(plain, optimizer)
+
+
+def test_a_wrapper_inside_and_a_layer_more(path: Path) -> None:
+    def made(*, is_compiled: bool, is_longer: bool = False) -> nn.Module:
+        body = nn.Linear(2, 2)
+        parts = {"body": torch.compile(body) if is_compiled else body, "head": nn.Linear(2, 1)}
+        return nn.Sequential(OrderedDict(parts, **({"tail": nn.Linear(1, 1)} if is_longer else {})))
+
+    model, live = made(is_compiled=True), made(is_compiled=False)
+    saved(path, model=model)
+    assert len(resumed(path, model=live).renamed) == 1
+    assert torch.equal(live.body.weight, model.body._orig_mod.weight)
+    longer = made(is_compiled=False, is_longer=True)
+    error = refused(path, model=longer)
+    assert error.report.missing == ["model.tail.weight", "model.tail.bias"]
+    assert not error.report.unexpected
+    resumed(path, strict=False, model=longer)
+    assert torch.equal(longer.body.weight, model.body._orig_mod.weight)
+
+
+def test_averaged_weights_are_not_taken_for_the_model(path: Path) -> None:
+    saved(path, model=torch.optim.swa_utils.AveragedModel(Twins()))
+    error = refused(path, model=Twins(seed=2))
+    assert error.report.unexpected == ["model.n_averaged"]
+
+
+def test_files_from_before_batches_were_counted(path: Path) -> None:
+    model, live = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), None
+    model(torch.ones(4, 2))
+    state = model.state_dict()
+    del state["1.num_batches_tracked"]
+    state._metadata["1"]["version"] = 1
+    saved(path, model=state)
+    live = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    resumed(path, model=live)
+    assert torch.equal(live[1].running_mean, model[1].running_mean)
+    del state["1.running_mean"]
+    saved(path.with_name("less.pcc"), model=state)
+    error = refused(path.with_name("less.pcc"), model=live)
+    assert error.report.missing == ["model.1.running_mean", "model.1.num_batches_tracked"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["MinMax", "PerChannelMinMax", "Histogram"])
+def test_observers_take_buffers_of_any_length(path: Path, kind: str) -> None:
+    def made(width: int = 4) -> nn.Module:
+        observer = getattr(torch.ao.quantization, f"{kind}Observer")()
+        return nn.Sequential(nn.Linear(3, width), observer)
+
+    model, live = made(), made()
+    model(torch.randn(5, 3))
+    saved(path, model=model)
+    resumed(path, model=live)
+    for key, value in model.state_dict().items():
+        assert torch.equal(live.state_dict()[key], value), key
+    error = refused(path, model=made(5))
+    assert [item.name for item in error.report.reshaped] == ["model.0.weight", "model.0.bias"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_prepared_for_quantization(path: Path) -> None:
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).train()
+        model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+        fused = torch.ao.quantization.fuse_modules_qat(model, [["0", "1", "2"]])
+        return torch.ao.quantization.prepare_qat(fused)
+
+    model, live = made(1), made(2)
+    model(torch.randn(2, 1, 5, 5))
+    saved(path, model=model)
+    resumed(path, model=live)
+    for key, value in model.state_dict().items():
+        assert torch.equal(live.state_dict()[key], value), key
+
+
+def test_lazy_parameters_are_made_by_what_is_loaded(path: Path) -> None:
+    model = nn.Sequential(nn.LazyLinear(4))
+    model(torch.ones(1, 3))
+    saved(path, model=model)
+    live = nn.Sequential(nn.LazyLinear(4))
+    report = resumed(path, model=live)
+    assert values(live) == values(model)
+    assert str(report).endswith("model reads what was saved in its own way")
+
+
+class Extra(nn.Module):
+    """A module with state beside its tensors."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.extra = extra
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+def test_extra_state_is_the_affair_of_its_module(path: Path) -> None:
+    saved(path, model=Extra(torch.arange(3.0)))
+    live = Extra(torch.zeros(0, dtype=torch.int64))
+    resumed(path, model=live)
+    assert live.extra.tolist() == [0, 1, 2]
+
+
+def test_a_scalar_that_was_a_vector_of_one(path: Path) -> None:
+    saved(path, model=OrderedDict(scale=torch.ones(1)))
+    live = nn.Module()
+    live.scale = nn.Parameter(torch.zeros(()))
+    resumed(path, model=live)
+    assert live.scale.item() == 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_parametrizations_and_norms_of_weights(path: Path) -> None:
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+            nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)),
+            nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)),
+            nn.utils.spectral_norm(nn.Linear(2, 2)),
+        )
+
+    model, live = made(1), made(2)
+    optimizer, other = adam(model.parameters()), adam(live.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    saved(path, model=model, optimizer=optimizer)
+    resumed(path, model=live, optimizer=other)
+    assert values(live) == values(model) and moments(live, other) == moments(model, optimizer)
+
+
+class Forgetful(nn.Module):
+    """It reads in a way of its own, and nothing of a model of another kind."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.ones(2)))
+        self.register_load_state_dict_pre_hook(lambda *_: None)
+
+
+def test_a_module_of_its_own_that_takes_nothing(path: Path) -> None:
+    saved(path, model=Forgetful("a"))
+    error = refused(path, strict=False, model=Forgetful("b"))
+    assert error.report.missing == ["model.b"] and error.report.unexpected == ["model.a"]
