@@ -95,7 +95,21 @@ def test_groups_in_another_order_under_a_scheduler(path: Path) -> None:
     assert [str(item) for item in error.report.reshaped] == [
         "optimizer.param_groups.0: saved its parameters in group 1, live in group 0",
         "optimizer.param_groups.1: saved its parameters in group 0, live in group 1",
+        "scheduler: saved values for other groups, live an optimizer whose groups differ",
     ]
+
+
+def test_a_scheduler_whose_groups_moved_keeps_its_own_values(path: Path) -> None:
+    """In whichever order the parts are given."""
+    model, live = Twins(), Twins(seed=2)
+    optimizer = grouped(model, ("ab", 0.1), ("c", 0.2))
+    other = grouped(live, ("c", 0.5), ("ab", 0.6))
+    scheduler, own = (lr_scheduler.StepLR(item, 3) for item in (optimizer, other))
+    step(model, optimizer)
+    saved(path, scheduler=scheduler, optimizer=optimizer, model=model)
+    report = resumed(path, strict=False, scheduler=own, optimizer=other, model=live)
+    assert "scheduler: saved values for other groups" in str(report)
+    assert own.base_lrs == [0.5, 0.6] and moments(live, other) == moments(model, optimizer)
 
 
 def test_groups_that_were_made_in_another_way(path: Path) -> None:
@@ -147,6 +161,13 @@ def test_names_that_torch_keeps_tell_without_a_model(path: Path) -> None:
     resumed(path, optimizer=other)
     assert moments(live, other) == moments(model, optimizer)
     assert other.param_groups[0]["param_names"] == ["c", "a", "b"]
+    seen = []
+    hooked = adam(live.named_parameters())
+    hooked.register_load_state_dict_pre_hook(
+        lambda _, state: seen.append(state["param_groups"][0]["param_names"])
+    )
+    resumed(path, optimizer=hooked)
+    assert seen == [["c", "a", "b"]] and moments(live, hooked) == moments(model, optimizer)
     stranger = nn.ParameterDict({name: nn.Parameter(torch.zeros(3)) for name in "xyz"})
     error = refused(path, optimizer=adam(stranger.named_parameters()))
     assert error.report.missing == [f"optimizer.state of {name}" for name in "xyz"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matching import Twins, adam, moments, refused, resumed, saved, values
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 
 
@@ -55,6 +56,19 @@ def test_a_wrapper_inside_and_a_layer_more(path: Path) -> None:
     assert not error.report.unexpected
     resumed(path, strict=False, model=longer)
     assert torch.equal(longer.body.weight, model.body._orig_mod.weight)
+
+
+def test_a_wrapper_that_shows_only_in_the_names_of_parameters(path: Path) -> None:
+    """The wrapper of activation checkpointing takes its name off the keys of the state."""
+    model = nn.Sequential(checkpoint_wrapper(nn.Linear(2, 2)), nn.Linear(2, 2))
+    optimizer = adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    saved(path, model=model, optimizer=optimizer)
+    live = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    other = adam(reversed(list(live.parameters())))
+    assert resumed(path, model=live, optimizer=other).is_exact
+    assert list(moments(live, other).values()) == list(moments(model, optimizer).values())
 
 
 def test_averaged_weights_are_not_taken_for_the_model(path: Path) -> None:
@@ -120,7 +134,7 @@ def test_lazy_parameters_are_made_by_what_is_loaded(path: Path) -> None:
     live = nn.Sequential(nn.LazyLinear(4))
     report = resumed(path, model=live)
     assert values(live) == values(model)
-    assert str(report).endswith("model reads what was saved in its own way")
+    assert report.is_exact and str(report).endswith(": it fits")
 
 
 class Extra(nn.Module):
@@ -180,6 +194,20 @@ class Forgetful(nn.Module):
         super().__init__()
         self.register_parameter(name, nn.Parameter(torch.ones(2)))
         self.register_load_state_dict_pre_hook(lambda *_: None)
+
+
+def test_a_module_of_its_own_that_fits_key_by_key_is_counted(path: Path) -> None:
+    saved(path, model=Forgetful("a"))
+    live = Forgetful("a")
+    assert resumed(path, model=live).matched_count == 1
+    assert str(resumed(path, model=live)).endswith("all 1 tensors fit")
+
+
+def test_wrappers_around_modules_with_hooks(path: Path) -> None:
+    model, live = nn.Sequential(Forgetful("a")), nn.DataParallel(nn.Sequential(Forgetful("a")))
+    nn.init.constant_(model[0].a, 7.0)
+    saved(path, model=model)
+    assert resumed(path, model=live).renamed and live.module[0].a.tolist() == [7, 7]
 
 
 def test_a_module_of_its_own_that_takes_nothing(path: Path) -> None:

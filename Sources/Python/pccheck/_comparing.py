@@ -20,6 +20,7 @@ WRAPPERS = {
     "module.": "DistributedDataParallel or DataParallel",
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module.": "checkpoint_wrapper",
 }
 GONE = object()
 
@@ -192,12 +193,27 @@ class Comparison:
         #: Whether live tensors are compared, and how many get something.
         self.wants_tensors = False
         self.filled_tensor_count = 0
+        #: Optimizers whose groups are not the saved ones in their order.
+        self.regrouped: list[Any] = []
+
+    def apart(self) -> Comparison:
+        """A comparison of the same states with a report of its own."""
+        report = ResumeReport()
+        return Comparison(self.memory, self.tensors, report, self.objects, self.targets)
+
+    def add(self, other: Comparison) -> None:
+        """Takes over what a comparison apart found, which was no difference."""
+        self.report.matched_count += other.report.matched_count
+        self.report.converted += other.report.converted
+        self.filled_count += other.filled_count
+        self.filled_tensor_count += other.filled_tensor_count
+        self.wants_tensors = self.wants_tensors or other.wants_tensors
 
     def parts(self, document: dict[str, Any]) -> dict[str, Any]:
         """The named parts of a state; what is in the checkpoint alone was not asked for."""
         kept = {}
-        # What an optimizer can take depends on how its parameters fit.
-        for name in sorted(self.targets, key=self._comes_late):
+        # What an optimizer can take depends on how its parameters fit, and schedulers on that.
+        for name in sorted(self.targets, key=self._place):
             if name not in document:
                 self.report.missing.append(name)
                 continue
@@ -206,8 +222,8 @@ class Comparison:
                 kept[name] = node
         return {name: kept[name] for name in self.targets if name in kept}
 
-    def _comes_late(self, name: str) -> bool:
-        return bool(self.memory.comes_late(self.targets[name]))
+    def _place(self, name: str) -> int:
+        return int(self.memory.place_of_comparing(self.targets[name]))
 
     def compare(self, node: Any, target: Any, name: str) -> Any:
         """The part of a node that fits the target, or GONE."""

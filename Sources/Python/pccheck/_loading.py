@@ -83,9 +83,9 @@ class ArrayMemory:
         """What was recorded of the objects of a state, by key path."""
         return {}
 
-    def comes_late(self, target: Any) -> bool:
-        """True for a part that is to be compared after others."""
-        return False
+    def place_of_comparing(self, target: Any) -> int:
+        """Parts with a higher number are compared after others."""
+        return 0
 
     def leaf(self, node: dict[str, Any], tensors: dict[str, StoredTensor]) -> Leaf | None:
         """Type and shape of the array of a node; None when it is no array."""

@@ -32,13 +32,25 @@ _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs")
 
 
 def compare_module(comparison: Comparison, node: Any, module: torch.nn.Module, name: str) -> Any:
-    """Key by key, unless the module has its own way to read what was saved."""
+    """Key by key; what differs is left to a module with its own way to read what was saved."""
     live = module.state_dict()
     node = _without_wrappers(comparison, node, module, live, name)
-    if _reads_in_its_own_way(module):
+    if not _reads_in_its_own_way(module):
+        return _compare_keys(comparison, node, module, live, name)
+    apart = comparison.apart()
+    _compare_keys(apart, node, module, live, name)
+    if apart.report.differs:
         comparison.report.unchecked.append(name)
         comparison.fill_tensor()
-        return node
+    else:
+        comparison.add(apart)
+    return node
+
+
+def _compare_keys(
+    comparison: Comparison, node: Any, module: torch.nn.Module, live: dict[str, Any], name: str
+) -> Any:
+    """What fits under the keys of the module."""
     items = items_of(node)
     if items is None:
         return comparison.reshaped(name, kind_of(node), f"a dict of {len(live)}")
@@ -166,6 +178,9 @@ def compare_other(comparison: Comparison, node: Any, target: Any, name: str) -> 
             comparison.report.other_class.append(difference)
             return GONE
         unfit = _unfit(node, target)
+        optimizer = getattr(target, "optimizer", None)
+        if any(optimizer is item for item in comparison.regrouped):
+            unfit = "values for other groups", "an optimizer whose groups differ"
         if unfit is not None:
             return comparison.reshaped(name, *unfit)
     comparison.filled_count += 1

@@ -212,9 +212,12 @@ class TorchMemory(ArrayMemory):
         """What was recorded of the objects of a state, by key path."""
         return parsed_objects(text)
 
-    def comes_late(self, target: Any) -> bool:
-        """True for parts with optimizers, which go by how their parameters fit."""
-        return any(isinstance(item, torch.optim.Optimizer) for item in stateful_objects(target))
+    def place_of_comparing(self, target: Any) -> int:
+        """Optimizers go by how their parameters fit, schedulers by how their optimizer does."""
+        objects = list(stateful_objects(target))
+        if any(isinstance(item, torch.optim.Optimizer) for item in objects):
+            return 1
+        return 2 if any(hasattr(item, "optimizer") for item in objects) else 0
 
     def fills_in_place(self, target: Any) -> bool:
         """True when a loaded value goes into this object rather than in its place."""

@@ -151,7 +151,7 @@ class _Matching:
         ]
         #: For each live parameter the place of the saved one, or None.
         self._sources: list[int | None] = []
-        #: Of each group the live names, for messages.
+        #: Of each group the live names.
         self._live_names: _Names | None = None
         self.is_possible = self._match(saved.names(record), record)
 
@@ -244,6 +244,9 @@ class _Matching:
     def pruned(self, *, keeps_settings: bool) -> Any:
         """The saved state as the live optimizer takes it."""
         origins = self._origins()
+        if origins != list(range(len(self._saved.groups))):
+            self._comparison.regrouped.append(self._optimizer)
+        own_names = self._own_names()
         numbers = iter(range(len(self._live)))
         groups = []
         for group, origin in zip(self._live_groups, origins, strict=True):
@@ -252,7 +255,7 @@ class _Matching:
                 # It keeps the settings that it has.
                 groups.append({"params": own})
             else:
-                groups.append(self._group(origin, own))
+                groups.append(self._group(origin, own, own_names))
         state = self._kept_state()
         if self._saved.state and not state:
             return GONE
@@ -264,17 +267,34 @@ class _Matching:
             self._saved.node, [(stored, new.get(key, child)) for stored, key, child in items]
         )
 
-    def _group(self, origin: int, numbers: list[int]) -> dict[str, Any]:
+    def _group(
+        self, origin: int, numbers: list[int], own_names: list[str | None] | None
+    ) -> dict[str, Any]:
+        """A saved group with the parameters of a live one."""
         node = self._saved.groups[origin]
-        is_as_saved = self._sources == list(range(len(self._group_of_saved)))
+        new: dict[str, Any] = {"params": numbers}
+        if own_names is not None:
+            new["param_names"] = [own_names[number] for number in numbers]
         return with_items(
             node,
             [
-                (stored, numbers if key == "params" else child)
+                (stored, new.get(key, child))
                 for stored, key, child in items_of(node) or []
-                if key != "param_names" or is_as_saved
+                if key != "param_names" or key in new
             ],
         )
+
+    def _own_names(self) -> list[str | None] | None:
+        """The names that torch has kept, for every live parameter; None when some have none."""
+        saved: list[Any] = []
+        for group, numbers in zip(self._saved.groups, self._saved.numbers, strict=True):
+            saved += _value(group, "param_names") or [None] * len(numbers)
+        live = [name for group in self._live_names or [] for name in group]
+        found = [
+            saved[source] if source is not None else live[index]
+            for index, source in enumerate(self._sources)
+        ]
+        return None if None in found else found
 
     def _origins(self) -> list[int | None]:
         """For each live group the saved group whose settings it takes; None for its own."""
@@ -318,51 +338,42 @@ class _Matching:
             if source is not None
         }
         all_numbers = set(number_of)
+        reshaped = self._reshaped_parameters()
         kept: list[tuple[Any, Any]] = []
         for stored, key, child in self._saved.state:
             if key in live_of:
                 index = live_of[key]
-                if self._fits(child, index, key):
+                if self._fits(child, index, key, is_reshaped=index in reshaped):
                     kept.append((index, child))
             elif key not in all_numbers:
                 kept.append((stored, child))
         return kept
 
-    def _fits(self, node: Any, index: int, number: int) -> bool:
+    def _fits(self, node: Any, index: int, number: int, *, is_reshaped: bool) -> bool:
         """False when the parameter has another shape than when its state was saved."""
         comparison = self._comparison
         memory, report = comparison.memory, comparison.report
-        parameter = self._live[index]
-        expected = memory.live_leaf(parameter)
-        path = f"{self._name}.state.{number}"
-        fits = not self._is_reshaped(index)
+        expected = memory.live_leaf(self._live[index])
+        fits, count = not is_reshaped, 0
         for _, key, child in items_of(node) or []:
             saved = memory.leaf(child, comparison.tensors) if isinstance(child, dict) else None
             if saved is None:
                 continue
+            count += 1
             is_alike = expected is None or (saved.shape, saved.sharding) == (
                 expected.shape, expected.sharding
             )  # fmt: skip
             if key in _LIKE_THE_PARAMETER and not is_alike:
-                report.reshaped.append(
-                    Difference(f"{path}.{key}", str(saved), f"a parameter {expected}")
-                )
+                path = f"{self._name}.state.{number}.{key}"
+                report.reshaped.append(Difference(path, str(saved), f"a parameter {expected}"))
                 fits = False
         if fits:
-            count = sum(1 for _, _, child in items_of(node) or [] if self._is_tensor(child))
             report.matched_count += count
             comparison.filled_tensor_count += count
         return fits
 
-    def _is_tensor(self, node: Any) -> bool:
-        comparison = self._comparison
-        return isinstance(node, dict) and (
-            comparison.memory.leaf(node, comparison.tensors) is not None
-        )
-
-    def _is_reshaped(self, index: int) -> bool:
-        """True when the module's own comparison found another shape of the parameter."""
+    def _reshaped_parameters(self) -> set[int]:
+        """The live parameters of which the comparison of their module found another shape."""
+        reshaped = {item.name for item in self._comparison.report.reshaped}
         own = [name for group in self._live_names or [] for name in group]
-        if index >= len(own) or own[index] is None:
-            return False
-        return any(item.name == own[index] for item in self._comparison.report.reshaped)
+        return {index for index, name in enumerate(own) if name in reshaped}
