@@ -29,8 +29,10 @@ public struct NewFile: ~Copyable {
         try ProcessLimit.checkFileSize(byteCount, operation: "create", path: finalPath)
         // First: what they take may be what this one needs.
         // Safe: here and below, paths are passed as C strings for the calls.
-        unsafe pccp_remove_leftovers(finalPath)
-        let claim = try Self.claim(finalPath)
+        let stem = SiblingPath.stem(
+            of: finalPath, suffixByteCount: PCC_CREATION_MARK.utf8.count + "\(UInt32.max)".count)
+        unsafe pccp_remove_leftovers(stem)
+        let claim = try Self.claim(stem, for: finalPath)
         let result = byteCount == 0 ? -EOPNOTSUPP : pccp_fallocate(claim.descriptor, byteCount)
         guard result == 0 || result == -EOPNOTSUPP else {
             unsafe pccp_unlink(claim.path)
@@ -53,10 +55,10 @@ public struct NewFile: ~Copyable {
 
     /// A new file under a temporary name, locked as being created.
     private static func claim(
-        _ finalPath: String
+        _ stem: String, for finalPath: String
     ) throws(StorageError) -> (path: String, descriptor: Int32) {
         while true {
-            let path = "\(finalPath)\(PCC_CREATION_MARK)\(UInt32.random(in: .min ... .max))"
+            let path = "\(stem)\(PCC_CREATION_MARK)\(UInt32.random(in: .min ... .max))"
             let descriptor = unsafe pccp_open(path, Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE))
             guard descriptor >= 0 else {
                 throw StorageError(

@@ -58,6 +58,7 @@ extension StorageError: CustomStringConvertible {
         case .ioError: "the device failed; check the kernel log, then run pcfsck --verify full"
         case .noSuchFileOrDirectory: "check the path, or create the file with pccheck create"
         case .fileExists: "choose another path, or replace it explicitly"
+        case .fileNameTooLong: "give a shorter name: at most 255 bytes, and 4095 for the whole path"
         default: nil
         }
     }

@@ -22,41 +22,6 @@ func status(
     }
 }
 
-private let cutMark = " …"
-
-private func fill(_ error: UnsafeMutablePointer<pcc_error>?, _ failure: CheckpointError) {
-    // Safe: checked for NULL; the message is cut to the array's size.
-    guard let error = error else { return }
-    var value = pcc_error()
-    value.code = failure.code.rawValue
-    value.os_errno = failure.osErrorNumber
-    value.slot = failure.slot.map { Int32(bitPattern: $0.rawValue) } ?? -1
-    value.byte_offset = failure.byteOffset.map { Int64(clamping: $0) } ?? -1
-    let room = MemoryLayout.size(ofValue: value.message) - 1
-    var text = failure.message
-    if text.utf8.count > room {
-        // Shows that there was more.
-        while text.utf8.count > room - cutMark.utf8.count { text.removeLast() }
-        text += cutMark
-    }
-    withUnsafeMutableBytes(of: &value.message) { message in
-        message.copyBytes(from: text.utf8)
-    }
-    error.pointee = value
-}
-
-/// An error that the caller was given, or made.
-func failure(_ error: pcc_error) -> CheckpointError {
-    let message = withUnsafeBytes(of: error.message) { bytes in
-        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-    }
-    return CheckpointError(
-        CheckpointError.Code(rawValue: error.code), message,
-        slot: error.slot >= 0 ? SlotIndex(Int(error.slot)) : nil,
-        byteOffset: error.byte_offset >= 0 ? UInt64(error.byte_offset) : nil,
-        osErrorNumber: error.os_errno)
-}
-
 func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArgument, message) }
 
 /// A handle: an object that C holds one reference to, in the process that made it.

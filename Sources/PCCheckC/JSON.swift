@@ -13,6 +13,8 @@ indirect enum JSON: CustomStringConvertible {
     case array([JSON])
     case object([(key: String, value: JSON)])
 
+    /// Text for people, which may quote a path or what is in a file.
+    static func message(_ text: String) -> JSON { .string(PrintableText.escaped(text)) }
     static func count(_ value: Int) -> JSON { .number(UInt64(clamping: value)) }
     static func optional(_ value: UInt64?) -> JSON { value.map(JSON.number) ?? .null }
 
@@ -48,8 +50,8 @@ extension WriterStatistics {
     var json: JSON {
         .object([
             ("backend", .string(storageKind.name)),
-            ("backend_fallback_reason", storageFallbackReason.map { .string($0) } ?? .null),
-            ("backend_detail", storageDetail.map { .string($0) } ?? .null),
+            ("backend_fallback_reason", storageFallbackReason.map(JSON.message) ?? .null),
+            ("backend_detail", storageDetail.map(JSON.message) ?? .null),
             ("snapshot_worker_count", .count(snapshotWorkerCount)),
             ("writer_worker_count", .count(writerWorkerCount)),
             ("pool_byte_count", .number(poolByteCount)),
@@ -76,7 +78,7 @@ extension WriterStatistics {
             ("pinned_slots", .array(pinnedSlots.flatMap(\.json))),
             ("newest_durable_step", .optional(newestDurableStep)),
             ("newest_durable_sequence", .number(newestDurableSequence.rawValue)),
-            ("last_error", lastError.map(JSON.string) ?? .null),
+            ("last_error", lastError.map(JSON.message) ?? .null),
             ("is_fail_stop", .bool(isFailStop)),
             ("recent", .array(recent.map(\.json))),
         ])
@@ -93,7 +95,7 @@ extension SlotPin {
         return holders.map {
             .object([
                 ("slot", slot), ("pid", .number(UInt64($0.processID))),
-                ("command", .string($0.command)),
+                ("command", .message($0.command)),
             ])
         }
     }
@@ -140,7 +142,7 @@ extension Load.Rejection {
             ("sequence", .number(candidate.sequence.rawValue)),
             ("step", .number(candidate.step)),
             ("code", .count(Int(error.code.rawValue))),
-            ("message", .string(error.message)),
+            ("message", .message(error.message)),
         ])
     }
 }
@@ -150,7 +152,7 @@ extension SlotReport {
         .object([
             ("slot", .number(UInt64(slot.rawValue))),
             ("reason", .string(reason.rawValue)),
-            ("detail", detail.map { .string("\($0)") } ?? .null),
+            ("detail", detail.map { .message("\($0)") } ?? .null),
             ("sequence", .optional(header?.sequence.rawValue)),
             ("step", .optional(header?.step)),
             ("payload_byte_count", .optional(header?.payloadByteCount)),

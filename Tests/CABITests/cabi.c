@@ -292,6 +292,34 @@ static void refusals(const char *directory)
     passed("too large, unknown dtype, size that contradicts the shape; opaque bytes");
 }
 
+/* A message that is longer than the struct's room. */
+static void messages(const char *directory)
+{
+    char path[4096], folder[256];
+    memset(folder, 'm', 240);
+    folder[240] = 0;
+    snprintf(path, sizeof path, "%s/\033[2J%s/%s/%s/%s/%s", directory, folder, folder, folder,
+             folder, folder);
+    pcc_create_options options = {.struct_size = sizeof options, .capacity_byte_count = 65536};
+    CHECK(pcc_create(path, &options, &error) == PCC_NOT_FOUND);
+    CHECK(strlen(error.message) <= 999 && strstr(error.message, "\u2026") != NULL);
+    char *whole = pcc_error_message(&error);
+    CHECK(strlen(whole) > 1200 && strstr(whole, "the directory does not exist"));
+    CHECK(!strchr(whole, 033) && strstr(whole, "\\u{1b}[2J"));
+    pcc_free(whole);
+    pcc_error other;
+    CHECK(pcc_create("none/run.pcc", &options, &other) == PCC_NOT_FOUND);
+    /* The thread has another message by now: what the struct holds is all there is. */
+    whole = pcc_error_message(&error);
+    CHECK(strcmp(whole, error.message) == 0);
+    pcc_free(whole);
+    whole = pcc_error_message(&other);
+    CHECK(strcmp(whole, other.message) == 0);
+    pcc_free(whole);
+    CHECK(pcc_error_message(NULL) == NULL);
+    passed("long messages are complete, and steer no terminal");
+}
+
 int main(int count, char **arguments)
 {
     if (count == 3 && strcmp(arguments[1], "--crash") == 0)
@@ -306,6 +334,7 @@ int main(int count, char **arguments)
     snprintf(path, sizeof path, "%s/crash.pcc", arguments[1]);
     crash_and_recover(arguments[0], path);
     refusals(arguments[1]);
+    messages(arguments[1]);
     printf("%d passed, 0 failed\n", case_count);
     return 0;
 }

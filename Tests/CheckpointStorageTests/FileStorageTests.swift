@@ -157,6 +157,37 @@ import Testing
         #expect(try FileStorage(path: path, access: .read).byteCount == 8192)
     }
 
+    /// A name that the file system takes is one that a file can be made under.
+    @Test(arguments: ["", "x", "ä", "🐍"])
+    func aSuffixNeverMakesANameTooLong(character: String) throws {
+        let count = character.isEmpty ? 0 : 255 / character.utf8.count
+        let name = "f" + String(repeating: character, count: max(count - 1, 0))
+        let folder = directory.path
+        let path = SiblingPath.path(beside: "\(folder)/\(name)", suffix: ".creating-123")
+        let made = String(path.dropFirst(folder.utf8.count + 1))
+        #expect(path.hasPrefix("\(folder)/f") && path.hasSuffix(".creating-123"))
+        #expect(made.utf8.count <= 255)
+        #expect(name.hasPrefix(made.dropLast(13)))
+        var file = try NewFile(beside: "\(folder)/\(name)", byteCount: 8192)
+        try file.publish(replacing: false)
+        #expect(try entries == [name])
+    }
+
+    @Test func aNameThatIsTooLongIsNamed() {
+        let name = String(repeating: "x", count: 256)
+        let error = { () -> StorageError? in
+            do throws(StorageError) {
+                var file = try NewFile(beside: "\(directory.path)/\(name)", byteCount: 8192)
+                try file.publish(replacing: false)
+                return nil
+            } catch {
+                return error
+            }
+        }()
+        #expect(error?.osErrorNumber == 36)
+        #expect(error?.description.contains("give a shorter name") == true)
+    }
+
     @Test func anUnpublishedFileLeavesNothing() throws {
         do {
             let file = try NewFile(beside: path, byteCount: 8192)

@@ -211,6 +211,54 @@ import Testing
         #expect(throws: StateDocumentError.self) { try pickleOfView(keys) }
     }
 
+    /// torch knows none of these types with `weights_only`; each becomes its content.
+    @Test(arguments: [
+        ("{\"$path\":\"a/b\",\"class\":\"PosixPath\"}", "\"a/b\""),
+        ("{\"$date\":\"2026-01-31\"}", "\"2026-01-31\""),
+        (
+            "{\"$time\":\"13:00:00\",\"fold\":1,\"zone\":{\"$zone\":\"UTC\"}}",
+            "\"13:00:00\""
+        ),
+        ("{\"$timedelta\":[1,2,3]}", "{\"$tuple\":[1,2,3]}"),
+        ("{\"$timezone\":[0,0,0],\"name\":\"x\"}", "{\"$tuple\":[0,0,0]}"),
+        ("{\"$decimal\":\"-0\"}", "\"-0\""), ("{\"$uuid\":\"12\"}", "\"12\""),
+        ("{\"$fraction\":[{\"$int\":\"0x1\"},2]}", "{\"$tuple\":[{\"$int\":\"0x1\"},2]}"),
+        ("{\"$slice\":[null,1.5,[]]}", "{\"$tuple\":[null,1.5,[]]}"),
+        ("{\"$deque\":[1,[2]],\"maxlen\":5}", "[1,[2]]"), ("{\"$deque\":[]}", "[]"),
+        ("{\"$defaultdict\":{\"a\":1},\"factory\":null}", "{\"a\":1}"),
+        ("{\"$defaultdict\":[[1,2]],\"factory\":\"int\"}", "{\"$dict\":[[1,2]]}"),
+        (
+            "{\"$namedtuple\":[{\"$tensor\":\"x\"}],\"class\":\"a:b\",\"fields\":[\"x\"]}",
+            "{\"$tuple\":[{\"$tensor\":\"x\"}]}"
+        ),
+        ("{\"$namedtuple\":[],\"class\":\"a:b\",\"fields\":[]}", "{\"$tuple\":[]}"),
+        (
+            "{\"$enum\":\"A\",\"class\":\"a:b\",\"value\":{\"x\":[1,true,{\"y\":{}},[]]}}",
+            "\"A\""
+        ),
+        ("{\"$enum\":[\"A\",\"B\"],\"class\":\"a:b\"}", "{\"$tuple\":[\"A\",\"B\"]}"),
+        (
+            "{\"$random\":{\"key\":{\"$array\":\"x\"}},\"class\":\"c\",\"seed\":{}}",
+            "{\"key\":{\"$array\":\"x\"}}"
+        ),
+    ])
+    func typesOfPythonsLibraryBecomeTheirContent(state: String, content: String) throws {
+        // Every tensor must be named, so the list names one.
+        let tensor = "{\"$tensor\":\"x\"}"
+        let expected = try pickle("[\(content),\(tensor)]")
+        #expect(try pickle("[\(state),\(tensor)]") == expected)
+    }
+
+    @Test(arguments: [
+        "{\"$path\":}", "{\"$path\":\"a\",}", "{\"$path\":\"a\",\"class\"}",
+        "{\"$deque\":[1],\"maxlen\":[}", "{\"$defaultdict\":3}", "{\"$enum\":\"A\" 5}",
+        "{\"$path\":\"a\",\"class\":" + String(repeating: "[", count: 100_000),
+        String(repeating: "{\"$path\":", count: 100_000),
+    ])
+    func brokenTypesOfPythonsLibraryAreRefused(state: String) {
+        #expect(throws: StateDocumentError.self) { try pickle(state) }
+    }
+
     @Test func shardedTensorsAreNamed() {
         let document = "{\"version\":1,\"state\":{\"$dtensor\":{\"local\":null}}}"
         let error = #expect(throws: StateDocumentError.self) {

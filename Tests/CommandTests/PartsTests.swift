@@ -1,3 +1,4 @@
+import CheckpointFormat
 import Foundation
 import Testing
 

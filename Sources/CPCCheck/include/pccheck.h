@@ -71,8 +71,15 @@ typedef struct pcc_error {
     int32_t slot;         /* slot index, or -1 */
     int32_t reserved;
     int64_t byte_offset;  /* offset in the file, or -1 */
-    char message[1000];   /* what was found, what was expected, where, what to do next */
+    char message[1000];   /* what was found, what was expected, where, what to do next; UTF-8 on
+                             one line, without control or direction characters. A longer message
+                             ends with " …": see pcc_error_message */
 } pcc_error;
+
+/* The complete message of an error, however long it is, to be freed with pcc_free. To be called in
+ * the thread that got the error, before another call of that thread fails; later it is what
+ * `error` holds. NULL for NULL, and when there is no memory. */
+PCC_API char *pcc_error_message(const pcc_error *error);
 
 /* Name of a status, such as "PCC_LOCKED"; never NULL. */
 PCC_API const char *pcc_status_name(pcc_status status);

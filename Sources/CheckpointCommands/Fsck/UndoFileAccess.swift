@@ -12,9 +12,11 @@ enum UndoFileAccess {
     static func freePath(beside path: String, time: UInt64) -> String {
         let date = Quantity.date(time).filter { $0.isNumber || $0 == " " }
         let parts = date.split(separator: " ")
-        let stem = "\(path).undo-\(parts.joined(separator: "T"))Z"
-        let others = (2..<100).lazy.map { "\(stem)-\($0)" }
-        return ([stem] + others).first { !exists($0) } ?? stem
+        let suffix = ".undo-\(parts.joined(separator: "T"))Z"
+        let paths = ([""] + (2..<100).map { "-\($0)" }).lazy.map {
+            SiblingPath.path(beside: path, suffix: suffix + $0)
+        }
+        return paths.first { !exists($0) } ?? paths[0]
     }
 
     private static func exists(_ path: String) -> Bool {

@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// A JSON document for programs. Keys keep their order.
 indirect enum JSONValue: Equatable, Sendable {
     case null

@@ -1,3 +1,4 @@
+internal import CheckpointFormat
 internal import CheckpointStorage
 internal import Synchronization
 

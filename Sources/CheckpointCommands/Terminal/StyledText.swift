@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// A line for people: text whose parts may have a style.
 ///
 /// Every part is escaped when it is added, so that nothing from a file reaches the terminal as a

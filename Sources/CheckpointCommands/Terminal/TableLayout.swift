@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// Lays out rows in columns.
 struct TableLayout {
     struct Column {

@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// Breaks prose into lines of a terminal.
 enum TextWrap {
     /// `text` behind `indent` spaces; broken between words when `width` is given.

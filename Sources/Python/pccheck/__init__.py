@@ -7,6 +7,7 @@
 from . import errors
 from ._comparing import Difference, ResumeReport, StateMismatch
 from ._handle import Outcome, SaveHandle
+from ._kinds import SavedEnum
 from ._live import close_all
 from ._native import library_path
 from ._reader import CheckpointInfo
@@ -24,6 +25,7 @@ __all__ = [
     "RawTensor",
     "ResumeReport",
     "SaveHandle",
+    "SavedEnum",
     "StateMismatch",
     "TorchValue",
     "checkpoints",

@@ -6,10 +6,13 @@ with everything that differs; a partial one leaves out of the document what does
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import _generators
+from ._printable import printable
 from .errors import CheckpointError
 
 _SHOWN_COUNT = 20
@@ -23,6 +26,8 @@ WRAPPERS = {
     "_checkpoint_wrapped_module.": "checkpoint_wrapper",
 }
 GONE = object()
+#: Tags of what has a list of items.
+SEQUENCE_TAGS = ("$tuple", "$namedtuple", "$deque")
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class ResumeReport:
 
     def text(self, shown_count: int | None = None) -> str:
         """All of it, a line for each name; at most ``shown_count`` of each kind."""
-        where = self.path if self.step is None else f"{self.path}, step {self.step}"
+        path = printable(self.path)
+        where = path if self.step is None else f"{path}, step {self.step}"
         if self.is_exact:
             return f"{where}: {self._fitting()}"
         what = "the checkpoint and the live state differ" if self.differs else self._fitting()
@@ -149,11 +155,6 @@ def _section(title: str, items: list[Any], shown_count: int | None) -> Iterator[
         yield f"    and {len(items) - len(shown)} more; the report's lists have all of them"
 
 
-def printable(text: str) -> str:
-    """Text of a file or a state on one line of a terminal, without anything that steers it."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def _shape_text(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
@@ -163,6 +164,8 @@ class StateMismatch(CheckpointError):
 
     ``report`` lists everything that differs.
     """
+
+    _has_lines = True
 
     def __init__(self, report: ResumeReport) -> None:
         advice = "give resume(strict=False) to load what fits"
@@ -195,6 +198,8 @@ class Comparison:
         self.filled_tensor_count = 0
         #: Optimizers whose groups are not the saved ones in their order.
         self.regrouped: list[Any] = []
+        #: Live values, by name, that would have to become others and cannot.
+        self.fixed: list[tuple[str, Any]] = []
 
     def apart(self) -> Comparison:
         """A comparison of the same states with a report of its own."""
@@ -220,10 +225,28 @@ class Comparison:
             node = self.compare(document[name], self.targets[name], name)
             if node is not GONE:
                 kept[name] = node
+                self._note_fixed(node, self.targets[name], name)
         return {name: kept[name] for name in self.targets if name in kept}
 
     def _place(self, name: str) -> int:
         return int(self.memory.place_of_comparing(self.targets[name]))
+
+    def _note_fixed(self, node: Any, target: Any, name: str) -> None:
+        """What can neither be filled nor replaced must have the value already."""
+        children = _children(node)
+        if isinstance(target, tuple) and children is not None and len(children) == len(target):
+            for index, (child, item) in enumerate(zip(children, target, strict=True)):
+                self._note_fixed(child, item, f"{name}.{index}")
+            return
+        is_open = isinstance(target, (dict, list, deque, set, bytearray))
+        if is_open or self.memory.fills_in_place(target):
+            return
+        try:
+            value = _plain_key(node)
+        except CheckpointError:
+            value = GONE
+        if type(value) is not type(target) or value != target:
+            self.fixed.append((name, target))
 
     def compare(self, node: Any, target: Any, name: str) -> Any:
         """The part of a node that fits the target, or GONE."""
@@ -235,8 +258,12 @@ class Comparison:
             return self.leaf(node, live, name)
         if isinstance(target, dict):
             return self._mapping(node, target, name)
-        if isinstance(target, (list, tuple)):
+        if isinstance(target, (list, tuple, deque)):
             return self._sequence(node, target, name)
+        if isinstance(target, _generators.GENERATOR_TYPES):
+            live_kind = _generators.kind_of(target)
+            if _generators.kind_of_node(node) != live_kind:
+                return self.reshaped(name, kind_of(node), _generators.describe(live_kind))
         self.filled_count += 1
         return node
 
@@ -299,9 +326,9 @@ class Comparison:
         if not self.memory.fills_in_place(target):
             self.filled_count += 1
             return node
-        children = node["$tuple"] if isinstance(node, dict) and "$tuple" in node else node
+        children = _children(node)
         kind = type(target).__name__
-        if not isinstance(children, list) or len(children) != len(target):
+        if children is None or len(children) != len(target):
             return self.reshaped(name, kind_of(node), f"a {kind} of {len(target)}")
         kept = [
             self.compare(child, item, f"{name}.{index}")
@@ -310,7 +337,17 @@ class Comparison:
         if any(child is GONE for child in kept):
             # There is no list with a hole: it stays as it is.
             return GONE
-        return {"$tuple": kept} if children is not node else kept
+        return kept if children is node else {**node, _tag(node): kept}
+
+
+def _tag(node: Any) -> str:
+    return next(iter(node), "") if isinstance(node, dict) else ""
+
+
+def _children(node: Any) -> list[Any] | None:
+    """The nodes of the items of a sequence; None for another node."""
+    children = node[_tag(node)] if _tag(node) in SEQUENCE_TAGS else node
+    return children if isinstance(children, list) else None
 
 
 def items_of(node: Any) -> list[tuple[Any, Any, Any]] | None:
@@ -320,7 +357,7 @@ def items_of(node: Any) -> list[tuple[Any, Any, Any]] | None:
     tag = next(iter(node), "")
     content = node
     if tag.startswith("$"):
-        if tag not in ("$dict", "$ordered", "$counter"):
+        if tag not in ("$dict", "$ordered", "$counter", "$defaultdict"):
             return None
         content = node[tag]
     if isinstance(content, dict):
@@ -354,6 +391,9 @@ def kind_of(node: Any) -> str:
     tag = next(iter(node), "")
     if not tag.startswith("$"):
         return f"a dict of {len(node)}"
-    if tag == "$tuple":
-        return f"a tuple of {len(node[tag])}"
+    if tag in SEQUENCE_TAGS:
+        return f"a {tag[1:]} of {len(node[tag])}"
+    generator = _generators.kind_of_node(node)
+    if generator is not None:
+        return _generators.describe(generator)
     return f"a {tag[1:]}"

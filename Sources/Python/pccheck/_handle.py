@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import _native
+from ._arguments import seconds
 from ._debug import Watch
 from .errors import CheckpointError, Forked, StateChanged, Timeout
 
@@ -351,12 +352,12 @@ class SaveHandle:
     ) -> int:
         """Calls in slices; returns OK, SUPERSEDED or SKIPPED."""
         self._check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         error = _native.Error()
         while True:
             left = _SLICE_MILLISECONDS
             if deadline is not None:
-                left = min(left, max(0, round((deadline - time.monotonic()) * 1000)))
+                left = round(1000 * min(left / 1000, max(0.0, deadline - time.monotonic())))
             status = call(self._ticket, left, c.byref(error))
             if status in (_native.OK, _native.SUPERSEDED, _native.SKIPPED):
                 return status

@@ -42,10 +42,10 @@ def explain(path: str, error: Locked) -> None:
         except OSError:
             continue
         if is_same:
-            error.args = (
+            error.reword(
                 f"{path}: this process has the file open already, since {item.opened_at}: "
                 f"{item!r}; go on with that one, or close() it first (in a notebook, where the cell"
-                " that opened it runs again: pccheck.close_all())",
+                " that opened it runs again: pccheck.close_all())"
             )
             return
 

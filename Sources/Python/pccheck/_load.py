@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from ._arguments import step_number
 from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._loading import ArrayMemory, Loading
+from ._printable import printable
 from ._reader import CheckpointInfo, Reader
 from ._stateful import Restorer
 from .errors import CheckpointError, InvalidArgument
@@ -33,7 +34,7 @@ def load_from(
     teller = _Teller(path, reader)
     try:
         info = reader.select_newest(
-            None if step is None else operator.index(step), sequence_maximum=sequence_maximum
+            None if step is None else step_number(step), sequence_maximum=sequence_maximum
         )
         while True:
             teller.tell(info)
@@ -54,8 +55,8 @@ def load_from(
 
 def _locate(error: CheckpointError, path: str, info: CheckpointInfo) -> None:
     """Says in an error that arose in Python of which checkpoint it is."""
-    if not error.code and path not in str(error):
-        error.args = (f"{path}, step {info.step} in slot {info.slot}: {error}",)
+    if not error.code and printable(path) not in str(error):
+        error.reword(f"{path}, step {info.step} in slot {info.slot}: {error}")
 
 
 def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:

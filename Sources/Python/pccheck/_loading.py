@@ -8,6 +8,7 @@ ever held twice.
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ._comparing import Comparison, Leaf, ResumeReport, StateMismatch, items_of, printable
-from ._stateful import fills_in_place, is_stateful
-from ._stored import StoredTensor
+from ._comparing import SEQUENCE_TAGS, Comparison, Leaf, ResumeReport, StateMismatch, items_of
+from ._printable import printable
+from ._stateful import fills_in_place, fixed_error, is_stateful
+from ._stored import StoredTensor, array_type
 from .errors import CheckpointError, Corrupt, InvalidArgument, StateFormatError
-from .state import Decoder, array_type
+from .state import Decoder
 
 # Tells "nothing to fill" from a None in the caller's state.
 _NOTHING = object()
@@ -200,6 +202,8 @@ class Loading:
             objects = self.memory.recorded_objects(self.objects)
             comparison = Comparison(self.memory, tensors, self.report, objects, self._into)
             kept = comparison.parts(document)
+        if comparison.fixed and not (self.report.differs and self._strict):
+            raise fixed_error(*comparison.fixed[0])
         # A partial request that gets nothing has another reason than a part that was added.
         self.report.is_empty = self.report.differs and comparison.is_empty
         if self.report.differs and (self._strict or self.report.is_empty):
@@ -269,7 +273,8 @@ class Loading:
         newer = rejections[0]
         return Corrupt(
             f"{mismatch.report.path}: step {newer['step']} is damaged ({newer['message']}), and "
-            f"step {mismatch.report.step} does not fit: {mismatch.report}"
+            f"step {mismatch.report.step} does not fit: "
+            + "; ".join(line.strip() for line in str(mismatch.report).splitlines())
         )
 
     @contextmanager
@@ -292,7 +297,11 @@ class Loading:
         # An error of torch keeps its own words where it can.
         add_note = getattr(failure, "add_note", None)
         if isinstance(failure, CheckpointError) or add_note is None:
-            failure.args = (f"{failure}; {text}",)
+            words = f"{failure}; {text}"
+            if isinstance(failure, CheckpointError):
+                failure.reword(words)
+            else:
+                failure.args = (words,)
         else:
             add_note(text)
 
@@ -301,7 +310,7 @@ class Loading:
 def _broken_documents_told() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise StateFormatError(f"the state document is broken: {error}") from error
@@ -334,8 +343,8 @@ class _Matching:
         tag = _tag(node)
         if tag in REFERENCES:
             self._place(tag, node, target)
-        elif tag == "$tuple":
-            if isinstance(target, tuple):
+        elif tag in SEQUENCE_TAGS:
+            if isinstance(target, (tuple, deque)):
                 self.match(node[tag], list(target))
         elif isinstance(target, dict):
             for _, key, child in items_of(node) or []:

@@ -12,8 +12,10 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
-from .errors import CheckpointError, LibraryNotFound, error_for
+from ._arguments import whole
+from .errors import CheckpointError, InvalidArgument, LibraryNotFound, error_for
 
 ABI_VERSION = 1
 
@@ -33,11 +35,48 @@ PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
 
 #: Room for the text of an error, the NUL behind it included.
 MESSAGE_BYTE_COUNT = 1000
+#: How a text ends that had no room; pcc_error_message has all of it.
+_CUT_MARK = " …"
 
 TICKET_STATES = ("staging", "staged", "durable", "superseded", "skipped", "failed")
 
 
-class Error(c.Structure):
+def _range_of(kind: Any) -> tuple[int, int]:
+    """The least and the largest value of an integer type."""
+    bits = 8 * c.sizeof(kind)
+    # Only an unsigned one makes a large number of -1.
+    is_signed = kind(-1).value < 0
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed else (0, (1 << bits) - 1)
+
+
+_RANGES: dict[Any, tuple[int, int]] = {
+    kind: _range_of(kind) for kind in (c.c_int32, c.c_uint32, c.c_int64, c.c_uint64, c.c_size_t)
+}
+
+
+class Whole:
+    """An integer argument, of which ctypes would drop the bits that do not fit its type."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def from_param(self, value: Any) -> Any:
+        """What ctypes passes on; it makes an error of this an ArgumentError."""
+        return self.kind(whole(value, "an argument", *_RANGES[self.kind]))
+
+
+class Structure(c.Structure):
+    """A struct whose integers take only what fits them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        fields: Any = self._fields_
+        kind = dict(fields).get(name)
+        if kind in _RANGES:
+            value = whole(int(value) if isinstance(value, bool) else value, name, *_RANGES[kind])
+        super().__setattr__(name, value)
+
+
+class Error(Structure):
     """pcc_error"""
 
     _fields_ = [
@@ -50,7 +89,7 @@ class Error(c.Structure):
     ]
 
 
-class CreateOptions(c.Structure):
+class CreateOptions(Structure):
     """pcc_create_options"""
 
     _fields_ = [
@@ -69,7 +108,7 @@ class CreateOptions(c.Structure):
     ]
 
 
-class WriterOptions(c.Structure):
+class WriterOptions(Structure):
     """pcc_writer_options"""
 
     _fields_ = [
@@ -92,7 +131,7 @@ class WriterOptions(c.Structure):
     ]
 
 
-class Tensor(c.Structure):
+class Tensor(Structure):
     """pcc_tensor; the strings and the shape are kept as addresses so that rows can be reused."""
 
     _fields_ = [
@@ -106,13 +145,13 @@ class Tensor(c.Structure):
     ]
 
 
-class Metadata(c.Structure):
+class Metadata(Structure):
     """pcc_metadata"""
 
     _fields_ = [("key", c.c_char_p), ("value", c.c_char_p)]
 
 
-class SaveOptions(c.Structure):
+class SaveOptions(Structure):
     """pcc_save_options"""
 
     _fields_ = [
@@ -124,7 +163,7 @@ class SaveOptions(c.Structure):
     ]
 
 
-class CheckpointInfo(c.Structure):
+class CheckpointInfo(Structure):
     """pcc_checkpoint_info"""
 
     _fields_ = [
@@ -139,7 +178,7 @@ class CheckpointInfo(c.Structure):
     ]
 
 
-class ReaderOptions(c.Structure):
+class ReaderOptions(Structure):
     """pcc_reader_options"""
 
     _fields_ = [
@@ -151,7 +190,7 @@ class ReaderOptions(c.Structure):
     ]
 
 
-class LoadOptions(c.Structure):
+class LoadOptions(Structure):
     """pcc_load_options"""
 
     _fields_ = [
@@ -162,7 +201,7 @@ class LoadOptions(c.Structure):
     ]
 
 
-class Destination(c.Structure):
+class Destination(Structure):
     """pcc_destination"""
 
     _fields_ = [
@@ -176,10 +215,12 @@ _P = c.c_void_p
 _ERROR = c.POINTER(Error)
 _HANDLE = c.POINTER(_P)
 _TEXT = c.POINTER(_P)
+_I32, _I64, _U64, _SIZE = map(Whole, (c.c_int32, c.c_int64, c.c_uint64, c.c_size_t))
 
 # Name, result, arguments. A char * that must be freed is declared as an address.
 _FUNCTIONS: list[tuple[str, object, list[object]]] = [
-    ("pcc_status_name", c.c_char_p, [c.c_int32]),
+    ("pcc_error_message", _P, [_ERROR]),
+    ("pcc_status_name", c.c_char_p, [_I32]),
     ("pcc_version", c.c_char_p, []),
     ("pcc_abi_version", c.c_uint32, []),
     ("pcc_create", c.c_int32, [c.c_char_p, c.POINTER(CreateOptions), _ERROR]),
@@ -188,18 +229,18 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
         "pcc_writer_save",
         c.c_int32,
         [
-            _P, c.c_uint64, _P, c.c_size_t, c.POINTER(Metadata), c.c_size_t,
+            _P, _U64, _P, _SIZE, c.POINTER(Metadata), _SIZE,
             c.POINTER(SaveOptions), _HANDLE, _ERROR,
         ],
     ),
     (
         "pcc_payload_byte_count",
         c.c_int32,
-        [_P, c.c_size_t, c.POINTER(Metadata), c.c_size_t, c.POINTER(c.c_uint64), _ERROR],
+        [_P, _SIZE, c.POINTER(Metadata), _SIZE, c.POINTER(c.c_uint64), _ERROR],
     ),
     ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
-    ("pcc_writer_rewind", c.c_int32, [_P, c.c_uint64, _ERROR]),
+    ("pcc_writer_rewind", c.c_int32, [_P, _U64, _ERROR]),
     (
         "pcc_writer_recovered",
         c.c_int32,
@@ -215,15 +256,15 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_ticket_superseded_by", c.c_uint64, [_P]),
     ("pcc_ticket_staged_nanoseconds", c.c_uint64, [_P]),
     ("pcc_ticket_durable_nanoseconds", c.c_uint64, [_P]),
-    ("pcc_ticket_wait_staged", c.c_int32, [_P, c.c_int64, _ERROR]),
-    ("pcc_ticket_wait_early", c.c_int32, [_P, c.c_int64, _ERROR]),
-    ("pcc_ticket_wait", c.c_int32, [_P, c.c_int64, _ERROR]),
+    ("pcc_ticket_wait_staged", c.c_int32, [_P, _I64, _ERROR]),
+    ("pcc_ticket_wait_early", c.c_int32, [_P, _I64, _ERROR]),
+    ("pcc_ticket_wait", c.c_int32, [_P, _I64, _ERROR]),
     ("pcc_ticket_free", None, [_P]),
     ("pcc_reader_open", c.c_int32, [c.c_char_p, c.POINTER(ReaderOptions), _HANDLE, _ERROR]),
     (
         "pcc_reader_list",
         c.c_int32,
-        [_P, c.POINTER(CheckpointInfo), c.c_size_t, c.POINTER(c.c_size_t), _ERROR],
+        [_P, c.POINTER(CheckpointInfo), _SIZE, c.POINTER(c.c_size_t), _ERROR],
     ),
     ("pcc_reader_report_json", c.c_int32, [_P, _TEXT, _ERROR]),
     (
@@ -233,9 +274,9 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ),
     ("pcc_reader_select_next", c.c_int32, [_P, _ERROR, c.POINTER(CheckpointInfo), _ERROR]),
     ("pcc_reader_rejections_json", c.c_int32, [_P, _TEXT, _ERROR]),
-    ("pcc_reader_select", c.c_int32, [_P, c.c_uint64, c.POINTER(CheckpointInfo), _ERROR]),
+    ("pcc_reader_select", c.c_int32, [_P, _U64, c.POINTER(CheckpointInfo), _ERROR]),
     ("pcc_reader_manifest_json", c.c_int32, [_P, _TEXT, c.POINTER(c.c_uint64), _ERROR]),
-    ("pcc_reader_load", c.c_int32, [_P, _P, c.c_size_t, _ERROR]),
+    ("pcc_reader_load", c.c_int32, [_P, _P, _SIZE, _ERROR]),
     ("pcc_reader_verify", c.c_int32, [_P, _ERROR]),
     ("pcc_reader_verified_byte_count", c.c_uint64, [_P]),
     ("pcc_reader_close", None, [_P]),
@@ -331,6 +372,8 @@ def exception_from(status: int, error: Error) -> CheckpointError:
     """The exception for a failed call."""
     code = error.code or status
     message = error.message.decode("utf-8", "replace")
+    if message.endswith(_CUT_MARK):
+        message = take_text(c.c_void_p(library().pcc_error_message(c.byref(error)))) or message
     if not message:
         name = library().pcc_status_name(code)
         message = name.decode() if name else f"status {code}"
@@ -360,10 +403,18 @@ def take_text(text: c.c_void_p) -> str:
 
 
 def encode_path(path: str | os.PathLike[str]) -> bytes:
-    """A path as the bytes that the operating system sees."""
+    """A path as the bytes that the operating system sees, which are UTF-8."""
     encoded = os.fsencode(path)
+    shown = os.fsdecode(encoded)
     if b"\0" in encoded:
-        raise ValueError("a path must not contain a NUL byte")
+        raise InvalidArgument(f"the path {shown!r} contains a NUL byte; give one without")
+    try:
+        encoded.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidArgument(
+            f"the path {encoded!r} is not UTF-8; rename the file, or give a symbolic link with "
+            "another name"
+        ) from None
     return encoded
 
 
@@ -371,9 +422,17 @@ def encode_text(text: str | None, what: str, limit: int) -> bytes | None:
     """A string argument as UTF-8, with its limit checked where the message can name it."""
     if text is None:
         return None
-    encoded = text.encode("utf-8")
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is of type {type(text).__qualname__}, expected a text")
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"{what} has half a surrogate pair at character {error.start}; give text that UTF-8 "
+            "can hold"
+        ) from None
     if b"\0" in encoded:
-        raise ValueError(f"{what} must not contain a NUL character")
+        raise InvalidArgument(f"{what} must not contain a NUL character")
     if len(encoded) > limit:
-        raise ValueError(f"{what} has {len(encoded)} bytes of UTF-8; at most {limit} fit")
+        raise InvalidArgument(f"{what} has {len(encoded)} bytes of UTF-8; at most {limit} fit")
     return encoded

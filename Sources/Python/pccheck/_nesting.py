@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
+from ._printable import printable
+
 _SHOWN_KEY_COUNT = 8
+_SEQUENCES = (list, tuple, deque, set, frozenset)
 
 
 def joined(path: str, key: object) -> str:
@@ -15,6 +19,7 @@ def joined(path: str, key: object) -> str:
 def endless(state: object) -> ValueError:
     """The error for a state whose nesting has no end, or none that can be followed."""
     path, is_cycle = _deepest(state)
+    path = printable(path)
     keys = path.split(".")
     shown = ".".join(keys[:_SHOWN_KEY_COUNT]) + (".…" if len(keys) > _SHOWN_KEY_COUNT else "")
     what = "contains itself" if is_cycle else f"is nested {len(keys)} deep"
@@ -39,13 +44,13 @@ def _deepest(state: object) -> tuple[str, bool]:
             longest, depth = path, level
         if isinstance(value, dict):
             items: Any = value.items()
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, _SEQUENCES):
             items = enumerate(value)
         else:
             continue
         pending += [
             (item, joined(path, key), level + 1)
             for key, item in items
-            if isinstance(item, (dict, list, tuple))
+            if isinstance(item, (dict, *_SEQUENCES))
         ]
     return longest, False

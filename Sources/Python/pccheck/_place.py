@@ -8,6 +8,8 @@ import stat
 
 from .errors import CheckpointError, Corrupt, FileMissing, InvalidArgument, ReadOnly
 
+# NAME_MAX of Linux.
+_NAME_BYTE_LIMIT = 255
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -35,6 +37,14 @@ def usable_path(given: str | os.PathLike[str]) -> str:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ReadOnly(f"{path}: this user may not make files in {folder}", code=11)
     return path
+
+
+def sibling(path: str, suffix: str) -> str:
+    """A name beside a file: its own and a suffix, for which its last characters make room."""
+    folder, name = os.path.split(path)
+    while len(os.fsencode(name + suffix)) > _NAME_BYTE_LIMIT and name:
+        name = name[:-1]
+    return os.path.join(folder, name + suffix)
 
 
 class OpenFile:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _native
+from ._arguments import step_number
 from ._comparing import OBJECTS_KEY
 from ._loading import ArrayMemory, Loading, Place, references
 from ._stored import STORED_ITEM_SIZE, StoredTensor
@@ -22,7 +23,6 @@ from .errors import (
     Corrupt,
     DeviceError,
     Forked,
-    InvalidArgument,
     StateFormatError,
     UnsupportedState,
 )
@@ -71,6 +71,8 @@ class Reader:
         self._process = os.getpid()
         self._library = _native.library()
         self._reader = c.c_void_p()
+        # Why checkpoints were passed over, by as much of it as the library has room for.
+        self._reasons: dict[str, str] = {}
         options = _native.ReaderOptions(
             struct_size=c.sizeof(_native.ReaderOptions),
             worker_count=min(4, os.cpu_count() or 2),
@@ -126,12 +128,10 @@ class Reader:
         self, step: int | None = None, *, sequence_maximum: int = 0
     ) -> CheckpointInfo:
         """Chooses the newest checkpoint that fits and that is proven, and pins its slot."""
-        if step is not None and not 0 <= step < 1 << 64:
-            raise InvalidArgument(f"step is {step}, expected 0 to {(1 << 64) - 1}")
         options = _native.LoadOptions(
             struct_size=c.sizeof(_native.LoadOptions),
             has_step=step is not None,
-            step=0 if step is None else step,
+            step=0 if step is None else step_number(step),
             sequence_maximum=sequence_maximum,
         )
         return self._select(self._library.pcc_reader_select_newest, c.byref(options))
@@ -144,10 +144,13 @@ class Reader:
         if not is_rejection(reason):
             raise reason
         code = _native.CORRUPT if isinstance(reason, StateFormatError) else reason.code
+        whole = str(reason)
+        cut = whole.encode("utf-8", "replace")[: _native.MESSAGE_BYTE_COUNT - 1]
+        message = cut.decode("utf-8", "ignore")
+        self._reasons[message] = whole
         given = _native.Error(
-            code=code, slot=-1, byte_offset=-1,
-            message=str(reason).encode("utf-8", "replace")[: _native.MESSAGE_BYTE_COUNT - 1],
-        )  # fmt: skip
+            code=code, slot=-1, byte_offset=-1, message=message.encode("utf-8")
+        )
         try:
             return self._select(self._library.pcc_reader_select_next, c.byref(given))
         except Corrupt as failure:
@@ -170,6 +173,8 @@ class Reader:
         )
         _native.check(status, error)
         found: _Rejections = json.loads(_native.take_text(text))
+        for item in found:
+            item["message"] = self._reasons.get(item["message"], item["message"])
         return found
 
     def verify(self) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from . import _generators
 from ._comparing import ResumeReport
+from ._kinds import is_namedtuple
 from ._nesting import joined
+from ._printable import printable
 from .errors import CheckpointError
 
 # Used by resume to tell "not in the checkpoint" from a stored None.
 _MISSING = object()
+#: What a loaded value goes into, beside objects with a state of their own.
+FILLED_TYPES: tuple[type, ...] = (np.ndarray, *_generators.GENERATOR_TYPES)
 
 
 def is_stateful(value: object) -> bool:
@@ -42,7 +48,7 @@ def named_objects(value: object, path: str = "") -> Iterator[tuple[str, object]]
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from named_objects(item, joined(path, key))
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, deque)):
         for index, item in enumerate(value):
             yield from named_objects(item, joined(path, index))
 
@@ -51,26 +57,53 @@ def collect(value: Any) -> Any:
     """A nest with the state of its stateful objects in their place."""
     if is_stateful(value):
         return value.state_dict()
-    if type(value) is dict:
-        return {key: collect(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(collect(item) for item in value)
+    return mapped(value, collect)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A container like this one with every item changed; anything else as it is."""
+    kind = type(value)
+    if kind is dict:
+        return {key: change(item) for key, item in value.items()}
+    if kind in (list, tuple):
+        return kind(change(item) for item in value)
+    if kind is deque:
+        return deque(map(change, value), value.maxlen)
+    if kind in (OrderedDict, defaultdict):
+        copy = value.copy()
+        for key, item in value.items():
+            copy[key] = change(item)
+        if hasattr(value, "_metadata"):
+            # What torch keeps in the state of a module.
+            copy._metadata = value._metadata
+        return copy
+    if isinstance(value, tuple) and is_namedtuple(kind):
+        return tuple.__new__(kind, [change(item) for item in value])
     return value
 
 
-def fills_in_place(target: object, kinds: tuple[type, ...] = (np.ndarray,)) -> bool:
+def fills_in_place(target: object, kinds: tuple[type, ...] = FILLED_TYPES) -> bool:
     """True when a loaded value goes into this object, or into one in it."""
-    if isinstance(target, (dict, list, tuple)):
+    if isinstance(target, (dict, list, tuple, deque)):
         items = target.values() if isinstance(target, dict) else target
         return any(fills_in_place(item, kinds) for item in items)
     return isinstance(target, kinds) or is_stateful(target)
+
+
+def fixed_error(name: str, target: object) -> TypeError:
+    """The error for a live value that is to become another one, and cannot."""
+    return TypeError(
+        f"'{printable(name)}' is of type {type(target).__qualname__}, which cannot be changed in "
+        "place, and the checkpoint has another value; pass a dict that holds it, or leave it out "
+        "and read it from load()"
+    )
 
 
 class Restorer:
     """Puts loaded state into live objects; what cannot be changed in place is an error."""
 
     #: What is filled, beside objects with a state of their own.
-    filled_types: tuple[type, ...] = (np.ndarray,)
+    filled_types: tuple[type, ...] = FILLED_TYPES
 
     def __init__(self) -> None:
         #: Is told what a part did not take of what was loaded for it.
@@ -93,10 +126,14 @@ class Restorer:
             self._restore_array(name, target, value)
         elif isinstance(target, dict):
             self._restore_dict(name, target, value)
-        elif isinstance(target, list):
+        elif isinstance(target, (list, deque)):
             self._restore_list(name, target, value)
+        elif isinstance(target, _generators.GENERATOR_TYPES):
+            _generators.restore(name, target, value)
+        elif type(target) in (set, bytearray):
+            self._restore_whole(name, target, value)
         elif isinstance(target, tuple):
-            self._expect(name, value, tuple, len(target))
+            self._expect(name, value, type(target), len(target))
             for index, item in enumerate(target):
                 self.restore(f"{name}.{index}", item, value[index])
         else:
@@ -106,10 +143,7 @@ class Restorer:
         """A target that is not a container: only equal values need no change."""
         if type(target) is type(value) and target == value:
             return
-        raise TypeError(
-            f"'{name}' is a {type(target).__qualname__}, which cannot be changed in place; pass "
-            "a dict that holds it, or read it from load()"
-        )
+        raise fixed_error(name, target)
 
     def _restore_array(self, name: str, target: np.ndarray, value: Any) -> None:
         if value is target:
@@ -136,24 +170,39 @@ class Restorer:
         target.update({key: kept.pop(key, item) for key, item in value.items()})
         target.update(kept)
 
-    def _restore_list(self, name: str, target: list[Any], value: Any) -> None:
+    def _restore_list(self, name: str, target: Any, value: Any) -> None:
         if any(self.fills_in_place(item) for item in target):
-            self._expect(name, value, list, len(target))
+            self._expect(name, value, type(target), len(target))
             for index, item in enumerate(target):
                 if self.fills_in_place(item):
                     self.restore(f"{name}.{index}", item, value[index])
                 else:
                     target[index] = value[index]
             return
-        self._expect(name, value, list, None)
-        target[:] = value
+        self._expect(name, value, type(target), None)
+        if isinstance(target, deque) and target.maxlen is not None:
+            if len(value) > target.maxlen:
+                raise CheckpointError(
+                    f"'{name}' was saved as {_describe(value)}, but holds at most {target.maxlen}"
+                )
+        target.clear()
+        target.extend(value)
+
+    def _restore_whole(self, name: str, target: Any, value: Any) -> None:
+        """A set or a bytearray."""
+        if type(value) is not type(target):
+            raise CheckpointError(
+                f"'{name}' was saved as {_describe(value)}, not as a {type(target).__name__}"
+            )
+        target.clear()
+        (target.update if isinstance(target, set) else target.extend)(value)
 
     def fills_in_place(self, target: object) -> bool:
         """True when a loaded value goes into this object rather than in its place."""
         return fills_in_place(target, self.filled_types)
 
     def _expect(self, name: str, value: Any, kind: type, count: int | None) -> None:
-        is_kind = isinstance(value, (list, tuple)) and type(value) is kind
+        is_kind = isinstance(value, (list, tuple, deque)) and type(value) is kind
         if not is_kind or (count is not None and len(value) != count):
             length = "" if count is None else f" of {count}"
             raise CheckpointError(
@@ -164,23 +213,20 @@ class Restorer:
 def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} {value.shape}"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__qualname__}"
 
 
 def python_and_numpy_random_state() -> dict[str, Any]:
     """The state of the global generators of `random` and `numpy.random`."""
-    version, words, gauss = random.getstate()
     return {
-        # The words are one array: as numbers in the document they would be its largest part.
-        "python": {"version": version, "words": np.array(words, "<u4"), "gauss": gauss},
+        "python": _generators.python_state(random),
         "numpy": np.random.get_state(legacy=False),
     }
 
 
 def set_python_and_numpy_random_state(state: dict[str, Any]) -> None:
     """Puts the global generators back."""
-    python = state["python"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    _generators.set_python_state(random, state["python"])
     np.random.set_state(state["numpy"])

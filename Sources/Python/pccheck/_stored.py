@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StateFormatError
+from .errors import StateFormatError, UnsupportedState
 
 # Sizes and strides of views are below this, so that their sums and products fit 64 bits.
 _VIEW_LIMIT = 1 << 48
@@ -79,3 +79,39 @@ class View:
                 f"the state document views '{self.name}' up to byte {end}, but it has "
                 f"{tensor.byte_count}, in items of {item_size}"
             )
+
+
+def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of the array that a `$array` node with this tag describes."""
+    if tag is None:
+        extension = STORED_TO_EXTENSION.get(tensor.stored_dtype)
+        if extension is not None:
+            return extension_dtype(extension), tensor.shape
+        return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
+    try:
+        dtype = extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
+    except TypeError:
+        raise UnsupportedState(
+            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does "
+            "not have; install a newer one"
+        ) from None
+    if dtype.hasobject:
+        raise ValueError("an array of object type")
+    return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
+
+
+def extension_dtype(name: str) -> np.dtype[Any]:
+    """A type of the package ml_dtypes."""
+    try:
+        import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise UnsupportedState(
+            f"an array of type {name} needs the package ml_dtypes: pip install ml_dtypes"
+        ) from None
+    try:
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    except AttributeError:
+        raise UnsupportedState(
+            f"an array of type {name} needs a newer ml_dtypes: pip install -U ml_dtypes"
+        ) from None
+    return dtype

@@ -11,7 +11,7 @@ import torch
 
 from ._comparing import Comparison, Leaf
 from ._loading import ArrayMemory, Place
-from ._stateful import fills_in_place, is_stateful, stateful_objects
+from ._stateful import FILLED_TYPES, fills_in_place, is_stateful, stateful_objects
 from ._stored import StoredTensor, View
 from ._torch_comparing import compare_module, compare_other, moves_what_it_reads
 from ._torch_objects import parsed_objects
@@ -221,7 +221,7 @@ class TorchMemory(ArrayMemory):
 
     def fills_in_place(self, target: Any) -> bool:
         """True when a loaded value goes into this object rather than in its place."""
-        return fills_in_place(target, (np.ndarray, torch.Tensor, torch.Generator))
+        return fills_in_place(target, (*FILLED_TYPES, torch.Tensor, torch.Generator))
 
     def leaf(self, node: dict[str, Any], tensors: dict[str, StoredTensor]) -> Leaf | None:
         """Type and shape of the tensor of a node."""

@@ -8,15 +8,17 @@ import gc
 import logging
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from ._comparing import StateMismatch
 from ._engine import wait_staged_everywhere
 from ._stateful import (
+    FILLED_TYPES,
     Restorer,
     collect,
+    is_stateful,
+    mapped,
     python_and_numpy_random_state,
     set_python_and_numpy_random_state,
 )
@@ -31,7 +33,7 @@ _GUARD_MARK = "_waits_until_staged"
 class TorchRestorer(Restorer):
     """Adds tensors and generators, and modules that take a part of their state."""
 
-    filled_types = (np.ndarray, torch.Tensor, torch.Generator)
+    filled_types = (*FILLED_TYPES, torch.Tensor, torch.Generator)
 
     def __init__(self, strict: bool = True) -> None:
         super().__init__()
@@ -159,11 +161,7 @@ def collect_parts(value: Any) -> Any:
     """Like collect(), and generators."""
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
-    if type(value) is dict:
-        return {key: collect_parts(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(collect_parts(item) for item in value)
-    return collect(value)
+    return collect(value) if is_stateful(value) else mapped(value, collect_parts)
 
 
 def in_place_storages(objects: list[object]) -> set[int]:

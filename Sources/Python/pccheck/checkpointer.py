@@ -5,15 +5,22 @@ from __future__ import annotations
 import ctypes as c
 import logging
 import math
-import operator
 import os
-import re
 import time
 import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _debug, _live, _native
+from ._arguments import (
+    U32_MAXIMUM,
+    choice,
+    parse_size,
+    save_options,
+    seconds,
+    step_number,
+    whole,
+)
 from ._comparing import ResumeReport, StateMismatch
 from ._engine import Engine, Pin, TensorTable, metadata_array, wait_staged_everywhere
 from ._handle import Guard, SaveHandle
@@ -36,30 +43,21 @@ log = logging.getLogger("pccheck")
 
 _Self = TypeVar("_Self", bound="BaseCheckpointer")
 
-_SIZE_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 _FINGERPRINT_BYTE_LIMIT = 254
 _USER_METADATA_BYTE_LIMIT = 2048
 # A file made from its first state gets this much more, for text that grows such as counters.
 _ROOM_FRACTION = 10
 _ROOM_BYTE_COUNT = 1 << 20
+_IN_FLIGHT_MAXIMUM = 64
+_RETAIN_MAXIMUM = 16
+_WORKER_COUNT_MAXIMUM = 64
+#: What libzstd has; 0 is PCcheck's own choice.
+_ZSTD_LEVELS = (-(1 << 17), 22)
 
 
-def parse_size(size: int | str) -> int:
-    """A byte count, given as a number or as text such as ``"512 MiB"`` or ``"2G"``."""
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?\s*", size.lower())
-        if match is None:
-            raise InvalidArgument(f"'{size}' is not a size; write for example '512 MiB' or '2G'")
-        number, unit = match.groups()
-        shift = _SIZE_UNITS[unit]
-        return math.ceil(float(number) * (1 << shift)) if unit else int(float(number))
-    return operator.index(size)
-
-
-def _choice(what: str, value: str, choices: dict[str, int]) -> int:
-    if value not in choices:
-        raise InvalidArgument(f"{what} is {value!r}; choose one of {', '.join(choices)}")
-    return choices[value]
+def _worker_count(count: int | None, what: str) -> int:
+    """How many threads; 0 leaves that to the library."""
+    return 0 if count is None else whole(count, what, 0, _WORKER_COUNT_MAXIMUM)
 
 
 class BaseCheckpointer:
@@ -146,41 +144,39 @@ class BaseCheckpointer:
             fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
         )
         self._on_busy = on_busy
-        self._busy_timeout = busy_timeout
+        self._busy_timeout = (
+            None if busy_timeout is None else seconds(busy_timeout, "busy_timeout")
+        )
         self._process = os.getpid()
         self._is_closed = False
         self._create_options = _native.CreateOptions(
             struct_size=c.sizeof(_native.CreateOptions),
-            in_flight=operator.index(in_flight),
-            retain=operator.index(retain),
-            chunk_byte_count=0 if chunk is None else parse_size(chunk),
-            prealloc=_choice("prealloc", prealloc, _native.PREALLOC),
-            rank=operator.index(rank),
-            world_size=operator.index(world_size),
+            in_flight=whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
+            retain=whole(retain, "retain", 1, _RETAIN_MAXIMUM),
+            chunk_byte_count=0 if chunk is None else parse_size(chunk, "chunk"),
+            prealloc=choice("prealloc", prealloc, _native.PREALLOC),
+            rank=whole(rank, "rank", 0, U32_MAXIMUM),
+            world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
             fingerprint=self._fingerprint,
             allow_network=bool(allow_network),
         )
         self._writer_options = _native.WriterOptions(
             struct_size=c.sizeof(_native.WriterOptions),
-            on_busy=_choice("on_busy", on_busy, _native.ON_BUSY),
+            on_busy=choice("on_busy", on_busy, _native.ON_BUSY),
             # Waiting is cut into pieces so that Ctrl-C is heeded; save() repeats it.
             busy_timeout_ms=200 if on_busy == "wait" else 0,
-            backend=_choice("backend", backend, _native.BACKEND),
-            snapshot_worker_count=snapshot_workers or 0,
-            writer_worker_count=writer_workers or 0,
-            pool_byte_count=0 if pool is None else parse_size(pool),
-            codec=_choice("codec", codec, _native.CODEC),
-            zstd_level=zstd_level,
-            rank=operator.index(rank),
-            world_size=operator.index(world_size),
+            backend=choice("backend", backend, _native.BACKEND),
+            snapshot_worker_count=_worker_count(snapshot_workers, "snapshot_workers"),
+            writer_worker_count=_worker_count(writer_workers, "writer_workers"),
+            pool_byte_count=0 if pool is None else parse_size(pool, "pool"),
+            codec=choice("codec", codec, _native.CODEC),
+            zstd_level=whole(zstd_level, "zstd_level", *_ZSTD_LEVELS),
+            rank=whole(rank, "rank", 0, U32_MAXIMUM),
+            world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
             fingerprint=self._fingerprint,
             allow_network=bool(allow_network),
             deep_flush=bool(deep_flush),
         )
-        if in_flight < 1 or retain < 1:
-            raise InvalidArgument(
-                f"in_flight is {in_flight} and retain is {retain}; both must be at least 1"
-            )
         self._pin = self._pinning(pin)
         self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
         if self._policy is not None:
@@ -201,7 +197,7 @@ class BaseCheckpointer:
         if os.path.exists(self._path):
             self._open()
         elif capacity is not None:
-            self._create(parse_size(capacity))
+            self._create(parse_size(capacity, "capacity"))
         if on_sigterm:
             try:
                 self._preemption = Preemption(self._path, after_sigterm, grace)
@@ -239,9 +235,7 @@ class BaseCheckpointer:
         ``overlap=True``, the caller's word that nothing changes it, at once; with ``overlap=False``
         once all is staged.
         """
-        step = operator.index(step)
-        if step < 0:
-            raise InvalidArgument(f"step is {step}; it must not be negative")
+        step = step_number(step)
         self._check_open()
         note = _native.encode_text(user_metadata, "metadata", _USER_METADATA_BYTE_LIMIT)
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
@@ -293,7 +287,7 @@ class BaseCheckpointer:
                 "there is no policy to ask; give one, such as Checkpointer(…, policy=10) or "
                 "policy=pccheck.policies.Auto()"
             )
-        return self._policy.is_due(operator.index(step))
+        return self._policy.is_due(step_number(step))
 
     def _capacity_for(self, encoder: Encoder, metadata: dict[str, str]) -> int:
         address, count = self._size_table.fill(encoder.entries)
@@ -345,7 +339,7 @@ class BaseCheckpointer:
         """Says that training goes back to ``step`` on purpose, so that it may be saved again."""
         self._check_open()
         if self._engine is not None:
-            self._engine.rewind(operator.index(step))
+            self._engine.rewind(step_number(step))
 
     def wait_staged(self) -> None:
         """Returns when no checkpoint reads the caller's memory any more."""
@@ -539,6 +533,7 @@ class Checkpointer(BaseCheckpointer):
         before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
         what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
+        save_options({}, metadata, urgent=urgent, overlap=overlap)
         self._begin_save()
         encoder = Encoder()
         document = encoder.encode_state(state)

@@ -490,7 +490,7 @@ class StorageReader(storage.StorageReader):
         try:
             self._fall_back(failure)
         except CheckpointError as error:
-            error.args = (f"{error}{left}",)
+            error.reword(f"{error}{left}")
             raise
 
     def _stream(self, value: bytes, fqn: str) -> io.BytesIO:

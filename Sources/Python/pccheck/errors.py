@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ._printable import printable, printable_lines
+
 __all__ = [
     "CheckpointError",
     "InvalidArgument",
@@ -46,6 +48,8 @@ class CheckpointError(Exception):
 
     #: The pcc_status of pccheck.h; 0 where the error arose in Python.
     default_code = 0
+    #: Its message has lines of its own; another one has none, whatever a path or a key holds.
+    _has_lines = False
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class CheckpointError(Exception):
         byte_offset: int | None = None,
         errno: int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(self._shown(message))
         self.code = self.default_code if code is None else code
         #: Index of the slot concerned, or None.
         self.slot = slot
@@ -64,6 +68,13 @@ class CheckpointError(Exception):
         self.byte_offset = byte_offset
         #: errno of the failing system call, or None.
         self.errno = errno
+
+    def reword(self, message: str) -> None:
+        """Gives it another message."""
+        self.args = (self._shown(message),)
+
+    def _shown(self, message: str) -> str:
+        return printable_lines(message) if self._has_lines else printable(message)
 
 
 class InvalidArgument(CheckpointError, ValueError):
@@ -237,6 +248,8 @@ class NotTrusted(CheckpointError):
 
 class LibraryNotFound(CheckpointError, ImportError):
     """The native library could not be loaded; the message lists where it was looked for."""
+
+    _has_lines = True
 
 
 _BY_CODE: dict[int, type[CheckpointError]] = {

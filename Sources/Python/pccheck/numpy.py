@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ._arguments import save_options
 from ._handle import SaveHandle
 from ._load import load_parts
 from ._loading import ArrayMemory, Loading
@@ -54,6 +55,7 @@ class Checkpointer(BaseCheckpointer):
         ``numpy.random`` are saved too. ``urgent`` has it copied and written before everything
         else in flight.
         """
+        save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
         self._begin_save()
         try:
             parts = {name: collect(value) for name, value in state.items()}

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ._arguments import whole
 from .errors import CheckpointError, InvalidArgument
 
 __all__ = ["Auto", "Choice", "Every", "Policy"]
@@ -64,8 +65,10 @@ class Every(Policy):
 
         Seconds count from the first step that is seen, and from the last save.
         """
-        if (steps is None and seconds is None) or (steps is not None and steps < 1):
+        if steps is None and seconds is None:
             raise InvalidArgument(f"steps is {steps}; give at least 1, or seconds")
+        if steps is not None:
+            steps = whole(steps, "steps", 1)
         if seconds is not None and not 0 <= seconds < math.inf:
             raise InvalidArgument(f"seconds is {seconds}; give how long to train between saves")
         self._steps = steps
@@ -149,7 +152,9 @@ class Auto(Policy):
         """``max_steps`` limits what a crash costs; a warning says when that breaks the budget."""
         if not 0 < budget < 1:
             raise InvalidArgument(f"budget is {budget}; give a share of the time, such as 0.02")
-        if min_steps < 1 or (max_steps is not None and max_steps < min_steps):
+        min_steps = whole(min_steps, "min_steps", 1)
+        max_steps = None if max_steps is None else whole(max_steps, "max_steps", 1)
+        if max_steps is not None and max_steps < min_steps:
             raise InvalidArgument(
                 f"min_steps is {min_steps} and max_steps {max_steps}; give 1 <= min <= max"
             )

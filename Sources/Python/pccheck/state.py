@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from . import _generators, _kinds
 from ._nesting import endless, joined
+from ._refusing import key_refusal, refusal
 from ._stored import (
     EXTENSION_ITEM_SIZE,
     EXTENSION_TO_STORED,
@@ -28,6 +30,8 @@ from ._stored import (
     STORED_TO_NUMPY,
     StoredTensor,
     View,
+    array_type,
+    extension_dtype,
 )
 from .errors import StateFormatError, UnsupportedState
 
@@ -41,6 +45,10 @@ NAME_BYTE_LIMIT = 4096
 _COPIED_ARRAY_LIMIT = 64 << 10
 #: Integers that every JSON reader keeps exactly.
 _PLAIN_INTEGER_LIMIT = 1 << 53
+#: What content that its type cannot have raises.
+_DECODING_ERRORS = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
+)  # fmt: skip
 _CANONICAL_NAN = struct.pack("<d", math.nan)
 
 @dataclass(slots=True)
@@ -92,6 +100,8 @@ class Encoder:
         self._names: set[str] = {"__metadata__"}
         # Arrays met before, so that one that appears twice is stored once.
         self._array_names: dict[object, str] = {}
+        # Their addresses are theirs as long as they live.
+        self._arrays: list[np.ndarray] = []
 
     def encode_state(self, value: object) -> Any:
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
@@ -116,11 +126,14 @@ class Encoder:
             return self._encode_numpy_scalar(value, path)
         if isinstance(value, np.ndarray):
             return self._encode_array(value, path)
-        return self.encode_other(value, path)
+        method = _kinds.method_for(value)
+        return method(self, value, path) if method else self.encode_other(value, path)
 
     def encode_other(self, value: object, path: str) -> Any:
         """Anything else: what has the buffer protocol is an array, the rest is refused."""
         try:
+            if isinstance(value, (bytes, bytearray)):
+                raise TypeError
             view = memoryview(value)  # type: ignore[arg-type]
         except TypeError:
             raise self.refusal(value, path) from None
@@ -130,30 +143,17 @@ class Encoder:
             raise self.refusal(value, path, str(error)) from None
         return self._encode_array(array, path)
 
-    def refusal(
-        self, value: object, path: str, reason: str | None = None
-    ) -> TypeError:
+    def refusal(self, value: object, path: str, reason: str | None = None) -> TypeError:
         """The error for a value that cannot be stored exactly."""
-        kind = type(value)
-        name = (
-            kind.__qualname__
-            if kind.__module__ == "builtins"
-            else f"{kind.__module__}.{kind.__qualname__}"
-        )
-        why = reason or (
-            "supported are tensors, arrays, dict, list, tuple, set, str, bytes, int, float, "
-            "complex, bool, None, and objects with state_dict() and load_state_dict()"
-        )
-        where = path or "value"
-        return TypeError(f"key '{where}': a {name} cannot be stored in a checkpoint; {why}")
+        return refusal(value, path, reason)
 
     # -- containers
 
     def _encode_dict(self, value: dict[Any, Any], path: str) -> Any:
-        content = self._encode_items(value, path)
+        content = self.encode_items(value, path)
         return content if type(content) is dict else {"$dict": content}
 
-    def _encode_items(self, value: dict[Any, Any], path: str) -> Any:
+    def encode_items(self, value: dict[Any, Any], path: str) -> Any:
         """An object when every key is a plain string, else a list of pairs."""
         if all([type(key) is str and key[:1] != "$" for key in value]):
             # As `joined`, which is called too often for a call.
@@ -171,13 +171,15 @@ class Encoder:
             return {"$tuple": [self._encode_key(part, path) for part in key]}
         if isinstance(key, np.generic):
             return self._encode_numpy_scalar(key, path)
-        raise TypeError(
-            f"key '{path or 'value'}': a dict key of type {type(key).__qualname__} cannot be "
-            "stored in a checkpoint; supported are str, int, float, bool, bytes, None and tuples"
-        )
+        if type(key) is frozenset:
+            return self._encode_set(key, path)
+        method = _kinds.key_method_for(key)
+        if method is None:
+            raise key_refusal(key, path)
+        return method(self, key, path)
 
     def _encode_ordered(self, value: OrderedDict[Any, Any], path: str) -> Any:
-        document = {"$ordered": self._encode_items(value, path)}
+        document = {"$ordered": self.encode_items(value, path)}
         # torch keeps the versions of a module's parts in an attribute of its state.
         attribute = getattr(value, "_metadata", None)
         if attribute is not None:
@@ -185,7 +187,7 @@ class Encoder:
         return document
 
     def _encode_counter(self, value: Counter[Any], path: str) -> Any:
-        return {"$counter": self._encode_items(value, path)}
+        return {"$counter": self.encode_items(value, path)}
 
     def _encode_list(self, value: list[Any], path: str) -> Any:
         return [self.encode(item, joined(path, index)) for index, item in enumerate(value)]
@@ -235,6 +237,7 @@ class Encoder:
             known = self.add_array(words, stored, shape, path)
             self.entries[-1].is_copy = is_copy
             self._array_names[key] = known
+            self._arrays.append(value)
         return {"$array": known, "dtype": tag} if tag else {"$array": known}
 
     def _stored_form(
@@ -309,6 +312,8 @@ Encoder.methods = {
     bytes: Encoder._encode_bytes,
     bytearray: Encoder._encode_bytes,
     complex: Encoder._encode_complex,
+    **_kinds.METHODS,
+    **_generators.METHODS,
 }
 
 
@@ -385,7 +390,7 @@ class Decoder:
             return self.decode_other(tag, document) if method is None else method(self, document)
         except RecursionError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        except _DECODING_ERRORS as error:
             raise StateFormatError(f"the state document has a broken {tag}: {error}") from error
 
     def decode_other(self, tag: str, document: dict[str, Any]) -> Any:
@@ -423,22 +428,22 @@ class Decoder:
 
     # -- containers
 
-    def _items(self, content: Any) -> list[tuple[Any, Any]]:
+    def items(self, content: Any) -> list[tuple[Any, Any]]:
         if isinstance(content, dict):
             return [(key, self.decode(item)) for key, item in content.items()]
         return [(self.decode(key), self.decode(item)) for key, item in content]
 
     def _dict(self, document: dict[str, Any]) -> Any:
-        return dict(self._items(document["$dict"]))
+        return dict(self.items(document["$dict"]))
 
     def _ordered(self, document: dict[str, Any]) -> Any:
-        value: OrderedDict[Any, Any] = OrderedDict(self._items(document["$ordered"]))
+        value: OrderedDict[Any, Any] = OrderedDict(self.items(document["$ordered"]))
         if "_metadata" in document:
             value._metadata = self.decode(document["_metadata"])  # type: ignore[attr-defined]
         return value
 
     def _counter(self, document: dict[str, Any]) -> Any:
-        return Counter(dict(self._items(document["$counter"])))
+        return Counter(dict(self.items(document["$counter"])))
 
     def _tuple(self, document: dict[str, Any]) -> Any:
         return tuple(self.decode(item) for item in document["$tuple"])
@@ -512,7 +517,7 @@ class Decoder:
             if tensor.stored_dtype in STORED_TO_EXTENSION:
                 extension = STORED_TO_EXTENSION[tensor.stored_dtype]
                 try:
-                    return memory.view(_extension_dtype(extension)).reshape(tensor.shape)
+                    return memory.view(extension_dtype(extension)).reshape(tensor.shape)
                 except StateFormatError:
                     return RawTensor(extension, tensor.shape, memory)
             return memory.view(STORED_TO_NUMPY[tensor.stored_dtype]).reshape(tensor.shape)
@@ -559,39 +564,6 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "$complex": Decoder._complex,
     "$scalar": Decoder._scalar,
     "$array": Decoder._array,
+    **_kinds.TAGS,
+    **_generators.TAGS,
 }
-
-
-def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of the array that a `$array` node with this tag describes."""
-    if tag is None:
-        extension = STORED_TO_EXTENSION.get(tensor.stored_dtype)
-        if extension is not None:
-            return _extension_dtype(extension), tensor.shape
-        return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
-    try:
-        dtype = _extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
-    except TypeError:
-        raise UnsupportedState(
-            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does "
-            "not have; install a newer one"
-        ) from None
-    if dtype.hasobject:
-        raise ValueError("an array of object type")
-    return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
-
-
-def _extension_dtype(name: str) -> np.dtype[Any]:
-    try:
-        import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise UnsupportedState(
-            f"an array of type {name} needs the package ml_dtypes: pip install ml_dtypes"
-        ) from None
-    try:
-        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-    except AttributeError:
-        raise UnsupportedState(
-            f"an array of type {name} needs a newer ml_dtypes: pip install -U ml_dtypes"
-        ) from None
-    return dtype

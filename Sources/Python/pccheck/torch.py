@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ._arguments import save_options
 from ._engine import Pin, refuse_reentry, wait_staged_everywhere
 from ._handle import SaveHandle
 from ._load import load_parts, load_with
@@ -143,6 +144,7 @@ class Checkpointer(BaseCheckpointer):
         self, step: int, rng: bool, metadata: str | None, urgent: bool, overlap: bool,
         state: dict[str, Any],
     ) -> SaveHandle:
+        save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
         # What was staged meanwhile gives its pinned memory back.
         self._begin_save()
         try:

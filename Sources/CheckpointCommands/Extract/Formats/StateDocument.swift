@@ -5,10 +5,21 @@ internal import CheckpointFormat
 ///
 /// What torch does not load with `weights_only` becomes its nearest kin: NumPy arrays become
 /// tensors, NumPy scalars numbers, frozen sets sets, and byte strings that are stored as tensors
-/// stay tensors.
+/// stay tensors. A type of Python's library is its content: a path its text, a named tuple a tuple.
 struct StateDocument {
     /// Python's own reader of JSON ends at about a thousand.
     private static let depthLimit = 900
+
+    /// Tags whose content stands for the value, with what makes a value of a list in it.
+    private static let contentTags: [String: ListForm] = [
+        "$path": .tuple, "$date": .tuple, "$time": .tuple, "$datetime": .tuple,
+        "$timedelta": .tuple, "$timezone": .tuple, "$zone": .tuple, "$decimal": .tuple,
+        "$fraction": .tuple, "$uuid": .tuple, "$range": .tuple, "$slice": .tuple,
+        "$enum": .tuple, "$namedtuple": .tuple, "$deque": .list, "$random": .list,
+    ]
+
+    /// Tuples can be keys of a dictionary, as what they stand for can.
+    private enum ListForm { case tuple, list }
 
     private var text: StateText
 
@@ -183,7 +194,59 @@ struct StateDocument {
                 if count == 0 { $0.emptyTuple() } else { $0.tuple() }
                 $0.call1()
             }
-        default: try scalar(tag, &torch)
+        case "$defaultdict":
+            torch.write { $0.emptyDictionary() }
+            try items(&torch, depth: depth)
+            try skipMembers(depth: depth)
+        default:
+            guard let form = Self.contentTags[tag] else { return try scalar(tag, &torch) }
+            try content(form, &torch, depth: depth)
+            try skipMembers(depth: depth)
+        }
+    }
+
+    /// What stands under a tag, without what only Python makes of it.
+    private mutating func content(
+        _ form: ListForm, _ torch: inout TorchPickle, depth: Int
+    ) throws(StateDocumentError) {
+        guard case .tuple = form, try text.kind() == .array else {
+            return try node(&torch, depth: depth + 1)
+        }
+        let count = try list(&torch, depth: depth)
+        torch.write { count == 0 ? $0.emptyTuple() : $0.tuple() }
+    }
+
+    /// Passes over the members behind the first one of an object.
+    private mutating func skipMembers(depth: Int) throws(StateDocumentError) {
+        while text.consume(",") {
+            _ = try text.string()
+            try text.expect(":")
+            try skipNode(depth: depth + 1)
+        }
+    }
+
+    private mutating func skipNode(depth: Int) throws(StateDocumentError) {
+        guard depth < Self.depthLimit else {
+            throw StateDocumentError("it is nested more than \(Self.depthLimit) deep")
+        }
+        switch try text.kind() {
+        case .object:
+            try text.expect("{")
+            if text.consume("}") { return }
+            _ = try text.string()
+            try text.expect(":")
+            try skipNode(depth: depth + 1)
+            try skipMembers(depth: depth)
+            try text.expect("}")
+        case .array:
+            try text.expect("[")
+            if text.consume("]") { return }
+            repeat { try skipNode(depth: depth + 1) } while text.consume(",")
+            try text.expect("]")
+        case .string: _ = try text.string()
+        case .number: _ = try text.number()
+        case .null: try text.word("null")
+        case .bool(let value): try text.word(value ? "true" : "false")
         }
     }
 

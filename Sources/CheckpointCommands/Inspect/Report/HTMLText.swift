@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// Markup in which only the source code's own literals are markup: whatever is interpolated is
 /// escaped, so that nothing from a file can become a tag, an attribute or a direction change.
 struct HTMLText: ExpressibleByStringInterpolation, Sendable {

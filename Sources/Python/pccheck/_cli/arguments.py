@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .._printable import printable
 from .._version import VERSION
 from .outcome import TOOL, Status
-from .terminal import Output, printable
+from .terminal import Output
 
 _STATUS = """\
 exit status:

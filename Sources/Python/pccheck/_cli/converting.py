@@ -6,14 +6,15 @@ import argparse
 import os
 from typing import Any
 
+from .._printable import printable
 from .._convert import back, inputs
 from .._convert.output import refuse_existing, refuse_itself
 from .._convert.stored import with_checkpoint
 from .._convert.target import Encoded, Settings, Target, with_room
-from ..checkpointer import parse_size
+from .._arguments import parse_size
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
-from .terminal import Output, Progress, byte_text, plural, printable
+from .terminal import Output, Progress, byte_text, plural
 
 _RETAIN_LIMIT = 16
 

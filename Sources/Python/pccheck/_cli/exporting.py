@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .._printable import printable
 from .._convert import numpy_files, safetensors, torch_file
 from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refuse_itself
 from .._convert.stored import Stored, with_checkpoint
 from .._loading import Loading
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
-from .terminal import Output, Progress, byte_text, plural, printable
+from .terminal import Output, Progress, byte_text, plural
 
 _SUFFIXES = {
     ".safetensors": "safetensors", ".npz": "npz", ".pt": "pt", ".pth": "pt", ".bin": "pt",

@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from .._printable import printable
+
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
-_UNSAFE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
-_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # For readers that do not say that they understand UTF-8.
 _PLAIN_GLYPHS = str.maketrans("█░·…—→×", "#.-~->x")
 _GAP = 2
@@ -22,20 +22,6 @@ _DEFAULT_COLUMN_COUNT = 80
 
 #: A cell of a table: its text, and how it is shown.
 Cell = tuple[str, str | None]
-
-
-def printable(text: str) -> str:
-    """Text of a file or a path that cannot move the cursor, colour the terminal, or turn the
-    reading direction."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escaped(character) for character in text)
-
-
-def _escaped(character: str) -> str:
-    if unicodedata.category(character) not in _UNSAFE_CATEGORIES:
-        return character
-    return _SHORT_ESCAPES.get(character) or f"\\u{{{ord(character):x}}}"
 
 
 def column_count(text: str) -> int:

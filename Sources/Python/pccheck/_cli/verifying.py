@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._printable import printable
 from .._convert.stored import verify
 from .._load import describe_damage
 from .._reader import CheckpointInfo, Reader
@@ -20,7 +21,7 @@ from ..errors import (
     StateFormatError,
 )
 from .outcome import Status, print_json, status_of
-from .terminal import Output, Progress, byte_text, plural, printable
+from .terminal import Output, Progress, byte_text, plural
 
 _LISTED_COUNT = 8
 # Behind the word of a verdict.

@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
+from .._place import sibling
 from ..errors import FileAlreadyExists, InvalidArgument
 
 # The byte that the creation of a file locks: spec/FORMAT.md, section 12.
@@ -72,7 +73,7 @@ class _Staged:
             raise InvalidArgument(f"'{path}' names no file")
         self.path = path
         #: What a killed program leaves under such a name can be removed.
-        self.temporary_path = f"{path}.creating-{os.getpid()}"
+        self.temporary_path = sibling(path, f".creating-{os.getpid()}")
         self._is_published = False
 
     def _remove(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from .. import _native
 from .._engine import Engine, TensorTable, metadata_array
 from .._handle import Outcome
+from .._place import sibling
 from ..errors import CheckpointError, InvalidArgument, Timeout
 from ..state import DOCUMENT_KEY, Encoder, document_text
 from .failures import UnknownInput
@@ -88,7 +89,7 @@ class Target:
     def __init__(self, path: str, settings: Settings, *, force: bool, show: Show) -> None:
         refuse_existing(path, force)
         self._path = os.path.realpath(path) if os.path.islink(path) else path
-        self._temporary_path = f"{self._path}.creating-{os.getpid()}"
+        self._temporary_path = sibling(self._path, f".creating-{os.getpid()}")
         self._settings, self._force, self._show = settings, force, show
         self._engine: Engine | None = None
         self._is_published = False
