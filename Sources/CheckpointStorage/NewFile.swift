@@ -28,13 +28,11 @@ public struct NewFile: ~Copyable {
     public init(beside finalPath: String, byteCount: UInt64) throws(StorageError) {
         try ProcessLimit.checkFileSize(byteCount, operation: "create", path: finalPath)
         // First: what they take may be what this one needs.
-        // Safe: here and below, paths are passed as C strings for the calls.
-        let stem = SiblingPath.stem(
-            of: finalPath, suffixByteCount: PCC_CREATION_MARK.utf8.count + "\(UInt32.max)".count)
-        unsafe pccp_remove_leftovers(stem)
-        let claim = try Self.claim(stem, for: finalPath)
+        Self.removeLeftovers(beside: finalPath)
+        let claim = try Self.claim(finalPath)
         let result = byteCount == 0 ? -EOPNOTSUPP : pccp_fallocate(claim.descriptor, byteCount)
         guard result == 0 || result == -EOPNOTSUPP else {
+            // Safe: the path is passed as a C string for the call.
             unsafe pccp_unlink(claim.path)
             pccp_close(claim.descriptor)
             throw StorageError(
@@ -49,16 +47,31 @@ public struct NewFile: ~Copyable {
 
     deinit {
         // Before the lock goes with the descriptor: nobody else removes it then.
+        // Safe: the path is passed as a C string for the call.
         if !isPublished { unsafe pccp_unlink(temporaryPath) }
         pccp_close(descriptor)
     }
 
+    /// Removes what killed programs left of files that they were making at `finalPath`.
+    public static func removeLeftovers(beside finalPath: String) {
+        // Safe: the path is passed as a C string for the call.
+        unsafe pccp_remove_leftovers(stem(of: finalPath))
+    }
+
+    /// What temporary names begin with, short enough for the mark and any number.
+    private static func stem(of finalPath: String) -> String {
+        SiblingPath.stem(
+            of: finalPath, suffixByteCount: PCC_CREATION_MARK.utf8.count + "\(UInt32.max)".count)
+    }
+
     /// A new file under a temporary name, locked as being created.
     private static func claim(
-        _ stem: String, for finalPath: String
+        _ finalPath: String
     ) throws(StorageError) -> (path: String, descriptor: Int32) {
         while true {
-            let path = "\(stem)\(PCC_CREATION_MARK)\(UInt32.random(in: .min ... .max))"
+            let number = UInt32.random(in: .min ... .max)
+            let path = "\(stem(of: finalPath))\(PCC_CREATION_MARK)\(number)"
+            // Safe: the path is passed as a C string for the call.
             let descriptor = unsafe pccp_open(path, Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE))
             guard descriptor >= 0 else {
                 throw StorageError(

@@ -87,7 +87,7 @@ public enum CheckpointFile {
     }
 
     /// What is at the path now, locked against writers; nil when there is nothing.
-    private static func existingStorage(
+    static func existingStorage(
         _ path: String, _ options: Options
     ) throws(CheckpointError) -> FileStorage? {
         let storage: FileStorage
@@ -117,7 +117,7 @@ public enum CheckpointFile {
         return storage
     }
 
-    private static func makeIdentity(
+    static func makeIdentity(
         _ options: Options, deviceByteCount: UInt64?
     ) throws(CheckpointError) -> IdentityBlock {
         do throws(FormatError) {
@@ -154,13 +154,23 @@ public enum CheckpointFile {
 
     /// Writes every metadata block of a new file, so that nothing stale is left on a device:
     /// generations 1 and 2 fill all four superblock positions.
-    static func write(_ identity: IdentityBlock, to storage: any Storage) throws(StorageError) {
-        try writeEmptyHeaders(identity, identity.geometry.slots, to: storage)
+    ///
+    /// - Parameter held: a checkpoint whose chunks are in its slot already. Both generations name it.
+    static func write(
+        _ identity: IdentityBlock, to storage: any Storage,
+        holding held: (header: SlotHeader, table: ChunkTable)? = nil
+    ) throws(StorageError) {
+        let anchor = try held.map { held throws(StorageError) in
+            try writeCommitRecord(held.header, held.table, to: storage)
+        }
+        let others = identity.geometry.slots.filter { $0 != held?.header.slot }
+        try writeEmptyHeaders(identity, others, to: storage)
         let first = Superblock(
-            fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: nil,
+            fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: anchor,
             isCleanClose: true, parentDigest: .zero, commitTime: SystemClock.wallTime,
             writerBootID: SystemClock.bootID, writerPID: SystemClock.processID,
-            storageKind: storage.kind)
+            storageKind: storage.kind,
+            sequenceLimit: anchor.map { $0.sequence.rawValue + 1 } ?? 0)
         try finish(identity, first, storage)
     }
 
@@ -198,6 +208,19 @@ public enum CheckpointFile {
         for offset in geometry.identityOffsets {
             try storage.writeBlocks(identity.encoded(), at: offset)
         }
+    }
+}
+
+extension CheckpointFile {
+    /// - Returns: what a superblock says of it.
+    private static func writeCommitRecord(
+        _ header: SlotHeader, _ table: ChunkTable, to storage: any Storage
+    ) throws(StorageError) -> Anchor {
+        let encoded = header.encoded()
+        try storage.writeBlocks(encoded.bytes + table.encoded().bytes, at: header.ownOffset)
+        return Anchor(
+            slot: header.slot, sequence: header.sequence, step: header.step,
+            headerDigest: encoded.digest)
     }
 }
 

@@ -2,6 +2,8 @@ public import CPCCheck
 internal import CheckpointFormat
 internal import CheckpointRecovery
 internal import CheckpointStorage
+internal import CheckpointWriter
+internal import Synchronization
 
 // pcc_reader_*: thin calls into CheckpointRecovery.
 
@@ -13,6 +15,8 @@ private final class ReaderHandle: Sendable {
     private let selection = Monitor<SelectedCheckpoint?>(nil)
     /// Payload bytes that the last verification has come to.
     private let verified = Monitor<UInt64>(0)
+    // Stored by `cancel`, loaded by a copy on its way: nothing else depends on it.
+    private let isCancelled = Atomic<Bool>(false)
     /// One caller at a time has the search, and nobody holds the lock meanwhile: it reads.
     private let search = Monitor<Search>(Search())
 
@@ -92,6 +96,24 @@ private final class ReaderHandle: Sendable {
         verified.withLock { $0 = 0 }
         try selected().verify { [verified] count in verified.withLock { $0 = count } }
     }
+
+    func copy(
+        to path: String, options: CheckpointCopy.Options
+    ) throws(CheckpointError) {
+        let identity = reader.decision.identity
+        try CheckpointCopy.write(selected(), of: identity, to: path, options: options) {
+            [self] done, total throws(CheckpointError) in
+            verified.withLock { $0 = done }
+            if isCancelled.load(ordering: .relaxed) {
+                throw CheckpointError(
+                    .closed,
+                    "\(path): the copy was cancelled after \(done) of \(total) bytes; nothing is "
+                        + "left of it")
+            }
+        }
+    }
+
+    func cancel() { isCancelled.store(true, ordering: .relaxed) }
 
     var verifiedByteCount: UInt64 { verified.withLock { $0 } }
 }
@@ -290,6 +312,39 @@ public func pcc_reader_verify(
 @c @implementation
 public func pcc_reader_verified_byte_count(_ reader: OpaquePointer?) -> UInt64 {
     (try? handle(reader))?.verifiedByteCount ?? 0
+}
+
+@c @implementation
+public func pcc_reader_copy(
+    _ reader: OpaquePointer?, _ path: UnsafePointer<CChar>?,
+    _ options: UnsafePointer<pcc_copy_options>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let given = try PCCheckC.options(
+            options, default: pcc_copy_options(), name: "pcc_copy_options")
+        var wanted = CheckpointCopy.Options()
+        switch Int32(bitPattern: given.form) {
+        case PCC_COPY_FILE: wanted.form = .checkpointFile
+        case PCC_COPY_PAYLOAD: wanted.form = .payload
+        default: throw invalid("form is \(given.form), expected one of PCC_COPY_*")
+        }
+        wanted.replacesExisting = given.replace_existing != 0
+        wanted.allowsNetwork = given.allow_network != 0
+        wanted.isInBackground = given.is_background != 0
+        try handle(reader).copy(to: text(path, "path"), options: wanted)
+    }
+}
+
+@c @implementation
+public func pcc_reader_cancel(_ reader: OpaquePointer?) { (try? handle(reader))?.cancel() }
+
+@c @implementation
+public func pcc_sweep(
+    _ path: UnsafePointer<CChar>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        NewFile.removeLeftovers(beside: try text(path, "path"))
+    }
 }
 
 @c @implementation

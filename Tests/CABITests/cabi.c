@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +99,35 @@ static int crash(const char *path)
     return 1;
 }
 
+/* The selected checkpoint in a file of its own. */
+static void expect_copy(pcc_reader *reader, const pcc_checkpoint_info *info)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/pccheck-cabi-copy-%d.pcc", (int)getpid());
+    OK(pcc_reader_copy(reader, path, NULL, &error));
+    CHECK(pcc_reader_verified_byte_count(reader) == info->payload_byte_count);
+    CHECK(pcc_reader_copy(reader, path, NULL, &error) == PCC_EXISTS);
+    pcc_copy_options payload = {.struct_size = sizeof payload, .form = PCC_COPY_PAYLOAD,
+                                .replace_existing = 1};
+    pcc_reader *copy;
+    pcc_checkpoint_info found;
+    OK(pcc_reader_open(path, NULL, &copy, &error));
+    OK(pcc_reader_select_newest(copy, NULL, &found, &error));
+    CHECK(found.step == info->step && found.sequence == info->sequence);
+    CHECK(memcmp(found.logical_digest, info->logical_digest, 16) == 0);
+    OK(pcc_reader_verify(copy, &error));
+    pcc_reader_cancel(copy);
+    CHECK(pcc_reader_copy(copy, path, &payload, &error) == PCC_CLOSED);
+    pcc_reader_close(copy);
+    OK(pcc_reader_copy(reader, path, &payload, &error));
+    struct stat facts;
+    CHECK(stat(path, &facts) == 0 && (uint64_t)facts.st_size == info->payload_byte_count);
+    payload.form = 2;
+    CHECK(pcc_reader_copy(reader, path, &payload, &error) == PCC_INVALID_ARGUMENT);
+    OK(pcc_sweep(path, &error));
+    CHECK(unlink(path) == 0);
+}
+
 static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
 {
     pcc_checkpoint_info selected;
@@ -118,6 +148,7 @@ static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
     CHECK(memcmp(expected, found, ELEMENTS * sizeof *found) == 0);
     OK(pcc_reader_verify(reader, &error));
     CHECK(pcc_reader_verified_byte_count(reader) == info->payload_byte_count);
+    expect_copy(reader, info);
     free(expected);
     free(found);
 }

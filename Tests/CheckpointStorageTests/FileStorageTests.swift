@@ -146,6 +146,7 @@ import Testing
         }
     }
 
+    /// What a killed program left goes; what is still being made, and files of other names, stay.
     @Test func aNewFileAppearsOnlyWhenItIsPublished() throws {
         do {
             var file = try NewFile(beside: path, byteCount: 8192)

@@ -398,9 +398,41 @@ PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *de
 
 /* Verifies every chunk of the selected checkpoint and its logical digest. */
 PCC_API pcc_status pcc_reader_verify(pcc_reader *reader, pcc_error *error);
-/* Payload bytes that pcc_reader_verify, or the proof of a select call, has come to, for another
- * thread to show meanwhile. */
+/* Payload bytes that pcc_reader_verify, pcc_reader_copy, or the proof of a select call has come to,
+ * for another thread to show meanwhile. */
 PCC_API uint64_t pcc_reader_verified_byte_count(pcc_reader *reader);
+
+#define PCC_COPY_FILE 0    /* a checkpoint file that holds this checkpoint */
+#define PCC_COPY_PAYLOAD 1 /* the payload alone, which for tensors is a .safetensors file */
+
+typedef struct pcc_copy_options {
+    uint32_t struct_size;
+    uint32_t form;             /* PCC_COPY_* */
+    uint32_t replace_existing; /* 1: replace a file at this path, once the copy is durable */
+    uint32_t allow_network;    /* 1: accept a network file system */
+    uint32_t is_background;    /* 1: the threads of the copy, the calling one among them, run at a
+                                  nice value of 10 from now on */
+    uint32_t reserved;         /* 0 */
+} pcc_copy_options;
+
+/*
+ * Copies the selected checkpoint to a new file, also while a writer is at work: the slot stays
+ * pinned, and every byte is verified on its way. The copy keeps step, sequence, times, metadata and
+ * fingerprint. It appears under its name when it is complete and durable; otherwise nothing is left
+ * of it, but for a process that is killed: then NAME.creating-NUMBER, which the next copy to that
+ * name removes. PCC_BUSY when an urgent save took the slot, PCC_EXISTS, PCC_NO_SPACE, PCC_CLOSED
+ * after pcc_reader_cancel.
+ */
+PCC_API pcc_status pcc_reader_copy(pcc_reader *reader, const char *path,
+                                   const pcc_copy_options *options, pcc_error *error);
+/* Ends the pcc_reader_copy that another thread has under way, and every later one. */
+PCC_API void pcc_reader_cancel(pcc_reader *reader);
+/*
+ * Removes what killed programs left of the file that they were making at `path`, under names such as
+ * NAME.creating-NUMBER; what a running program still makes stays. The next copy to that name, and
+ * pcc_create, do so as well.
+ */
+PCC_API pcc_status pcc_sweep(const char *path, pcc_error *error);
 PCC_API void pcc_reader_close(pcc_reader *reader);
 
 /* Frees a string that this library returned; NULL is allowed. */

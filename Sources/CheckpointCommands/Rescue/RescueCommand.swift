@@ -145,7 +145,9 @@ struct RescueCommand: ToolCommand {
         }
         guard isLocked != true else {
             throw CheckpointError(
-                .locked, "\(file): a writer has it open; close it before the rescue")
+                .locked,
+                "\(file): a writer has it open; close it before the rescue, or copy a checkpoint "
+                    + "out of it with pccheck keep, which a writer does not disturb")
         }
     }
 

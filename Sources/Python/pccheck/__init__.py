@@ -14,6 +14,7 @@ from ._reader import CheckpointInfo
 from ._version import VERSION
 from .checkpointer import Checkpointer, checkpoints, load, load_tensor, report
 from .errors import *  # noqa: F403
+from .keeping import Keep, KeepHandle
 from .state import RawTensor, TorchValue
 
 __version__ = VERSION
@@ -21,6 +22,8 @@ __all__ = [
     "Checkpointer",
     "CheckpointInfo",
     "Difference",
+    "Keep",
+    "KeepHandle",
     "Outcome",
     "RawTensor",
     "ResumeReport",

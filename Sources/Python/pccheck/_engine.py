@@ -354,6 +354,13 @@ class Engine:
                 handle._report_unnoticed_failure()
             self._outstanding = unfinished
 
+    def in_flight(self, step: int) -> SaveHandle | None:
+        """The last save of that step which has not ended."""
+        for handle in reversed(self._outstanding):
+            if handle.step == step and handle.has_begun and not handle.done():
+                return handle
+        return None
+
     def wait_staged(self) -> None:
         """Returns when no checkpoint reads the caller's memory any more."""
         if not self._writer or os.getpid() != self._process:

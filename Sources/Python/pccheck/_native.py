@@ -190,6 +190,19 @@ class ReaderOptions(Structure):
     ]
 
 
+class CopyOptions(Structure):
+    """pcc_copy_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("form", c.c_uint32),
+        ("replace_existing", c.c_uint32),
+        ("allow_network", c.c_uint32),
+        ("is_background", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
 class LoadOptions(Structure):
     """pcc_load_options"""
 
@@ -279,6 +292,9 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_reader_load", c.c_int32, [_P, _P, _SIZE, _ERROR]),
     ("pcc_reader_verify", c.c_int32, [_P, _ERROR]),
     ("pcc_reader_verified_byte_count", c.c_uint64, [_P]),
+    ("pcc_reader_copy", c.c_int32, [_P, c.c_char_p, c.POINTER(CopyOptions), _ERROR]),
+    ("pcc_reader_cancel", None, [_P]),
+    ("pcc_sweep", c.c_int32, [c.c_char_p, _ERROR]),
     ("pcc_reader_close", None, [_P]),
     ("pcc_free", None, [_P]),
 ]

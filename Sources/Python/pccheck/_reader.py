@@ -65,6 +65,7 @@ class Reader:
         fingerprint: bytes | None = None,
         *,
         is_forensic: bool = False,
+        worker_count: int | None = None,
     ) -> None:
         """A forensic reader shows what is left of damaged checkpoints; nothing is resumed from
         what it reads."""
@@ -75,7 +76,7 @@ class Reader:
         self._reasons: dict[str, str] = {}
         options = _native.ReaderOptions(
             struct_size=c.sizeof(_native.ReaderOptions),
-            worker_count=min(4, os.cpu_count() or 2),
+            worker_count=worker_count or min(4, os.cpu_count() or 2),
             fingerprint=fingerprint,
             is_forensic=is_forensic,
         )
@@ -120,9 +121,9 @@ class Reader:
         report: dict[str, Any] = json.loads(_native.take_text(text))
         return report
 
-    def select(self, sequence: int) -> None:
+    def select(self, sequence: int) -> CheckpointInfo:
         """Chooses one checkpoint in particular and pins its slot."""
-        self._select(self._library.pcc_reader_select, sequence)
+        return self._select(self._library.pcc_reader_select, sequence)
 
     def select_newest(
         self, step: int | None = None, *, sequence_maximum: int = 0
@@ -182,8 +183,36 @@ class Reader:
         error = _native.Error()
         _native.check(self._library.pcc_reader_verify(self._reader, c.byref(error)), error)
 
+    def copy_to(
+        self,
+        path: str,
+        *,
+        is_payload: bool = False,
+        replace: bool = False,
+        allow_network: bool = False,
+        is_background: bool = False,
+    ) -> None:
+        """Copies the selected checkpoint to a new file, verified: a checkpoint file, or its
+        payload, which is a safetensors file. The file is there when it is durable.
+
+        With ``is_background`` this thread gives way to others from now on.
+        """
+        options = _native.CopyOptions(
+            struct_size=c.sizeof(_native.CopyOptions), form=int(is_payload),
+            replace_existing=replace, allow_network=allow_network, is_background=is_background,
+        )  # fmt: skip
+        error = _native.Error()
+        status = self._library.pcc_reader_copy(
+            self._reader, _native.encode_path(path), c.byref(options), c.byref(error)
+        )
+        _native.check(status, error)
+
+    def cancel(self) -> None:
+        """Ends the ``copy_to`` that another thread has under way."""
+        self._library.pcc_reader_cancel(self._reader)
+
     def verified_byte_count(self) -> int:
-        """Payload bytes that ``verify`` has come to, for another thread."""
+        """Payload bytes that ``verify`` or ``copy_to`` has come to, for another thread."""
         return int(self._library.pcc_reader_verified_byte_count(self._reader))
 
     def load(self, loading: Loading) -> Any:

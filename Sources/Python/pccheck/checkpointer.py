@@ -8,6 +8,7 @@ import math
 import os
 import time
 import weakref
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from .errors import (
     Locked,
     NoCheckpoint,
 )
+from .keeping import Keep, Keeper, KeepsCheckpoints, note_text
 from .policies import Auto, Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
 
@@ -60,7 +62,7 @@ def _worker_count(count: int | None, what: str) -> int:
     return 0 if count is None else whole(count, what, 0, _WORKER_COUNT_MAXIMUM)
 
 
-class BaseCheckpointer:
+class BaseCheckpointer(KeepsCheckpoints):
     """What every kind of checkpointer has. Use one of its subclasses."""
 
     #: Tells readers of the extracted file which framework the tensors are for.
@@ -98,6 +100,7 @@ class BaseCheckpointer:
         after_sigterm: str = "exit",
         grace: float = 30.0,
         debug: str | bool | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
@@ -136,6 +139,9 @@ class BaseCheckpointer:
         ``debug="digest"``, or ``PCCHECK_DEBUG=1`` in the environment, takes the digest of what is
         read in place before and after it is staged, and raises ``StateChanged`` with the names of
         tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
+
+        ``keep`` says which checkpoints are copied to files of their own, to stay: see
+        ``pccheck.Keep``.
         """
         self._path = usable_path(path)
         self.opened_at = _live.place_of_caller()
@@ -194,6 +200,9 @@ class BaseCheckpointer:
         self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
         self._resume_report: ResumeReport | None = None
+        self._keeper = Keeper(
+            self._path, self._fingerprint, bool(allow_network), keep, in_flight
+        )
         if os.path.exists(self._path):
             self._open()
         elif capacity is not None:
@@ -216,13 +225,14 @@ class BaseCheckpointer:
             self._engine.reap()
         if self._file is not None:
             self._file.check()
+        self._keeper.before_save(self._loaded.step if self._loaded else None)
 
     def _save_state(
         self,
         step: int,
         encoder: Encoder,
         document: Any,
-        user_metadata: str | None,
+        user_metadata: str | Mapping[str, Any] | None,
         urgent: bool = False,
         room: int = 0,
         *,
@@ -237,7 +247,9 @@ class BaseCheckpointer:
         """
         step = step_number(step)
         self._check_open()
-        note = _native.encode_text(user_metadata, "metadata", _USER_METADATA_BYTE_LIMIT)
+        note = _native.encode_text(
+            note_text(user_metadata), "metadata", _USER_METADATA_BYTE_LIMIT
+        )
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
         metadata.update(encoder.metadata)
         if self._engine is None:
@@ -268,7 +280,10 @@ class BaseCheckpointer:
         if self._policy is not None:
             self._policy.began(step, handle)
         if is_last and self._preemption is not None:
+            self._keeper.hurry()
             self._preemption.finish(handle)
+        else:
+            self._keeper.saved(handle, user_metadata)
         return handle
 
     def should_stop(self) -> bool:
@@ -471,8 +486,11 @@ class BaseCheckpointer:
         """Waits until the last checkpoint is durable and closes the file."""
         self._is_closed = True
         engine, finalizer = self._engine, self._finalizer
-        if engine is not None:
-            engine.close()
+        try:
+            if engine is not None:
+                engine.close()
+        finally:
+            self._keeper.close()
         if finalizer is not None:
             finalizer.detach()
         preemption, self._preemption = self._preemption, None
@@ -523,14 +541,15 @@ class Checkpointer(BaseCheckpointer):
         step: int,
         state: Any,
         *,
-        metadata: str | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
         overlap: bool = False,
     ) -> SaveHandle:
         """Begins a checkpoint of ``state`` and returns once it is staged.
 
-        ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
-        before everything else in flight, once it has a slot. Raises ``TypeError`` with the key of
+        ``metadata`` is a short note kept in the slot header: a text, or values by name such as
+        ``{"loss": 0.5}``, stored as JSON. ``urgent`` has it copied and written before everything
+        else in flight, once it has a slot. Raises ``TypeError`` with the key of
         what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
         save_options({}, metadata, urgent=urgent, overlap=overlap)

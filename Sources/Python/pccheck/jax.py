@@ -14,6 +14,7 @@ given to ``resume``; its leaves may be ``jax.ShapeDtypeStruct``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Checkpointer(BaseCheckpointer):
         tree: Any,
         *,
         rng: bool = True,
-        metadata: str | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
     ) -> SaveHandle:
         """Begins a checkpoint of ``tree`` and returns once its arrays are copied to the host.

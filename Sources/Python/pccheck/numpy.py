@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ._arguments import save_options
@@ -43,7 +44,7 @@ class Checkpointer(BaseCheckpointer):
         step: int,
         *,
         rng: bool = True,
-        metadata: str | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
         overlap: bool = False,
         **state: Any,

@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ class Checkpointer(BaseCheckpointer):
         step: int,
         *,
         rng: bool = True,
-        metadata: str | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
         overlap: bool = True,
         **state: Any,
@@ -116,9 +116,9 @@ class Checkpointer(BaseCheckpointer):
         A part is a module, an optimizer, anything else with ``state_dict()`` and
         ``load_state_dict()``, a ``torch.Generator``, or a nest of containers, scalars, tensors and
         arrays. With ``rng`` the global generators of ``random``, NumPy and torch are saved too.
-        ``metadata`` is a short note kept in the slot header. ``urgent`` has it copied and written
-        before everything else in flight, once it has a slot, for which it waits whatever
-        ``on_busy`` says.
+        ``metadata`` is a short note kept in the slot header: a text, or values by name such as
+        ``{"loss": 0.5}``, stored as JSON. ``urgent`` has it copied and written before everything
+        else in flight, once it has a slot, for which it waits whatever ``on_busy`` says.
 
         The tensors of modules and optimizers, also out of their ``state_dict()``, are read in place
         while training goes on. One that torch knows to have been changed before it was staged, by
@@ -141,8 +141,8 @@ class Checkpointer(BaseCheckpointer):
         self._save_lock = threading.RLock()
 
     def _save(
-        self, step: int, rng: bool, metadata: str | None, urgent: bool, overlap: bool,
-        state: dict[str, Any],
+        self, step: int, rng: bool, metadata: str | Mapping[str, Any] | None, urgent: bool,
+        overlap: bool, state: dict[str, Any],
     ) -> SaveHandle:
         save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
         # What was staged meanwhile gives its pinned memory back.
@@ -166,7 +166,7 @@ class Checkpointer(BaseCheckpointer):
         step: int,
         parts: dict[str, Any],
         in_place: set[int],
-        metadata: str | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
         room: int = 0,
         overlap: bool = True,
