@@ -11,8 +11,8 @@ internal import Synchronization
 /// (COMMIT.md, rule 8): the copy then ends with `busy`, and nothing is left of it.
 public enum CheckpointCopy {
     public enum Form: Sendable {
-        /// A checkpoint file that holds this checkpoint, with its step, sequence and times. It has a
-        /// second slot without blocks, so that a writer can open it.
+        /// A checkpoint file that holds this checkpoint, with its step, sequence and times. Its
+        /// second slot has no blocks yet; it is there so that a writer can open the file.
         case checkpointFile
         /// The payload alone: for tensors, a `.safetensors` file.
         case payload

@@ -96,7 +96,7 @@ import Testing
             ([file.path, "-o", file.path], 8, "exists already"),
             ([file.path, "--step", "7", "-o", out], 8, "no checkpoint of step 7"),
             ([file.path, "-o", "/no/such/folder/out.pcc"], 8, "No such file"),
-            ([file.path, "-o", file.directory.path], 8, "neither a regular file"),
+            ([file.path, "-o", file.directory.path], 8, "Is a directory"),
             (["/no/such/file", "-o", out], 8, "/no/such/file"),
             ([file.path, "-o", file.directory.file("out.safetensors")], 16, "pcextract"),
             ([file.path], 16, "--output"),

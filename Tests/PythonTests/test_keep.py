@@ -234,6 +234,8 @@ def test_a_full_disk(
         assert ckpt.steps()[0] == 5
         found = [p.name for p in small_disk.glob("**/*") if p.is_file()]
         assert sorted(found) == ["filler", "kept.json"]
+        for handle in ckpt._keeper._copies.active:
+            handle._ended.wait(60)
         (small_disk / "filler").unlink()
         assert ckpt.keep(5, small_disk / name).wait(60)
     assert "step 1 was not kept: " in caplog.text and "No space" in caplog.text

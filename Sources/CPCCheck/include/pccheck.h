@@ -428,9 +428,9 @@ PCC_API pcc_status pcc_reader_copy(pcc_reader *reader, const char *path,
 /* Ends the pcc_reader_copy that another thread has under way, and every later one. */
 PCC_API void pcc_reader_cancel(pcc_reader *reader);
 /*
- * Removes what killed programs left of the file that they were making at `path`, under names such as
- * NAME.creating-NUMBER; what a running program still makes stays. The next copy to that name, and
- * pcc_create, do so as well.
+ * Removes what killed programs left of the file that they were making at `path`: its name with
+ * .creating-NUMBER behind it. What a running program still makes stays. The next copy to that name,
+ * and pcc_create, do so as well.
  */
 PCC_API pcc_status pcc_sweep(const char *path, pcc_error *error);
 PCC_API void pcc_reader_close(pcc_reader *reader);

@@ -17,6 +17,7 @@ from ._torch_comparing import compare_module, compare_other, moves_what_it_reads
 from ._torch_objects import parsed_objects
 from ._torch_optimizers import compare_optimizer
 from ._torch_sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
+from ._torch_trainable import Trainable, compare_trainable
 from ._torch_types import (
     DTYPES,
     PLAIN_TENSOR_TYPES,
@@ -204,6 +205,8 @@ class TorchMemory(ArrayMemory):
             return compare_module(comparison, node, target, name)
         if isinstance(target, torch.optim.Optimizer):
             return compare_optimizer(comparison, node, target, name)
+        if isinstance(target, Trainable):
+            return compare_trainable(comparison, node, target, name)
         if is_stateful(target):
             return compare_other(comparison, node, target, name)
         return None

@@ -23,6 +23,7 @@ from ._stateful import (
     set_python_and_numpy_random_state,
 )
 from ._torch_sharded import local_of
+from ._torch_trainable import Trainable
 from ._torch_types import PLAIN_TENSOR_TYPES
 
 log = logging.getLogger("pccheck")
@@ -171,7 +172,7 @@ def in_place_storages(objects: list[object]) -> set[int]:
     """
     tensors: list[torch.Tensor] = []
     for value in objects:
-        if isinstance(value, torch.nn.Module):
+        if isinstance(value, (torch.nn.Module, Trainable)):
             tensors += value.parameters()
         elif isinstance(value, torch.optim.Optimizer):
             for group in value.param_groups:

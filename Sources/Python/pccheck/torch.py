@@ -56,13 +56,15 @@ from ._torch_parts import (
 from ._torch_pinning import pin_for_cuda, pin_where_possible
 from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
+from ._torch_trainable import Trainable, trainable
 from ._torch_versions import VersionGuard
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
 
 __all__ = [
     "Checkpointer", "LazyTensor", "LocalShard", "Sharding", "TorchDecoder", "TorchEncoder",
-    "TorchMemory", "load", "load_full", "load_into", "load_tensor", "pin_for_cuda",
+    "TorchMemory", "Trainable", "load", "load_full", "load_into", "load_tensor", "pin_for_cuda",
+    "trainable",
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")

@@ -38,6 +38,8 @@ formats:
   npy          a directory with a .npy file for each tensor, and index.json
   pt           for torch.load(weights_only=True): the state nested as it was
                saved, arrays as tensors, NumPy scalars as numbers; needs torch
+  hf           a directory for from_pretrained of Hugging Face: one part as
+               model.safetensors, in shards where it is large, and --config
 
 The others are written piece by piece; pt holds the state in memory once.
 
@@ -45,6 +47,8 @@ examples:
   python -m pccheck export run.pcc -o model.safetensors --tensor 'model.*'
   python -m pccheck export run.pcc -o step1000.npz --step 1000
   python -m pccheck export run.pcc -o arrays/ --format npy
+  python -m pccheck export run.pcc -o model.safetensors --strip model.
+  python -m pccheck export run.pcc -o folder --format hf --config gpt2/
 """
 _CONVERT = """\
 Into a checkpoint file, when OUT ends in .pcc. Each INPUT is one of these, told
@@ -178,7 +182,7 @@ def _add_export(commands: Any) -> None:
         help="the newest checkpoint of this step; without it the newest that is whole",
     )  # fmt: skip
     command.add_argument(
-        "--format", choices=("safetensors", "npz", "npy", "pt"),
+        "--format", choices=("safetensors", "npz", "npy", "pt", "hf"),
         help="without it, the suffix of OUT decides",
     )  # fmt: skip
     command.add_argument(
@@ -188,6 +192,24 @@ def _add_export(commands: Any) -> None:
     command.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB",
         help="no tensor whose name fits; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--strip", action="append", default=[], metavar="PREFIX",
+        help="only tensors whose name begins with PREFIX, such as model., and without it; may be "
+        "repeated; for the formats safetensors and hf",
+    )  # fmt: skip
+    hf = command.add_argument_group("the format hf")
+    hf.add_argument(
+        "--part", metavar="NAME",
+        help="the part to write by the keys of its state_dict (default: model)",
+    )  # fmt: skip
+    hf.add_argument(
+        "--config", metavar="PATH",
+        help="config.json, or a directory with it, whose other small files are copied too",
+    )  # fmt: skip
+    hf.add_argument(
+        "--shard-size", metavar="SIZE",
+        help="what a shard holds at most, such as 2GiB (default: 5 GB)",
     )  # fmt: skip
     command.add_argument("--force", action="store_true", help="replace a file that is there")
     _quiet(command)
