@@ -184,6 +184,44 @@ def test_an_exit_without_close_completes_copies(
     assert holds(tmp_path / "one.pcc", 1, 3 << 20)
 
 
+def test_a_child_does_not_wait_for_the_parents_copy(path: Path, tmp_path: Path) -> None:
+    held = Held()
+    with pccheck.Checkpointer(path, chunk="64 KiB") as ckpt:
+        save(ckpt, 1)
+        handle = ckpt._keeper._copies.begin(1, str(tmp_path / "one.pcc"), before=held)
+        assert held.reached.wait(60)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for call in (lambda: handle.wait(60), lambda: ckpt.keep(1, tmp_path / "two.pcc")):
+                    with pytest.raises(pccheck.Forked):
+                        call()
+                ckpt._keeper.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        held.goes_on.set()
+        handle.wait(60)
+    assert holds(tmp_path / "one.pcc", 1)
+
+
+def test_exports_that_are_made_are_not_swept(path: Path, tmp_path: Path) -> None:
+    """What the package itself writes is locked as well, and sweeps as well."""
+    from pccheck._convert.output import StagedFile
+
+    target = tmp_path / "one.pcc"
+    (tmp_path / "one.pcc.creating-3").write_bytes(b"left")
+    with pccheck.Checkpointer(path, chunk="64 KiB") as ckpt, StagedFile(str(target)) as staged:
+        assert not (tmp_path / "one.pcc.creating-3").exists()
+        staged.file.write(b"still being made")
+        save(ckpt, 1)
+        ckpt.keep(1, target).wait(60)
+        assert os.path.exists(staged.temporary_path)
+    assert sorted(os.listdir(tmp_path)) == ["one.pcc", "run.pcc"]
+
+
 def test_killed_copies_leave_nothing_for_long(
     path: Path, tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -31,11 +31,14 @@ def recipes() -> list[tuple[str, str]]:
 
 
 # Those are run beside the tests of their adapters.
-FRAMEWORKS = {"Hugging Face Trainer", "Accelerate", "Lightning", "JAX, Flax, optax"}
+FRAMEWORKS = {
+    "Hugging Face Trainer", "Accelerate", "Lightning", "JAX, Flax, optax",
+    "A folder for `from_pretrained`",
+}  # fmt: skip
 PLAIN = [recipe for recipe in recipes() if recipe[0] not in FRAMEWORKS]
 
 PRELUDE = """
-import torch, pccheck, pccheck.torch as pcc
+import os, torch, pccheck, pccheck.torch as pcc
 from torch import nn
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from . import _native
 from ._handle import SaveHandle
 from ._reader import Reader
-from .errors import CheckpointError, Closed, DeviceError, NoCheckpoint, Timeout
+from .errors import CheckpointError, Closed, DeviceError, Forked, NoCheckpoint, Timeout
 
 log = logging.getLogger("pccheck")
 
@@ -35,6 +35,7 @@ class KeepHandle:
         self._lock = threading.Lock()
         self._reader: Reader | None = None
         self._is_cancelled = False
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         state = "under way" if not self.done() else "failed" if self._error else "durable"
@@ -54,6 +55,8 @@ class KeepHandle:
 
         Raises why there is none, or ``Timeout`` after ``timeout`` seconds.
         """
+        if os.getpid() != self._process:
+            raise Forked("this copy is made by the parent process", code=20)
         if not self._ended.wait(timeout):
             raise Timeout(
                 f"{self.path}: the copy of step {self.step} is not complete after {timeout} s; "

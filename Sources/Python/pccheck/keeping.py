@@ -77,14 +77,21 @@ def note_text(metadata: str | Mapping[str, Any] | None) -> str | None:
         return metadata
 
     def plain(value: Any) -> Any:
-        # Scalars of NumPy, torch and JAX.
-        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-            return value.item()
-        raise TypeError(
-            f"metadata holds a {type(value).__qualname__}; give texts, numbers, and nests of them"
-        )
+        found = _plain(value)
+        if found is value:
+            raise TypeError(
+                f"metadata holds a {type(value).__qualname__}; give texts, numbers, and nests of "
+                "them"
+            )
+        return found
 
     return json.dumps(dict(metadata), default=plain)
+
+
+def _plain(value: Any) -> Any:
+    """The number in a scalar of NumPy, torch or JAX; anything else as it is."""
+    is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if is_scalar else value
 
 
 class Keeper:
@@ -197,7 +204,7 @@ class Keeper:
             return None
         value = metadata.get(by) if isinstance(metadata, Mapping) else None
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = float(_plain(value))
         except (TypeError, ValueError):
             if not self._is_told:
                 self._is_told = True
@@ -244,7 +251,10 @@ class KeepsCheckpoints:
         """
         self._check_open()
         step = operator.index(step)
-        save = None if self._engine is None else self._engine.in_flight(step)
+        save = None
+        if self._engine is not None:
+            self._engine.check_open()
+            save = self._engine.in_flight(step)
         return self._keeper.begin(step, path, save, replace)
 
 

@@ -18,6 +18,11 @@ network = LlamaForCausalLM(LlamaConfig(
 words = torch.arange(8)
 dataset = [{"input_ids": words, "labels": words}] * 16
 """,
+    "A folder for `from_pretrained`": """
+from transformers import GPT2Config, GPT2LMHeadModel
+network = GPT2LMHeadModel(GPT2Config(
+    vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+""",
     "Lightning": """
 from lightning.pytorch import LightningModule
 class Module(LightningModule):
@@ -34,6 +39,7 @@ module, batches = Module(), torch.utils.data.DataLoader(torch.randn(8, 8), 2)
 FILES = {
     "Hugging Face Trainer": "trainer.pcc", "Accelerate": "accelerate.pcc",
     "Lightning": "lightning.pcc", "JAX, Flax, optax": "jax.pcc",
+    "A folder for `from_pretrained`": "folder/model.safetensors",
 }  # fmt: skip
 
 

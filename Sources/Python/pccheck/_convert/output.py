@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
+from .. import _native
 from .._place import sibling
 from ..errors import FileAlreadyExists, InvalidArgument
 
@@ -65,6 +66,11 @@ def lock_creation(file: BinaryIO) -> None:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
 
 
+def sweep(path: str) -> None:
+    """Removes what killed programs left of the file that they were making there. Best effort."""
+    _native.library().pcc_sweep(_native.encode_path(path), None)
+
+
 class _Staged:
     """Something that grows beside its place under a temporary name."""
 
@@ -100,6 +106,7 @@ class StagedFile(_Staged):
         self.file: BinaryIO
 
     def __enter__(self) -> StagedFile:
+        sweep(self.path)
         self.file = open(self.temporary_path, "x+b")  # noqa: SIM115
         lock_creation(self.file)
         return self

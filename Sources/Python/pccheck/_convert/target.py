@@ -18,7 +18,7 @@ from ..state import DOCUMENT_KEY, Encoder, document_text
 from .failures import UnknownInput
 from .inputs import Foreign
 from .leaves import SOURCE_KEY, source_text
-from .output import move_into_place, refuse_existing
+from .output import move_into_place, refuse_existing, sweep
 from .stored import Show
 
 _POOL_BYTE_COUNT = 64 << 20
@@ -107,6 +107,7 @@ class Target:
             pool_byte_count=min(_POOL_BYTE_COUNT, 2 * settings.capacity),
             codec=_native.CODEC[settings.codec], busy_timeout_ms=200,
         )  # fmt: skip
+        sweep(self._path)
         place = _native.encode_path(self._temporary_path)
         error = _native.Error()
         try:
