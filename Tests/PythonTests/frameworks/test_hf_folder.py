@@ -13,9 +13,13 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Trainer,
+    TrainingArguments,
 )
 
+import pccheck
 import pccheck.torch as pcc
+from pccheck.huggingface import CheckpointCallback
 
 
 def made(kind: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -53,3 +57,24 @@ def test_from_pretrained_gives_the_same_outputs(
         assert torch.equal(loaded.eval()(words).logits, model(words).logits)
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_a_checkpoint_that_a_trainer_kept(path: Path, tmp_path: Path) -> None:
+    network = made("tied", torch.float32)
+    words = torch.arange(8)
+    callback = CheckpointCallback(path, policy=1, keep=pccheck.Keep(every=3))
+    arguments = TrainingArguments(
+        str(tmp_path / "out"), max_steps=4, save_strategy="no", report_to=[], use_cpu=True,
+        disable_tqdm=True,
+    )  # fmt: skip
+    dataset = [{"input_ids": words, "labels": words}] * 16
+    Trainer(network, arguments, train_dataset=dataset, callbacks=[callback]).train()
+    (kept,) = (tmp_path / "run-kept").glob("*.pcc")
+    assert kept.name == "step-000000003.pcc"
+    network.config.save_pretrained(tmp_path / "config")
+    out = tmp_path / "folder"
+    run("export", kept, "-o", out, "--format", "hf", "--config", tmp_path / "config")
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    saved = pcc.load(kept)["model"]
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, saved[name]), name
