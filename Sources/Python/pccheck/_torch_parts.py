@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import functools
 import gc
 import logging
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from ._comparing import StateMismatch
-from ._engine import wait_staged_everywhere
 from ._stateful import (
     FILLED_TYPES,
     Restorer,
@@ -27,8 +24,6 @@ from ._torch_trainable import Trainable
 from ._torch_types import PLAIN_TENSOR_TYPES
 
 log = logging.getLogger("pccheck")
-
-_GUARD_MARK = "_waits_until_staged"
 
 
 class TorchRestorer(Restorer):
@@ -204,29 +199,6 @@ def _is_counted(tensor: torch.Tensor) -> bool:
         and not tensor.is_inference()
         and not (tensor.is_cpu and tensor.untyped_storage().is_shared())
     )
-
-
-def guard_averaging(objects: list[object]) -> None:
-    """Has averaged models wait, like optimizers, before they change their parameters.
-
-    They have no hook for that. What stays in their class does nothing while nothing is staged.
-    """
-    function = AveragedModel.update_parameters
-    if hasattr(function, _GUARD_MARK) or not any(
-        isinstance(part, AveragedModel)
-        for value in objects
-        if isinstance(value, torch.nn.Module)
-        for part in value.modules()
-    ):
-        return
-
-    @functools.wraps(function)
-    def update_parameters(self: AveragedModel, model: torch.nn.Module) -> None:
-        wait_staged_everywhere()
-        function(self, model)
-
-    setattr(update_parameters, _GUARD_MARK, True)
-    AveragedModel.update_parameters = update_parameters  # type: ignore[method-assign]
 
 
 def room_for_moments(objects: list[object]) -> int:

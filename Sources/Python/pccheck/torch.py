@@ -10,10 +10,11 @@
 
 What may change while a save is being staged: nothing that only ``optimizer.step()`` changes.
 Parameters and optimizer state are read in place, and every optimizer of the process waits, before
-its step, until they are staged; ``swa_utils.AveragedModel`` does so before it is updated. The same
-tensors out of a ``state_dict()`` are recognised. All others (buffers, plain state) are copied into
-the pool before ``save`` returns. Tensors on a CUDA device are copied to pinned
-memory by a stream of their own, and need no wait: see ``_torch_device``.
+its step, until they are staged; averages and schedule-free optimizers that are saved do so before
+they swap weights (see ``_torch_waiting``). The same tensors out of a ``state_dict()`` are
+recognised. All others (buffers, plain state) are copied into the pool before ``save`` returns.
+Tensors on a CUDA device are copied to pinned memory by a stream of their own, and need no wait: see
+``_torch_device``.
 Whoever changes parameters in another way calls ``wait_staged()`` before.
 """
 
@@ -47,7 +48,6 @@ from ._torch_parts import (
     CollectionPutOff,
     TorchRestorer,
     collect_parts,
-    guard_averaging,
     in_place_storages,
     random_state,
     room_for_moments,
@@ -58,6 +58,7 @@ from ._torch_plan import Plan
 from ._torch_sharded import LocalShard, Sharding, joined
 from ._torch_trainable import Trainable, trainable
 from ._torch_versions import VersionGuard
+from ._torch_waiting import wait_before_swaps
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
 
@@ -156,7 +157,7 @@ class Checkpointer(BaseCheckpointer):
             raise endless(state) from None
         if rng:
             parts["rng"] = random_state()
-        guard_averaging(objects)
+        wait_before_swaps(objects)
         note(objects)
         in_place = in_place_storages(known(objects))
         room = room_for_moments(objects) if self._engine is None else 0
