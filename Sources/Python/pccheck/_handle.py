@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from . import _native
+from . import _live, _native
 from ._arguments import seconds
 from ._debug import Watch
 from .errors import CheckpointError, Forked, StateChanged, Timeout
@@ -116,6 +116,9 @@ class SaveHandle:
         if os.getpid() != self._process:
             return f"<SaveHandle step={self.step} of the parent process {self._process}>"
         return f"<SaveHandle step={self.step} sequence={self.sequence} {self.state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise _live.no_pickle(self, f"step {self.step}")
 
     def __del__(self) -> None:
         # In a child the ticket's locks may be held by threads that exist only in the parent.

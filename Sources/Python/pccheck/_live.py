@@ -50,6 +50,15 @@ def explain(path: str, error: Locked) -> None:
             return
 
 
+def no_pickle(item: object, path: str) -> TypeError:
+    """Why an object with an open file can be neither pickled nor copied."""
+    return TypeError(
+        f"{path}: a {type(item).__name__} cannot be pickled or copied, as its file has one writer, "
+        "in this process; leave it out (in Lightning save_hyperparameters(ignore=[…]) with the "
+        "name of the argument), or hand over the path, and open the file where it is needed"
+    )
+
+
 def place_of_caller() -> str:
     """File and line of the innermost call from outside of this package."""
     frame = sys._getframe(1)

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from . import _debug, _live, _native
 from ._arguments import (
@@ -522,6 +522,9 @@ class BaseCheckpointer(KeepsCheckpoints):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise _live.no_pickle(self, self._path)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._engine else "not created yet"

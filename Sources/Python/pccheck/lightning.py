@@ -7,50 +7,72 @@
     )
     trainer.fit(module, loader, ckpt_path=storage.resume_path())
 
-Whatever saves through the Trainer (``ModelCheckpoint``, ``trainer.save_checkpoint``) then saves
-into the file; the callback does so in the middle of training without stopping it.
+The callback saves into the file, in the middle of training and without stopping it. Whatever else
+saves under a path (``ModelCheckpoint``, ``trainer.save_checkpoint``, the learning-rate finder)
+leaves a file of Lightning's own at that path, as it does without this plugin.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from typing import Any
 
 try:
     from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO as _CheckpointIO
+    from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
     raise ImportError(
         "pccheck.lightning needs the package lightning: pip install 'pccheck[lightning]'"
     ) from error
 
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+
 from . import torch as pcc
-from ._engine import refuse_reentry
-from ._load import load_from
-from ._loading import Loading
-from ._reader import Reader
+from ._engine import refuse_reentry, wait_staged_everywhere
+from ._load import damaged_slots
 from ._torch_parts import in_place_storages, random_state, set_random_state
-from .errors import InvalidArgument, NoCheckpoint
+from ._torch_waiting import wait_before_swaps
+from .checkpointer import checkpoints
+from .errors import FileMissing, InvalidArgument, NoCheckpoint
 from .policies import Every, Policy
 
 __all__ = ["CheckpointCallback", "CheckpointIO"]
 
+log = logging.getLogger("pccheck")
+
 _RANDOM_STATE = "pccheck_random_state"
+_DEFAULT_POLICY = 100
+# Between the file and a step in it: "run.pcc#step=30".
+_STEP = re.compile(r"(?P<file>.*)#step=(?P<step>\d+)")
 
 
 class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
-    """Keeps what the Trainer saves in one file, under the step that it was saved at.
+    """Keeps the checkpoints of a run in one file, under their steps.
 
-    A save returns when the state is copied; the checkpoint is durable when the next one begins to
-    need its slot, and at the latest when ``fit`` ends. Nothing is ever removed: a checkpoint stays
-    until ``retain`` newer ones are durable.
+    Into the file goes what a ``CheckpointCallback`` saves, and what is saved under the file's own
+    path. A save returns when the state is copied; the checkpoint is durable when the next one
+    begins to need its slot, and at the latest when ``fit`` ends. A checkpoint stays until
+    ``retain`` newer ones are durable.
+
+    What is saved under another path is a file of its own, which stays until it is removed.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         """``options`` are those of ``pccheck.torch.Checkpointer``."""
-        self._path = os.fspath(path)
+        self._path = os.path.abspath(os.fspath(path))
         self._options = options
         self._checkpointer: _Checkpointer | None = None
+        # What is saved under other paths, as Lightning does it.
+        self._files = TorchCheckpointIO()
+        self._has_callback = False
+        # The step that was loaded last: training goes on from there, whatever the file holds.
+        self._loaded_step: int | None = None
         # Modules and optimizers whose tensors are read where they are, while one is saved.
         self._live: list[object] = []
 
@@ -60,37 +82,88 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         return self._opened()
 
     def resume_path(self) -> str | None:
-        """For ``fit(ckpt_path=…)``: the file, or None when nothing was saved into it yet."""
-        return self._path if self._opened().steps() else None
+        """For ``fit(ckpt_path=…)``: the file, or None when nothing was saved into it yet.
+
+        Raises ``NoCheckpoint`` when everything in the file is damaged: such a run does not start
+        over unasked.
+        """
+        if not os.path.exists(self._path):
+            return None
+        if checkpoints(self._path):
+            return self._path
+        damaged = damaged_slots(self._path, None)
+        if damaged:
+            raise NoCheckpoint(
+                f"{self._path}: no checkpoint can be loaded, but the file is not empty: "
+                f"{'; '.join(damaged)}. Run pcfsck, or start over with another file"
+            )
+        return None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Begins a checkpoint and returns once its state is copied."""
+        """Begins a checkpoint in the file, and returns once its state is copied; or writes a file
+        of its own at another path."""
         if storage_options is not None:
             raise InvalidArgument("storage_options mean nothing to a checkpoint file; leave them")
-        parts = {"name": os.fspath(path), "checkpoint": checkpoint}
-        in_place = in_place_storages(self._live)
-        self._opened().save_parts(checkpoint["global_step"], parts, in_place)
+        if not self._is_in_file(path):
+            self._tell_of_files(path)
+            self._files.save_checkpoint(checkpoint, os.fspath(path))
+        elif "optimizer_states" not in checkpoint:
+            raise InvalidArgument(
+                f"{self._path}: a checkpoint of weights alone cannot be resumed from, and would be "
+                "the newest in the file; save it under a path of its own"
+            )
+        else:
+            in_place = in_place_storages(self._live)
+            wait_before_swaps(self._live)
+            parts = {"checkpoint": checkpoint}
+            self._opened().save_parts(checkpoint["global_step"], parts, in_place)
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """The newest whole checkpoint of the file, or the one that was saved under a name.
+        """The newest whole checkpoint of the file, that of a step (``"run.pcc#step=30"``), or what
+        was saved under another path.
 
-        ``map_location`` is a device; ``weights_only`` makes no difference, as nothing is pickled.
-        Raises ``NoCheckpoint`` when there is none of that name any more.
+        For the file, ``map_location`` is a device, and ``weights_only`` makes no difference, as
+        nothing in it is pickled. Raises ``NoCheckpoint`` when the file does not hold the step, and
+        ``FileMissing`` when there is nothing at another path.
         """
-        checkpointer = self._opened()
-        is_newest = os.path.abspath(os.fspath(path)) == os.path.abspath(self._path)
-        step = None if is_newest else self._step_of(os.fspath(path))
+        if not self._is_in_file(path):
+            if not os.path.exists(path) and "://" not in os.fspath(path):
+                raise FileMissing(
+                    f"{os.fspath(path)}: no such file, and it is no name in {self._path}; give "
+                    f"ckpt_path={self._path!r}, or {self._path + '#step=…'!r} for one of its steps "
+                    f"({', '.join(map(str, self._steps())) or 'it holds none'})"
+                )
+            found: dict[str, Any] = self._files.load_checkpoint(
+                os.fspath(path), map_location, weights_only
+            )
+            return found
+        named = _STEP.fullmatch(os.fspath(path))
+        step = None if named is None else int(named["step"])
         device = None if callable(map_location) else map_location
-        checkpoint: dict[str, Any] = checkpointer.load(step, map_location=device)["checkpoint"]
+        if self._checkpointer is None:
+            # Not the process that writes, as far as anybody knows: takes no lock.
+            state = pcc.load(self._path, step, map_location=device)
+        else:
+            state = self._checkpointer.load(step, map_location=device)
+        if not isinstance(state, dict) or "checkpoint" not in state:
+            raise NoCheckpoint(
+                f"{self._path}: its checkpoints are not of a Lightning Trainer; load them with "
+                "pccheck.torch"
+            )
+        checkpoint: dict[str, Any] = state["checkpoint"]
+        self._loaded_step = checkpoint["global_step"]
         return checkpoint
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Nothing: the slot is used again when newer checkpoints have taken its place."""
+        """Removes a file at another path. In the file nothing is removed: a slot is used again
+        when newer checkpoints have taken its place."""
+        if not self._is_in_file(path):
+            self._files.remove_checkpoint(os.fspath(path))
 
     def teardown(self) -> None:
         """Waits until the last checkpoint is durable, and closes the file."""
@@ -98,69 +171,113 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         if checkpointer is not None:
             checkpointer.close()
 
+    def _is_in_file(self, path: str | os.PathLike[str]) -> bool:
+        named = _STEP.fullmatch(os.fspath(path))
+        return os.path.abspath(named["file"] if named else os.fspath(path)) == self._path
+
+    def _steps(self) -> list[int]:
+        is_there = os.path.exists(self._path)
+        return [info.step for info in checkpoints(self._path)] if is_there else []
+
     def _opened(self) -> _Checkpointer:
         if self._checkpointer is None:
             self._checkpointer = _Checkpointer(self._path, **self._options)
+            if self._loaded_step is not None:
+                self._checkpointer.rewind(self._loaded_step)
         return self._checkpointer
 
-    def _step_of(self, path: str) -> int:
-        names = {}
-        for step in self._opened().steps():
-            with Reader(self._path) as reader:
-                memory = pcc.TorchMemory()
-                _, state = load_from(self._path, reader, step, Loading(memory, parts=["name"]))
-            names[step] = state["name"]
-            if os.path.abspath(state["name"]) == os.path.abspath(path):
-                return step
-        held = ", ".join(f"{name} (step {step})" for step, name in names.items()) or "none"
-        raise NoCheckpoint(
-            f"{self._path} holds no checkpoint that was saved as {path}; it holds: {held}. Give a "
-            "larger retain to keep more"
-        )
+    def _tell_of_files(self, path: str | os.PathLike[str]) -> None:
+        """Once, to whom expects all of it in the file."""
+        if not self._has_callback:
+            self._has_callback = True
+            log.warning(
+                "%s is a file of its own; %s gets only what pccheck.lightning.CheckpointCallback "
+                "saves: give Trainer(callbacks=[CheckpointCallback(storage)])",
+                os.fspath(path), self._path,
+            )  # fmt: skip
 
 
 class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     """Saves through a ``CheckpointIO`` at the end of training steps.
 
     Parameters and optimizer state are read in place while training goes on; optimizers wait, before
-    their next step, until they are staged. The states of the random generators are saved too, and
-    put back when training resumes.
+    their next step, until they are staged. So does whatever may swap weights: validation, the end
+    of an epoch and of training. Of all callbacks this one comes last, so that it saves what the
+    others made of the step. The states of the random generators are saved too, and put back when
+    training resumes.
     """
 
-    def __init__(self, storage: CheckpointIO, policy: int | Policy = 100) -> None:
-        """``policy`` is a number of optimizer steps, or one of ``pccheck.policies``."""
+    def __init__(
+        self, storage: CheckpointIO | None = None, policy: int | Policy | None = None
+    ) -> None:
+        """``storage`` is by default the Trainer's ``CheckpointIO``.
+
+        ``policy`` is a number of optimizer steps, or one of ``pccheck.policies``; by default that
+        of the storage, or 100.
+        """
         self._storage = storage
-        self._policy = policy if isinstance(policy, Policy) else Every(policy)
-        self._random_state: dict[str, Any] | None = None
+        self._policy = Every(policy) if isinstance(policy, int) else policy
+        self._random_states: list[dict[str, Any]] | None = None
         self._last_step = -1
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a Trainer that saves elsewhere."""
-        if trainer.strategy.checkpoint_io is not self._storage:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a Trainer that saves elsewhere, and takes its place behind other callbacks."""
+        if stage != "fit":
+            return
+        storage = trainer.strategy.checkpoint_io
+        if not isinstance(storage, CheckpointIO) or self._storage not in (None, storage):
             raise InvalidArgument(
                 "the Trainer does not save through this callback's CheckpointIO; give "
                 "Trainer(plugins=[storage])"
             )
-        checkpointer = self._storage.checkpointer
-        self._policy.bind(checkpointer.path, 1)
+        self._storage = storage
+        storage._has_callback = True
+        # What is loaded from here on is what training goes on from.
+        storage._loaded_step = None
+        # The Trainer sets it, and does not declare it.
+        held: Any = trainer
+        others = [item for item in held.callbacks if item is not self]
+        others = [item for item in others if type(item) is not _Waiting]
+        held.callbacks = [_Waiting(), *others, self]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the file."""
+        storage = self._of_trainer(trainer)
+        if trainer.is_global_zero:
+            storage._opened().follow(self._policy)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the random generators."""
-        checkpoint[_RANDOM_STATE] = random_state()
+        """Adds the random generators, of every process."""
+        own = _portable(random_state())
+        states: list[Any] = [None] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        else:
+            states = [own]
+        checkpoint[_RANDOM_STATE] = states
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keeps the random generators' states until training begins."""
-        self._random_state = checkpoint.get(_RANDOM_STATE)
+        self._random_states = checkpoint.get(_RANDOM_STATE)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the random generators back."""
-        state, self._random_state = self._random_state, None
-        if state is not None:
-            set_random_state(state)
+        """Puts the random generators back. Refuses a run that lost its place."""
+        storage = self._of_trainer(trainer)
+        loaded = storage._loaded_step
+        if loaded is not None and trainer.global_step < loaded:
+            raise InvalidArgument(
+                f"{storage._path}: step {loaded} was loaded, but training begins at step "
+                f"{trainer.global_step}: a callback that saves and restores before training, such "
+                "as LearningRateFinder or BatchSizeFinder, made the Trainer forget what it loaded; "
+                "give such a callback to a new run only (when resume_path() is None)"
+            )
+        states, self._random_states = self._random_states, None
+        if states is not None and len(states) == trainer.world_size:
+            set_random_state(_generators(states[trainer.global_rank]))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
@@ -171,17 +288,84 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         if step == self._last_step:
             return  # gradients are still being accumulated
         self._last_step = step
-        if not self._policy.is_due(step):
+        storage = self._of_trainer(trainer)
+        is_due = storage._opened().is_due(step) if trainer.is_global_zero else False
+        if trainer.world_size > 1:
+            # Time, which policies may go by, is not the same everywhere.
+            is_due = trainer.strategy.broadcast(is_due)
+        if not is_due:
             return
-        self._storage._live = [pl_module, *trainer.optimizers]
+        storage._live = [pl_module, *trainer.optimizers, *_averages(trainer)]
         try:
-            trainer.save_checkpoint(f"{self._storage.checkpointer.path}#step={step}")
+            trainer.save_checkpoint(f"{storage._path}#step={step}")
         finally:
-            self._storage._live = []
+            storage._live = []
+        if is_overridden("on_train_batch_end", pl_module):
+            # It comes now, and may change the weights.
+            wait_staged_everywhere()
+
+    def _of_trainer(self, trainer: Trainer) -> CheckpointIO:
+        storage: Any = trainer.strategy.checkpoint_io
+        assert isinstance(storage, CheckpointIO)
+        return storage
+
+
+class _Waiting(Callback):  # type: ignore[misc,unused-ignore]
+    """Comes before all other callbacks, and waits where one of them may swap weights."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_staged_everywhere()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_staged_everywhere()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_staged_everywhere()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_staged_everywhere()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        wait_staged_everywhere()
+
+
+def _averages(trainer: Trainer) -> list[object]:
+    """Those of the callbacks, which wait before they are updated."""
+    held: Any = trainer
+    return [
+        value
+        for callback in held.callbacks
+        for value in vars(callback).values()
+        if isinstance(value, AveragedModel)
+    ]
+
+
+def _portable(state: Any) -> Any:
+    """With tensors in the place of arrays: torch reads those as weights alone."""
+    if isinstance(state, dict):
+        return {key: _portable(value) for key, value in state.items()}
+    return torch.from_numpy(state.astype(np.int64)) if isinstance(state, np.ndarray) else state
+
+
+def _generators(state: dict[str, Any]) -> dict[str, Any]:
+    """The other way."""
+    numpy = dict(state["numpy"])
+    inner = dict(numpy["state"])
+    inner["key"] = inner["key"].numpy().astype(np.uint32)
+    return {**state, "numpy": {**numpy, "state": inner}}
 
 
 class _Checkpointer(pcc.Checkpointer):
     """Saves a state that was taken out of its objects already."""
+
+    def follow(self, policy: Policy | None) -> None:
+        """Saves as this policy says; without, as its own does."""
+        if policy is None and self._policy is not None:
+            return
+        self._policy = policy or Every(_DEFAULT_POLICY)
+        self._policy.bind(self._path, self._create_options.in_flight)
 
     def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
         refuse_reentry(self, self._path)
