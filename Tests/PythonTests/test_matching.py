@@ -153,6 +153,35 @@ def test_parameters_of_no_module_go_by_their_place(path: Path) -> None:
     assert torch.equal(other.state[own[0]]["exp_avg"], optimizer.state[loose[0]]["exp_avg"])
 
 
+def test_a_model_that_only_one_side_names(path: Path) -> None:
+    """The parameters of the other model go by their place."""
+    models, lives = (Twins("ab"), Twins("cd", 3)), (Twins("ba", 4), Twins("cd", 5))
+    optimizer, other = [
+        adam([*first.parameters(), *second.parameters()]) for first, second in (models, lives)
+    ]
+    for number, parameter in enumerate([p for model in models for p in model.parameters()]):
+        parameter.grad = torch.full((3,), float(number))
+    optimizer.step()
+    expected = [moments(model, optimizer) for model in models]
+    saved(path, first=models[0], second=models[1], optimizer=optimizer)
+    assert resumed(path, first=lives[0], optimizer=other).is_exact
+    assert [moments(model, other) for model in lives] == expected
+    less = path.with_name("less.pcc")
+    saved(less, first=models[0], optimizer=optimizer, extra=models[1])
+    again = adam([*lives[0].parameters(), *lives[1].parameters()])
+    assert resumed(less, first=lives[0], extra=lives[1], optimizer=again).is_exact
+    assert [moments(model, again) for model in lives] == expected
+
+
+def test_names_that_torch_keeps_tell_when_only_the_save_had_a_model(path: Path) -> None:
+    model, live = Twins("abc"), Twins("cab", seed=2)
+    optimizer, other = adam(model.named_parameters()), adam(live.named_parameters())
+    step(model, optimizer)
+    saved(path, optimizer=optimizer, model=model)
+    resumed(path, optimizer=other)
+    assert moments(live, other) == moments(model, optimizer)
+
+
 def test_names_that_torch_keeps_tell_without_a_model(path: Path) -> None:
     model, live = Twins("abc"), Twins("cab", seed=2)
     optimizer, other = adam(model.named_parameters()), adam(live.named_parameters())
@@ -408,10 +437,49 @@ def test_a_partial_resume_of_no_tensor_at_all_is_refused(path: Path) -> None:
 def test_a_record_that_is_not_one(path: Path) -> None:
     model = Twins()
     text = json.dumps({"version": 1, "state": {"model": {}}})
-    for record in ("{", "[]", '{"version":1}', '{"version":1,"objects":{"model":1}}'):
+    for record in ("{", '{"version":1}', '{"version":1,"objects":{"model":1}}'):
         image = images.safetensors([], {"pccheck.state": text, "pccheck.objects": record})
         images.write(path, [image])
         with pcc.Checkpointer(path) as checkpointer:
-            with pytest.raises(pccheck.CheckpointError):
+            with pytest.raises(pccheck.StateFormatError, match="the record of objects"):
                 checkpointer.resume(model=model)
         path.unlink()
+
+
+def written(path: Path, entry: dict[str, Any]) -> None:
+    """A file with the state of an optimizer over two parameters, and a record of it."""
+    settings = {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    groups = [{**settings, "weight_decay": 0.0, "params": [0, 1]}]
+    state = {"optimizer": {"state": {}, "param_groups": groups}}
+    document = json.dumps({"version": 1, "state": state})
+    record = json.dumps({"version": 1, "objects": {"optimizer": entry}})
+    metadata = {"pccheck.state": document, "pccheck.objects": record}
+    images.write(path, [images.safetensors([], metadata)])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"parameters": [["only one"]]},
+        {"parameters": [[1, 2]]},
+        {"parameters": "text"},
+        {"parameters": [None]},
+        {"class": "torch.optim.sgd.SGD", "parameters": [[None, None]]},
+    ],
+)
+def test_names_of_another_form_are_none(path: Path, entry: dict[str, Any]) -> None:
+    written(path, entry)
+    model = Twins("ab")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    with pcc.Checkpointer(path) as checkpointer:
+        checkpointer.resume(optimizer=optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_classes_from_the_file_do_not_reach_the_terminal_raw(path: Path) -> None:
+    written(path, {"class": "evil\x1b[2J\nname"})
+    optimizer = torch.optim.SGD(Twins("ab").parameters(), lr=0.2)
+    with pcc.Checkpointer(path) as checkpointer:
+        with pytest.raises(pccheck.StateMismatch) as caught:
+            checkpointer.resume(optimizer=optimizer)
+    assert "\x1b" not in str(caught.value) and r"evil\x1b[2J\nname" in str(caught.value)

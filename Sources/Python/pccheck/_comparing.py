@@ -53,7 +53,8 @@ class Difference:
     live: str
 
     def __str__(self) -> str:
-        return f"{printable(self.name)}: saved {self.saved}, live {self.live}"
+        name, saved, live = map(printable, (self.name, self.saved, self.live))
+        return f"{name}: saved {saved}, live {live}"
 
 
 @dataclass

@@ -8,7 +8,7 @@ optimizer has them in another order, or has more of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,23 +126,25 @@ class ParameterNames:
             for group in optimizer.param_groups
         ]
 
-    def find(self, saved: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The live parameters of saved names; wrappers that were added or taken off are no
-        difference."""
-        wanted = list(saved)
-        found = {name: self.parameters[name] for name in wanted if name in self.parameters}
-        if len(found) == len(wanted):
-            return found
-        taken = {id(parameter) for parameter in found.values()}
-        bare: dict[str, dict[int, torch.Tensor]] = {}
-        for name, parameter in self.parameters.items():
-            bare.setdefault(bare_name(name), {})[id(parameter)] = parameter
-        for name in wanted:
-            candidates = bare.get(bare_name(name), {})
-            if name not in found and len(candidates) == 1 and not candidates.keys() & taken:
-                found[name] = next(iter(candidates.values()))
-                taken.add(id(found[name]))
+
+def find_parameters(
+    wanted: Sequence[str], parameters: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The live parameters of saved names; wrappers that were added or taken off are no
+    difference."""
+    found = {name: parameters[name] for name in wanted if name in parameters}
+    if len(found) == len(wanted):
         return found
+    taken = {id(parameter) for parameter in found.values()}
+    bare: dict[str, dict[int, torch.Tensor]] = {}
+    for name, parameter in parameters.items():
+        bare.setdefault(bare_name(name), {})[id(parameter)] = parameter
+    for name in wanted:
+        candidates = bare.get(bare_name(name), {})
+        if name not in found and len(candidates) == 1 and not candidates.keys() & taken:
+            found[name] = next(iter(candidates.values()))
+            taken.add(id(found[name]))
+    return found
 
 
 def bare_name(key: str) -> str:

@@ -7,13 +7,19 @@ takes the settings of the saved group that had its parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 
 from ._comparing import GONE, Comparison, Difference, items_of, with_items
 from ._stateful import stateful_objects
-from ._torch_objects import ParameterNames, class_record, class_text, is_same_class
+from ._torch_objects import (
+    ParameterNames,
+    class_record,
+    class_text,
+    find_parameters,
+    is_same_class,
+)
 
 # Optimizer state that has the shape of its parameter.
 _LIKE_THE_PARAMETER = {
@@ -57,13 +63,16 @@ class _Saved:
     def settings(self) -> set[str]:
         return {key for group in self.groups for _, key, _ in items_of(group) or []}
 
-    def names(self, record: dict[str, Any]) -> _Names | None:
-        """What was recorded, or what torch itself keeps of `named_parameters`."""
-        own = [_value(group, "param_names") for group in self.groups]
-        for found in (record.get("parameters"), own):
-            if _is_names(found, self.numbers):
-                return found
-        return None
+    def checked_names(self, found: Any) -> _Names | None:
+        """Names of the parameters by group; None when there are none, or in another form."""
+        is_names = (
+            isinstance(found, list)
+            and all(isinstance(group, list) for group in found)
+            and [len(group) for group in found] == [len(group) for group in self.numbers]
+            and all(name is None or isinstance(name, str) for group in found for name in group)
+            and any(name is not None for group in found for name in group)
+        )
+        return found if is_names else None
 
 
 def _value(group: Any, wanted: str) -> Any:
@@ -71,16 +80,6 @@ def _value(group: Any, wanted: str) -> Any:
         if key == wanted:
             return child
     return None
-
-
-def _is_names(found: Any, numbers: list[list[int]]) -> TypeGuard[_Names]:
-    return (
-        isinstance(found, list)
-        and all(isinstance(group, list) for group in found)
-        and [len(group) for group in found] == [len(group) for group in numbers]
-        and all(name is None or isinstance(name, str) for group in found for name in group)
-        and any(name is not None for group in found for name in group)
-    )
 
 
 def compare_optimizer(
@@ -153,12 +152,12 @@ class _Matching:
         self._sources: list[int | None] = []
         #: Of each group the live names.
         self._live_names: _Names | None = None
-        self.is_possible = self._match(saved.names(record), record)
+        self.is_possible = self._match(record)
 
     # -- matching
 
-    def _match(self, names: _Names | None, record: dict[str, Any]) -> bool:
-        by_name = None if names is None else self._by_name(names, "parameters" in record)
+    def _match(self, record: dict[str, Any]) -> bool:
+        by_name = self._by_recorded_names(record) or self._by_kept_names()
         saved_counts = [len(numbers) for numbers in self._saved.numbers]
         live_counts = [len(group) for group in self._live_groups]
         is_alike = saved_counts == live_counts
@@ -175,24 +174,33 @@ class _Matching:
         self._sources = list(range(len(self._live)))
         return is_alike
 
-    def _by_name(self, saved: _Names, is_recorded: bool) -> list[int | None] | None:
-        """By name, and those without one by their place among such in the group; None when the
-        live parameters have no names."""
+    def _by_recorded_names(self, record: dict[str, Any]) -> list[int | None] | None:
+        """None when none were recorded, or the live modules are not known."""
+        saved = self._saved.checked_names(record.get("parameters"))
+        if saved is None:
+            return None
+        names = ParameterNames(self._comparison.targets)
+        return self._by_name(saved, names.of(self._optimizer), names.parameters)
+
+    def _by_kept_names(self) -> list[int | None] | None:
+        """By what torch keeps of `named_parameters`; None when it kept none."""
+        kept = [_value(group, "param_names") for group in self._saved.groups]
+        saved = self._saved.checked_names(kept)
+        groups = self._optimizer.param_groups
+        if saved is None or not all(group.get("param_names") for group in groups):
+            return None
+        own: _Names = [list(group["param_names"]) for group in groups]
+        flat = [str(name) for group in own for name in group]
+        return self._by_name(saved, own, dict(zip(flat, self._live, strict=True)))
+
+    def _by_name(
+        self, saved: _Names, live: _Names, parameters: dict[str, torch.Tensor]
+    ) -> list[int | None] | None:
+        if not any(name for group in live for name in group):
+            return None
+        self._live_names = live
         flat = [name for group in saved for name in group]
-        found: dict[str, torch.Tensor] = {}
-        if is_recorded:
-            names = ParameterNames(self._comparison.targets)
-            self._live_names = names.of(self._optimizer)
-            found = names.find(name for name in flat if name is not None)
-        if not any(name for group in self._live_names or [] for name in group):
-            self._live_names = [
-                list(group.get("param_names") or [None] * len(group["params"]))
-                for group in self._optimizer.param_groups
-            ]
-            own = [name for group in self._live_names for name in group]
-            if is_recorded or not any(own):
-                return None
-            found = {name: item for name, item in zip(own, self._live, strict=True) if name}
+        found = find_parameters([name for name in flat if name is not None], parameters)
         sources = self._sources_of(flat, found)
         self._match_nameless(saved, sources)
         self._report_unmatched(flat, sources)
@@ -210,13 +218,16 @@ class _Matching:
         return sources
 
     def _match_nameless(self, saved: _Names, sources: list[int | None]) -> None:
+        """By their place in the group, when one side has no names for what is left over."""
+        taken = {source for source in sources if source is not None}
         first_saved, first_live = 0, 0
         for names, live in zip(saved, self._live_names or [], strict=False):
-            nameless = [first_saved + i for i, name in enumerate(names) if name is None]
-            own = [first_live + i for i, name in enumerate(live) if name is None]
-            if len(nameless) == len(own):
-                for index, place in zip(own, nameless, strict=True):
-                    sources[index] = place
+            left = [i for i in range(len(names)) if first_saved + i not in taken]
+            own = [i for i in range(len(live)) if sources[first_live + i] is None]
+            is_nameless = not any(names[i] for i in left) or not any(live[i] for i in own)
+            if is_nameless and len(left) == len(own):
+                for index, place in zip(own, left, strict=True):
+                    sources[first_live + index] = first_saved + place
             first_saved, first_live = first_saved + len(names), first_live + len(live)
 
     def _report_unmatched(self, flat: list[str | None], sources: list[int | None]) -> None:

@@ -221,8 +221,10 @@ class Checkpointer(BaseCheckpointer):
         asked for are not read.
 
         The checkpoint is compared with the parts before anything is read. What is missing,
-        unexpected, or has another shape or a type with other values is a ``StateMismatch`` that
-        lists all of it. With ``strict=False`` what fits is loaded, the rest stays as it is, and
+        unexpected, or has another shape or class, or a type with other values, is a
+        ``StateMismatch`` that lists all of it. Optimizer state goes by the names of parameters, so
+        give the model with it; what wrappers such as ``torch.compile`` put into names is no
+        difference. With ``strict=False`` what fits is loaded, the rest stays as it is, and
         ``resume_report`` and the log tell. Modules that change their keys while they load (by
         hooks, or a ``load_state_dict`` of their own) are left to do so.
 
