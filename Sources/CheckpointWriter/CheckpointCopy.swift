@@ -50,8 +50,7 @@ public enum CheckpointCopy {
         }
         var file: NewFile
         do throws(StorageError) {
-            file = try NewFile(
-                beside: path, byteCount: plan.reservedByteCount, requiresReservation: false)
+            file = try NewFile(beside: path, byteCount: plan.reservedByteCount)
         } catch {
             throw CheckpointError(error)
         }
