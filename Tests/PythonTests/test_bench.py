@@ -226,3 +226,17 @@ def test_real_weights(tmp_path: Path) -> None:
     for group in groups:
         ratios = {row["codec"]: row["compression_ratio"] for row in group["codecs"]}
         assert ratios["planes-zstd"] > 1.05, ratios
+
+
+def test_kinds_of_state(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "pccheck.bench.kinds", "--directory", str(tmp_path), "--bytes",
+            str(13 << 20), "--rounds", "1", "--saves", "2", "--kind", "state_dict", "torch.save",
+        ],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if "MiB |" in line]
+    assert rows == ["state_dict", "state_dict", "torch.save"]
+    assert "memcpy " in result.stdout and not list(tmp_path.iterdir())

@@ -42,7 +42,8 @@ class Run:
         count = max(1, byte_count // _LAYER_BYTE_COUNT)
         layers = [torch.nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(count)]
         self.model = torch.nn.Sequential(*layers)
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        # One tensor after another: what a step allocates must not hide what a save does.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=False)
         for parameter in self.model.parameters():
             parameter.grad = torch.randn_like(parameter)
         self.optimizer.step()
@@ -86,9 +87,9 @@ def measure(kind: str, byte_count: int, pool: int, directory: Path, saves: int) 
         checkpointer = pcc.Checkpointer(path, pool=pool)
         begin = lambda step: checkpointer.save(step, **run.state())  # noqa: E731
     run.step()
-    forget_peak()
     before = resident_byte_count()
     for step in range(saves):
+        forget_peak()
         began = time.perf_counter()
         handle = begin(step) if kind != "torch.save" else begin(run.state())
         times = [time.perf_counter()]
