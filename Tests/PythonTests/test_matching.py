@@ -128,6 +128,28 @@ def test_groups_that_were_made_in_another_way(path: Path) -> None:
     assert [group["lr"] for group in other.param_groups] == [0.5, 0.6]
 
 
+def test_groups_that_end_elsewhere(path: Path) -> None:
+    """The order of all parameters is the same, and the sizes of the groups are, too."""
+    model, live = Twins(), Twins(seed=2)
+    optimizer = grouped(model, ("ab", 0.1), ("c", 0.2))
+    step(model, optimizer)
+    saved(path, model=model, optimizer=optimizer)
+    error = refused(path, model=live, optimizer=grouped(live, ("a", 0.5), ("bc", 0.6)))
+    assert "optimizer.param_groups.1: saved its parameters in groups 0, 1" in str(error)
+
+
+def test_a_group_without_parameters(path: Path) -> None:
+    model, live = Twins(), Twins("cba", seed=2)
+    optimizer = grouped(model, ("abc", 0.1), ("", 0.2))
+    other = grouped(live, ("cab", 0.5), ("", 0.6))
+    schedulers = [lr_scheduler.StepLR(item, 3) for item in (optimizer, other)]
+    step(model, optimizer)
+    saved(path, model=model, optimizer=optimizer, scheduler=schedulers[0])
+    assert resumed(path, model=live, optimizer=other, scheduler=schedulers[1]).is_exact
+    assert moments(live, other) == moments(model, optimizer)
+    assert [group["lr"] for group in other.param_groups] == [0.1, 0.2]
+
+
 def test_a_group_that_was_split_keeps_its_settings(path: Path) -> None:
     model, live = Twins(), Twins(seed=2)
     optimizer, other = grouped(model, ("abc", 0.1)), grouped(live, ("ab", 0.5), ("c", 0.6))
@@ -220,6 +242,18 @@ def test_a_tied_parameter_has_several_names(path: Path) -> None:
     for name in "ax":
         saved_moment = optimizer.state[model[name]]["exp_avg"]
         assert torch.equal(other.state[live[name]]["exp_avg"], saved_moment), name
+
+
+def test_a_parameter_of_two_parts_has_the_names_of_both(path: Path) -> None:
+    models = [nn.ModuleList([Twins("ab", 1), Twins("ab", 2)]) for _ in range(2)]
+    optimizer = adam(models[0].parameters())
+    other = adam(reversed(list(models[1].parameters())))
+    for number, parameter in enumerate(models[0].parameters()):
+        parameter.grad = torch.full((3,), float(number))
+    optimizer.step()
+    saved(path, body=models[0][0], whole=models[0], optimizer=optimizer)
+    assert resumed(path, whole=models[1], optimizer=other).is_exact
+    assert moments(models[1], other) == moments(models[0], optimizer)
 
 
 def test_one_vector_over_all_parameters_needs_their_order(path: Path) -> None:

@@ -35,8 +35,8 @@ def objects_metadata(state: dict[str, Any]) -> dict[str, str]:
             record.update(class_record(value))
         if names is not None and isinstance(value, torch.optim.Optimizer):
             groups = names.of(value)
-            if any(name is not None for group in groups for name in group):
-                record["parameters"] = groups
+            if any(item for group in groups for item in group):
+                record["parameters"] = [[_recorded(item) for item in group] for group in groups]
         if record:
             found[path] = record
     if not found:
@@ -105,45 +105,65 @@ def class_text(record: dict[str, Any], other: dict[str, Any]) -> str:
 # -- names of parameters
 
 
+#: All names of each parameter of a group; none for one of no module.
+GroupNames = list[tuple[str, ...]]
+
+
 class ParameterNames:
     """The parameters of the modules of a state by name, such as ``model.0.weight``; one that is
-    tied has several names."""
+    tied, or in two modules of the state, has several names."""
 
     def __init__(self, state: Any) -> None:
         self.parameters: dict[str, torch.Tensor] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[int, list[str]] = {}
         for path, value in named_objects(state):
             if isinstance(value, torch.nn.Module):
                 for key, parameter in value.named_parameters(remove_duplicate=False):
                     name = joined(path, key)
                     self.parameters.setdefault(name, parameter)
-                    self._names.setdefault(id(parameter), name)
+                    self._names.setdefault(id(parameter), []).append(name)
 
-    def of(self, optimizer: torch.optim.Optimizer) -> list[list[str | None]]:
-        """The names of an optimizer's parameters by group; None for one of no module."""
+    def of(self, optimizer: torch.optim.Optimizer) -> list[GroupNames]:
+        """The names of an optimizer's parameters by group."""
         return [
-            [self._names.get(id(parameter)) for parameter in group["params"]]
+            [tuple(self._names.get(id(parameter), ())) for parameter in group["params"]]
             for group in optimizer.param_groups
         ]
 
 
+def _recorded(names: tuple[str, ...]) -> str | list[str] | None:
+    """The names of a parameter as they are stored."""
+    return None if not names else names[0] if len(names) == 1 else list(names)
+
+
+def recorded_names(node: Any) -> tuple[str, ...] | None:
+    """The names of a parameter out of what was stored; None for what cannot be names."""
+    names = [] if node is None else [node] if isinstance(node, str) else node
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list else None
+
+
 def find_parameters(
-    wanted: Sequence[str], parameters: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+    wanted: Sequence[tuple[str, ...]], parameters: dict[str, torch.Tensor]
+) -> list[torch.Tensor | None]:
     """The live parameters of saved names; wrappers that were added or taken off are no
     difference."""
-    found = {name: parameters[name] for name in wanted if name in parameters}
-    if len(found) == len(wanted):
+    found = [
+        next((parameters[name] for name in names if name in parameters), None) for names in wanted
+    ]
+    if all(item is not None for item in found):
         return found
-    taken = {id(parameter) for parameter in found.values()}
+    taken = {id(parameter) for parameter in found if parameter is not None}
     bare: dict[str, dict[int, torch.Tensor]] = {}
     for name, parameter in parameters.items():
         bare.setdefault(bare_name(name), {})[id(parameter)] = parameter
-    for name in wanted:
-        candidates = bare.get(bare_name(name), {})
-        if name not in found and len(candidates) == 1 and not candidates.keys() & taken:
-            found[name] = next(iter(candidates.values()))
-            taken.add(id(found[name]))
+    for index, names in enumerate(wanted):
+        candidates: dict[int, torch.Tensor] = {}
+        for name in names if found[index] is None else ():
+            candidates.update(bare.get(bare_name(name), {}))
+        if len(candidates) == 1 and not candidates.keys() & taken:
+            found[index] = next(iter(candidates.values()))
+            taken |= candidates.keys()
     return found
 
 

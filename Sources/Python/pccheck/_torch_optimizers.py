@@ -14,11 +14,13 @@ import torch
 from ._comparing import GONE, Comparison, Difference, items_of, with_items
 from ._stateful import stateful_objects
 from ._torch_objects import (
+    GroupNames,
     ParameterNames,
     class_record,
     class_text,
     find_parameters,
     is_same_class,
+    recorded_names,
 )
 
 # Optimizer state that has the shape of its parameter.
@@ -32,7 +34,6 @@ _DEFINING_SETTINGS = {
     "initial_accumulator_value", "alpha", "centered", "etas", "step_sizes", "lambd", "t0",
     "momentum_decay", "max_iter", "history_size", "ns_steps", "d", "beta2_decay",
 }  # fmt: skip
-_Names = list[list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class _Saved:
     def settings(self) -> set[str]:
         return {key for group in self.groups for _, key, _ in items_of(group) or []}
 
-    def checked_names(self, found: Any) -> _Names | None:
+    def checked_names(self, found: Any) -> list[GroupNames] | None:
         """Names of the parameters by group; None when there are none, or in another form."""
-        is_names = (
-            isinstance(found, list)
-            and all(isinstance(group, list) for group in found)
-            and [len(group) for group in found] == [len(group) for group in self.numbers]
-            and all(name is None or isinstance(name, str) for group in found for name in group)
-            and any(name is not None for group in found for name in group)
-        )
-        return found if is_names else None
+        if not isinstance(found, list) or not all(isinstance(group, list) for group in found):
+            return None
+        if [len(group) for group in found] != [len(group) for group in self.numbers]:
+            return None
+        groups = [[recorded_names(item) for item in group] for group in found]
+        if not all(names is not None for group in groups for names in group):
+            return None
+        return [[names or () for names in group] for group in groups]
 
 
 def _value(group: Any, wanted: str) -> Any:
@@ -150,8 +151,8 @@ class _Matching:
         ]
         #: For each live parameter the place of the saved one, or None.
         self._sources: list[int | None] = []
-        #: Of each group the live names.
-        self._live_names: _Names | None = None
+        #: Of each live parameter its names.
+        self._live_names: GroupNames = [() for _ in self._live]
         self.is_possible = self._match(record)
 
     # -- matching
@@ -189,55 +190,55 @@ class _Matching:
         groups = self._optimizer.param_groups
         if saved is None or not all(group.get("param_names") for group in groups):
             return None
-        own: _Names = [list(group["param_names"]) for group in groups]
-        flat = [str(name) for group in own for name in group]
+        own: list[GroupNames] = [
+            [(str(name),) for name in group["param_names"]] for group in groups
+        ]
+        flat = [names[0] for group in own for names in group]
         return self._by_name(saved, own, dict(zip(flat, self._live, strict=True)))
 
     def _by_name(
-        self, saved: _Names, live: _Names, parameters: dict[str, torch.Tensor]
-    ) -> list[int | None] | None:
-        if not any(name for group in live for name in group):
+        self, saved: list[GroupNames], live: list[GroupNames],
+        parameters: dict[str, torch.Tensor],
+    ) -> list[int | None] | None:  # fmt: skip
+        if not all(any(group for group in groups) for groups in (_flat(saved), _flat(live))):
             return None
-        self._live_names = live
-        flat = [name for group in saved for name in group]
-        found = find_parameters([name for name in flat if name is not None], parameters)
-        sources = self._sources_of(flat, found)
-        self._match_nameless(saved, sources)
-        self._report_unmatched(flat, sources)
+        self._live_names = _flat(live)
+        sources = self._sources_of(find_parameters(_flat(saved), parameters))
+        self._match_nameless(saved, live, sources)
+        self._report_unmatched(_flat(saved), sources)
         return sources
 
-    def _sources_of(
-        self, flat: list[str | None], found: dict[str, torch.Tensor]
-    ) -> list[int | None]:
+    def _sources_of(self, found: list[torch.Tensor | None]) -> list[int | None]:
         places = {id(parameter): index for index, parameter in enumerate(self._live)}
         sources: list[int | None] = [None] * len(self._live)
-        for place, name in enumerate(flat):
-            live = found.get(name) if name is not None else None
+        for place, live in enumerate(found):
             if live is not None and id(live) in places:
                 sources[places[id(live)]] = place
         return sources
 
-    def _match_nameless(self, saved: _Names, sources: list[int | None]) -> None:
+    def _match_nameless(
+        self, saved: list[GroupNames], live: list[GroupNames], sources: list[int | None]
+    ) -> None:
         """By their place in the group, when one side has no names for what is left over."""
         taken = {source for source in sources if source is not None}
         first_saved, first_live = 0, 0
-        for names, live in zip(saved, self._live_names or [], strict=False):
+        for names, own_names in zip(saved, live, strict=False):
             left = [i for i in range(len(names)) if first_saved + i not in taken]
-            own = [i for i in range(len(live)) if sources[first_live + i] is None]
-            is_nameless = not any(names[i] for i in left) or not any(live[i] for i in own)
+            own = [i for i in range(len(own_names)) if sources[first_live + i] is None]
+            is_nameless = not any(names[i] for i in left) or not any(own_names[i] for i in own)
             if is_nameless and len(left) == len(own):
                 for index, place in zip(own, left, strict=True):
                     sources[first_live + index] = first_saved + place
-            first_saved, first_live = first_saved + len(names), first_live + len(live)
+            first_saved, first_live = first_saved + len(names), first_live + len(own_names)
 
-    def _report_unmatched(self, flat: list[str | None], sources: list[int | None]) -> None:
+    def _report_unmatched(self, saved: GroupNames, sources: list[int | None]) -> None:
         report = self._comparison.report
-        own = [name for group in self._live_names or [] for name in group]
         for index, source in enumerate(sources):
             if source is None:
-                report.missing.append(f"{self._name}.state of {own[index] or f'number {index}'}")
-        for place in sorted(set(range(len(flat))) - set(sources)):
-            what = flat[place] or f"number {place}"
+                what = _first(self._live_names[index], index)
+                report.missing.append(f"{self._name}.state of {what}")
+        for place in sorted(set(range(len(saved))) - set(sources)):
+            what = _first(saved[place], place)
             report.unexpected.append(f"{self._name}.state of {what}")
 
     def _is_in_order(self) -> bool:
@@ -300,24 +301,22 @@ class _Matching:
         saved: list[Any] = []
         for group, numbers in zip(self._saved.groups, self._saved.numbers, strict=True):
             saved += _value(group, "param_names") or [None] * len(numbers)
-        live = [name for group in self._live_names or [] for name in group]
         found = [
-            saved[source] if source is not None else live[index]
+            next(iter(self._live_names[index]), None) if source is None else saved[source]
             for index, source in enumerate(self._sources)
         ]
         return None if None in found else found
 
     def _origins(self) -> list[int | None]:
         """For each live group the saved group whose settings it takes; None for its own."""
-        if len(self._saved.groups) == len(self._live_groups) and self._sources == list(
-            range(len(self._group_of_saved))
-        ):
-            return list(range(len(self._live_groups)))
         sources = iter(self._sources)
         found = []
-        for group in self._live_groups:
+        for index, group in enumerate(self._live_groups):
             places = [next(sources) for _ in group]
             found.append({self._group_of_saved[place] for place in places if place is not None})
+            if not group and self._saved.numbers[index : index + 1] == [[]]:
+                # Both are empty.
+                found[index].add(index)
         single = [next(iter(groups)) if len(groups) == 1 else None for groups in found]
         origins = [
             index if single.count(index) == 1 and index is not None else None for index in single
@@ -386,5 +385,15 @@ class _Matching:
     def _reshaped_parameters(self) -> set[int]:
         """The live parameters of which the comparison of their module found another shape."""
         reshaped = {item.name for item in self._comparison.report.reshaped}
-        own = [name for group in self._live_names or [] for name in group]
-        return {index for index, name in enumerate(own) if name in reshaped}
+        return {
+            index for index, names in enumerate(self._live_names) if reshaped.intersection(names)
+        }
+
+
+def _flat(groups: list[GroupNames]) -> GroupNames:
+    return [names for group in groups for names in group]
+
+
+def _first(names: tuple[str, ...], number: int) -> str:
+    """The name of a parameter for messages."""
+    return names[0] if names else f"number {number}"
