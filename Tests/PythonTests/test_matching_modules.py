@@ -12,6 +12,9 @@ from matching import Twins, adam, moments, refused, resumed, saved, values
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+import pccheck
+import pccheck.torch as pcc
+
 
 
 def test_prefixes_of_wrappers_are_no_difference(path: Path) -> None:
@@ -212,5 +215,32 @@ def test_wrappers_around_modules_with_hooks(path: Path) -> None:
 
 def test_a_module_of_its_own_that_takes_nothing(path: Path) -> None:
     saved(path, model=Forgetful("a"))
-    error = refused(path, strict=False, model=Forgetful("b"))
-    assert error.report.missing == ["model.b"] and error.report.unexpected == ["model.a"]
+    live = Forgetful("b")
+    with pcc.Checkpointer(path) as checkpointer:
+        with pytest.raises(pccheck.CheckpointError) as caught:
+            checkpointer.resume(strict=False, model=live)
+    assert str(caught.value) == (
+        f"{path}: 'model' reads what was saved in a way of its own, and took none of it: saved "
+        "are a, it has b"
+    )
+    assert live.b.tolist() == [1, 1]
+
+
+def test_a_module_of_its_own_that_takes_some(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(path, model=nn.ModuleDict({"x": Forgetful("a"), "y": Twins("a")}))
+    live = nn.ModuleDict({"x": Forgetful("a"), "z": Twins("a")})
+    report = resumed(path, strict=False, model=live)
+    assert report.missing == ["model.z.a"] and report.unexpected == ["model.y.a"]
+    assert "model.y.a" in caplog.text
+
+
+def test_a_module_of_its_own_that_refuses(path: Path) -> None:
+    saved(path, model=Forgetful("a"))
+    with pcc.Checkpointer(path) as checkpointer:
+        with pytest.raises(pccheck.CheckpointError) as caught:
+            checkpointer.resume(model=Forgetful("b"))
+    text = str(caught.value)
+    assert text.startswith("'model' reads what was saved in a way of its own, and refused it: Err")
+    assert 'Unexpected key(s) in state_dict: "a"' in text and "unspecified values now" in text

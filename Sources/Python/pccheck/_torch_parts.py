@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from ._comparing import StateMismatch
+from ._printable import printable
 from ._stateful import (
     FILLED_TYPES,
     Restorer,
@@ -22,8 +23,11 @@ from ._stateful import (
 from ._torch_sharded import local_of
 from ._torch_trainable import Trainable
 from ._torch_types import PLAIN_TENSOR_TYPES
+from .errors import CheckpointError
 
 log = logging.getLogger("pccheck")
+
+_SHOWN_COUNT = 4
 
 
 class TorchRestorer(Restorer):
@@ -37,25 +41,41 @@ class TorchRestorer(Restorer):
 
     def restore(self, name: str, target: Any, value: Any) -> None:
         """Gives `target` the state `value`."""
-        if isinstance(target, torch.nn.Module) and not self._strict:
-            self._restore_partly(name, target, value)
+        if isinstance(target, torch.nn.Module):
+            self._restore_module(name, target, value)
         elif isinstance(target, torch.optim.Optimizer):
             self._restore_optimizer(target, value)
         else:
             super().restore(name, target, value)
 
-    def _restore_partly(self, name: str, module: torch.nn.Module, value: Any) -> None:
-        """What fits; of a module that nobody compared, torch says what does not."""
-        found = module.load_state_dict(value, strict=False)
-        report = self.report
-        if name not in report.unchecked:
-            return
-        report.missing += [f"{name}.{key}" for key in found.missing_keys]
-        report.unexpected += [f"{name}.{key}" for key in found.unexpected_keys]
+    def _restore_module(self, name: str, module: torch.nn.Module, value: Any) -> None:
+        """Of a module that nobody compared, torch says what it did not take."""
+        try:
+            if self._strict:
+                module.load_state_dict(value)
+                return
+            found: Any = module.load_state_dict(value, strict=False)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"'{name}' reads what was saved in a way of its own, and refused it: {error}; its "
+                "tensors hold unspecified values now: load another checkpoint into them, or "
+                "initialize them again"
+            ) from error
+        # What has a way of its own may say nothing.
+        if name in self.report.unchecked and hasattr(found, "missing_keys"):
+            self._tell_partial(name, module, found)
+
+    def _tell_partial(self, name: str, module: torch.nn.Module, found: Any) -> None:
+        """What a module with a way of its own left out of a partial restore."""
         expected = set(module.state_dict())
         if expected and expected <= set(found.missing_keys):
-            report.is_empty = True
-            raise StateMismatch(report)
+            raise CheckpointError(
+                f"{self.report.path}: '{name}' reads what was saved in a way of its own, and took "
+                f"none of it: saved are {_shown(found.unexpected_keys)}, it has {_shown(expected)}"
+            )
+        report = self.report
+        report.missing += [f"{name}.{key}" for key in found.missing_keys]
+        report.unexpected += [f"{name}.{key}" for key in found.unexpected_keys]
         if found.missing_keys or found.unexpected_keys:
             log.warning("%s", report)
 
@@ -64,7 +84,7 @@ class TorchRestorer(Restorer):
         parameters as it is."""
         before: dict[Any, Any] = {} if self._strict else dict(optimizer.state)
         for group, live in zip(value.get("param_groups", []), optimizer.param_groups, strict=False):
-            if group.keys() == {"params"}:
+            if isinstance(group, dict) and group.keys() == {"params"}:
                 group.update(copy.deepcopy({k: v for k, v in live.items() if k != "params"}))
         optimizer.load_state_dict(value)
         _restore_exactly(optimizer, value)
@@ -82,6 +102,13 @@ class TorchRestorer(Restorer):
             target.set_state(value["generator"])
         else:
             super().restore_other(name, target, value)
+
+
+def _shown(keys: Iterable[str]) -> str:
+    """The first of some names."""
+    names = sorted(map(printable, keys))
+    more = f" and {len(names) - _SHOWN_COUNT} more" if len(names) > _SHOWN_COUNT else ""
+    return (", ".join(names[:_SHOWN_COUNT]) or "no others") + more
 
 
 def _restore_exactly(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
