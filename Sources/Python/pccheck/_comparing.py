@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import _generators
+from ._nesting import joined
 from ._printable import printable
 from .errors import CheckpointError
 
@@ -312,15 +313,16 @@ class Comparison:
         kept, found = [], set()
         for stored_key, key, child in items:
             found.add(key)
+            path = joined(name, key)
             if key in target:
-                child = self.compare(child, target[key], f"{name}.{key}")
+                child = self.compare(child, target[key], path)
                 if child is GONE:
                     continue
             kept.append((stored_key, child))
         for key, item in target.items():
             if key not in found and self.memory.fills_in_place(item):
                 self.wants_tensors = True
-                self.report.missing.append(f"{name}.{key}")
+                self.report.missing.append(joined(name, key))
         return with_items(node, kept)
 
     def _sequence(self, node: Any, target: Any, name: str) -> Any:

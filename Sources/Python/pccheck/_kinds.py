@@ -207,8 +207,7 @@ def _decode_zone(decoder: Any, document: dict[str, Any]) -> Any:
 
 
 def _encode_deque(encoder: Any, value: deque[Any], path: str) -> Any:
-    items = [encoder.encode(item, joined(path, index)) for index, item in enumerate(value)]
-    node: dict[str, Any] = {"$deque": items}
+    node: dict[str, Any] = {"$deque": encoder.encode_list(value, path)}
     return node if value.maxlen is None else {**node, "maxlen": value.maxlen}
 
 
@@ -251,7 +250,7 @@ def _encode_namedtuple(encoder: Any, value: Any, path: str) -> Any:
     name = vars(kind).get(_SAVED_CLASS) or _must_be_found(encoder, value, path)
     if len(fields) != len(value) or getattr(value, "__dict__", None):
         raise encoder.refusal(value, path, "it is more than its fields; save tuple(…)")
-    items = [encoder.encode(item, joined(path, key)) for key, item in zip(fields, value)]
+    items = encoder.encode_list(value, path)
     return {"$namedtuple": items, "class": name, "fields": fields}
 
 

@@ -7,13 +7,26 @@ from typing import Any
 
 from ._printable import printable
 
+#: Containers within containers: as many as every reader can follow, however little of its stack
+#: is left.
+NESTING_LIMIT = 128
 _SHOWN_KEY_COUNT = 8
 _SEQUENCES = (list, tuple, deque, set, frozenset)
 
 
 def joined(path: str, key: object) -> str:
     """A key path as messages and tensor names show it: ``optimizer.state.0.exp_avg``."""
-    return f"{path}.{key}" if path else str(key)
+    text = key_text(key)
+    return f"{path}.{text}" if path else text
+
+
+def key_text(key: object) -> str:
+    """A key as messages and tensor names show it."""
+    try:
+        return str(key)
+    except ValueError:
+        # Python does not print integers of more than a few thousand digits.
+        return f"<{type(key).__name__}>"
 
 
 def endless(state: object) -> ValueError:
@@ -22,9 +35,13 @@ def endless(state: object) -> ValueError:
     path = printable(path)
     keys = path.split(".")
     shown = ".".join(keys[:_SHOWN_KEY_COUNT]) + (".…" if len(keys) > _SHOWN_KEY_COUNT else "")
-    what = "contains itself" if is_cycle else f"is nested {len(keys)} deep"
+    what = (
+        "contains itself, and"
+        if is_cycle
+        else f"is nested {len(keys)} deep, more than {NESTING_LIMIT}, and"
+    )
     return ValueError(
-        f"key '{shown}': the state {what}, and cannot be stored in a checkpoint; leave that key out"
+        f"key '{shown}': the state {what} cannot be stored in a checkpoint; leave that key out"
     )
 
 

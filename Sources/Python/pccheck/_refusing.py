@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import os
@@ -59,6 +60,8 @@ def _advice(value: Any) -> str | None:
         return "save its path and its position, and open it again"
     if dataclasses.is_dataclass(value):
         return "save dataclasses.asdict(value), or give it state_dict() and load_state_dict()"
+    if type(value) in (types.SimpleNamespace, argparse.Namespace):
+        return "save vars(value)"
     if isinstance(value, Iterator):
         return "save how far it has come, and make it anew"
     if isinstance(value, os.PathLike):

@@ -164,7 +164,7 @@ class Restorer:
             if saved is _MISSING:
                 # Known and reported by now, or asked to be passed over.
                 continue
-            self.restore(f"{name}.{key}", target[key], saved)
+            self.restore(joined(name, key), target[key], saved)
         kept = {key: item for key, item in target.items() if self.fills_in_place(item)}
         target.clear()
         target.update({key: kept.pop(key, item) for key, item in value.items()})

@@ -210,7 +210,9 @@ class _Leaves:
         ):
             return
         for _, tensor, path in self._leaves:
-            if tensor.layout != torch.strided:
+            if tensor.is_nested:
+                reason = "it is nested; save its parts: list(value.unbind())"
+            elif tensor.layout != torch.strided:
                 reason = f"its layout is {tensor.layout}; use to_dense()"
             elif tensor.is_quantized:
                 reason = "it is quantized; save its int_repr(), scale and zero point"

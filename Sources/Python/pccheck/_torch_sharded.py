@@ -7,12 +7,14 @@ of all ranks together give whole tensors again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ._nesting import joined as key_path
 from .errors import CheckpointError, StateFormatError
 
 
@@ -208,16 +210,20 @@ def joined(values: Sequence[Any], path: str = "") -> Any:
         return _whole(values, path)
     if isinstance(first, dict):
         _expect_alike(values, path, len(first))
-        result = type(first)()
+        # A copy has what is not among its items, such as what a defaultdict makes.
+        result = first.copy()
         for key in first:
-            result[key] = joined([value[key] for value in values], f"{path}.{key}".lstrip("."))
+            result[key] = joined([value[key] for value in values], key_path(path, key))
         return result
-    if type(first) in (list, tuple):
+    if isinstance(first, (list, tuple, deque)) and type(first) is not torch.Size:
         _expect_alike(values, path, len(first))
-        return type(first)(
-            joined([value[index] for value in values], f"{path}.{index}".lstrip("."))
+        items = [
+            joined([value[index] for value in values], key_path(path, index))
             for index in range(len(first))
-        )
+        ]
+        if isinstance(first, deque):
+            return deque(items, first.maxlen)
+        return items if isinstance(first, list) else tuple.__new__(type(first), items)
     return first
 
 

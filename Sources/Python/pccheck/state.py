@@ -13,14 +13,14 @@ import json
 import math
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import _generators, _kinds
-from ._nesting import endless, joined
+from ._nesting import NESTING_LIMIT, endless, joined
 from ._refusing import key_refusal, refusal
 from ._stored import (
     EXTENSION_ITEM_SIZE,
@@ -85,6 +85,10 @@ class TorchValue:
     content: Any
 
 
+class _TooDeep(Exception):
+    """More containers within containers than there may be."""
+
+
 class Encoder:
     """Turns one state into a JSON-able document and the tensors that it refers to."""
 
@@ -98,6 +102,8 @@ class Encoder:
         #: Arrays, by identity, that nobody else will change.
         self.private: set[int] = set()
         self._names: set[str] = {"__metadata__"}
+        # How many containers are being encoded, one within the other.
+        self._level = 0
         # Arrays met before, so that one that appears twice is stored once.
         self._array_names: dict[object, str] = {}
         # Their addresses are theirs as long as they live.
@@ -107,7 +113,7 @@ class Encoder:
         """The JSON form of a whole state; its tensors are appended to ``entries``."""
         try:
             return self.encode(value, "")
-        except RecursionError:
+        except (RecursionError, _TooDeep):
             raise endless(value) from None
 
     def encode(self, value: object, path: str) -> Any:
@@ -155,6 +161,17 @@ class Encoder:
 
     def encode_items(self, value: dict[Any, Any], path: str) -> Any:
         """An object when every key is a plain string, else a list of pairs."""
+        self._enter()
+        content = self._items(value, path)
+        self._level -= 1
+        return content
+
+    def _enter(self) -> None:
+        self._level += 1
+        if self._level > NESTING_LIMIT:
+            raise _TooDeep
+
+    def _items(self, value: dict[Any, Any], path: str) -> Any:
         if all([type(key) is str and key[:1] != "$" for key in value]):
             # As `joined`, which is called too often for a call.
             prefix = f"{path}." if path else ""
@@ -168,7 +185,7 @@ class Encoder:
         if type(key) in (str, int, float, bool, bytes, complex, type(None)):
             return self.encode(key, path)
         if type(key) is tuple:
-            return {"$tuple": [self._encode_key(part, path) for part in key]}
+            return {"$tuple": self._encode_keys(key, path)}
         if isinstance(key, np.generic):
             return self._encode_numpy_scalar(key, path)
         if type(key) is frozenset:
@@ -177,6 +194,12 @@ class Encoder:
         if method is None:
             raise key_refusal(key, path)
         return method(self, key, path)
+
+    def _encode_keys(self, keys: Iterable[Any], path: str) -> list[Any]:
+        self._enter()
+        items = [self._encode_key(key, path) for key in keys]
+        self._level -= 1
+        return items
 
     def _encode_ordered(self, value: OrderedDict[Any, Any], path: str) -> Any:
         document = {"$ordered": self.encode_items(value, path)}
@@ -189,15 +212,19 @@ class Encoder:
     def _encode_counter(self, value: Counter[Any], path: str) -> Any:
         return {"$counter": self.encode_items(value, path)}
 
-    def _encode_list(self, value: list[Any], path: str) -> Any:
-        return [self.encode(item, joined(path, index)) for index, item in enumerate(value)]
+    def encode_list(self, value: Iterable[Any], path: str) -> Any:
+        """The list of the nodes of some items."""
+        self._enter()
+        items = [self.encode(item, joined(path, index)) for index, item in enumerate(value)]
+        self._level -= 1
+        return items
 
     def _encode_tuple(self, value: tuple[Any, ...], path: str) -> Any:
-        return {"$tuple": self._encode_list(value, path)}  # type: ignore[arg-type]
+        return {"$tuple": self.encode_list(value, path)}
 
     def _encode_set(self, value: set[Any] | frozenset[Any], path: str) -> Any:
         # A set has no order; sorting the encoded items makes equal states equal documents.
-        items = sorted((self._encode_key(item, path) for item in value), key=_canonical_text)
+        items = sorted(self._encode_keys(value, path), key=_canonical_text)
         return {"$frozenset" if type(value) is frozenset else "$set": items}
 
     def _encode_bytes(self, value: bytes | bytearray, path: str) -> Any:
@@ -219,7 +246,8 @@ class Encoder:
         dtype = value.dtype
         # The layout of a long double is the machine's own.
         if dtype.kind not in "biufcmM" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
-            raise self.refusal(value, path, "this NumPy type has no portable stored form")
+            reason = "this NumPy type has no portable stored form"
+            raise self.refusal(value, path, None if dtype.kind in "US" else reason)
         content = base64.b64encode(value.tobytes()).decode("ascii")
         return {"$scalar": dtype.str, "bytes": content}
 
@@ -305,7 +333,7 @@ Encoder.methods = {
     dict: Encoder._encode_dict,
     OrderedDict: Encoder._encode_ordered,
     Counter: Encoder._encode_counter,
-    list: Encoder._encode_list,
+    list: Encoder.encode_list,
     tuple: Encoder._encode_tuple,
     set: Encoder._encode_set,
     frozenset: Encoder._encode_set,
