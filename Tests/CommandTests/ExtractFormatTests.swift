@@ -231,6 +231,11 @@ import Testing
             "{\"$namedtuple\":[{\"$tensor\":\"x\"}],\"class\":\"a:b\",\"fields\":[\"x\"]}",
             "{\"$tuple\":[{\"$tensor\":\"x\"}]}"
         ),
+        ("{\"$set\":[{\"$frozenset\":[1]}]}", "{\"$set\":[{\"$tuple\":[1]}]}"),
+        (
+            "{\"$dict\":[[{\"$frozenset\":[]},{\"$set\":[]}]]}",
+            "{\"$dict\":[[{\"$tuple\":[]},{\"$set\":[]}]]}"
+        ),
         ("{\"$namedtuple\":[],\"class\":\"a:b\",\"fields\":[]}", "{\"$tuple\":[]}"),
         (
             "{\"$enum\":\"A\",\"class\":\"a:b\",\"value\":{\"x\":[1,true,{\"y\":{}},[]]}}",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_nothing_is_run_without_trust(
     run("convert", evil, "-o", path, "--trust")
     assert (tmp_path / "evil-was-here").exists()
     # What is no state is refused all the same.
-    torch.save({"path": Path("x")}, evil)
+    torch.save({"path": types.SimpleNamespace(a=1)}, evil)
     assert "--trust" in run("convert", evil, "-o", path, "--force", status=8).stderr
     assert "key 'path'" in run("convert", evil, "-o", path, "--force", "--trust", status=8).stderr
 

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from test_state import round_trip, same
 
 import pccheck
@@ -182,6 +183,38 @@ def test_a_class_that_is_not_imported_has_a_stand_in(tmp_path: Path) -> None:
         "assert state['both'] == shapes.Both.A | shapes.Both.C\n"
     )
     assert child(reading, tmp_path) == "imported\n"
+
+
+def test_a_stand_in_can_be_copied_and_pickled() -> None:
+    import copy
+    import pickle
+
+    node = {"$namedtuple": [1, [2]], "class": "gone:Pair", "fields": ["a", "b"]}
+    made = Decoder({}).decode([node, {"$enum": "A", "class": "gone:Kind", "value": 1}])
+    for again in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert again == made and [type(item) for item in again] == [type(item) for item in made]
+    assert round_trip(made) == made and type(round_trip(made)[0]) is type(made[0])
+
+
+PCEXTRACT = ROOT / "build" / "bin" / "pcextract"
+
+
+@pytest.mark.skipif(not PCEXTRACT.exists(), reason="needs the tools")
+def test_pcextract_writes_what_torch_loads_by_default(path: Path) -> None:
+    import torch
+
+    import pccheck.torch
+
+    with pccheck.torch.Checkpointer(path) as ckpt:
+        ckpt.save(1, rng=False, values=VALUES, sampler=np.random.default_rng(1)).wait()
+    out = path.with_suffix(".pt")
+    subprocess.run([PCEXTRACT, path, "-o", out], check=True, capture_output=True)
+    state = torch.load(out, weights_only=True)
+    values = dict(zip(map(repr, VALUES), state["values"], strict=True))
+    assert values[repr(Path("/"))] == "/" and values[repr(Phase.TRAIN)] == "TRAIN"
+    assert values[repr(range(3))] == (0, 3, 1) and values[repr(Point(1.5))] == (1.5, None)
+    assert values[repr(deque([1, 2], 2))] == [1, 2]
+    assert state["sampler"]["bit_generator"] == "PCG64"
 
 
 def child(code: str, folder: Path) -> str:

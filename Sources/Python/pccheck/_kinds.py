@@ -276,7 +276,13 @@ def _stand_in(name: str, fields: tuple[str, ...]) -> type:
     make: Any = namedtuple
     kind: type = make(last if is_usable else "Saved", fields, module=module)
     setattr(kind, _SAVED_CLASS, name)
+    # Pickled by others, it is found by its name and its fields.
+    setattr(kind, "__reduce__", lambda value: (_stood_in, (name, fields, tuple(value))))
     return kind
+
+
+def _stood_in(name: str, fields: tuple[str, ...], items: tuple[Any, ...]) -> Any:
+    return tuple.__new__(_stand_in(name, fields), items)
 
 
 # ---------------------------------------------------------------- enumerations

@@ -4,8 +4,9 @@ internal import CheckpointFormat
 /// one pass and without a tree in memory.
 ///
 /// What torch does not load with `weights_only` becomes its nearest kin: NumPy arrays become
-/// tensors, NumPy scalars numbers, frozen sets sets, and byte strings that are stored as tensors
-/// stay tensors. A type of Python's library is its content: a path its text, a named tuple a tuple.
+/// tensors, NumPy scalars numbers, frozen sets sets (tuples where they are keys or in a set), and
+/// byte strings that are stored as tensors stay tensors. A type of Python's library is its content:
+/// a path its text, a named tuple a tuple.
 struct StateDocument {
     /// Python's own reader of JSON ends at about a thousand.
     private static let depthLimit = 900
@@ -22,6 +23,8 @@ struct StateDocument {
     private enum ListForm { case tuple, list }
 
     private var text: StateText
+    /// Within how many keys and items of sets it is: they need a hash, which sets do not have.
+    private var keyDepth = 0
 
     init(_ document: String) { text = StateText(Array(document.utf8)) }
 
@@ -137,7 +140,9 @@ struct StateDocument {
                 try node(&torch, depth: depth + 1)
             } else {
                 try text.expect("[")
+                keyDepth += 1
                 try node(&torch, depth: depth + 1)
+                keyDepth -= 1
                 try text.expect(",")
                 try node(&torch, depth: depth + 1)
                 try text.expect("]")
@@ -166,11 +171,14 @@ struct StateDocument {
             let count = try list(&torch, depth: depth)
             torch.write { count == 0 ? $0.emptyTuple() : $0.tuple() }
         case "$set", "$frozenset":
+            guard keyDepth == 0 else { return try content(.tuple, &torch, depth: depth) }
             torch.write {
                 $0.global("builtins", "set")
                 $0.emptyList()
             }
+            keyDepth += 1
             if try list(&torch, depth: depth) > 0 { torch.write { $0.appends() } }
+            keyDepth -= 1
             torch.write { $0.call1() }
         case "$bytes": try bytes(&torch, isMutable: false)
         case "$bytearray": try bytes(&torch, isMutable: true)
