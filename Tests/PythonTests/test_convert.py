@@ -127,8 +127,7 @@ def test_nothing_is_run_without_trust(
     assert "posix.system" in said and "--trust" in said
     assert os.listdir(tmp_path) == ["evil.pt"]
     run("convert", evil, "-o", path, "--trust")
-    assert (tmp_path / "evil-was-here").exists()
-    # What is no state is refused all the same.
+    assert (tmp_path / "evil-was-here").exists()  # What is no state is refused all the same.
     torch.save({"path": types.SimpleNamespace(a=1)}, evil)
     assert "--trust" in run("convert", evil, "-o", path, "--force", status=8).stderr
     assert "key 'path'" in run("convert", evil, "-o", path, "--force", "--trust", status=8).stderr

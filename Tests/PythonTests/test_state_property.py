@@ -216,6 +216,12 @@ class Odd:
 
 MyPoint.__qualname__ = "Elsewhere"
 
+
+def with_attribute(container: Any) -> Any:
+    container.extra = 1
+    return container
+
+
 UNSUPPORTED: list[tuple[Callable[[], Any], str]] = [
     (io.BytesIO, r"an io\.BytesIO .*value\.getvalue"),
     (io.StringIO, r"an io\.StringIO .*value\.getvalue"),
@@ -241,6 +247,8 @@ UNSUPPORTED: list[tuple[Callable[[], Any], str]] = [
     (lambda: MyNumber(3), r"a .*MyNumber .*save int\(value\)"),
     (lambda: MyBytes(b"a"), r"a .*MyBytes .*save bytes\(value\)"),
     (lambda: MyPoint(1), r"its class cannot be found by its name"),
+    (lambda: with_attribute(OrderedDict()), r"collections\.OrderedDict .*its attribute 'extra'"),
+    (lambda: with_attribute(Counter()), r"collections\.Counter .*its attribute 'extra'"),
     (lambda: UserDict(a=1), r"a collections\.UserDict .*save dict\(value\)"),
     (lambda: types.MappingProxyType({}), r"a mappingproxy .*save dict\(value\)"),
     (lambda: {}.keys(), r"a dict_keys .*save set\(value\)"),

@@ -259,8 +259,8 @@ def _decode_namedtuple(decoder: Any, document: dict[str, Any]) -> Any:
     name, fields = _text(document["class"]), tuple(map(_text, document["fields"]))
     if len(items) != len(fields):
         raise ValueError(f"{len(items)} values for {len(fields)} fields")
-    kind = class_named(name)
-    if kind is None or not is_namedtuple(kind) or kind._fields != fields:  # type: ignore[attr-defined]
+    kind: Any = class_named(name)
+    if kind is None or not is_namedtuple(kind) or kind._fields != fields:
         kind = _stand_in(name, fields)
     # Not `kind(*items)`: that would run what the class does when it is called.
     return tuple.__new__(kind, items)

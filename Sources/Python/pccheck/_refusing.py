@@ -40,6 +40,16 @@ def key_refusal(key: object, path: str) -> TypeError:
     )
 
 
+def refuse_attributes(value: object, path: str, known: Set[str] = frozenset()) -> None:
+    """Raises for a dictionary that has attributes beside its items, which would be lost."""
+    others = vars(value).keys() - known
+    if others:
+        name = printable(str(min(others)))
+        raise refusal(
+            value, path, f"its attribute '{name}' has no stored form; remove it, or save dict(…)"
+        )
+
+
 def _named(kind: type) -> str:
     module = _PUBLIC_MODULES.get(kind.__module__, kind.__module__)
     name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"

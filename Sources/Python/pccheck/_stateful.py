@@ -73,9 +73,9 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         copy = value.copy()
         for key, item in value.items():
             copy[key] = change(item)
-        if hasattr(value, "_metadata"):
-            # What torch keeps in the state of a module.
-            copy._metadata = value._metadata
+        if kind is OrderedDict:
+            # Such as what torch keeps in the state of a module.
+            vars(copy).update(vars(value))
         return copy
     if isinstance(value, tuple) and is_namedtuple(kind):
         return tuple.__new__(kind, [change(item) for item in value])

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _generators, _kinds
 from ._nesting import NESTING_LIMIT, endless, joined
-from ._refusing import key_refusal, refusal
+from ._refusing import key_refusal, refusal, refuse_attributes
 from ._stored import (
     EXTENSION_ITEM_SIZE,
     EXTENSION_TO_STORED,
@@ -202,6 +202,7 @@ class Encoder:
         return items
 
     def _encode_ordered(self, value: OrderedDict[Any, Any], path: str) -> Any:
+        refuse_attributes(value, path, {"_metadata"})
         document = {"$ordered": self.encode_items(value, path)}
         # torch keeps the versions of a module's parts in an attribute of its state.
         attribute = getattr(value, "_metadata", None)
@@ -210,6 +211,7 @@ class Encoder:
         return document
 
     def _encode_counter(self, value: Counter[Any], path: str) -> Any:
+        refuse_attributes(value, path)
         return {"$counter": self.encode_items(value, path)}
 
     def encode_list(self, value: Iterable[Any], path: str) -> Any:
