@@ -42,6 +42,10 @@ public enum CheckpointCopy {
         progress: @escaping CheckpointFile.Progress = { _, _ throws(CheckpointError) in }
     ) throws(CheckpointError) {
         let plan = try Plan(selected.candidate, identity, options)
+        // A copy that no resume accepts would be of no use.
+        if selected.candidate.header.payloadKind == .safetensors {
+            _ = try selected.tensorManifest()
+        }
         if let existing = try CheckpointFile.existingStorage(path, plan.settings),
             existing.isBlockDevice
         {

@@ -85,8 +85,19 @@ import Testing
         #expect(file.directory.names == ["run.pcc"])
         let older = try keep([file.path, "-o", out])
         #expect(older.status == 4, "\(older.diagnostics)")
-        #expect(older.diagnostics.contains("step 30 is damaged; kept step 20 in its place"))
+        #expect(older.diagnostics.contains("step 30 is damaged; falling back to step 20 in slot 1"))
         #expect(try payload(out, step: 20) == payload(file.path, step: 20))
+    }
+
+    /// What is not even a candidate is not passed over in silence.
+    @Test func aLostHeaderIsSaid() throws {
+        let file = try SampleFile()
+        try file.damage(try file.decision().identity.geometry.headerOffset(SlotIndex(2)) + 48)
+        let run = try keep([file.path, "-o", file.directory.file("out.pcc"), "--json"])
+        #expect(run.status == 4, "\(run.diagnostics)")
+        #expect(run.diagnostics.contains("step 30, the newest durable checkpoint, is lost"))
+        let json = try run.json()
+        #expect(json["step"] as? Int == 20 && (json["rejected"] as? [Any])?.count == 1)
     }
 
     @Test func whatCannotBeDoneIsRefused() throws {

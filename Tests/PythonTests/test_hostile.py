@@ -80,6 +80,8 @@ COMMANDS = [
     command("pcextract FILE --tensor * -o OUT",           0,    4,    4,    4,    4,    8),
     command("pcextract FILE -o -",                        0,    4,    4,    4,    4,    8,
             is_payload=True),
+    command("pccheck keep FILE -o OUT",                   0,    4,    4,    4,    4,    8),
+    command("pccheck keep FILE --step 20 --json -o OUT",  (0, 4), (4, 8), 4, 4, 4,    8),
     command("pccheck rescue FILE --back-to 0 --output OUT", 0,  0,    0,    0,    4,    8),
     command("pccheck rescue FILE --rebuild --output OUT", 0,    0,    0,    0,    4,    8),
     # What is anchored already is wrong usage, whether it is whole or not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -270,10 +271,10 @@ def test_a_full_disk(
         for step in range(2, 6):
             save(ckpt, step, count)
         assert ckpt.steps()[0] == 5
-        found = [p.name for p in small_disk.glob("**/*") if p.is_file()]
-        assert sorted(found) == ["filler", "kept.json"]
         for handle in ckpt._keeper._copies.active:
             handle._ended.wait(60)
+        found = [p.name for p in small_disk.glob("**/*") if p.is_file()]
+        assert sorted(found) == ["filler", "kept.json"]
         (small_disk / "filler").unlink()
         assert ckpt.keep(5, small_disk / name).wait(60)
     assert "step 1 was not kept: " in caplog.text and "No space" in caplog.text
@@ -412,6 +413,16 @@ def test_a_list_that_cannot_be_read_is_an_error_at_once(path: Path, tmp_path: Pa
         pccheck.Checkpointer(path, keep=pccheck.Keep(every=1))
     with pytest.raises(pccheck.DeviceError, match="nothing can be kept there"):
         pccheck.Checkpointer(path, keep=pccheck.Keep(every=1, folder="/proc/kept"))
+
+
+def test_nothing_is_kept_beside_a_device(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make the node of a device")
+    node = tmp_path / "disk"
+    os.mknod(node, 0o600 | stat.S_IFBLK, os.makedev(7, 200))
+    with pytest.raises(pccheck.InvalidArgument, match="nothing is kept beside it"):
+        pccheck.Checkpointer(node, keep=pccheck.Keep(every=1))
+    assert os.listdir(tmp_path) == ["disk"]
 
 
 def test_a_kill_between_file_and_list(path: Path, tmp_path: Path) -> None:

@@ -29,19 +29,11 @@ struct Extraction {
     /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
     /// in its place; says so.
     private func lostNewest(from next: Candidate?) -> [ExtractionRejection] {
-        guard !command.choice.isPinned, inspection.isWriterAtWork == false,
-            let loss = inspection.loss,
-            let next, next.slot != loss.anchor.slot
-        else { return [] }
-        let why = loss.report.detail.map { ": \($0)" } ?? ""
-        let message =
-            "step \(loss.anchor.step), the newest durable checkpoint, is lost: slot "
-            + "\(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back to step "
-            + "\(next.step) in slot \(next.slot)"
-        say(message)
-        return [
-            ExtractionRejection(slot: loss.anchor.slot, step: loss.anchor.step, message: message)
-        ]
+        guard !command.choice.isPinned, let lost = inspection.lostNewest(from: next) else {
+            return []
+        }
+        say(lost.message)
+        return [lost]
     }
 
     private func salvageOne(_ target: ExtractionTarget) throws(CheckpointError) -> ExitStatus {

@@ -177,3 +177,19 @@ struct ExtractionRejection {
         ])
     }
 }
+
+extension Inspection {
+    /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
+    /// in its place; nil while a writer may be at work on its slot.
+    func lostNewest(from next: Candidate?) -> ExtractionRejection? {
+        guard isWriterAtWork == false, let loss, let next, next.slot != loss.anchor.slot else {
+            return nil
+        }
+        let why = loss.report.detail.map { ": \($0)" } ?? ""
+        return ExtractionRejection(
+            slot: loss.anchor.slot, step: loss.anchor.step,
+            message: "step \(loss.anchor.step), the newest durable checkpoint, is lost: slot "
+                + "\(loss.anchor.slot) is \(loss.report.reason.rawValue)\(why); falling back to "
+                + "step \(next.step) in slot \(next.slot)")
+    }
+}

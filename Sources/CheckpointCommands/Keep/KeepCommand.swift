@@ -48,41 +48,35 @@ struct KeepCommand: ToolCommand {
     }
 
     func execute() throws -> ExitStatus {
-        let reader = try CheckpointReader(path: file)
-        let kept = try copy(from: reader)
-        for rejected in kept.rejected {
-            Output.diagnostics.line("pccheck: \(rejected.error.message)")
+        let inspection = try Inspection(path: file)
+        if let loss = inspection.decision.lostEndError { say(loss.about(file).message) }
+        var told: [ExtractionRejection] = []
+        if step == nil, let lost = inspection.lostNewest(from: inspection.decision.candidates.first)
+        {
+            say(lost.message)
+            told.append(lost)
         }
-        if let newest = kept.rejected.first {
-            Output.diagnostics.line(
-                """
-                pccheck: step \(newest.candidate.step) is damaged; kept step \
-                \(kept.candidate.step) in its place
-                """)
-        }
-        report(kept.candidate, kept.rejected)
-        return kept.rejected.isEmpty ? .clean : .uncorrected
+        let kept = try copy(inspection, &told)
+        report(kept, told)
+        return told.isEmpty ? .clean : .uncorrected
     }
 
     private func copy(
-        from reader: CheckpointReader
-    ) throws(CheckpointError) -> (candidate: Candidate, rejected: [Load.Rejection]) {
-        let progress = ProgressBar("copying to \(output)", total: 0)
-        defer { progress.finish() }
+        _ inspection: Inspection, _ told: inout [ExtractionRejection]
+    ) throws(CheckpointError) -> Candidate {
+        let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
         let load = Load(
             reader, request: step.map { "of step \($0)" } ?? "that fits the request"
         ) { candidate in step == nil || candidate.step == step }
+        let lostCount = told.count
         while true {
             let selected = try load.next()
+            told.removeSubrange(lostCount...)
+            for rejection in load.rejections { told.append(passedOver(rejection, selected)) }
             do throws(CheckpointError) {
-                try CheckpointCopy.write(
-                    selected, of: reader.decision.identity, to: output
-                ) { done, total throws(CheckpointError) in
-                    try Interruption.check()
-                    progress.update(done, of: total)
-                }
+                try write(selected, inspection.decision.identity)
                 selected.close()
-                return (selected.candidate, load.rejections)
+                return selected.candidate
             } catch {
                 // A full disk, or a name that is taken, says nothing against the checkpoint.
                 guard [.corrupt, .busy].contains(error.code) || error.slot != nil else {
@@ -93,7 +87,37 @@ struct KeepCommand: ToolCommand {
         }
     }
 
-    private func report(_ candidate: Candidate, _ rejected: [Load.Rejection]) {
+    private func write(
+        _ selected: SelectedCheckpoint, _ identity: IdentityBlock
+    ) throws(CheckpointError) {
+        let progress = ProgressBar("copying to \(output)", total: 0)
+        defer { progress.finish() }
+        try CheckpointCopy.write(selected, of: identity, to: output) {
+            done, total throws(CheckpointError) in
+            try Interruption.check()
+            progress.update(done, of: total)
+        }
+    }
+
+    private func passedOver(
+        _ rejection: Load.Rejection, _ next: SelectedCheckpoint
+    ) -> ExtractionRejection {
+        let candidate = rejection.candidate
+        let why = rejection.error.code == .busy ? "taken by a writer" : "damaged"
+        say(rejection.error.message)
+        say(
+            "step \(candidate.step) is \(why); falling back to step \(next.candidate.step) in slot "
+                + "\(next.candidate.slot)")
+        return ExtractionRejection(
+            slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
+            message: rejection.error.message)
+    }
+
+    private func say(_ text: String) {
+        Output.diagnostics.line("\("pccheck:", .yellow) \(text)")
+    }
+
+    private func report(_ candidate: Candidate, _ rejected: [ExtractionRejection]) {
         if json {
             Output.standard.write(document(candidate, rejected).bytes)
             return
@@ -107,7 +131,7 @@ struct KeepCommand: ToolCommand {
     }
 
     /// spec/schemas/pccheck-keep.json
-    private func document(_ candidate: Candidate, _ rejected: [Load.Rejection]) -> JSONValue {
+    private func document(_ candidate: Candidate, _ rejected: [ExtractionRejection]) -> JSONValue {
         .document(
             tool: "pccheck",
             [
@@ -118,15 +142,7 @@ struct KeepCommand: ToolCommand {
                 "sequence": .integer(candidate.sequence.rawValue),
                 "step": .integer(candidate.step),
                 "payload_byte_count": .integer(candidate.header.payloadByteCount),
-                "rejected": .array(
-                    rejected.map { rejection in
-                        .dictionary([
-                            "slot": .integer(UInt64(rejection.candidate.slot.rawValue)),
-                            "sequence": .integer(rejection.candidate.sequence.rawValue),
-                            "step": .integer(rejection.candidate.step),
-                            "message": .string(rejection.error.message),
-                        ])
-                    }),
+                "rejected": .array(rejected.map { $0.json() }),
             ])
     }
 }

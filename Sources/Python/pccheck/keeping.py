@@ -7,6 +7,7 @@ import logging
 import math
 import operator
 import os
+import stat
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,10 +116,7 @@ class Keeper:
         self._tried: set[int] = set()
         self._is_told = False
         if keep is not None:
-            folder = os.path.splitext(source)[0] + "-kept"
-            if keep.folder is not None:
-                folder = os.path.abspath(os.fsdecode(keep.folder))
-            self._record = Record(folder, keep.best, keep.mode)
+            self._record = Record(_folder(keep, source), keep.best, keep.mode)
         self._finalizer = weakref.finalize(self, _close, self._copies, self._patience)
 
     def begin(
@@ -256,6 +254,17 @@ class KeepsCheckpoints:
             self._engine.check_open()
             save = self._engine.in_flight(step)
         return self._keeper.begin(step, path, save, replace)
+
+
+def _folder(keep: Keep, source: str) -> str:
+    """Where the files go: beside the run's, unless that is a device."""
+    if keep.folder is not None:
+        return os.path.abspath(os.fsdecode(keep.folder))
+    if os.path.exists(source) and stat.S_ISBLK(os.stat(source).st_mode):
+        raise InvalidArgument(
+            f"{source} is a block device, and nothing is kept beside it; give Keep(folder=…)"
+        )
+    return os.path.splitext(source)[0] + "-kept"
 
 
 def _close(copies: Copies, patience: float) -> None:
