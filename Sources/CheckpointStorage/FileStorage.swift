@@ -185,6 +185,11 @@ public final class FileStorage: Storage, @unchecked Sendable {
         }
     }
 
+    public var isAtItsPath: Bool {
+        // Safe: the path is passed as a C string for the call.
+        unsafe pccp_is_at(descriptor, path)
+    }
+
     public func discardCache() {
         if kind == .buffered { pccp_discard_cache(descriptor) }
     }

@@ -87,12 +87,18 @@ public struct NewFile: ~Copyable {
         }
     }
 
+    /// Gives it the owner and the permissions of the file that it is to replace.
+    public func copyAccess(of file: FileStorage) throws(StorageError) {
+        try Self.check(pccp_copy_access(file.descriptor, descriptor), "fchmod", finalPath)
+    }
+
     /// fsync(2) of the file, renameat2(2), fsync(2) of the directory: afterwards the complete
     /// file is durable under its name, and before the rename the name was not touched.
     ///
     /// - Throws: EEXIST when the name is taken and `replacing` is false.
     public mutating func publish(replacing: Bool) throws(StorageError) {
         try Self.check(pccp_fsync(descriptor), "fsync", finalPath)
+        // Safe: as above, twice.
         try Self.check(unsafe pccp_rename(temporaryPath, finalPath, replacing), "rename", finalPath)
         isPublished = true
         try Self.check(unsafe pccp_fsync_parent(finalPath), "fsync of the directory", finalPath)

@@ -277,6 +277,7 @@ internal import Synchronization
     }
 
     public func discardCache() { file.discardCache() }
+    public var isAtItsPath: Bool { file.isAtItsPath }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
         try file.tryLock(byte, exclusive: exclusive)

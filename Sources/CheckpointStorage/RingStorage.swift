@@ -83,6 +83,7 @@ public final class RingStorage: Storage {
 
     public func flush() throws(StorageError) { try file.flush() }
     public func discardCache() { file.discardCache() }
+    public var isAtItsPath: Bool { file.isAtItsPath }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
         try file.tryLock(byte, exclusive: exclusive)

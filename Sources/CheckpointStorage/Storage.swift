@@ -40,6 +40,10 @@ public protocol Storage: AnyObject, Sendable {
     /// nothing: the kernel forgets a failed write-back once it has reported it. Never retry it.
     func flush() throws(StorageError)
 
+    /// Whether `path` still names what was opened: a resize or a replacement puts another file
+    /// there.
+    var isAtItsPath: Bool { get }
+
     /// posix_fadvise(2) with POSIX_FADV_DONTNEED: reads after this call see the medium, not what a
     /// failed flush left in the page cache, which the kernel then calls clean. Best effort.
     func discardCache()
@@ -107,6 +111,7 @@ extension Storage {
 
     /// For a medium without a cache.
     public func discardCache() {}
+    public var isAtItsPath: Bool { true }
 
     /// For a medium of fixed size.
     public func resize(to byteCount: UInt64) throws(StorageError) {

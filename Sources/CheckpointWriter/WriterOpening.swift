@@ -28,6 +28,13 @@ struct WriterOpening {
     ///   what reading throws. Nothing was changed then.
     func recover() throws(CheckpointError) -> Result {
         try lock()
+        // Whoever replaces a file holds its lock until the new one has the name.
+        guard storage.isAtItsPath else {
+            throw CheckpointError(
+                .locked,
+                "\(storage.path): another file took its place while it was opened, by a resize or "
+                    + "a replacement; open it again")
+        }
         try withCheckpointErrors { () throws(StorageError) in
             // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
             if options.plantedBug != .trustCacheOnOpen { try storage.flush() }

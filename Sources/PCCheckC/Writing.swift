@@ -33,6 +33,23 @@ public func pcc_create(
     }
 }
 
+@c @implementation
+public func pcc_resize(
+    _ path: UnsafePointer<CChar>?, _ options: UnsafePointer<pcc_resize_options>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let given = try PCCheckC.options(
+            options, default: pcc_resize_options(), name: "pcc_resize_options")
+        var shape = CheckpointFile.Shape()
+        if given.capacity_byte_count > 0 { shape.capacity = given.capacity_byte_count }
+        if given.in_flight > 0 { shape.inFlight = Int(given.in_flight) }
+        if given.retain > 0 { shape.retain = Int(given.retain) }
+        _ = try CheckpointFile.resize(
+            path: text(path, "path"), to: shape, allowsNetwork: given.allow_network != 0)
+    }
+}
+
 private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) -> WriterOptions {
     var options = WriterOptions()
     switch Int32(bitPattern: given.on_busy) {

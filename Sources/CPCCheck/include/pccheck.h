@@ -114,6 +114,24 @@ typedef struct pcc_create_options {
 PCC_API pcc_status pcc_create(const char *path, const pcc_create_options *options,
                               pcc_error *error);
 
+typedef struct pcc_resize_options {
+    uint32_t struct_size;
+    uint32_t in_flight;           /* 0: as it is, for these three */
+    uint32_t retain;
+    uint32_t allow_network;       /* 1: accept a network file system */
+    uint64_t capacity_byte_count;
+} pcc_resize_options;
+
+/*
+ * Gives a file that no writer has open another capacity or other slots. A new file grows beside it,
+ * the checkpoints are copied into that and verified there, and then it takes the name: whatever
+ * fails before leaves the file as it was. The newest checkpoint is kept, or nothing is changed
+ * (PCC_TOO_LARGE); of the older ones as many as are retained, fit and are whole. PCC_UNSUPPORTED
+ * for a block device.
+ */
+PCC_API pcc_status pcc_resize(const char *path, const pcc_resize_options *options,
+                              pcc_error *error);
+
 /* ------------------------------------------------------------------ writing */
 
 typedef struct pcc_writer pcc_writer;

@@ -57,6 +57,10 @@ int pccp_unlink(const char *path);
 /* Removes what killed creations of `path` left beside it: regular files of such a name that nobody
  * has locked. What cannot be opened, locked or removed stays. */
 void pccp_remove_leftovers(const char *path);
+/* Gives `to` the permissions of `from`, and its owner and group as far as this user may. */
+int pccp_copy_access(int from, int to);
+/* True when `path` names the file of `fd`. */
+bool pccp_is_at(int fd, const char *path);
 /* True when `fd` has a name: somebody may have removed it. */
 bool pccp_has_name(int fd);
 
