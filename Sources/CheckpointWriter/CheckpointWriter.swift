@@ -184,12 +184,19 @@ public final class CheckpointWriter: Sendable {
                 "\(path): this writer belongs to process \(ownerProcessID), which forked; "
                     + "open the file after the fork, in the process that saves")
         }
+        // Before the size: a caller may make room, with another writer, and try again.
+        try engine.monitor.withLock { state throws(CheckpointError) in
+            try checkOpen(state)
+            try checkOrder(step, state)
+        }
         let capacity = engine.geometry.slotByteCount
         guard payload.byteCount <= capacity else {
             throw CheckpointError(
                 .tooLarge,
                 "\(path): the state takes \(payload.byteCount) bytes, but a slot holds "
-                    + "\(capacity); create a new file with a larger capacity")
+                    + "\(capacity); what is saved stays as it is: close the file, make room with "
+                    + "pccheck resize \(path) --capacity \(CheckpointFile.capacity(for: payload)), "
+                    + "and resume")
         }
         guard userMetadata.utf8.count <= Limits.userMetadataByteCount else {
             throw CheckpointError(
@@ -215,12 +222,7 @@ public final class CheckpointWriter: Sendable {
         _ needsApproval: Bool, _ state: inout EngineState
     ) throws(CheckpointError) -> Attempt {
         try checkOpen(state)
-        if let last = state.lastStep, step < last {
-            throw CheckpointError(
-                .stepBackwards,
-                "\(engine.storage.path): step \(step) is below step \(last), the last one saved "
-                    + "by this writer; call rewind first when training really went back")
-        }
+        try checkOrder(step, state)
         // Beyond the limit a crash could forget that the number was given.
         guard state.nextSequence < state.superblock.sequenceLimit else {
             throw CheckpointError(
@@ -254,6 +256,14 @@ public final class CheckpointWriter: Sendable {
         state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
         if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
         return .begun(checkpoint.ticket, brokenPin: isPinned ? slot : nil)
+    }
+
+    private func checkOrder(_ step: UInt64, _ state: EngineState) throws(CheckpointError) {
+        guard let last = state.lastStep, step < last else { return }
+        throw CheckpointError(
+            .stepBackwards,
+            "\(engine.storage.path): step \(step) is below step \(last), the last one saved by "
+                + "this writer; call rewind first when training really went back")
     }
 
     private func checkOpen(_ state: EngineState) throws(CheckpointError) {

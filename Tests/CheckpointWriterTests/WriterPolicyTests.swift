@@ -364,7 +364,7 @@ import Testing
         let storage = try memoryFile()
         let writer = try CheckpointWriter(storage: storage)
         let count = storage.recording.writes.count
-        expect(.tooLarge, ["196609 bytes", "196608", "larger capacity"]) {
+        expect(.tooLarge, ["196609 bytes", "196608", "pccheck resize"]) {
             () throws(CheckpointError) in
             _ = try writer.save(1, [UInt8](repeating: 0, count: 196_609))
         }

@@ -55,7 +55,7 @@ def test_from_a_chunk_per_worker_to_twice_the_state(path: Path, pool: str) -> No
         for step in range(3):
             checkpointer.save(step, state)
         assert checkpointer.save(3, state).wait().durable
-        assert checkpointer.stats()["pool_byte_count"] == pccheck.checkpointer.parse_size(pool)
+        assert checkpointer.stats()["pool_byte_count"] == pccheck._shape.parse_size(pool)
         assert np.array_equal(checkpointer.load()["x"], state["x"])
 
 

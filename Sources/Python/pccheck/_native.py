@@ -108,6 +108,18 @@ class CreateOptions(Structure):
     ]
 
 
+class ResizeOptions(Structure):
+    """pcc_resize_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("in_flight", c.c_uint32),
+        ("retain", c.c_uint32),
+        ("allow_network", c.c_uint32),
+        ("capacity_byte_count", c.c_uint64),
+    ]
+
+
 class WriterOptions(Structure):
     """pcc_writer_options"""
 
@@ -237,6 +249,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_version", c.c_char_p, []),
     ("pcc_abi_version", c.c_uint32, []),
     ("pcc_create", c.c_int32, [c.c_char_p, c.POINTER(CreateOptions), _ERROR]),
+    ("pcc_resize", c.c_int32, [c.c_char_p, c.POINTER(ResizeOptions), _ERROR]),
     ("pcc_writer_open", c.c_int32, [c.c_char_p, c.POINTER(WriterOptions), _HANDLE, _ERROR]),
     (
         "pcc_writer_save",

@@ -228,17 +228,6 @@ def _is_counted(tensor: torch.Tensor) -> bool:
     )
 
 
-def room_for_moments(objects: list[object]) -> int:
-    """Bytes that optimizers without any state will need once they have stepped."""
-    return sum(
-        2 * local_of(parameter).nbytes
-        for value in objects
-        if isinstance(value, torch.optim.Optimizer) and not value.state
-        for group in value.param_groups
-        for parameter in group["params"]
-    )
-
-
 def random_state() -> dict[str, Any]:
     state = python_and_numpy_random_state()
     state["torch"] = torch.get_rng_state()

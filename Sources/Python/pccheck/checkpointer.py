@@ -8,7 +8,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -23,19 +23,22 @@ from ._arguments import (
     whole,
 )
 from ._comparing import ResumeReport, StateMismatch
-from ._engine import Engine, Pin, TensorTable, metadata_array, wait_staged_everywhere
+from ._engine import Engine, Pin, wait_staged_everywhere
 from ._handle import Guard, SaveHandle
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
 from ._place import OpenFile, usable_path
 from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
+from ._shape import Room, Shape, capacity_for
 from .errors import (
+    CheckpointError,
     Closed,
     FileAlreadyExists,
     InvalidArgument,
     Locked,
     NoCheckpoint,
+    TooLarge,
 )
 from .keeping import Keep, Keeper, KeepsCheckpoints, note_text
 from .policies import Auto, Every, Policy
@@ -45,11 +48,9 @@ log = logging.getLogger("pccheck")
 
 _Self = TypeVar("_Self", bound="BaseCheckpointer")
 
+_IN_FLIGHT = 2
 _FINGERPRINT_BYTE_LIMIT = 254
 _USER_METADATA_BYTE_LIMIT = 2048
-# A file made from its first state gets this much more, for text that grows such as counters.
-_ROOM_FRACTION = 10
-_ROOM_BYTE_COUNT = 1 << 20
 _IN_FLIGHT_MAXIMUM = 64
 _RETAIN_MAXIMUM = 16
 _WORKER_COUNT_MAXIMUM = 64
@@ -75,8 +76,8 @@ class BaseCheckpointer(KeepsCheckpoints):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        in_flight: int = 2,
-        retain: int = 1,
+        in_flight: int | None = None,
+        retain: int | None = None,
         capacity: int | str | None = None,
         chunk: int | str | None = None,
         codec: str = "none",
@@ -90,6 +91,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         *,
         zstd_level: int = 1,
         prealloc: str = "default",
+        resize: bool | None = None,
         snapshot_workers: int | None = None,
         writer_workers: int | None = None,
         allow_network: bool = False,
@@ -105,9 +107,14 @@ class BaseCheckpointer(KeepsCheckpoints):
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
         ``in_flight``, ``retain``, ``capacity``, ``chunk``, ``prealloc`` are used when the file is
-        created; a file that exists keeps what it was created with. ``capacity`` is the largest
-        state in bytes; without it the file is created by the first ``save``, for that state and
-        10 % + 1 MiB more. ``on_busy`` says what a ``save`` does when every slot is in flight:
+        created; a file that exists keeps what it was created with, and a WARNING says what differs.
+        The defaults are 2 in flight and 1 retained. ``capacity`` is the largest state in bytes;
+        without it the file is created by the first ``save``, for that state and 10 % + 1 MiB more,
+        and grows when a later one does not fit. ``resize=True`` gives a file that exists the shape
+        that is asked for (its capacity only grows), and grows one with a ``capacity`` too;
+        ``resize=False`` never changes a file. A resize keeps the checkpoints, and needs the new
+        file's room beside the old one for a moment. ``prealloc="zero"`` writes the whole file when
+        it is created. ``on_busy`` says what a ``save`` does when every slot is in flight:
         ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
         ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
         file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
@@ -155,11 +162,18 @@ class BaseCheckpointer(KeepsCheckpoints):
         )
         self._process = os.getpid()
         self._is_closed = False
+        asked = Shape(
+            None if in_flight is None else whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
+            None if retain is None else whole(retain, "retain", 1, _RETAIN_MAXIMUM),
+            None if capacity is None else parse_size(capacity, "capacity"),
+            None if chunk is None else parse_size(chunk, "chunk"),
+        )
+        self._room = Room(self._path, asked, resize, allow_network)
         self._create_options = _native.CreateOptions(
             struct_size=c.sizeof(_native.CreateOptions),
-            in_flight=whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
-            retain=whole(retain, "retain", 1, _RETAIN_MAXIMUM),
-            chunk_byte_count=0 if chunk is None else parse_size(chunk, "chunk"),
+            in_flight=asked.in_flight or 0,
+            retain=asked.retain or 0,
+            chunk_byte_count=asked.chunk or 0,
             prealloc=choice("prealloc", prealloc, _native.PREALLOC),
             rank=whole(rank, "rank", 0, U32_MAXIMUM),
             world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
@@ -186,7 +200,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._pin = self._pinning(pin)
         self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
         if self._policy is not None:
-            self._policy.bind(self._path, in_flight)
+            self._policy.bind(self._path, asked.in_flight or _IN_FLIGHT)
         if on_sigterm not in (None, "save"):
             raise InvalidArgument(f"on_sigterm is {on_sigterm!r}; give 'save', or None")
         self._preemption: Preemption | None = None
@@ -197,16 +211,15 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._engine: Engine | None = None
         self._file: OpenFile | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
-        self._size_table = TensorTable()
         self._loaded: CheckpointInfo | None = None
         self._resume_report: ResumeReport | None = None
         self._keeper = Keeper(
-            self._path, self._fingerprint, bool(allow_network), keep, in_flight
+            self._path, self._fingerprint, bool(allow_network), keep, asked.in_flight or _IN_FLIGHT,
         )
         if os.path.exists(self._path):
             self._open()
-        elif capacity is not None:
-            self._create(parse_size(capacity, "capacity"))
+        elif asked.capacity is not None:
+            self._create(asked.capacity)
         if on_sigterm:
             try:
                 self._preemption = Preemption(self._path, after_sigterm, grace)
@@ -234,7 +247,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         document: Any,
         user_metadata: str | Mapping[str, Any] | None,
         urgent: bool = False,
-        room: int = 0,
+        room: Callable[[], int] = lambda: 0,
         *,
         overlap: bool | None = None,
         guard: Guard | None = None,
@@ -253,9 +266,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
         metadata.update(encoder.metadata)
         if self._engine is None:
-            self._create(self._capacity_for(encoder, metadata) + room)
-        engine = self._engine
-        assert engine is not None
+            self._create(capacity_for(encoder.entries, metadata, room()))
         until = None
         if self._on_busy == "wait":
             limit = self._busy_timeout
@@ -269,9 +280,20 @@ class BaseCheckpointer(KeepsCheckpoints):
             return urgent or is_last
 
         watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
-        handle = engine.save(
-            step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
-        )
+        def begin() -> SaveHandle:
+            assert self._engine is not None
+            return self._engine.save(
+                step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
+            )
+
+        try:
+            handle = begin()
+        except TooLarge as error:
+            if not self._room.grows:
+                raise
+            self._grow(capacity_for(encoder.entries, metadata, room()), error)
+            handle = begin()
+        self._room.used(handle._byte_count)
         handle.wait_as_asked(overlap)
         blocked = time.perf_counter_ns() - self._save_began
         self._blocked_nanoseconds += blocked
@@ -304,16 +326,6 @@ class BaseCheckpointer(KeepsCheckpoints):
             )
         return self._policy.is_due(step_number(step))
 
-    def _capacity_for(self, encoder: Encoder, metadata: dict[str, str]) -> int:
-        address, count = self._size_table.fill(encoder.entries)
-        rows = metadata_array(metadata)
-        byte_count, error = c.c_uint64(), _native.Error()
-        status = _native.library().pcc_payload_byte_count(
-            address, count, rows, len(rows), c.byref(byte_count), c.byref(error)
-        )
-        _native.check(status, error)
-        return byte_count.value + byte_count.value // _ROOM_FRACTION + _ROOM_BYTE_COUNT
-
     def _create(self, capacity: int) -> None:
         options = self._create_options
         options.capacity_byte_count = capacity
@@ -329,6 +341,31 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._open()
 
     def _open(self) -> None:
+        self._open_engine()
+        shape = self._room.look()
+        if shape is not None:
+            try:
+                self._reshape(shape)
+            except BaseException:
+                self.close()
+                raise
+
+    def _grow(self, capacity: int, reason: TooLarge) -> None:
+        """Makes room for a state that does not fit, once what is in flight is durable."""
+        try:
+            self._reshape(Shape(capacity=capacity))
+        except CheckpointError as error:
+            raise TooLarge(f"{reason}; growing it failed: {error}", code=reason.code) from error
+
+    def _reshape(self, shape: Shape) -> None:
+        self._close_engine()
+        try:
+            self._room.resize(self._native_path, shape)
+        finally:
+            self._open_engine()
+        self._room.look()
+
+    def _open_engine(self) -> None:
         try:
             engine = Engine(self._native_path, self._writer_options, self._pin)
         except Locked as error:
@@ -485,20 +522,22 @@ class BaseCheckpointer(KeepsCheckpoints):
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
         self._is_closed = True
-        engine, finalizer = self._engine, self._finalizer
         try:
-            if engine is not None:
-                engine.close()
+            self._close_engine()
         finally:
             self._keeper.close()
-        if finalizer is not None:
-            finalizer.detach()
         preemption, self._preemption = self._preemption, None
         if preemption is not None:
             preemption.close()
         file, self._file = self._file, None
         if file is not None and os.getpid() == self._process:
             file.check()
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     def _check_open(self) -> None:
         if self._is_closed:

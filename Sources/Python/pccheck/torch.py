@@ -24,7 +24,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,11 +50,11 @@ from ._torch_parts import (
     collect_parts,
     in_place_storages,
     random_state,
-    room_for_moments,
     set_random_state,
 )
 from ._torch_pinning import pin_for_cuda, pin_where_possible
 from ._torch_plan import Plan
+from ._torch_room import room_for_optimizers
 from ._torch_sharded import LocalShard, Sharding, joined
 from ._torch_trainable import Trainable, trainable
 from ._torch_versions import VersionGuard
@@ -85,8 +85,10 @@ class Checkpointer(BaseCheckpointer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Takes what ``pccheck.Checkpointer`` takes.
 
-        The first save sizes the file; for an optimizer without any state yet it leaves room for
-        two moments of every parameter, which is what the Adam family will need.
+        The first save sizes the file. It leaves room for what the optimizers will keep of the
+        parameters that they have not stepped yet: two moments for the Adam family, a third with
+        ``amsgrad``, the history of ``LBFGS``. Averages and other parts that come later are not
+        known then: the file grows when they come.
 
         ``pin=True`` registers the staging pool with CUDA, or raises; ``pin="auto"`` does so where
         CUDA is there and can, and otherwise goes on with a line in the log. A callable is used as
@@ -160,9 +162,11 @@ class Checkpointer(BaseCheckpointer):
         wait_before_swaps(objects)
         note(objects)
         in_place = in_place_storages(known(objects))
-        room = room_for_moments(objects) if self._engine is None else 0
         record = objects_metadata(state)
-        return self._save_parts(step, parts, in_place, metadata, urgent, room, overlap, record)
+        return self._save_parts(
+            step, parts, in_place, metadata, urgent, lambda: room_for_optimizers(objects), overlap,
+            record,
+        )  # fmt: skip
 
     def _save_parts(
         self,
@@ -171,7 +175,7 @@ class Checkpointer(BaseCheckpointer):
         in_place: set[int],
         metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
-        room: int = 0,
+        room: Callable[[], int] = lambda: 0,
         overlap: bool = True,
         record: dict[str, str] | None = None,
     ) -> SaveHandle:

@@ -7,25 +7,23 @@ import math
 import os
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from .. import _native
-from .._engine import Engine, TensorTable, metadata_array
+from .._engine import Engine
 from .._handle import Outcome
 from .._place import sibling
+from .._shape import payload_byte_count
 from ..errors import CheckpointError, InvalidArgument, Timeout
 from ..state import DOCUMENT_KEY, Encoder, document_text
 from .failures import UnknownInput
 from .inputs import Foreign
 from .leaves import SOURCE_KEY, source_text
-from .output import move_into_place, refuse_existing, sweep
+from .output import lock_creation, move_into_place, refuse_existing, sweep
 from .stored import Show
 
 _POOL_BYTE_COUNT = 64 << 20
 _POLL_SECONDS = 0.05
-# What a file gets beyond its largest state, for a run that goes on with it.
-_ROOM_FRACTION = 10
-_ROOM_BYTE_COUNT = 1 << 20
 _CHUNK_BYTE_COUNT = 4 << 20
 
 
@@ -67,20 +65,7 @@ class Encoded:
 
     def byte_count(self) -> int:
         """Bytes of the payload."""
-        address, count = (table := TensorTable()).fill(self.encoder.entries)
-        rows = metadata_array(self.metadata)
-        found, error = c.c_uint64(), _native.Error()
-        status = _native.library().pcc_payload_byte_count(
-            address, count, rows, len(rows), c.byref(found), c.byref(error)
-        )
-        del table
-        _native.check(status, error)
-        return found.value
-
-
-def with_room(byte_count: int) -> int:
-    """A capacity for a state that may grow a little."""
-    return byte_count + byte_count // _ROOM_FRACTION + _ROOM_BYTE_COUNT
+        return payload_byte_count(self.encoder.entries, self.metadata)
 
 
 class Target:
@@ -93,6 +78,7 @@ class Target:
         self._settings, self._force, self._show = settings, force, show
         self._engine: Engine | None = None
         self._is_published = False
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> Target:
         settings = self._settings
@@ -114,6 +100,8 @@ class Target:
             _native.check(
                 _native.library().pcc_create(place, c.byref(options), c.byref(error)), error
             )
+            self._lock = open(self._temporary_path, "r+b")  # noqa: SIM115
+            lock_creation(self._lock)
             self._engine = Engine(place, writer)
         except BaseException:
             self._remove()
@@ -145,6 +133,8 @@ class Target:
         engine.close()
         move_into_place(self._temporary_path, self._path, self._force)
         self._is_published = True
+        if self._lock is not None:
+            self._lock.close()
 
     def __exit__(
         self,
@@ -159,5 +149,7 @@ class Target:
             self._remove()
 
     def _remove(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
         if os.path.lexists(self._temporary_path):
             os.unlink(self._temporary_path)
