@@ -114,6 +114,31 @@ import Testing
         #expect(try content(file.path).map { $0.prefix(2) } == ["30", "10"])
     }
 
+    /// Killed at any moment, it leaves the old shape or the new one, with every checkpoint. What is
+    /// left beside it goes with the next one.
+    @Test(.timeLimit(.minutes(2))) func aKillLosesNothing() throws {
+        let file = try SampleFile()
+        let before = try content(file.path)
+        let run = try ToolRun(
+            shell: """
+                cd '\(file.directory.path)'
+                for i in $(seq 1 30); do
+                    $pccheck resize run.pcc --retain $((3 + i % 2)) --in-flight $((1 + i % 3)) \
+                        --capacity $((1 + i % 2))0M > /dev/null 2>&1 & p=$!
+                    sleep 0.0$((i * 13 % 100))
+                    kill -9 $p 2> /dev/null
+                    wait $p 2> /dev/null
+                    $pcfsck --verify full run.pcc > report || cat report
+                    [ $(ls | grep -c creating) -gt 1 ] && ls
+                done
+                $pccheck resize run.pcc --retain 5 > report || cat report
+                rm report
+                """)
+        #expect(run.text.isEmpty, "\(run.text)")
+        #expect(try content(file.path) == before)
+        #expect(file.directory.names == ["run.pcc"])
+    }
+
     /// Whoever opened the old file before the resize, and gets its lock afterwards, must not write
     /// checkpoints that nobody finds.
     @Test func aWriterOfTheReplacedFileIsRefused() throws {
