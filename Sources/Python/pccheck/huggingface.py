@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import random
 import tempfile
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
 except ImportError as error:
     raise ImportError(
         "pccheck.huggingface needs the package transformers: pip install 'pccheck[huggingface]'"
@@ -32,7 +36,12 @@ from . import torch as pcc
 from ._loading import Loading
 from .errors import InvalidArgument, NoCheckpoint
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+
 __all__ = ["CheckpointCallback"]
+
+log = logging.getLogger("pccheck")
 
 _RANK = "{rank}"
 
@@ -42,7 +51,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     With several processes each has a file of its own: write ``{rank}`` into the path. FSDP,
     DeepSpeed and the loss scaling of fp16 are refused, because a callback is not given their state.
-    What other callbacks count, such as the patience of early stopping, begins anew on resume.
+    What other callbacks count, such as the patience of early stopping, is saved after ``attach``.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -56,6 +65,12 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._options = options
         self._checkpointer: pcc.Checkpointer | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._trainer: Callable[[], Trainer | None] = _nobody
+        # The step that is to be saved, and the generators as they were at its end.
+        self._due: int | None = None
+        self._random: dict[str, Any] = {}
+        self._is_ending = False
+        self._logged_step = 0
 
     @property
     def checkpointer(self) -> pcc.Checkpointer | None:
@@ -95,42 +110,134 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             json.dump(state["trainer"], text)
         return folder
 
-    # -- what the Trainer calls
+    def attach(self, trainer: Trainer) -> None:
+        """Has the states of the Trainer's other callbacks saved, such as what early stopping has
+        counted. ``restore_callback_states_from_checkpoint=True`` of its ``TrainingArguments``
+        restores them. Call it before ``train``."""
+        self._trainer = weakref.ref(trainer)
+
+    # -- what the Trainer calls. A step that is due is saved once the Trainer has logged and
+    # evaluated it, as that is in its state, too: when the next step begins, or when training ends.
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Opens the file, if there is one."""
         _refuse_hidden_state(args)
+        _refuse_lost_best(args, state)
+        self._tell_of_other_state(args, state)
         self._options.setdefault("policy", max(1, int(args.save_steps)))
         self._opened(args.process_index, args.world_size)
+        self._due = None
+        self._is_ending = False
+        self._logged_step = state.global_step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Saves the step before, when that was due; returns before it is staged."""
+        self._save_due(state, **given)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        *, model: Any = None, optimizer: Any = None, lr_scheduler: Any = None, **_: Any,
-    ) -> None:  # fmt: skip
-        """Saves when the policy says so; returns before it is staged."""
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Asks the policy. After SIGTERM it saves at once."""
         self._drop_folder()
         checkpointer = self._opened(args.process_index, args.world_size)
-        checkpointer.maybe_save(
-            state.global_step,
-            rng=False,
-            model=model,
-            # What accelerate wraps them in adds nothing to their state.
-            optimizer=getattr(optimizer, "optimizer", optimizer),
-            scheduler=getattr(lr_scheduler, "scheduler", lr_scheduler),
-            random=_random_state(),
-            trainer=json.loads(json.dumps(dataclasses.asdict(state))),
-        )
+        if checkpointer.is_due(state.global_step):
+            self._due = state.global_step
+            self._note_random()
+            if checkpointer.should_stop():
+                self._save_due(state, **given)
         if checkpointer.should_stop():
             control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """The last step may wait for this."""
+        self._logged_step = state.global_step
+        self._note_random()
+        if self._is_ending and not control.should_evaluate:
+            self._save_due(state, **given)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """The last step may wait for this."""
+        self._note_random()
+        if self._is_ending:
+            self._save_due(state, **given)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Saves the last step of training: what comes after may load the best model."""
+        self._note_random()
+        self._is_ending = control.should_training_stop or state.global_step >= state.max_steps
+        will_log = control.should_log and state.global_step > self._logged_step
+        if self._is_ending and not (control.should_evaluate or will_log):
+            self._save_due(state, **given)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Waits until the last checkpoint is durable, and closes the file."""
+        self._due = None
         self._drop_folder()
         self.close()
+
+    def _note_random(self) -> None:
+        """The generators as the Trainer left the step that is due."""
+        if self._due is not None:
+            self._random = _random_state()
+
+    def _save_due(
+        self, state: TrainerState,
+        *, model: Any = None, optimizer: Any = None, lr_scheduler: Any = None, **_: Any,
+    ) -> None:  # fmt: skip
+        step, self._due = self._due, None
+        if step is None or self._checkpointer is None:
+            return
+        self._checkpointer.save(
+            step,
+            rng=False,
+            model=model,
+            # What accelerate wraps them in adds nothing to their state.
+            optimizer=getattr(optimizer, "optimizer", optimizer),
+            scheduler=getattr(lr_scheduler, "scheduler", lr_scheduler),
+            random=self._random,
+            trainer=_plain({**dataclasses.asdict(state), **self._callback_states()}),
+        )
+
+    def _callback_states(self) -> dict[str, Any]:
+        """Of all callbacks as they are now, in the form of the Trainer's own checkpoints."""
+        trainer = self._trainer()
+        if trainer is None:
+            return {}
+        callbacks = [*trainer.callback_handler.callbacks, trainer.control]
+        states: dict[str, Any] = {}
+        for callback in callbacks:
+            if isinstance(callback, ExportableState):
+                states.setdefault(type(callback).__name__, []).append(callback.state())
+        alone = {name: held[0] if len(held) == 1 else held for name, held in states.items()}
+        return {"stateful_callbacks": alone}
+
+    def _tell_of_other_state(self, args: TrainingArguments, state: TrainerState) -> None:
+        # By the names of their classes: the Trainer's state does not say so in its type.
+        held: Any = state.stateful_callbacks
+        names = sorted(set(held or {}) - {"TrainerControl"})
+        trainer, is_restored = self._trainer(), args.restore_callback_states_from_checkpoint
+        if not names or (trainer is not None and is_restored):
+            return
+        log.warning(
+            "what %s counts begins anew when training resumes: %s",
+            ", ".join(names),
+            "give TrainingArguments(restore_callback_states_from_checkpoint=True)"
+            if trainer is not None
+            else "call attach(trainer) of the CheckpointCallback, and give "
+            "TrainingArguments(restore_callback_states_from_checkpoint=True)",
+        )
 
     def close(self) -> None:
         """Closes the file; a training that ended with an error has not."""
@@ -154,6 +261,37 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()
+
+
+def _nobody() -> None:
+    return None
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    """As the Trainer's JSON has it; metrics may be numbers of NumPy or torch."""
+
+    def number(item: Any) -> Any:
+        if isinstance(item, (np.generic, np.ndarray, torch.Tensor)):
+            return item.tolist()
+        raise TypeError(
+            f"the Trainer's state or log holds {item!r}, a {type(item).__qualname__}, which is "
+            "nothing that JSON has; log numbers and texts"
+        )
+
+    return json.loads(json.dumps(value, default=number))
+
+
+def _refuse_lost_best(args: TrainingArguments, state: TrainerState) -> None:
+    if not args.load_best_model_at_end:
+        return
+    # The Trainer forgets the path of a folder that is gone, with no more than a warning.
+    best, step = state.best_model_checkpoint, getattr(state, "best_global_step", None)
+    if (best is None and step is not None) or (best is not None and not os.path.exists(best)):
+        raise InvalidArgument(
+            f"load_best_model_at_end: the best model so far, that of step {step}, is in no folder "
+            f"of {args.output_dir} any more; bring its folder back, or resume without "
+            "load_best_model_at_end. The checkpoint file holds the newest steps, not the best one"
+        )
 
 
 def _refuse_hidden_state(args: TrainingArguments) -> None:

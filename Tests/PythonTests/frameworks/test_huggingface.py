@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from safetensors.torch import load_file
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 import pccheck
 from pccheck.huggingface import CheckpointCallback
@@ -199,3 +209,152 @@ def test_the_folder_goes_with_the_first_step(path: Path, tmp_path: Path) -> None
     folder = run(4)
     assert folder is not None and not os.path.exists(folder)
     assert [info.step for info in pccheck.checkpoints(path)][0] == 4
+
+
+# -- what the Trainer, its log and its callbacks keep
+
+EVALUATING = """
+import json, os, sys, numpy as np, torch, transformers
+from transformers import (
+    EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback,
+    TrainingArguments)
+from pccheck.huggingface import CheckpointCallback
+
+words = torch.randint(0, 64, (24, 12), generator=torch.Generator().manual_seed(3))
+data = [{"input_ids": row, "labels": row} for row in words]
+
+class Logging(Trainer):
+    def compute_loss(self, model, inputs, *arguments, **options):
+        found = super().compute_loss(model, inputs, *arguments, **options)
+        if model.training:
+            self.log({"aux": np.float32(0.5), "batch": np.int64(4)})
+        return found
+
+class Kill(TrainerCallback):
+    # Dies in the middle of a step, once the step before is durable.
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        if state.global_step == kill:
+            while checkpoints.checkpointer.stats()["durable_count"] < 2:
+                pass
+            os.kill(os.getpid(), 9)
+
+path, kill, optim = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+transformers.set_seed(1)
+model = LlamaForCausalLM(LlamaConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    num_attention_heads=4, attention_dropout=0.1))
+arguments = TrainingArguments(
+    output_dir=path + ".out", per_device_train_batch_size=4, num_train_epochs=3,
+    save_strategy="no", logging_steps=2, eval_strategy="steps", eval_steps=3, report_to=[],
+    disable_tqdm=True, use_cpu=True, learning_rate=1e-3, seed=1, optim=optim,
+    lr_scheduler_type="constant" if "free" in optim else "cosine",
+    metric_for_best_model="loss", greater_is_better=False,
+    restore_callback_states_from_checkpoint=True)
+checkpoints = CheckpointCallback(path, policy=1)
+early = EarlyStoppingCallback(100, 100.0)
+trainer = Logging(model, arguments, train_dataset=data, eval_dataset=data[:8],
+                  callbacks=[checkpoints, early, Kill()])
+checkpoints.attach(trainer)
+trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
+history = [{key: value for key, value in entry.items() if "runtime" not in key
+            and "per_second" not in key} for entry in trainer.state.log_history[:-1]]
+kept = [item for item in trainer.callback_handler.callbacks
+        if isinstance(item, EarlyStoppingCallback)][0]
+total = sum(p.double().sum().item() for p in model.parameters())
+print(json.dumps([history, trainer.state.best_metric, total.hex(),
+                  kept.early_stopping_patience_counter], default=float))
+"""
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "schedule_free_adamw"])
+def test_the_whole_log_and_every_counter_come_back(
+    path: Path, run_child: Start, optim: str
+) -> None:
+    """Steps that were logged and evaluated, too; a schedule-free optimizer is swapped for that."""
+
+    def ended(name: str, kill: int) -> tuple[int, Any]:
+        child = run_child(EVALUATING, path.with_name(name), kill, optim)
+        output, errors = child.communicate(timeout=180)
+        assert child.returncode in (0, -signal.SIGKILL), errors
+        lines = output.strip().splitlines()
+        return child.returncode, json.loads(lines[-1]) if child.returncode == 0 else None
+
+    code, whole = ended("whole.pcc", -1)
+    assert code == 0
+    history, _, _, patience = whole
+    assert sum("loss" in entry for entry in history) == 9
+    assert sum("eval_loss" in entry for entry in history) == 6
+    assert sum("aux" in entry for entry in history) == 18 and patience == 5
+    # In the step after one that was logged and evaluated, and after one at the end of an epoch.
+    for kill in (6, 12) if optim == "adamw_torch" else (6,):
+        assert ended(f"{kill}.pcc", kill)[0] == -signal.SIGKILL
+        assert pccheck.checkpoints(path.with_name(f"{kill}.pcc"))[0].step == kill
+        assert ended(f"{kill}.pcc", -1) == (0, whole)
+
+
+def plain_trainer(path: Path, callbacks: list[Any], **options: Any) -> Trainer:
+    class Plain(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **more: Any) -> Any:
+            loss = model(inputs["x"]).sum()
+            return (loss, inputs["x"]) if more.get("return_outputs") else loss
+
+    data = [{"x": torch.randn(2)} for _ in range(4)]
+    given = arguments(
+        path, report_to=[], disable_tqdm=True, remove_unused_columns=False, label_names=["x"],
+        **{"save_strategy": "no", **options},
+    )  # fmt: skip
+    model = torch.nn.Linear(2, 2)
+    return Plain(model, given, train_dataset=data, eval_dataset=data, callbacks=callbacks)
+
+
+def test_state_of_other_callbacks_is_missed_aloud(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = EarlyStoppingCallback(3)
+    options = {"eval_strategy": "epoch", "metric_for_best_model": "loss", "max_steps": 1}
+    checkpoints = CheckpointCallback(path)
+    plain_trainer(path, [checkpoints, early], **options).train()
+    assert "what EarlyStoppingCallback counts begins anew" in caplog.text
+    assert "call attach(trainer)" in caplog.text
+    caplog.clear()
+    checkpoints = CheckpointCallback(path.with_name("other.pcc"))
+    trainer = plain_trainer(path, [checkpoints, early], **options)
+    checkpoints.attach(trainer)
+    trainer.train()
+    assert "give TrainingArguments(restore_callback" in caplog.text
+
+
+def test_the_best_model_is_that_of_the_trainers_folders(path: Path) -> None:
+    """The file holds the newest; a best one that is gone is told before training."""
+    options: dict[str, Any] = {
+        "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.1,
+    }  # fmt: skip
+
+    def run(steps: int) -> Trainer:
+        checkpoints = CheckpointCallback(path, policy=1)
+        trainer = plain_trainer(path, [checkpoints], max_steps=steps, **options)
+        trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
+        return trainer
+
+    first = run(2)
+    best = first.state.best_model_checkpoint
+    assert best is not None and os.path.exists(best)
+    # What is saved of the last step is not the best model, which was loaded after it.
+    weight = pccheck.load(path)["model"]["weight"]
+    kept = load_file(os.path.join(first.args.output_dir, "checkpoint-2", "model.safetensors"))
+    assert (weight == kept["weight"].numpy()).all()
+    assert run(3).state.global_step == 3
+    shutil.rmtree(first.args.output_dir)
+    with pytest.raises(pccheck.InvalidArgument, match=r"that of step \d, is in no folder"):
+        run(4)
+
+
+def test_a_log_that_is_not_json_is_named(path: Path) -> None:
+    class Odd(TrainerCallback):
+        def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+            state.log_history.append({"odd": object()})
+
+    trainer = plain_trainer(path, [Odd(), CheckpointCallback(path, policy=1)], max_steps=1)
+    with pytest.raises(TypeError, match="log holds <object object.*JSON"):
+        trainer.train()
