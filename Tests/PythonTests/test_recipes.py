@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 import pccheck
@@ -34,7 +35,13 @@ def recipes() -> list[tuple[str, str]]:
 FRAMEWORKS = {
     "Hugging Face Trainer", "Accelerate", "Lightning", "JAX, Flax, optax",
     "A folder for `from_pretrained`",
+    "Averaged and schedule-free weights",
 }  # fmt: skip
+#: Loops that save every step, and go on bit for bit.
+LOOPS = [
+    "Steps that begin at one", "Gradient accumulation", "In the middle of an epoch",
+    "Reinforcement learning", "A loop that saves before its step",
+]  # fmt: skip
 PLAIN = [recipe for recipe in recipes() if recipe[0] not in FRAMEWORKS]
 
 PRELUDE = """
@@ -74,21 +81,72 @@ def test_recipe(
     exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
 
 
+@pytest.mark.parametrize("title", LOOPS)
+def test_a_loop_goes_on_bit_for_bit(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = next(code for name, code in recipes() if name == title)
+
+    def trained(folder: str, *ends: int) -> list[torch.Tensor]:
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        names: dict[str, Any] = {}
+        for steps in ends:
+            names = {}
+            exec(compile(PRELUDE, "prelude", "exec"), names)
+            names["steps"] = steps
+            exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
+        return list(names["model"].state_dict().values())
+
+    assert all(map(torch.equal, trained("cut", 17, 33), trained("whole", 33)))
+
+
+def test_two_ranks_go_on_bit_for_bit(tmp_path: Path) -> None:
+    code = next(code for name, code in recipes() if name == "DistributedDataParallel")
+    shown = "\nprint(rank, model[0].weight.sum().item().hex())\n"
+
+    def trained(folder: str, *ends: int) -> list[str]:
+        (tmp_path / folder).mkdir()
+        said: list[str] = []
+        for steps in ends:
+            # Seeded anew: what the ranks draw differs.
+            start = "torch.manual_seed(int(os.environ['RANK']))\n"
+            said = run_ranks(
+                f"import os\nsteps = {steps}\n{start}{code}{shown}", 2, tmp_path / folder
+            )
+        return sorted(said)
+
+    whole = trained("whole", 9)
+    assert len(whole) == 2 and whole[0].split()[1] == whole[1].split()[1]
+    assert trained("cut", 4, 9) == whole
+
+
 def run_alone(code: str) -> None:
     """As torchrun does, with one rank."""
+    run_ranks(code, 1)
+
+
+def run_ranks(code: str, world: int, folder: Path | None = None) -> list[str]:
+    """As torchrun does; returns what each rank prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
-        **os.environ, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }  # fmt: skip
     end = "\ndist.destroy_process_group()\n"
-    result = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code + end],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PRELUDE + code + end], cwd=folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={
+                **os.environ, "RANK": str(rank), "WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            },
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    for rank, (_, errors) in zip(ranks, said, strict=True):
+        assert rank.returncode == 0, errors
+    return [output.strip() for output, _ in said]
 
 
 def test_every_exception_of_the_page_exists() -> None:

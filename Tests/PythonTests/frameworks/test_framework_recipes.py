@@ -40,6 +40,7 @@ FILES = {
     "Hugging Face Trainer": "trainer.pcc", "Accelerate": "accelerate.pcc",
     "Lightning": "lightning.pcc", "JAX, Flax, optax": "jax.pcc",
     "A folder for `from_pretrained`": "folder/model.safetensors",
+    "Averaged and schedule-free weights": "average.pcc",
 }  # fmt: skip
 
 
@@ -54,6 +55,24 @@ def test_recipe(title: str, code: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / FILES[title]).exists()
+
+
+def test_swapped_weights_go_on_bit_for_bit(tmp_path: Path) -> None:
+    title = "Averaged and schedule-free weights"
+    code = next(code for name, code in recipes() if name == title)
+    shown = "\nprint([p.sum().item().hex() for p in [*model.parameters(), *average.parameters()]])"
+
+    def trained(folder: str, *ends: int) -> str:
+        (tmp_path / folder).mkdir()
+        said = ""
+        for steps in ends:
+            said = subprocess.run(
+                [sys.executable, "-c", f"{PRELUDE}\nsteps = {steps}\n{code}{shown}"],
+                capture_output=True, text=True, cwd=tmp_path / folder, timeout=120, check=True,
+            ).stdout  # fmt: skip
+        return said
+
+    assert trained("cut", 21, 33) == trained("whole", 33) != ""
 
 
 def test_every_framework_has_its_recipe() -> None:

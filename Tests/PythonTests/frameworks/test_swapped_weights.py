@@ -75,6 +75,27 @@ def test_a_step_of_a_wrapper_waits(path: Path) -> None:
     assert torch.equal(pcc.load(path)["model"]["0.weight"], expected)
 
 
+def test_an_optimizer_of_accelerate_waits(path: Path) -> None:
+    """It hands ``eval()`` and ``train()`` on to the optimizer in it."""
+    from accelerate import Accelerator
+    from pccheck.accelerate import Checkpointer
+
+    accelerator = Accelerator(cpu=True)
+    model = large()
+    model, optimizer = accelerator.prepare(model, schedule_free(model))
+    with Checkpointer(path, accelerator, **SLOW) as checkpointer:
+        for step in range(3):
+            optimizer.train()
+            train_step(model, optimizer)
+            optimizer.eval()
+            expected = [p.detach().clone() for p in model.parameters()]
+            handle = checkpointer.save(step)
+            optimizer.train()
+            assert handle.wait().durable
+    loaded = pcc.load(path)["models"][0].values()
+    assert all(map(torch.equal, loaded, expected))
+
+
 def test_only_the_class_of_the_optimizer_is_changed(path: Path) -> None:
     """Nothing is left in the object, which may be pickled or compared."""
     model = large()
