@@ -52,11 +52,14 @@ extension StorageError: CustomStringConvertible {
         case .tooManyOpenFilesInSystem:
             "the system's limit on open files is reached; raise it (sysctl fs.file-max)"
         case .diskQuotaExceeded: "raise the quota, or choose a smaller capacity"
-        case .readOnlyFileSystem, .permissionDenied, .notPermitted:
+        case .readOnlyFileSystem:
+            "its file system is mounted read-only, or the kernel made it so after an error: check "
+                + "the kernel log and the mount options"
+        case .permissionDenied, .notPermitted:
             "the file or its file system cannot be written by this user"
         case .resourceBusy: "it is a device that is mounted, or that another writer has open"
         case .ioError: "the device failed; check the kernel log, then run pcfsck --verify full"
-        case .noSuchFileOrDirectory: "check the path, or create the file with pccheck create"
+        case .noSuchFileOrDirectory, .notDirectory: "check the path, or create the file with pccheck create"
         case .fileExists: "choose another path, or replace it explicitly"
         case .fileNameTooLong: "give a shorter name: at most 255 bytes, and 4095 for the whole path"
         default: nil
@@ -89,7 +92,7 @@ extension CheckpointError {
             switch Errno(rawValue: error.osErrorNumber) {
             case .noSpace, .diskQuotaExceeded: .noSpace
             case .readOnlyFileSystem, .permissionDenied, .notPermitted: .readOnly
-            case .noSuchFileOrDirectory: .notFound
+            case .noSuchFileOrDirectory, .notDirectory: .notFound
             case .fileExists: .exists
             case .noMemory: .outOfMemory
             case .fileTooLarge, .tooManyOpenFiles, .tooManyOpenFilesInSystem: .resourceLimit

@@ -351,6 +351,69 @@ static void messages(const char *directory)
     passed("long messages are complete, and steer no terminal");
 }
 
+/* Exits with 0 when all that the parent made is refused, and ending it does nothing. */
+static void use_in_child(pcc_writer *writer, pcc_ticket *ticket, pcc_reader *reader)
+{
+    alarm(20);
+    pcc_region region = {"x", 1};
+    pcc_ticket *other = NULL;
+    size_t count;
+    char *json;
+    CHECK(pcc_writer_save_opaque(writer, 9, &region, 1, NULL, &other, &error) == PCC_FORKED);
+    CHECK(!other && strstr(error.message, "belongs to process"));
+    CHECK(pcc_ticket_wait(ticket, -1, &error) == PCC_FORKED);
+    CHECK(pcc_ticket_wait_staged(ticket, -1, &error) == PCC_FORKED);
+    CHECK(pcc_writer_rewind(writer, 1, &error) == PCC_FORKED);
+    CHECK(pcc_writer_stats_json(writer, &json, &error) == PCC_FORKED);
+    CHECK(pcc_reader_list(reader, NULL, 0, &count, &error) == PCC_FORKED);
+    CHECK(pcc_reader_verify(reader, &error) == PCC_FORKED);
+    pcc_ticket_free(ticket);
+    pcc_reader_close(reader);
+    CHECK(pcc_writer_close(writer, &error) == PCC_FORKED);
+    pcc_writer_abandon(writer);
+    _exit(0);
+}
+
+static void fork_beside_everything(const char *directory)
+{
+    char path[4096], link[4096], name[64];
+    snprintf(path, sizeof path, "%s/fork.pcc", directory);
+    create(path, 2);
+    pcc_writer *writer;
+    pcc_ticket *ticket;
+    pcc_reader *reader;
+    pcc_checkpoint_info found;
+    float *values = malloc(ELEMENTS * sizeof *values);
+    fill(values, 1);
+    OK(pcc_writer_open(path, NULL, &writer, &error));
+    OK(save(writer, 1, values, &ticket));
+    OK(pcc_ticket_wait(ticket, -1, &error));
+    OK(pcc_reader_open(path, NULL, &reader, &error));
+    OK(pcc_reader_select_newest(reader, NULL, &found, &error));
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        for (int fd = 3; fd < 64; fd++) {
+            snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+            ssize_t length = readlink(name, link, sizeof link - 1);
+            link[length > 0 ? length : 0] = 0;
+            CHECK(!strstr(link, "fork.pcc"));
+        }
+        use_in_child(writer, ticket, reader);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    OK(pcc_reader_verify(reader, &error));
+    pcc_reader_close(reader);
+    pcc_ticket_free(ticket);
+    OK(save(writer, 2, values, &ticket));
+    OK(pcc_ticket_wait(ticket, -1, &error));
+    pcc_ticket_free(ticket);
+    OK(pcc_writer_close(writer, &error));
+    free(values);
+    passed("a forked child holds nothing, is refused everything, and ends nothing");
+}
+
 int main(int count, char **arguments)
 {
     if (count == 3 && strcmp(arguments[1], "--crash") == 0)
@@ -366,6 +429,7 @@ int main(int count, char **arguments)
     crash_and_recover(arguments[0], path);
     refusals(arguments[1]);
     messages(arguments[1]);
+    fork_beside_everything(arguments[1]);
     printf("%d passed, 0 failed\n", case_count);
     return 0;
 }

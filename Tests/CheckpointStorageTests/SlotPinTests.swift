@@ -74,6 +74,16 @@ import Testing
         #expect(files[0].slotPins(slots).isEmpty)
     }
 
+    @Test func theWritersLockNamesItsProcess() throws {
+        let files = try storages(2)
+        #expect(files[0].writerLockHolders.isEmpty)
+        // A pin is no writer's lock.
+        #expect(try files[1].tryLock(.slot(SlotIndex(0)), exclusive: true))
+        #expect(files[0].writerLockHolders.isEmpty)
+        #expect(try files[1].tryLock(.writer, exclusive: true))
+        #expect(files[0].writerLockHolders.map(\.processID) == [SystemClock.processID])
+    }
+
     @Test func sentencesNameAFewProcesses() {
         let holders = (1...5).map { PinHolder(processID: UInt32($0) << 23, command: "load \($0)") }
         let slot = SlotIndex(2)

@@ -59,5 +59,25 @@ import Testing
             try CheckpointWriter(storage: MemoryStorage(openerOf: holder))
         }
         #expect(error?.code == .locked)
+        #expect(error?.message.contains("opened it last and is gone") == true)
+        #expect(error?.message.contains("fuser -v, run as root, names it") == true)
+    }
+
+    /// What another boot wrote says nothing of the processes of this one.
+    @Test func aNumberOfAnotherBootIsNotNamed() throws {
+        var builder = try ImageBuilder(
+            inFlight: 1, retain: 1, capacity: 65_536, chunkByteCount: 65_536)
+        var superblock = builder.superblock(generation: 1, anchor: nil)
+        superblock.writerPID = SystemClock.processID
+        superblock.writerBootID = Identifier128(bytes: [UInt8](repeating: 9, count: 16))
+        builder.commit(superblock)
+        let holder = MemoryStorage(contents: builder.bytes)
+        #expect(try holder.tryLock(.writer, exclusive: true))
+        let error = #expect(throws: CheckpointError.self) {
+            try CheckpointWriter(storage: MemoryStorage(openerOf: holder))
+        }
+        #expect(error?.code == .locked)
+        #expect(error?.message.contains("\(SystemClock.processID)") == false)
+        #expect(error?.message.contains("a process that this user cannot see") == true)
     }
 }

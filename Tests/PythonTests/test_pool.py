@@ -16,6 +16,7 @@ import torch
 from conftest import pattern
 
 import pccheck
+from pccheck._arguments import parse_size
 import pccheck.torch
 
 MIB = 1 << 20
@@ -55,7 +56,7 @@ def test_from_a_chunk_per_worker_to_twice_the_state(path: Path, pool: str) -> No
         for step in range(3):
             checkpointer.save(step, state)
         assert checkpointer.save(3, state).wait().durable
-        assert checkpointer.stats()["pool_byte_count"] == pccheck._shape.parse_size(pool)
+        assert checkpointer.stats()["pool_byte_count"] == parse_size(pool)
         assert np.array_equal(checkpointer.load()["x"], state["x"])
 
 
@@ -84,6 +85,7 @@ def test_more_than_there_is_is_refused_before_it_is_touched(path: Path) -> None:
 _GROUP = """
 import os, sys
 import pccheck
+from pccheck._arguments import parse_size
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 try:
     pccheck.Checkpointer(sys.argv[2], pool="512 MiB")

@@ -108,6 +108,8 @@ class TensorTable:
             (entry.name, entry.stored_dtype, entry.shape, _is_early(entry)) for entry in entries
         ]
         if signature != self._signature:
+            # Whoever interrupts this leaves rows that are half made, and are nobody's.
+            self._signature = None
             self._build(entries)
             self._signature = signature
         self._rows["data"] = [entry.address if entry.byte_count else 0 for entry in entries]

@@ -6,6 +6,7 @@ import ctypes as c
 import logging
 import math
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -162,6 +163,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         )
         self._process = os.getpid()
         self._is_closed = False
+        self._open_lock = threading.RLock()
         asked = Shape(
             None if in_flight is None else whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
             None if retain is None else whole(retain, "retain", 1, _RETAIN_MAXIMUM),
@@ -266,7 +268,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
         metadata.update(encoder.metadata)
         if self._engine is None:
-            self._create(capacity_for(encoder.entries, metadata, room()))
+            self._make_first_engine(lambda: capacity_for(encoder.entries, metadata, room()))
         until = None
         if self._on_busy == "wait":
             limit = self._busy_timeout
@@ -280,19 +282,12 @@ class BaseCheckpointer(KeepsCheckpoints):
             return urgent or is_last
 
         watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
-        def begin() -> SaveHandle:
-            assert self._engine is not None
-            return self._engine.save(
+        def begin(engine: Engine) -> SaveHandle:
+            return engine.save(
                 step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
             )
 
-        try:
-            handle = begin()
-        except TooLarge as error:
-            if not self._room.grows:
-                raise
-            self._grow(capacity_for(encoder.entries, metadata, room()), error)
-            handle = begin()
+        handle = self._begin(begin, lambda: capacity_for(encoder.entries, metadata, room()))
         self._room.used(handle._byte_count)
         handle.wait_as_asked(overlap)
         blocked = time.perf_counter_ns() - self._save_began
@@ -326,6 +321,19 @@ class BaseCheckpointer(KeepsCheckpoints):
             )
         return self._policy.is_due(step_number(step))
 
+    def _make_first_engine(self, capacity: Callable[[], int]) -> None:
+        """Makes the file and its engine, once and not for each thread that has a first save."""
+        with self._open_lock:
+            if self._engine is None:
+                self._create(capacity())
+            self._end_if_closed()
+
+    def _end_if_closed(self) -> None:
+        """After an engine was opened: a signal handler or a finalizer may have closed us since."""
+        if self._is_closed:
+            self._close_engine()
+        self._check_open()
+
     def _create(self, capacity: int) -> None:
         options = self._create_options
         options.capacity_byte_count = capacity
@@ -350,12 +358,41 @@ class BaseCheckpointer(KeepsCheckpoints):
                 self.close()
                 raise
 
-    def _grow(self, capacity: int, reason: TooLarge) -> None:
+    def _begin(
+        self, begin: Callable[[Engine], SaveHandle], capacity: Callable[[], int]
+    ) -> SaveHandle:
+        """Begins a checkpoint, and makes the file larger for it where that was not refused."""
+        has_grown = False
+        while True:
+            engine = self._engine
+            assert engine is not None
+            try:
+                return begin(engine)
+            except TooLarge as error:
+                if has_grown or not self._room.grows:
+                    raise
+                self._grow(capacity, error, engine)
+                has_grown = True
+            except Closed:
+                # Another thread may be making the file larger.
+                with self._open_lock:
+                    if self._is_closed or self._engine is engine:
+                        raise
+
+    def _grow(self, capacity: Callable[[], int], reason: TooLarge, engine: Engine) -> None:
         """Makes room for a state that does not fit, once what is in flight is durable."""
-        try:
-            self._reshape(Shape(capacity=capacity))
-        except CheckpointError as error:
-            raise TooLarge(f"{reason}; growing it failed: {error}", code=reason.code) from error
+        with self._open_lock:
+            if self._engine is not engine:
+                # Another thread has grown it meanwhile.
+                return
+            self._check_open()
+            try:
+                self._reshape(Shape(capacity=capacity()))
+            except CheckpointError as error:
+                raise TooLarge(
+                    f"{reason}; growing it failed: {error}", code=reason.code
+                ) from error
+            self._end_if_closed()
 
     def _reshape(self, shape: Shape) -> None:
         self._close_engine()
@@ -521,7 +558,11 @@ class BaseCheckpointer(KeepsCheckpoints):
 
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
-        self._is_closed = True
+        is_child = self._process != os.getpid()
+        if is_child:
+            self._adopt()
+        with self._open_lock:
+            self._is_closed = True
         try:
             self._close_engine()
         finally:
@@ -530,7 +571,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         if preemption is not None:
             preemption.close()
         file, self._file = self._file, None
-        if file is not None and os.getpid() == self._process:
+        if file is not None and not is_child:
             file.check()
 
     def _close_engine(self) -> None:
@@ -550,6 +591,8 @@ class BaseCheckpointer(KeepsCheckpoints):
     def _adopt(self) -> None:
         """In a forked child: the parent had not opened the file yet, so that the child may."""
         self._process = os.getpid()
+        # A thread that exists only in the parent may hold the old one.
+        self._open_lock = threading.RLock()
 
     def __enter__(self: _Self) -> _Self:
         return self
