@@ -59,7 +59,8 @@ extension StorageError: CustomStringConvertible {
             "the file or its file system cannot be written by this user"
         case .resourceBusy: "it is a device that is mounted, or that another writer has open"
         case .ioError: "the device failed; check the kernel log, then run pcfsck --verify full"
-        case .noSuchFileOrDirectory, .notDirectory: "check the path, or create the file with pccheck create"
+        case .noSuchFileOrDirectory, .notDirectory:
+            "check the path, or create the file with pccheck create"
         case .fileExists: "choose another path, or replace it explicitly"
         case .fileNameTooLong: "give a shorter name: at most 255 bytes, and 4095 for the whole path"
         default: nil

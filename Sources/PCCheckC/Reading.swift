@@ -352,3 +352,11 @@ public func pcc_reader_close(_ reader: OpaquePointer?) {
     (try? handle(reader))?.select(nil)
     Handle.release(reader)
 }
+
+@c @implementation
+public func pcc_reader_dispose(_ reader: UnsafeMutablePointer<OpaquePointer?>?) {
+    // Safe: the caller gives NULL or a place for a handle.
+    guard let reader = reader, let handle = reader.pointee else { return }
+    reader.pointee = nil
+    pcc_reader_close(handle)
+}

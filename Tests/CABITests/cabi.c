@@ -404,7 +404,10 @@ static void fork_beside_everything(const char *directory)
     int status;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     OK(pcc_reader_verify(reader, &error));
-    pcc_reader_close(reader);
+    pcc_reader_dispose(&reader);
+    CHECK(!reader);
+    pcc_reader_dispose(&reader);
+    pcc_reader_dispose(NULL);
     pcc_ticket_free(ticket);
     OK(save(writer, 2, values, &ticket));
     OK(pcc_ticket_wait(ticket, -1, &error));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import signal
@@ -364,3 +365,23 @@ def test_an_interrupt_leaves_no_table_half_made(
         monkeypatch.undo()
         checkpointer.save(3, rng=False, **one).wait()
         assert torch.equal(pcc.load(path)["x"], one["x"])
+
+
+def test_an_interrupted_close_of_a_reader_leaves_no_pin(path: Path) -> None:
+    """At every line of it: the reader is closed then, or by its finalizer."""
+    from interrupting import Striker, interrupt, kinds_of_locks
+
+    from pccheck._reader import Reader
+
+    with pccheck.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, 1).wait()
+    place, striker = 1, Striker(interrupt, by_opcode=True)
+    while striker.count >= place - 1:
+        reader = Reader(path)
+        reader.select_newest()
+        striker.run(lambda _, reader=reader: reader.close(), None, place)  # type: ignore
+        del reader
+        gc.collect()
+        assert kinds_of_locks(str(path)) == {fcntl.F_UNLCK}, place
+        place += 1
+    assert place > 10

@@ -452,6 +452,9 @@ PCC_API void pcc_reader_cancel(pcc_reader *reader);
  */
 PCC_API pcc_status pcc_sweep(const char *path, pcc_error *error);
 PCC_API void pcc_reader_close(pcc_reader *reader);
+/* The same, and sets *reader to NULL first, so that whoever is interrupted knows what is left to
+ * close. Does nothing when it is NULL already. */
+PCC_API void pcc_reader_dispose(pcc_reader **reader);
 
 /* Frees a string that this library returned; NULL is allowed. */
 PCC_API void pcc_free(char *text);

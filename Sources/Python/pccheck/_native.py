@@ -308,7 +308,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_reader_copy", c.c_int32, [_P, c.c_char_p, c.POINTER(CopyOptions), _ERROR]),
     ("pcc_reader_cancel", None, [_P]),
     ("pcc_sweep", c.c_int32, [c.c_char_p, _ERROR]),
-    ("pcc_reader_close", None, [_P]),
+    ("pcc_reader_dispose", None, [_HANDLE]),
     ("pcc_free", None, [_P]),
 ]
 

@@ -97,10 +97,10 @@ class Reader:
 
     def close(self) -> None:
         """Unpins the selected slot and closes the file."""
-        # Taken first, so that no interrupt has it closed twice.
-        reader, self._reader = getattr(self, "_reader", None), c.c_void_p()
+        # It sets the pointer to NULL itself: an interrupt leaves it closed, or to the finalizer.
+        reader = getattr(self, "_reader", None)
         if reader and os.getpid() == self._process:
-            self._library.pcc_reader_close(reader)
+            self._library.pcc_reader_dispose(c.byref(reader))
 
     def list(self) -> list[CheckpointInfo]:
         """The checkpoints that can be loaded, in the order in which recovery tries them."""
