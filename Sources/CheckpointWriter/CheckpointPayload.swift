@@ -20,6 +20,7 @@ internal import CheckpointStorage
         @unsafe public init(
             _ memory: UnsafeRawBufferPointer, elementByteCount: Int = 1, isEarly: Bool = false
         ) {
+            // Safe: it is only kept here; the caller vouches for the memory.
             unsafe self.memory = unsafe memory
             self.elementByteCount = elementByteCount
             self.isEarly = isEarly
