@@ -185,7 +185,9 @@ class Striker:
             sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        code = frame.f_code
+        # Nobody can help a finalizer that ends before its first line; what it calls is struck.
+        if not code.co_filename.startswith(PACKAGE) or code.co_name == "__del__":
             return None
         if event == "call":
             frame.f_trace_opcodes = self._event == "opcode"

@@ -93,7 +93,12 @@ class Reader:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        try:
+            self.close()
+        except BaseException:
+            # Interrupted, and nobody calls it again: a pin would stay until the process ends.
+            self.close()
+            raise
 
     def close(self) -> None:
         """Unpins the selected slot and closes the file."""
