@@ -259,7 +259,7 @@ class Comparison:
         if live is not None:
             return self.leaf(node, live, name)
         if isinstance(target, dict):
-            return self._mapping(node, target, name)
+            return self.mapping(node, target, name)
         if isinstance(target, (list, tuple, deque)):
             return self._sequence(node, target, name)
         if isinstance(target, _generators.GENERATOR_TYPES):
@@ -305,8 +305,13 @@ class Comparison:
         self.report.reshaped.append(Difference(name, saved, live))
         return GONE
 
-    def _mapping(self, node: Any, target: dict[Any, Any], name: str) -> Any:
-        """A dictionary; what it holds beside tensors and objects is replaced."""
+    def mapping(
+        self, node: Any, target: dict[Any, Any], name: str, *, is_closed: bool = False
+    ) -> Any:
+        """A dictionary; what it holds beside tensors and objects is replaced.
+
+        One that is closed has all keys and no others.
+        """
         items = items_of(node)
         if items is None:
             return self.reshaped(name, kind_of(node), f"a dict of {len(target)}")
@@ -318,9 +323,12 @@ class Comparison:
                 child = self.compare(child, target[key], path)
                 if child is GONE:
                     continue
+            elif is_closed:
+                self.report.unexpected.append(path)
+                continue
             kept.append((stored_key, child))
         for key, item in target.items():
-            if key not in found and self.memory.fills_in_place(item):
+            if key not in found and (is_closed or self.memory.fills_in_place(item)):
                 self.wants_tensors = True
                 self.report.missing.append(joined(name, key))
         return with_items(node, kept)

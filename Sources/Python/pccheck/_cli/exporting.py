@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .._arguments import parse_size
 from .._convert import hf_folder, numpy_files, safetensors, torch_file
 from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refuse_itself
 from .._convert.stored import Stored, with_checkpoint
 from .._loading import Loading
 from .._printable import printable
-from ..checkpointer import parse_size
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
 from .terminal import Output, Progress, byte_text, plural
