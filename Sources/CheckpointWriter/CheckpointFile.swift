@@ -155,7 +155,8 @@ public enum CheckpointFile {
     /// Writes every metadata block of a new file, so that nothing stale is left on a device:
     /// generations 1 and 2 fill all four superblock positions.
     ///
-    /// - Parameter held: a checkpoint whose chunks are in its slot already. Both generations name it.
+    /// - Parameter held: a checkpoint whose chunks are in its slot already. Both generations name
+    ///   it.
     static func write(
         _ identity: IdentityBlock, to storage: any Storage,
         holding held: (header: SlotHeader, table: ChunkTable)? = nil

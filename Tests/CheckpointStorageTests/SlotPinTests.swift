@@ -81,7 +81,9 @@ import Testing
         #expect(try files[1].tryLock(.slot(SlotIndex(0)), exclusive: true))
         #expect(files[0].writerLockHolders.isEmpty)
         #expect(try files[1].tryLock(.writer, exclusive: true))
-        #expect(files[0].writerLockHolders.map(\.processID) == [SystemClock.processID])
+        withExtendedLifetime(files) {
+            #expect(files[0].writerLockHolders.map(\.processID) == [SystemClock.processID])
+        }
     }
 
     @Test func sentencesNameAFewProcesses() {

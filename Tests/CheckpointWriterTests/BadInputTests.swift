@@ -166,7 +166,7 @@ final class TemporaryFileSystem {
         try createFile(path)
         let first = try CheckpointWriter(path: path)
         #expect(try first.outcome(1, pattern(1, count: 10)) == .durable)
-        expectRefusal(.locked, ["another writer", "process \(getpid())", "own path"])
+        expectRefusal(.locked, ["another writer", "this process, \(getpid())", "own path"])
         var options = CheckpointFile.Options(capacity: 4096)
         options.replacesExisting = true
         let replacing = options
@@ -264,7 +264,7 @@ final class TemporaryFileSystem {
         try #require(disk.makeReadOnly())
         let error = #expect(throws: CheckpointError.self) { try CheckpointWriter(path: file) }
         #expect(error?.code == .readOnly)
-        #expect(error?.message.contains("cannot be written") == true)
+        #expect(error?.message.contains("mounted read-only") == true)
         #expect(try loadNewest(file).step == 1)
     }
 
