@@ -114,7 +114,10 @@ class Target:
         assert engine is not None
         total = encoded.byte_count()
         before = engine.stats()["chunk_write_count"]
-        handle = engine.save(step, encoded.encoder.entries, encoded.metadata, None, math.inf)
+        # Nobody changes what was read from a file.
+        handle = engine.save(
+            step, encoded.encoder.entries, encoded.metadata, None, math.inf, overlap=True
+        )
         while True:
             try:
                 outcome = handle.wait(_POLL_SECONDS)
