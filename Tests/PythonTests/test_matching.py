@@ -516,4 +516,4 @@ def test_classes_from_the_file_do_not_reach_the_terminal_raw(path: Path) -> None
     with pcc.Checkpointer(path) as checkpointer:
         with pytest.raises(pccheck.StateMismatch) as caught:
             checkpointer.resume(optimizer=optimizer)
-    assert "\x1b" not in str(caught.value) and r"evil\x1b[2J\nname" in str(caught.value)
+    assert "\x1b" not in str(caught.value) and r"evil\u{1b}[2J\nname" in str(caught.value)

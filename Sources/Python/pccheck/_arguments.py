@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -84,9 +85,9 @@ def save_options(
     advice = "a part cannot have this name: give it another one"
     for what, value in switches.items():
         switch(value, what, advice)
-    if metadata is not None and not isinstance(metadata, str):
+    if metadata is not None and not isinstance(metadata, (str, Mapping)):
         raise TypeError(
-            f"metadata is of type {type(metadata).__qualname__}, expected a short text; {advice}"
+            f"metadata is of type {type(metadata).__qualname__}, expected a short text or values by name; {advice}"
         )
     for name in parts:
         if name in _OPTIONS_OF_LOADING:
