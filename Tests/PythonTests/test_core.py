@@ -499,7 +499,7 @@ def test_file_of_another_program(path: Path) -> None:
         checkpointer.save(0, {"x": pattern(0)}).wait()
         engine = checkpointer._engine
         assert engine is not None
-        engine.save(1, encoder_less.entries, {}, None, None).wait()
+        engine.save(1, encoder_less.entries, {}, None, None, overlap=True).wait()
         loaded = checkpointer.load()
     assert list(loaded) == ["a.b"] and np.array_equal(loaded["a.b"], pattern(1))
 
