@@ -87,7 +87,7 @@ def save_options(
         switch(value, what, advice)
     if metadata is not None and not isinstance(metadata, (str, Mapping)):
         raise TypeError(
-            f"metadata is of type {type(metadata).__qualname__}, expected a short text or values "
+            f"metadata is of type {type(metadata).__qualname__}, expected a short text, or values "
             f"by name; {advice}"
         )
     for name in parts:
