@@ -150,3 +150,45 @@ def test_without_buffers(path: Path) -> None:
         ckpt.save(1, model=pcc.trainable(model, buffers=False))
     assert "1.running_mean" not in pcc.load(path)["model"]
     pcc.load_into(path, model=pcc.trainable(made(0)[0], buffers=False))
+
+
+def test_an_optimizer_in_another_order_goes_by_names(path: Path) -> None:
+    """Shapes that are alike say nothing: only names tell whose state it is."""
+
+    def run() -> tuple[nn.Module, list[nn.Parameter]]:
+        model = nn.Sequential(*(nn.Linear(SIZE, SIZE, bias=False) for _ in range(4)))
+        model[0].requires_grad_(False)
+        return model, [p for p in model.parameters() if p.requires_grad]
+
+    torch.manual_seed(0)
+    model, parameters = run()
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
+    train(model, optimizer)
+    with pcc.Checkpointer(path) as ckpt:
+        ckpt.save(1, model=pcc.trainable(model), optimizer=optimizer)
+    other, its_parameters = run()
+    other[0].load_state_dict(model[0].state_dict())
+    its_optimizer = torch.optim.Adam(its_parameters[::-1])
+    with pcc.Checkpointer(path) as ckpt:
+        ckpt.resume(model=pcc.trainable(other), optimizer=its_optimizer)
+        assert ckpt.resume_report is not None and ckpt.resume_report.is_exact
+    for now, then in zip(its_parameters, parameters, strict=True):
+        expected = optimizer.state[then]["exp_avg"]
+        assert torch.equal(its_optimizer.state[now]["exp_avg"], expected)
+
+
+def test_a_base_that_was_changed_behind_the_back_of_torch_is_another_one(path: Path) -> None:
+    """As when adapters are merged into their base, which counts no change of it."""
+    model, optimizer = made(0)
+    with pcc.Checkpointer(path) as ckpt:
+        ckpt.save(1, model=pcc.trainable(model), optimizer=optimizer)
+        first = next(p for p in model.parameters() if not p.requires_grad)
+        version = first._version
+        first.data += 1
+        assert first._version == version
+        ckpt.save(2, model=pcc.trainable(model), optimizer=optimizer)
+    fresh, its_optimizer = made(0)
+    with pcc.Checkpointer(path) as ckpt:
+        with pytest.raises(pccheck.StateMismatch, match="pccheck.base"):
+            ckpt.resume(model=pcc.trainable(fresh), optimizer=its_optimizer)
+        ckpt.resume(model=pcc.trainable(model), optimizer=optimizer)

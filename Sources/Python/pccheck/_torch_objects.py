@@ -16,6 +16,7 @@ import torch
 from ._comparing import OBJECTS_KEY, WRAPPERS
 from ._nesting import joined
 from ._stateful import named_objects
+from ._torch_trainable import Trainable
 from .errors import StateFormatError
 
 _VERSION = 1
@@ -117,8 +118,9 @@ class ParameterNames:
         self.parameters: dict[str, torch.Tensor] = {}
         self._names: dict[int, list[str]] = {}
         for path, value in named_objects(state):
-            if isinstance(value, torch.nn.Module):
-                for key, parameter in value.named_parameters(remove_duplicate=False):
+            module = value.model if isinstance(value, Trainable) else value
+            if isinstance(module, torch.nn.Module):
+                for key, parameter in module.named_parameters(remove_duplicate=False):
                     name = joined(path, key)
                     self.parameters.setdefault(name, parameter)
                     self._names.setdefault(id(parameter), []).append(name)
