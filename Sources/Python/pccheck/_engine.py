@@ -19,6 +19,7 @@ import numpy as np
 from . import _native
 from ._debug import Watch
 from ._handle import Approvals, Guard, SaveHandle
+from ._past import Past
 from .errors import Busy, CheckpointError, Closed, Forked, Timeout
 from .state import TensorEntry
 
@@ -152,8 +153,13 @@ class Engine:
     """
 
     def __init__(
-        self, path: bytes, options: _native.WriterOptions, pin: Pin | None = None
+        self,
+        path: bytes,
+        options: _native.WriterOptions,
+        pin: Pin | None = None,
+        past: Past | None = None,
     ) -> None:
+        """``past`` is of the engine whose work this one goes on with, in the same file."""
         self._library = _native.library()
         self._path = path
         self._process = os.getpid()
@@ -164,8 +170,11 @@ class Engine:
         self._is_skip_told = False
         self._outstanding: list[SaveHandle] = []
         self._approvals = Approvals()
+        self._past = past or Past()
         #: What callers of `wait_staged`, such as optimizers, waited.
-        self.staged_wait_nanoseconds = 0
+        self.staged_wait_nanoseconds = self._past.staged_wait_nanoseconds
+        # Saves may not go below it.
+        self._last_step: int | None = None
         self.lock = threading.RLock()
         self._unpin: Callable[[], object] | None = None
         error = _native.Error()
@@ -176,6 +185,8 @@ class Engine:
                 path, c.byref(options), c.byref(self._writer), c.byref(error)
             )
             _native.check(status, error)
+            if self._past.last_step is not None:
+                self.rewind(self._past.last_step)
             if pin is not None:
                 self._unpin = pin(*self.pool())
         except BaseException:
@@ -312,6 +323,8 @@ class Engine:
                 if status in (_native.BUSY, _native.TIMEOUT):
                     return _native.exception_from(status, error)
                 _native.check(status, error)
+                if handle.state != "skipped":
+                    self._last_step = step
                 if options.is_urgent and handle.state == "skipped":
                     return Busy(f"step {step} was skipped", code=_native.BUSY)
             finally:
@@ -395,6 +408,7 @@ class Engine:
             _native.check(
                 self._library.pcc_writer_rewind(self._open_writer(), step, c.byref(error)), error
             )
+            self._last_step = step
 
     def stats(self) -> dict[str, Any]:
         """What the writer counted."""
@@ -406,7 +420,16 @@ class Engine:
             )
             _native.check(status, error)
             stats: dict[str, Any] = json.loads(_native.take_text(text))
-            return stats
+            return self._past.joined(stats)
+
+    def end(self) -> Past:
+        """Waits until nothing is in flight and closes the file; returns what the engine that
+        opens it next goes on with."""
+        with self.lock:
+            self.wait_finished()
+            stats = self.stats()
+            self.close()
+            return Past(self._last_step, self.staged_wait_nanoseconds, stats)
 
     def close(self) -> None:
         """Waits until nothing is in flight and closes the file; a second call does nothing."""

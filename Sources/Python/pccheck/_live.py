@@ -34,9 +34,11 @@ def close_all() -> int:
     return len(held)
 
 
-def explain(path: str, error: Locked) -> None:
-    """Says in the error which checkpointer of this process has the file open, if one has."""
+def explain(path: str, error: Locked, opener: object) -> None:
+    """Says in the error which other checkpointer of this process has the file open, if one has."""
     for item in checkpointers():
+        if item is opener:
+            continue
         try:
             is_same = os.path.samefile(item.path, path)
         except OSError:

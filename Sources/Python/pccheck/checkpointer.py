@@ -28,6 +28,7 @@ from ._engine import Engine, Pin, wait_staged_everywhere
 from ._handle import Guard, SaveHandle
 from ._load import damaged_slots, described, load_from, load_with, loading_of
 from ._loading import ArrayMemory, Loading
+from ._past import Past
 from ._place import OpenFile, usable_path
 from ._preemption import Preemption
 from ._reader import CheckpointInfo, Reader
@@ -162,7 +163,7 @@ class BaseCheckpointer(KeepsCheckpoints):
             None if busy_timeout is None else seconds(busy_timeout, "busy_timeout")
         )
         self._process = os.getpid()
-        self._is_closed = False
+        self._is_closed = self._is_reshaping = False
         self._open_lock = threading.RLock()
         asked = Shape(
             None if in_flight is None else whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
@@ -235,11 +236,13 @@ class BaseCheckpointer(KeepsCheckpoints):
         """Called first by every ``save``: from here on the caller is blocked."""
         self._check_open()
         self._save_began = time.perf_counter_ns()
-        if self._engine is not None:
-            self._engine.check_open()
-            self._engine.reap()
-        if self._file is not None:
-            self._file.check()
+        # Another thread that makes the file larger has it closed meanwhile.
+        with self._open_lock:
+            if self._engine is not None:
+                self._engine.check_open()
+                self._engine.reap()
+            if self._file is not None:
+                self._file.check()
         self._keeper.before_save(self._loaded.step if self._loaded else None)
 
     def _save_state(
@@ -371,20 +374,21 @@ class BaseCheckpointer(KeepsCheckpoints):
             except TooLarge as error:
                 if has_grown or not self._room.grows:
                     raise
-                self._grow(capacity, error, engine)
-                has_grown = True
+                has_grown = self._grow(capacity, error, engine)
             except Closed:
                 # Another thread may be making the file larger.
                 with self._open_lock:
                     if self._is_closed or self._engine is engine:
                         raise
 
-    def _grow(self, capacity: Callable[[], int], reason: TooLarge, engine: Engine) -> None:
-        """Makes room for a state that does not fit, once what is in flight is durable."""
+    def _grow(self, capacity: Callable[[], int], reason: TooLarge, engine: Engine) -> bool:
+        """Makes room for a state that does not fit, once what is in flight is durable.
+
+        False when another thread was quicker, whose state may have been a smaller one.
+        """
         with self._open_lock:
             if self._engine is not engine:
-                # Another thread has grown it meanwhile.
-                return
+                return False
             self._check_open()
             try:
                 self._reshape(Shape(capacity=capacity()))
@@ -392,21 +396,30 @@ class BaseCheckpointer(KeepsCheckpoints):
                 raise TooLarge(
                     f"{reason}; growing it failed: {error}", code=reason.code
                 ) from error
-            self._end_if_closed()
+            return True
 
     def _reshape(self, shape: Shape) -> None:
-        self._close_engine()
+        """Closes the file, resizes it and opens it again; with the lock, or where nobody else
+        knows of this checkpointer."""
+        assert self._engine is not None
+        self._is_reshaping = True
         try:
-            self._room.resize(self._native_path, shape)
+            past = self._engine.end()
+            self._close_engine()
+            try:
+                self._room.resize(self._native_path, shape)
+            finally:
+                self._open_engine(past)
         finally:
-            self._open_engine()
+            self._is_reshaping = False
+        self._end_if_closed()
         self._room.look()
 
-    def _open_engine(self) -> None:
+    def _open_engine(self, past: Past | None = None) -> None:
         try:
-            engine = Engine(self._native_path, self._writer_options, self._pin)
+            engine = Engine(self._native_path, self._writer_options, self._pin, past)
         except Locked as error:
-            _live.explain(self._path, error)
+            _live.explain(self._path, error, self)
             raise
         self._engine = engine
         self._file = OpenFile(self._path)
@@ -427,8 +440,9 @@ class BaseCheckpointer(KeepsCheckpoints):
     def rewind(self, step: int) -> None:
         """Says that training goes back to ``step`` on purpose, so that it may be saved again."""
         self._check_open()
-        if self._engine is not None:
-            self._engine.rewind(step_number(step))
+        with self._open_lock:
+            if self._engine is not None:
+                self._engine.rewind(step_number(step))
 
     def wait_staged(self) -> None:
         """Returns when no checkpoint reads the caller's memory any more."""
@@ -478,7 +492,7 @@ class BaseCheckpointer(KeepsCheckpoints):
                 self._path, reader, step, loading, sequence_maximum=self._chosen_sequence(step)
             )
         self._loaded = info
-        self._engine.rewind(info.step)
+        self.rewind(info.step)
         return state
 
     def _chosen_sequence(self, step: int | None) -> int:
@@ -486,7 +500,8 @@ class BaseCheckpointer(KeepsCheckpoints):
         rejected stays rejected. 0 where anything may be loaded."""
         if step is not None or self._save_began or self._engine is None:
             return 0
-        chosen = self._engine.recovered()
+        with self._open_lock:
+            chosen = self._engine.recovered()
         return 0 if chosen is None else chosen.sequence
 
     @property
@@ -535,7 +550,9 @@ class BaseCheckpointer(KeepsCheckpoints):
     @property
     def is_open(self) -> bool:
         """True while it holds its file, which other writers find locked."""
-        return self._engine is not None and self._engine.is_open and not self._is_closed
+        if self._engine is None or self._is_closed:
+            return False
+        return self._engine.is_open or (self._is_reshaping and self._process == os.getpid())
 
     def stats(self) -> dict[str, Any]:
         """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
@@ -548,7 +565,8 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._check_open()
         if self._engine is None:
             return {}
-        stats = self._engine.stats()
+        with self._open_lock:
+            stats = self._engine.stats()
         stats["blocked_nanoseconds"] = self._blocked_nanoseconds
         stats["copied_byte_count"] = self._copied_byte_count
         stats["staged_wait_nanoseconds"] = self._engine.staged_wait_nanoseconds

@@ -10,6 +10,7 @@ import os
 import stat
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -232,6 +233,7 @@ class KeepsCheckpoints:
     """What a checkpointer has for copies that stay."""
 
     _engine: Engine | None
+    _open_lock: AbstractContextManager[bool]
     _keeper: Keeper
 
     def _check_open(self) -> None:
@@ -250,9 +252,10 @@ class KeepsCheckpoints:
         self._check_open()
         step = operator.index(step)
         save = None
-        if self._engine is not None:
-            self._engine.check_open()
-            save = self._engine.in_flight(step)
+        with self._open_lock:
+            if self._engine is not None:
+                self._engine.check_open()
+                save = self._engine.in_flight(step)
         return self._keeper.begin(step, path, save, replace)
 
 
