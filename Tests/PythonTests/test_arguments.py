@@ -61,7 +61,8 @@ def closed(path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def closed_files() -> Any:
+def closed_files(tmp_path: Path) -> Any:
+    """Before the folder goes."""
     yield
     pccheck.close_all()
 

@@ -56,8 +56,9 @@ class TorchRestorer(Restorer):
                 return
             found: Any = module.load_state_dict(value, strict=False)
         except RuntimeError as error:
+            reason = " ".join(str(error).split()).rstrip(" .")
             raise CheckpointError(
-                f"'{name}' reads what was saved in a way of its own, and refused it: {error}; its "
+                f"'{name}' reads what was saved in a way of its own, and refused it: {reason}; its "
                 "tensors hold unspecified values now: load another checkpoint into them, or "
                 "initialize them again"
             ) from error
