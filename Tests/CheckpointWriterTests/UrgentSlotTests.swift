@@ -81,6 +81,18 @@ import Testing
         try writer.close()
     }
 
+    /// Whether so many saves wait for a slot, sooner or later. Each counts its own time: together
+    /// they have counted more than went by only once there are two.
+    private func isWaiting(_ writer: CheckpointWriter, _ count: Int, since began: UInt64) -> Bool {
+        let deadline = began + deadlineNanoseconds
+        while SystemClock.monotonicTime < deadline {
+            let least = count == 1 ? 1 : SystemClock.monotonicTime - began
+            if writer.statistics.busyNanoseconds > least { return true }
+            SystemClock.sleep(nanoseconds: 5_000_000)
+        }
+        return false
+    }
+
     /// Another save waits already when the urgent one comes, and is served after it.
     @Test func anUrgentSaveGoesBeforeThoseThatWait() throws {
         let storage = try memoryFile(inFlight: 1)
@@ -90,6 +102,7 @@ import Testing
         let first = try writer.save(step: 1, payload: payload(1))
         #expect(gate.waitUntilHolding())
         let sequences = Monitor([Bool: SequenceNumber]())
+        let began = SystemClock.monotonicTime
         let threads = try [false, true].map { isUrgent in
             let thread = try WorkerThread(name: isUrgent ? "urgent" : "plain") {
                 let ticket = try? writer.save(
@@ -97,7 +110,7 @@ import Testing
                 sequences.withLock { $0[isUrgent] = ticket?.sequence }
                 _ = try? ticket?.wait()
             }
-            SystemClock.sleep(nanoseconds: 100_000_000)
+            #expect(isWaiting(writer, isUrgent ? 2 : 1, since: began))
             return thread
         }
         gate.open()
