@@ -11,6 +11,7 @@ import ctypes.util
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,33 @@ _RANGES: dict[Any, tuple[int, int]] = {
 }
 
 
+@dataclass(frozen=True)
 class Whole:
-    """An integer argument, of which ctypes would drop the bits that do not fit its type."""
+    """The type of an integer argument, of which ctypes would drop the bits that do not fit."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    kind: Any
 
-    def from_param(self, value: Any) -> Any:
-        """What ctypes passes on; it makes an error of this an ArgumentError."""
-        return self.kind(whole(value, "an argument", *_RANGES[self.kind]))
+
+class Checked:
+    """A function of the library that takes no integer which does not fit its argument.
+
+    It looks before the call: whatever is raised while ctypes converts an argument, an interrupt
+    too, would become an ArgumentError.
+    """
+
+    def __init__(self, function: Any, arguments: list[object]) -> None:
+        function.argtypes = [getattr(item, "kind", item) for item in arguments]
+        self._function = function
+        self._ranges = [
+            (index, *_RANGES[item.kind])
+            for index, item in enumerate(arguments)
+            if isinstance(item, Whole)
+        ]
+
+    def __call__(self, *arguments: Any) -> Any:
+        for index, low, high in self._ranges:
+            whole(arguments[index], "an argument", low, high)
+        return self._function(*arguments)
 
 
 class Structure(c.Structure):
@@ -376,7 +395,7 @@ def library() -> c.CDLL:
             for name, result, arguments in _FUNCTIONS:
                 function = getattr(loaded, name)
                 function.restype = result
-                function.argtypes = arguments
+                setattr(loaded, name, Checked(function, arguments))
         except AttributeError as error:
             raise LibraryNotFound(
                 f"{path} is not a libpccheck.so of this version: {error}"
