@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 from . import _live, _native
 from ._arguments import seconds
 from ._debug import Watch
+from ._saver import Saver
 from .errors import CheckpointError, Forked, StateChanged, Timeout
 
 log = logging.getLogger("pccheck")
@@ -23,6 +24,9 @@ log = logging.getLogger("pccheck")
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
 _SLICE_MILLISECONDS = 100
 _LISTED_NAME_COUNT = 5
+# Between two looks whether the thread of a save has left what it is in.
+_DECISION_PAUSE_SECONDS = 0.001
+_LONGEST_DECISION_PAUSE_SECONDS = 0.02
 # Those that hold a handle from its begin until save() returns.
 _SAVING_FUNCTIONS = {"_try_save", "save", "_save_state"}
 
@@ -76,6 +80,7 @@ class SaveHandle:
         # Until the writer knows whether the memory changed, it does not commit the checkpoint.
         self._guard = guard
         self._writer = writer
+        self._saver = Saver()
         #: True until the writer was told whether to commit, where it waits for that.
         self.needs_decision = guard is not None
         # The save() that still waits for memory to be copied. An interrupted one leaves this set:
@@ -241,6 +246,9 @@ class SaveHandle:
         with self._guard_lock:
             if not self.needs_decision or self._saving_thread is not None:
                 return
+            if self._guard is not None and not self._saver.is_past():
+                # What it is in may have changed memory already, and is not counted yet.
+                return
             self._changed = [] if self._guard is None else self._guard.changed()
             if self._changed:
                 self._reject(self._change_text())
@@ -249,11 +257,21 @@ class SaveHandle:
                 self._library.pcc_writer_approve(self._writer, self._ticket, c.byref(error))
                 self.needs_decision = False
             self._guard = None
+            # It holds a frame, and all that is in it.
+            del self._saver
 
     def _decide_when_staged(self) -> None:
-        if self.needs_decision:
-            self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
+        if not self.needs_decision:
+            return
+        self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
+        pause = _DECISION_PAUSE_SECONDS
+        while True:
             self._decide()
+            if not self.needs_decision or self._saving_thread is not None:
+                return
+            # The thread of the save is in the middle of something.
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_DECISION_PAUSE_SECONDS)
 
     def _forget_guard(self) -> None:
         """The writer is about to be freed."""
@@ -366,6 +384,10 @@ class SaveHandle:
                 return status
             if status != _native.TIMEOUT:
                 raise _native.exception_from(status, error)
+            if call is self._library.pcc_ticket_wait:
+                # Staged already, and perhaps not decided on: its save may have been interrupted
+                # before the thread that decides heard of it.
+                self._decide()
             if deadline is not None and time.monotonic() >= deadline:
                 raise Timeout(
                     f"the checkpoint of step {self.step} is not {goal} after {timeout} s; it goes "
