@@ -22,6 +22,10 @@ BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.M | re.S)
 #: Case by title: its code, each with the message that it must give, or None.
 Steps = list[tuple[str, str | None]]
 
+#: Cases in which a save must be under way still; a busy machine may keep the program back.
+RACES = {"Every slot is in flight", "Something else changes state that is being read"}
+ATTEMPTS = 50
+
 
 def sections() -> dict[str, Steps]:
     """The cases of the page."""
@@ -58,6 +62,11 @@ def check(title: str, steps: Steps, said: list[list[str]]) -> None:
             assert is_said(message, texts), f"{title}:\n{shown}\nand not\n{message}"
 
 
+def is_lost(steps: Steps, said: list[list[str]]) -> bool:
+    """Whether a save was over before what should have come in its way: it rightly says nothing."""
+    return any(message and not texts for (_, message), texts in zip(steps, said, strict=True))
+
+
 @pytest.mark.parametrize("title", SECTIONS)
 def test_case(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -70,8 +79,14 @@ def test_case(
         return
     needs_disk = "fill_disk" in everything or "make_read_only" in everything
     monkeypatch.chdir(request.getfixturevalue("small_disk") if needs_disk else tmp_path)
-    with failure_cases.case() as running:
-        said = [running.run(code, title) for code in codes]
+    for attempt in range(ATTEMPTS if title in RACES else 1):
+        if title in RACES:
+            os.mkdir(tmp_path / str(attempt))
+            monkeypatch.chdir(tmp_path / str(attempt))
+        with failure_cases.case() as running:
+            said = [running.run(code, title) for code in codes]
+        if not is_lost(steps, said):
+            break
     monkeypatch.undo()
     check(title, steps, said)
 
@@ -96,6 +111,13 @@ def test_a_message_that_is_not_said_is_noticed() -> None:
     assert is_said("NoSpace: run.pcc:\n  … room", said)
     assert not is_said("NoSpace: run.pcc: no", said)
     assert not is_said("…: run.pcc: full", said)
+
+
+def test_only_silence_is_a_lost_race() -> None:
+    steps: Steps = [("save", None), ("change", "StateChanged: …")]
+    assert is_lost(steps, [[], []])
+    assert not is_lost(steps, [[], ["StateChanged: other"]])
+    assert RACES <= set(SECTIONS)
 
 
 def test_the_page_has_every_exception() -> None:
