@@ -10,7 +10,9 @@ each action how many places there were, and how many it struck.
 
 from __future__ import annotations
 
+import dis
 import fcntl
+import functools
 import gc
 import logging
 import os
@@ -21,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -165,12 +167,36 @@ ACTIONS: dict[str, Callable[[World], None]] = {
 # -- what strikes
 
 
+@functools.cache
+def ends_of_with(code: CodeType) -> frozenset[int]:
+    """Where the byte code of a function calls the `__exit__` of a `with` that ended well.
+
+    No handler covers these places: what is raised there leaves the lock of the `with` taken. A
+    tracer can raise there, a signal cannot. The interpreter looks for signals at the end of a
+    call, at a jump back and at the start of a function. A call that ends the block is within it
+    still, so that its handler runs; after it come three times None, and the call of `__exit__`,
+    at whose end the lock is free.
+    """
+    steps = list(dis.get_instructions(code))
+    names = [step.opname for step in steps]
+    found: set[int] = set()
+    for first in range(len(steps) - 3):
+        loads = steps[first : first + 3]
+        call = first + 3 + (names[first + 3] == "PRECALL")
+        is_none = all(step.opname == "LOAD_CONST" and step.argval is None for step in loads)
+        if is_none and names[call] == "CALL" and steps[call].arg == 2:
+            found.update(step.offset for step in steps[first : call + 1])
+    return frozenset(found)
+
+
 class Striker:
     """Traces the package, and strikes at one place."""
 
     def __init__(self, blow: Callable[[], None], by_opcode: bool) -> None:
         self._blow = blow
         self._event = "opcode" if by_opcode else "line"
+        # A fork raises nothing.
+        self._spared = ends_of_with if blow is interrupt else spared_by_none
         self._place = 0
         self.count = 0
 
@@ -191,11 +217,15 @@ class Striker:
             return None
         if event == "call":
             frame.f_trace_opcodes = self._event == "opcode"
-        elif event == self._event:
+        elif event == self._event and frame.f_lasti not in self._spared(code):
             self.count += 1
             if self.count == self._place:
                 self._blow()
         return self._trace
+
+
+def spared_by_none(_: CodeType) -> frozenset[int]:
+    return frozenset()
 
 
 def interrupt() -> None:
