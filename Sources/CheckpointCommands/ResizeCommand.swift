@@ -13,12 +13,14 @@ struct ResizeCommand: ToolCommand {
         discussion: """
             A new file grows beside FILE. The checkpoints are copied into it and verified there; \
             then it takes the name. Until then FILE stays as it was, also when this is killed or \
-            the disk is full. The newest checkpoint is always kept.
+            the disk is full. The newest intact checkpoint is always kept. A damaged one is dropped, \
+            and the exit status is 4 although FILE was resized; --dry-run shows that before, and \
+            pcextract --salvage gets what is left of it out of the old file.
 
             What is not given stays. SIZE is a number of bytes with an optional suffix: K M G T \
             and KiB MiB GiB TiB are powers of 1024, KB MB GB TB powers of 1000.
 
-            Exit status: 0 done, 4 no whole checkpoint, 8 it failed, 16 usage, 32 cancelled.
+            Exit status: 0 done, 4 damage was found, 8 it failed, 16 usage, 32 cancelled.
             """)
 
     @Argument(help: "The checkpoint file.", completion: .file())
@@ -61,7 +63,7 @@ struct ResizeCommand: ToolCommand {
         } else {
             lines(report).forEach(Output.standard.line)
         }
-        return .clean
+        return report.isDamaged ? .uncorrected : .clean
     }
 
     private func lines(_ report: CheckpointFile.ResizeReport) -> [StyledText] {

@@ -28,6 +28,8 @@ extension CheckpointFile {
             public let payloadByteCount: UInt64
             /// Why it is not in the resized file; empty for one that is.
             public let reason: String
+            /// It was durable, and is not intact now.
+            public let isDamaged: Bool
         }
 
         public let before: Geometry
@@ -37,6 +39,8 @@ extension CheckpointFile {
         public let dropped: [Checkpoint]
 
         public var isChange: Bool { before != after }
+        /// A damaged checkpoint is dropped; what is left of it is in the old file only.
+        public var isDamaged: Bool { dropped.contains { $0.isDamaged } }
     }
 
     /// A capacity that takes `payload`, and a little more.
@@ -48,8 +52,9 @@ extension CheckpointFile {
     ///
     /// A new file grows beside the old one: every checkpoint that a superblock names is copied into
     /// it and verified there, then it is flushed and takes the name. A crash, or an error, before
-    /// that leaves the old file as it was. The newest checkpoint is always kept. An older one is
-    /// dropped when the new file retains fewer, or when it is too large or damaged.
+    /// that leaves the old file as it was. The newest intact checkpoint is always kept. An older
+    /// one is dropped when the new file retains fewer, or when it is too large. A damaged one is
+    /// dropped, and the report lists it.
     ///
     /// - Parameters:
     ///   - isDryRun: verify, and say what would be done.
@@ -123,11 +128,12 @@ private struct FileResize {
     }
 
     private static func entry(
-        _ candidate: Candidate, _ reason: String = ""
+        _ candidate: Candidate, _ reason: String = "", isDamaged: Bool = false
     ) -> CheckpointFile.ResizeReport.Checkpoint {
         .init(
             step: candidate.step, sequence: candidate.sequence,
-            payloadByteCount: candidate.header.payloadByteCount, reason: reason)
+            payloadByteCount: candidate.header.payloadByteCount, reason: reason,
+            isDamaged: isDamaged)
     }
 
     private static func geometry(
@@ -159,37 +165,65 @@ private struct FileResize {
                     + "\(geometry.slotByteCount); choose a capacity of at least "
                     + "\(newest.header.payloadByteCount)")
         }
-        var choice: Choice = ([newest], [])
         // Nothing has changed since `recover` looked: the file is locked.
-        let older = try SlotSelection.decide(MetadataImage.read(from: storage)).candidates
+        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        var choice: Choice = ([newest], try passedOver(decision, newest, storage))
+        let older = decision.candidates
             .filter { $0.slot != newest.slot && start.kept[$0.slot] == $0.sequence }
             .sorted { $0.sequence > $1.sequence }
         for candidate in older {
-            let reason = try reasonToDrop(candidate, storage, geometry, choice.kept.count)
-            if reason.isEmpty {
-                choice.kept.append(candidate)
+            if choice.kept.count >= geometry.retainCount {
+                choice.dropped.append(entry(candidate, "the file retains \(geometry.retainCount)"))
+            } else if candidate.header.payloadByteCount > geometry.slotByteCount {
+                choice.dropped.append(
+                    entry(
+                        candidate,
+                        "it takes \(candidate.header.payloadByteCount) bytes, and a slot holds "
+                            + "\(geometry.slotByteCount)"))
+            } else if let damage = try damage(of: candidate, storage) {
+                choice.dropped.append(entry(candidate, damage, isDamaged: true))
             } else {
-                choice.dropped.append(entry(candidate, reason))
+                choice.kept.append(candidate)
             }
         }
         return choice
     }
 
-    private static func reasonToDrop(
-        _ candidate: Candidate, _ storage: FileStorage, _ geometry: Geometry, _ keptCount: Int
-    ) throws(CheckpointError) -> String {
-        if keptCount >= geometry.retainCount { return "the file retains \(geometry.retainCount)" }
-        if candidate.header.payloadByteCount > geometry.slotByteCount {
-            return "it takes \(candidate.header.payloadByteCount) bytes, and a slot holds "
-                + "\(geometry.slotByteCount)"
+    /// What recovery rejected before it came to `newest`. The old file is the only place that has
+    /// what is left of it.
+    private static func passedOver(
+        _ decision: RecoveryDecision, _ newest: Candidate, _ storage: FileStorage
+    ) throws(CheckpointError) -> [CheckpointFile.ResizeReport.Checkpoint] {
+        var found: [CheckpointFile.ResizeReport.Checkpoint] = []
+        for candidate in decision.candidates where candidate.sequence > newest.sequence {
+            guard let damage = try damage(of: candidate, storage) else { continue }
+            // Nothing says that an unanchored one was ever complete on the medium.
+            let isDamaged = candidate.kind != .unanchored
+            found.append(entry(candidate, damage, isDamaged: isDamaged))
         }
+        if let anchor = decision.superblock?.anchor, anchor.sequence > newest.sequence,
+            !decision.candidates.contains(where: { $0.sequence == anchor.sequence })
+        {
+            found.append(
+                .init(
+                    step: anchor.step, sequence: anchor.sequence, payloadByteCount: 0,
+                    reason: "it is damaged: the header or the chunk table of slot \(anchor.slot)",
+                    isDamaged: true))
+        }
+        return found.sorted { $0.sequence > $1.sequence }
+    }
+
+    /// - Returns: nil when every chunk verifies.
+    private static func damage(
+        of candidate: Candidate, _ storage: FileStorage
+    ) throws(CheckpointError) -> String? {
         do throws(CheckpointError) {
             try SlotVerifier.verify(candidate, in: storage)
+            return nil
         } catch {
             guard error.code == .corrupt else { throw error }
             return "it is damaged: \(error.message)"
         }
-        return ""
     }
 
     // MARK: Writing

@@ -98,20 +98,35 @@ import Testing
         #expect(try resize([file.path, "--retain", "1"]).status == 0)
     }
 
-    @Test func aDamagedOlderOneIsDroppedAndANewestFallsBack() throws {
+    /// What a resize drops is gone: damage is listed, and is the exit status, a dry run's too.
+    @Test(arguments: [20, 30] as [UInt64])
+    func aDamagedOneIsDroppedAndListed(step: UInt64) throws {
         let file = try SampleFile()
         let storage = try FileStorage(path: file.path, access: .write, mode: .buffered)
         let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
-        func damage(_ step: UInt64) throws {
-            let candidate = try #require(decision.candidates.first { $0.step == step })
-            try storage.writeBlocks(
-                [UInt8](repeating: 0xA5, count: 4096), at: candidate.dataOffset)
+        let candidate = try #require(decision.candidates.first { $0.step == step })
+        try storage.writeBlocks([UInt8](repeating: 0xA5, count: 4096), at: candidate.dataOffset)
+        for options in [["--dry-run"], []] {
+            let run = try resize([file.path, "--capacity", "2M"] + options)
+            #expect(run.status == 4, "\(run.diagnostics)")
+            #expect(run.text.contains("drops step \(step): it is damaged"), "\(run.text)")
         }
-        try damage(20)
+        let kept = step == 20 ? ["30", "10"] : ["20", "10"]
+        #expect(try content(file.path).map { String($0.prefix(2)) } == kept)
+    }
+
+    /// The header of the anchored one, which no slot then has.
+    @Test func aNewestWithoutAHeaderIsListed() throws {
+        let file = try SampleFile()
+        let storage = try FileStorage(path: file.path, access: .write, mode: .buffered)
+        let newest = try #require(
+            SlotSelection.decide(MetadataImage.read(from: storage)).candidates.first)
+        try storage.writeBlocks(
+            [UInt8](repeating: 0xA5, count: 4096), at: newest.header.ownOffset)
         let run = try resize([file.path, "--capacity", "2M"])
-        #expect(run.status == 0, "\(run.diagnostics)")
-        #expect(run.text.contains("drops step 20: it is damaged"), "\(run.text)")
-        #expect(try content(file.path).map { $0.prefix(2) } == ["30", "10"])
+        #expect(run.status == 4, "\(run.diagnostics)")
+        #expect(run.text.contains("drops step 30: it is damaged: the header"), "\(run.text)")
+        #expect(try content(file.path).map { $0.prefix(2) } == ["20", "10"])
     }
 
     /// Killed at any moment, it leaves the old shape or the new one, with every checkpoint. What is

@@ -125,9 +125,9 @@ typedef struct pcc_resize_options {
 /*
  * Gives a file that no writer has open another capacity or other slots. A new file grows beside it,
  * the checkpoints are copied into that and verified there, and then it takes the name: whatever
- * fails before leaves the file as it was. The newest checkpoint is kept, or nothing is changed
- * (PCC_TOO_LARGE); of the older ones as many as are retained, fit and are whole. PCC_UNSUPPORTED
- * for a block device.
+ * fails before leaves the file as it was. The newest intact checkpoint is kept, or nothing is
+ * changed (PCC_TOO_LARGE); of the older ones as many as are retained, fit and are intact.
+ * PCC_UNSUPPORTED for a block device.
  */
 PCC_API pcc_status pcc_resize(const char *path, const pcc_resize_options *options,
                               pcc_error *error);
