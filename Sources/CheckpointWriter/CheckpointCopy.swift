@@ -46,9 +46,11 @@ public enum CheckpointCopy {
         if selected.candidate.header.payloadKind == .safetensors {
             _ = try selected.tensorManifest()
         }
-        if let existing = try CheckpointFile.existingStorage(path, plan.settings),
-            existing.isBlockDevice
-        {
+        let existing = try CheckpointFile.existingStorage(path, plan.settings)
+        // Its lock, until another file has the name: a writer that opened it meanwhile would write
+        // checkpoints that nobody finds.
+        defer { withExtendedLifetime(existing) {} }
+        if existing?.isBlockDevice == true {
             throw CheckpointError(
                 .invalidArgument, "\(path) is a block device; give the name of a new file")
         }

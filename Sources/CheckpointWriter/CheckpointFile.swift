@@ -46,6 +46,8 @@ public enum CheckpointFile {
         path: String, options: Options, progress: Progress? = nil
     ) throws(CheckpointError) {
         let existing = try existingStorage(path, options)
+        // Its lock, until another file has the name.
+        defer { withExtendedLifetime(existing) {} }
         let device = existing.flatMap { $0.isBlockDevice ? $0 : nil }
         let identity = try makeIdentity(options, deviceByteCount: device?.byteCount)
         if let device {

@@ -3,6 +3,7 @@ import CheckpointFormat
 import CheckpointRecovery
 import CheckpointWriter
 import Foundation
+import Synchronization
 import Testing
 
 /// `pccheck keep` with the real binary, and the copy below it.
@@ -118,6 +119,31 @@ import Testing
             #expect(run.diagnostics.contains(item.text), "\(run.diagnostics)")
         }
         #expect(file.directory.names == ["run.pcc"])
+    }
+
+    /// A writer that opened the file that is being replaced would write what nobody finds.
+    @Test func aFileThatIsReplacedIsLockedUntilTheEnd() throws {
+        let file = try SampleFile()
+        let other = try SampleFile(steps: [7])
+        let out = other.path
+        let reader = try CheckpointReader(path: file.path)
+        let selected = try Load(reader, request: "that fits the request") { _ in true }.next()
+        defer { selected.close() }
+        var options = CheckpointCopy.Options()
+        options.replacesExisting = true
+        let refusals = Mutex(0)
+        try CheckpointCopy.write(
+            selected, of: reader.decision.identity, to: out, options: options
+        ) { _, _ throws(CheckpointError) in
+            do throws(CheckpointError) {
+                try CheckpointWriter(path: out).close()
+            } catch {
+                if error.code == .locked { refusals.withLock { $0 += 1 } }
+            }
+        }
+        // At its begin, and after each chunk.
+        #expect(refusals.withLock { $0 } == 1 + selected.candidate.table.entries.count)
+        #expect(try payload(out, step: 30) == payload(file.path, step: 30))
     }
 
     /// Killed in the middle: no file under the name, and the next one removes what is left.
