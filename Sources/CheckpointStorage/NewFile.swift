@@ -23,10 +23,16 @@ public struct NewFile: ~Copyable {
 
     /// open(2) with O_EXCL, then fallocate(2), so that ENOSPC comes now and not mid-run.
     ///
+    /// - Parameters:
+    ///   - byteCount: what gets its blocks.
+    ///   - finalByteCount: how long the file becomes, where that is more.
     /// - Throws: ENOSPC, EACCES, ENOENT and whatever else those say, and EFBIG for a size that this
     ///   process may not write; nothing is left then.
-    public init(beside finalPath: String, byteCount: UInt64) throws(StorageError) {
-        try ProcessLimit.checkFileSize(byteCount, operation: "create", path: finalPath)
+    public init(
+        beside finalPath: String, byteCount: UInt64, finalByteCount: UInt64 = 0
+    ) throws(StorageError) {
+        try ProcessLimit.checkFileSize(
+            max(byteCount, finalByteCount), operation: "create", path: finalPath)
         // First: what they take may be what this one needs.
         Self.removeLeftovers(beside: finalPath)
         let claim = try Self.claim(finalPath)

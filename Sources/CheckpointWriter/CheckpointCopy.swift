@@ -56,7 +56,9 @@ public enum CheckpointCopy {
         }
         var file: NewFile
         do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: plan.reservedByteCount)
+            file = try NewFile(
+                beside: path, byteCount: plan.reservedByteCount,
+                finalByteCount: plan.finalByteCount)
         } catch {
             throw CheckpointError(error)
         }
@@ -149,6 +151,13 @@ private struct Plan: Sendable {
         }
     }
 
+    var finalByteCount: UInt64 {
+        switch options.form {
+        case .checkpointFile: identity.geometry.fileByteCount
+        case .payload: header.payloadByteCount
+        }
+    }
+
     func write(_ chunk: StoredChunk, to storage: FileStorage) throws(StorageError) {
         switch options.form {
         case .checkpointFile:
@@ -169,12 +178,9 @@ private struct Plan: Sendable {
     }
 
     func finish(_ storage: FileStorage) throws(StorageError) {
-        switch options.form {
-        case .checkpointFile:
-            try storage.resize(to: identity.geometry.fileByteCount)
+        try storage.resize(to: finalByteCount)
+        if options.form == .checkpointFile {
             try CheckpointFile.write(identity, to: storage, holding: (header, table))
-        case .payload:
-            try storage.resize(to: header.payloadByteCount)
         }
     }
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -126,6 +127,15 @@ static void expect_copy(pcc_reader *reader, const pcc_checkpoint_info *info)
     CHECK(pcc_reader_copy(reader, path, &payload, &error) == PCC_INVALID_ARGUMENT);
     OK(pcc_sweep(path, &error));
     CHECK(unlink(path) == 0);
+    /* More than the first slot, and less than the whole file: an error, and no SIGXFSZ. */
+    struct rlimit unlimited, limited;
+    CHECK(getrlimit(RLIMIT_FSIZE, &unlimited) == 0);
+    limited = unlimited;
+    limited.rlim_cur = info->payload_byte_count * 3 / 2;
+    CHECK(setrlimit(RLIMIT_FSIZE, &limited) == 0);
+    CHECK(pcc_reader_copy(reader, path, NULL, &error) == PCC_RESOURCE_LIMIT);
+    CHECK(setrlimit(RLIMIT_FSIZE, &unlimited) == 0);
+    CHECK(access(path, F_OK) != 0);
 }
 
 static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)

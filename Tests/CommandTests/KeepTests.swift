@@ -121,6 +121,20 @@ import Testing
         #expect(file.directory.names == ["run.pcc"])
     }
 
+    /// The file becomes longer than its first slot, which alone gets blocks: that counts as well.
+    @Test func aFileSizeLimitIsFoundBeforeAnythingIsCopied() throws {
+        let file = try SampleFile(opaqueByteCount: 200_000)
+        let run = try ToolRun(
+            shell: """
+                ulimit -f 400
+                $pccheck keep '\(file.path)' -o '\(file.directory.file("out.pcc"))' 2>&1
+                """)
+        #expect(run.status == 8, "\(run.text)")
+        #expect(run.text.contains("out.pcc: create of "), "\(run.text)")
+        #expect(run.text.contains("ulimit -f"), "\(run.text)")
+        #expect(file.directory.names == ["run.pcc"])
+    }
+
     /// A writer that opened the file that is being replaced would write what nobody finds.
     @Test func aFileThatIsReplacedIsLockedUntilTheEnd() throws {
         let file = try SampleFile()
