@@ -118,6 +118,13 @@ private struct Plan: Sendable {
                     + "to a .pcc file, or extract it with pcextract --format raw",
                 slot: candidate.slot)
         }
+        // The superblock of the copy holds a number above it.
+        guard candidate.sequence.rawValue < .max else {
+            throw CheckpointError(
+                .corrupt,
+                "the sequence of slot \(candidate.slot) is \(candidate.sequence), expected less; "
+                    + "extract the checkpoint with pcextract", slot: candidate.slot)
+        }
         let storedEnd = candidate.table.entries.map {
             $0.storedOffset + UInt64($0.storedByteCount)
         }.max()

@@ -1,6 +1,7 @@
 import CheckpointCommands
 import CheckpointFormat
 import CheckpointRecovery
+import CheckpointStorage
 import CheckpointWriter
 import Foundation
 import Synchronization
@@ -158,6 +159,19 @@ import Testing
         // At its begin, and after each chunk.
         #expect(refusals.withLock { $0 } == 1 + selected.candidate.table.entries.count)
         #expect(try payload(out, step: 30) == payload(file.path, step: 30))
+    }
+
+    /// Nothing is above the highest number, which only a hostile file has.
+    @Test func theHighestSequenceIsPassedOver() throws {
+        let file = try SampleFile()
+        let newest = try #require(file.decision().candidates.first)
+        var header = newest.header
+        header.sequence = SequenceNumber(rawValue: .max)
+        let storage = try FileStorage(path: file.path, access: .write, mode: .buffered)
+        try storage.writeBlocks(header.encoded().bytes, at: header.ownOffset)
+        let run = try keep([file.path, "-o", file.directory.file("out.pcc")])
+        #expect(run.status == 4, "\(run.diagnostics)")
+        #expect(run.diagnostics.contains("falling back to step 20"), "\(run.diagnostics)")
     }
 
     /// Killed in the middle: no file under the name, and the next one removes what is left.
