@@ -505,6 +505,12 @@ def test_a_metric_that_is_missing_is_said_once(
     assert caplog.text.count("no number 'accuracy' in its metadata") == 1
 
 
+def test_a_metric_that_no_float_holds_ends_no_save(path: Path, tmp_path: Path) -> None:
+    with pccheck.Checkpointer(path, keep=pccheck.Keep(best=1, by="loss")) as checkpointer:
+        assert checkpointer.save(1, {"x": 1}, metadata={"loss": 10**400}).wait().durable
+    assert kept(tmp_path / "run-kept") == []
+
+
 def test_sigterm_gives_copies_up(path: Path, tmp_path: Path) -> None:
     """The last save goes before everything, and the exit does not wait for a copy."""
     held = Held()

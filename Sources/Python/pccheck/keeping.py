@@ -204,7 +204,7 @@ class Keeper:
         value = metadata.get(by) if isinstance(metadata, Mapping) else None
         try:
             number = float(_plain(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             if not self._is_told:
                 self._is_told = True
                 log.warning(
