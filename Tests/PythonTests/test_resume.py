@@ -337,3 +337,23 @@ def test_lazy_tensors_stay_what_they_were_while_the_writer_goes_on(path: Path) -
             checkpointer.save(step, x=torch.full((1000,), float(step))).wait()
         assert lazy.load().max() == 1
         assert checkpointer.load()["x"].min() == 7
+
+
+@pytest.mark.parametrize(
+    ("live", "words"),
+    [
+        (torch.empty(3, device="meta"), "'t' is on the meta device, which holds no values"),
+        (torch.zeros(1).expand(3), "'t' cannot be filled with what was saved: "),
+        (torch.zeros(3).to_sparse(), "'t' cannot be filled with what was saved: "),
+    ],
+    ids=["meta", "expanded", "sparse"],
+)
+def test_a_tensor_that_takes_nothing_is_named(
+    path: Path, live: torch.Tensor, words: str
+) -> None:
+    with pccheck.torch.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, t=torch.arange(3.0), a=np.arange(3)).wait()
+        with pytest.raises(pccheck.CheckpointError, match=words):
+            checkpointer.resume(t=live)
+        with pytest.raises(pccheck.CheckpointError, match="'a' was saved as a ndarray"):
+            checkpointer.resume(a=torch.zeros(3, dtype=torch.int64))

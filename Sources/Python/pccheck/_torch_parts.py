@@ -97,12 +97,33 @@ class TorchRestorer(Restorer):
         """Tensors and generators."""
         if isinstance(target, torch.Tensor):
             if value is not target:
-                with torch.no_grad():
-                    target.copy_(value)
+                _fill(name, target, value)
         elif isinstance(target, torch.Generator):
             target.set_state(value["generator"])
         else:
             super().restore_other(name, target, value)
+
+
+def _fill(name: str, target: torch.Tensor, value: Any) -> None:
+    """Copies into a live tensor that the file could not be read into."""
+    if not isinstance(value, torch.Tensor):
+        raise CheckpointError(
+            f"'{printable(name)}' was saved as a {type(value).__qualname__} and cannot fill a "
+            "tensor; pass what it was saved as"
+        )
+    if target.is_meta and not value.is_meta:
+        # torch takes the copy, and keeps nothing of it.
+        raise CheckpointError(
+            f"'{printable(name)}' is on the meta device, which holds no values; give it memory "
+            "before the resume: torch.empty_like(tensor, device=…)"
+        )
+    try:
+        with torch.no_grad():
+            target.copy_(value)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"'{printable(name)}' cannot be filled with what was saved: {error}"
+        ) from error
 
 
 def _shown(keys: Iterable[str]) -> str:
