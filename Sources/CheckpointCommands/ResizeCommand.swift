@@ -13,9 +13,9 @@ struct ResizeCommand: ToolCommand {
         discussion: """
             A new file grows beside FILE. The checkpoints are copied into it and verified there; \
             then it takes the name. Until then FILE stays as it was, also when this is killed or \
-            the disk is full. The newest intact checkpoint is always kept. A damaged one is dropped, \
-            and the exit status is 4 although FILE was resized; --dry-run shows that before, and \
-            pcextract --salvage gets what is left of it out of the old file.
+            the disk is full. The newest intact checkpoint is always kept. A damaged one is \
+            dropped, and the exit status is 4 although FILE was resized; --dry-run shows that \
+            before, and pcextract --salvage gets what is left of it out of the old file.
 
             What is not given stays. SIZE is a number of bytes with an optional suffix: K M G T \
             and KiB MiB GiB TiB are powers of 1024, KB MB GB TB powers of 1000.

@@ -157,7 +157,7 @@ public enum CheckpointFile {
     /// Writes every metadata block of a new file, so that nothing stale is left on a device:
     /// generations 1 and 2 fill all four superblock positions.
     ///
-    /// - Parameter held: a checkpoint whose chunks are in its slot already. Both generations name
+    /// - Parameter held: a checkpoint whose chunks are in its slot already; both generations name
     ///   it.
     static func write(
         _ identity: IdentityBlock, to storage: any Storage,
