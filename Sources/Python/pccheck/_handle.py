@@ -212,6 +212,8 @@ class SaveHandle:
 
     def discard(self) -> None:
         """Ends the checkpoint, whose save() did not see its memory copied."""
+        if os.getpid() != self._process:
+            return
         with self._guard_lock:
             if self.needs_decision:
                 self._reject(
@@ -243,6 +245,8 @@ class SaveHandle:
     def _decide(self) -> None:
         """Once it is staged, and before anybody may change the memory: tells the writer whether
         it changed meanwhile."""
+        if os.getpid() != self._process:
+            return
         with self._guard_lock:
             if not self.needs_decision or self._saving_thread is not None:
                 return
@@ -295,6 +299,8 @@ class SaveHandle:
 
         Raises why it failed, or ``Timeout`` after ``timeout`` seconds.
         """
+        # In a child, a thread that exists only in the parent may hold the lock of the decision.
+        self._check_process()
         began = time.monotonic()
         try:
             if self.needs_decision:
