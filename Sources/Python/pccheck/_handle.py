@@ -279,6 +279,8 @@ class SaveHandle:
 
     def _forget_guard(self) -> None:
         """The writer is about to be freed."""
+        if os.getpid() != self._process:
+            return
         with self._guard_lock:
             self.needs_decision = False
             self._guard = None
