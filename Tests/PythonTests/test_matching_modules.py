@@ -244,3 +244,24 @@ def test_a_module_of_its_own_that_refuses(path: Path) -> None:
     text = str(caught.value)
     assert text.startswith("'model' reads what was saved in a way of its own, and refused it: Err")
     assert 'Unexpected key(s) in state_dict: "a"' in text and "unspecified values now" in text
+
+
+def test_weights_that_were_tied_since_are_in_the_report(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checkpoint has two tensors for one memory: the report says that one of them is lost."""
+    untied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with pcc.Checkpointer(path) as ckpt:
+        ckpt.save(1, model=untied).wait()
+        ckpt.resume(model=tied)
+        report = ckpt.resume_report
+        assert report is not None and not report.is_exact and not report.differs
+        assert report.overwritten == ["model.0.weight and model.1.weight"]
+        assert "the last one stays" in caplog.text
+        # Tied when it was saved, or untied here: nothing is lost.
+        for saved, live in ((tied, tied), (tied, untied), (untied, untied)):
+            ckpt.save(2, model=saved).wait()
+            ckpt.resume(model=live)
+            assert ckpt.resume_report is not None and ckpt.resume_report.is_exact

@@ -67,9 +67,10 @@ class ResumeReport:
     type whose values the live type cannot all hold; ``converted`` changes type and loses nothing.
     ``other_class`` is the state of an optimizer, a scheduler or the like of another class.
     ``renamed`` are modules whose keys differ only by what wrappers such as ``torch.compile`` put
-    before them; that loses nothing either. After a partial resume, what is missing or reshaped has
-    its live values still; what is retyped was rounded to the live type when both are floats or
-    both are integers.
+    before them; that loses nothing either. ``overwritten`` are live tensors that share their memory
+    while the checkpoint has two tensors for it: the last one stays. After a partial resume, what is
+    missing or reshaped has its live values still; what is retyped was rounded to the live type when
+    both are floats or both are integers.
     """
 
     path: str = ""
@@ -89,11 +90,12 @@ class ResumeReport:
     retyped: list[Difference] = field(default_factory=list)
     converted: list[Difference] = field(default_factory=list)
     renamed: list[Difference] = field(default_factory=list)
+    overwritten: list[str] = field(default_factory=list)
 
     @property
     def is_exact(self) -> bool:
         """True when the checkpoint and the live state agree in every name, shape and type."""
-        return not (self.differs or self.converted or self.renamed)
+        return not (self.differs or self.converted or self.renamed or self.overwritten)
 
     @property
     def differs(self) -> bool:
@@ -121,6 +123,7 @@ class ResumeReport:
             ("retyped", self.retyped),
             ("converted, without loss", self.converted),
             ("renamed by wrappers", self.renamed),
+            ("shared here and not in the checkpoint: the last one stays", self.overwritten),
         ):
             lines += _section(title, items, shown_count)
         lines += self._hints()
@@ -193,6 +196,8 @@ class Comparison:
         self.report = report
         self.objects = objects
         self.targets = targets
+        #: What fills which live memory.
+        self._sources: dict[Any, tuple[Any, str]] = {}
         #: How many live tensors, values and objects get something of the checkpoint.
         self.filled_count = 0
         #: Whether live tensors are compared, and how many get something.
@@ -212,6 +217,7 @@ class Comparison:
         """Takes over what a comparison apart found, which was no difference."""
         self.report.matched_count += other.report.matched_count
         self.report.converted += other.report.converted
+        self.report.overwritten += other.report.overwritten
         self.filled_count += other.filled_count
         self.filled_tensor_count += other.filled_tensor_count
         self.wants_tensors = self.wants_tensors or other.wants_tensors
@@ -257,7 +263,10 @@ class Comparison:
             return special
         live = self.memory.live_leaf(target)
         if live is not None:
-            return self.leaf(node, live, name)
+            kept = self.leaf(node, live, name)
+            if kept is not GONE:
+                self._note_sharing(kept, target, name)
+            return kept
         if isinstance(target, dict):
             return self.mapping(node, target, name)
         if isinstance(target, (list, tuple, deque)):
@@ -268,6 +277,15 @@ class Comparison:
                 return self.reshaped(name, kind_of(node), _generators.describe(live_kind))
         self.filled_count += 1
         return node
+
+    def _note_sharing(self, node: Any, target: Any, name: str) -> None:
+        """Two tensors of the checkpoint for one live tensor, such as weights tied since."""
+        memory = self.memory.memory_of(target)
+        if memory is None:
+            return
+        other_node, other_name = self._sources.setdefault(memory, (node, name))
+        if other_node != node:
+            self.report.overwritten.append(f"{other_name} and {name}")
 
     def leaf(self, node: Any, live: Leaf, name: str) -> Any:
         """A tensor or array beside the node that should hold it."""

@@ -103,6 +103,12 @@ class ArrayMemory:
             return Leaf(target.dtype.name, target.shape)
         return None
 
+    def memory_of(self, target: Any) -> Any:
+        """Tells live tensors in the same memory; None for one without."""
+        if not isinstance(target, np.ndarray) or not target.size:
+            return None
+        return target.ctypes.data, target.dtype.str, target.shape, target.strides
+
     def keeps_values(self, saved: Leaf, live: Leaf) -> bool:
         """True when a type needs no conversion that may lose something."""
         return saved.dtype == live.dtype

@@ -252,6 +252,16 @@ class TorchMemory(ArrayMemory):
             return Leaf(dtype_name(target.dtype), tuple(target.shape), sharding)
         return super().live_leaf(target)
 
+    def memory_of(self, target: Any) -> Any:
+        """Tells live tensors in the same memory; None for one without."""
+        if not isinstance(target, torch.Tensor):
+            return super().memory_of(target)
+        if is_dtensor(target) or target.is_meta or target.layout != torch.strided:
+            return None
+        if type(target) not in PLAIN_TENSOR_TYPES or not target.numel():
+            return None
+        return target.device, target.data_ptr(), target.dtype, target.shape, target.stride()
+
     def keeps_values(self, saved: Leaf, live: Leaf) -> bool:
         """True when every value of the saved type has an equal one in the live type."""
         if saved.dtype not in DTYPES or live.dtype not in DTYPES:
