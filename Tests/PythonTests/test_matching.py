@@ -517,3 +517,17 @@ def test_classes_from_the_file_do_not_reach_the_terminal_raw(path: Path) -> None
         with pytest.raises(pccheck.StateMismatch) as caught:
             checkpointer.resume(optimizer=optimizer)
     assert "\x1b" not in str(caught.value) and r"evil\u{1b}[2J\nname" in str(caught.value)
+
+
+def test_an_optimizer_alone_is_matched_by_place_and_says_so(path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    with pcc.Checkpointer(path) as ckpt:
+        ckpt.save(1, model=model, optimizer=optimizer).wait()
+        for parts, said in (({}, ["optimizer"]), ({"model": model}, [])):
+            ckpt.resume(optimizer=optimizer, **parts)
+            report = ckpt.resume_report
+            assert report is not None and report.by_place == said
+            assert report.is_exact == (not said) and not report.differs

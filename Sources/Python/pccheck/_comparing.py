@@ -68,9 +68,10 @@ class ResumeReport:
     ``other_class`` is the state of an optimizer, a scheduler or the like of another class.
     ``renamed`` are modules whose keys differ only by what wrappers such as ``torch.compile`` put
     before them; that loses nothing either. ``overwritten`` are live tensors that share their memory
-    while the checkpoint has two tensors for it: the last one stays. After a partial resume, what is
-    missing or reshaped has its live values still; what is retyped was rounded to the live type when
-    both are floats or both are integers.
+    while the checkpoint has two tensors for it: the last one stays. ``by_place`` are optimizers
+    whose parameters could not be matched by name. After a partial resume, what is missing or
+    reshaped has its live values still; what is retyped was rounded to the live type when both are
+    floats or both are integers.
     """
 
     path: str = ""
@@ -91,11 +92,13 @@ class ResumeReport:
     converted: list[Difference] = field(default_factory=list)
     renamed: list[Difference] = field(default_factory=list)
     overwritten: list[str] = field(default_factory=list)
+    by_place: list[str] = field(default_factory=list)
 
     @property
     def is_exact(self) -> bool:
         """True when the checkpoint and the live state agree in every name, shape and type."""
-        return not (self.differs or self.converted or self.renamed or self.overwritten)
+        notes = self.converted or self.renamed or self.overwritten or self.by_place
+        return not (self.differs or notes)
 
     @property
     def differs(self) -> bool:
@@ -124,6 +127,7 @@ class ResumeReport:
             ("converted, without loss", self.converted),
             ("renamed by wrappers", self.renamed),
             ("shared here and not in the checkpoint: the last one stays", self.overwritten),
+            ("matched by place: give the model, too, to match by name", self.by_place),
         ):
             lines += _section(title, items, shown_count)
         lines += self._hints()
@@ -218,6 +222,7 @@ class Comparison:
         self.report.matched_count += other.report.matched_count
         self.report.converted += other.report.converted
         self.report.overwritten += other.report.overwritten
+        self.report.by_place += other.report.by_place
         self.filled_count += other.filled_count
         self.filled_tensor_count += other.filled_tensor_count
         self.wants_tensors = self.wants_tensors or other.wants_tensors

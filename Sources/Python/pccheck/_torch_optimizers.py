@@ -173,7 +173,16 @@ class _Matching:
             self._sources = by_name
             return self._is_in_order() and any(source is not None for source in by_name)
         self._sources = list(range(len(self._live)))
+        if is_alike and self._saved.checked_names(record.get("parameters")) is not None:
+            self._note_places()
         return is_alike
+
+    def _note_places(self) -> None:
+        """Names were saved, and the modules that have them here were not given: parameters of one
+        shape may have changed places."""
+        shapes = [parameter.shape for parameter in self._live]
+        if len(set(shapes)) < len(shapes) and self._saved.state:
+            self._comparison.report.by_place.append(self._name)
 
     def _by_recorded_names(self, record: dict[str, Any]) -> list[int | None] | None:
         """None when none were recorded, or the live modules are not known."""
