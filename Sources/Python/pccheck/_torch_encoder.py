@@ -211,7 +211,7 @@ class _Leaves:
             return
         for _, tensor, path in self._leaves:
             if tensor.is_nested:
-                reason = "it is nested; save its parts: list(value.unbind())"
+                reason = _NESTED_REASON
             elif tensor.layout != torch.strided:
                 reason = f"its layout is {tensor.layout}; use to_dense()"
             elif tensor.is_quantized:
