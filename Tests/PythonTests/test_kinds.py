@@ -124,12 +124,18 @@ def test_value_comes_back_exactly(value: Any) -> None:
     assert alike(result["list"], [value])
 
 
-@pytest.mark.parametrize("value", [value for value in VALUES if value.__hash__], ids=repr)
-def test_value_comes_back_as_a_key(value: Any) -> None:
+def _has_hash(value: Any) -> bool:
+    """False also for a tuple that holds something without one."""
     try:
-        state = {value: 1, "other": 2}
+        hash(value)
     except TypeError:
-        pytest.skip("it holds something that has no hash")
+        return False
+    return True
+
+
+@pytest.mark.parametrize("value", [value for value in VALUES if _has_hash(value)], ids=repr)
+def test_value_comes_back_as_a_key(value: Any) -> None:
+    state = {value: 1, "other": 2}
     if isinstance(value, slice):
         with pytest.raises(TypeError, match="a dict key or set item of type slice"):
             round_trip(state)
