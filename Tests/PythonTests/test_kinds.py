@@ -491,3 +491,13 @@ Hidden = namedtuple("Other", "x")
 def test_what_has_no_stored_form_is_refused(value: Any, message: str) -> None:
     with pytest.raises(TypeError, match=r"key 'outer\.1': " + f".*({message})"):
         Encoder().encode_state({"outer": [0, value]})
+
+
+@pytest.mark.parametrize("state", [{"a": "x\ud83d\ude00"}, {"\ud83d\ude00": 1}, ["\ud83d\ude00"]])
+def test_both_halves_of_a_pair_are_no_character(path: Path, state: Any) -> None:
+    with pccheck.Checkpointer(path) as ckpt:
+        with pytest.raises(TypeError, match="both halves of a surrogate pair"):
+            ckpt.save(1, state)
+        for text in ("\U0001f600", "\ud83d", "\ude00\ud83d"):
+            ckpt.save(1, {"a": text, text: 1}).wait()
+            assert ckpt.load() == {"a": text, text: 1}

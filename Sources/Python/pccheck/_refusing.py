@@ -50,6 +50,27 @@ def refuse_attributes(value: object, path: str, known: Set[str] = frozenset()) -
         )
 
 
+def refuse_pairs(document: Any, text: str) -> None:
+    """Texts with both halves of a surrogate pair, which JSON reads as the one character that they
+    encode. ``text`` is the JSON of the document: without such an escape nothing is looked at."""
+    if "\\ud" not in text:
+        return
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and not value.isascii():
+            joined = value.encode("utf-16-le", "surrogatepass")
+            if joined.decode("utf-16-le", "surrogatepass") != value:
+                raise TypeError(
+                    f"{printable(value[:40])!r} holds both halves of a surrogate pair as two "
+                    "characters, which come back as one; write the character itself"
+                )
+
+
 def _named(kind: type) -> str:
     module = _PUBLIC_MODULES.get(kind.__module__, kind.__module__)
     name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _generators, _kinds
 from ._nesting import NESTING_LIMIT, endless, joined
-from ._refusing import key_refusal, refusal, refuse_attributes
+from ._refusing import key_refusal, refusal, refuse_attributes, refuse_pairs
 from ._stored import (
     EXTENSION_ITEM_SIZE,
     EXTENSION_TO_STORED,
@@ -369,8 +369,9 @@ def _canonical_text(document: Any) -> str:
 
 def document_text(root: Any) -> str:
     """The text that is stored: ASCII, so that every string survives any UTF-8 handling."""
-    document = {"version": VERSION, "state": root}
-    return json.dumps(document, allow_nan=False, separators=(",", ":"))
+    text = json.dumps({"version": VERSION, "state": root}, allow_nan=False, separators=(",", ":"))
+    refuse_pairs(root, text)
+    return text
 
 
 def parse_document(text: str) -> Any:
