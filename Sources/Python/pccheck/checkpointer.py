@@ -122,9 +122,9 @@ class BaseCheckpointer(KeepsCheckpoints):
         file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
         per writer worker (``writer_workers``, 3) up to twice the state; the default is the state,
         at most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
-        device takes it. More than the machine, or the control group, has available is
+        device takes it. More than the machine or its cgroup has available is
         ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``,
-        ``io_uring`` (``auto`` where it is not to be had: ``stats()`` then says why), or ``pmem``
+        ``io_uring`` (``auto`` where it is not available: ``stats()`` then says why), or ``pmem``
         (persistent memory through libpmem2 or an error; ``auto`` takes it for a file on a DAX file
         system). ``deep_flush`` makes persistent memory durable even on a platform that fails to
         save its buffers when the power goes. Network file systems are refused unless
