@@ -193,9 +193,9 @@ TYPES_VERSIONS ?= 3.10 3.13
 typecheck: python $(VENV)/types-ready
 	for version in $(TYPES_VERSIONS); do \
 		$(PYTHON) -m mypy --config-file Sources/Python/pyproject.toml \
-			--strict --python-version $$version Sources/Python/pccheck || exit 1; \
+			--strict --python-version $$version Sources/Python/pccheck Benchmarks || exit 1; \
 		$(PYTHON) -m pyright --pythonpath $(PYTHON) --pythonversion $$version \
-			Sources/Python/pccheck || exit 1; \
+			Sources/Python/pccheck Benchmarks || exit 1; \
 	done
 	$(PYTHON) -m mypy --strict --python-executable $(PYTHON) Tests/PackagingTests/typed_program.py
 	$(PYTHON) -m pyright --pythonpath $(PYTHON) Tests/PackagingTests/typed_program.py
@@ -393,10 +393,10 @@ demo: python tools
 
 BENCH_DIRECTORY ?= .
 BENCH_OUTPUT ?= bench-output
-BENCH = $(PYTHON) -m pccheck.bench --directory "$(BENCH_DIRECTORY)" --output "$(BENCH_OUTPUT)" \
+BENCH = $(PYTHON) -m Benchmarks --directory "$(BENCH_DIRECTORY)" --output "$(BENCH_OUTPUT)" \
 	--tool $(BUILD)/bin/pccheck --example Sources/Python/examples/train_gpt.py
 
-$(VENV)/bench-ready: Sources/Python/requirements-bench.txt $(VENV)/ready
+$(VENV)/bench-ready: Benchmarks/requirements.txt $(VENV)/ready
 	SWIFT="$(SWIFT)" .ci/install-packages --with-bench
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -415,7 +415,7 @@ format:
 
 lint: $(VENV)/lint-ready
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
-	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Tests
+	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Benchmarks Tests
 
 clean:
 	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready

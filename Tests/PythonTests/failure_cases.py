@@ -131,10 +131,10 @@ class Case:
             child.kill()
             child.communicate()
         import pccheck
-        from pccheck import _live
+        from pccheck._files import open_files
 
         # Before they are dropped: what closes gives SIGTERM back, too. A dead device is an error.
-        for checkpointer in _live.checkpointers():
+        for checkpointer in open_files.checkpointers():
             with contextlib.suppress(pccheck.CheckpointError):
                 checkpointer.close()
         limit_file_size(None)
@@ -243,7 +243,7 @@ def interrupt_soon() -> None:
 
 def pin_newest(path: str) -> Any:
     """A reader that holds the newest checkpoint, as a lazy load does."""
-    from pccheck._reader import Reader
+    from pccheck._core.reader import Reader
 
     reader = Reader(path)
     reader.select(reader.list()[0].sequence)

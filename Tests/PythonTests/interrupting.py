@@ -32,7 +32,7 @@ import pccheck.numpy
 import pccheck.torch as pcc
 import torch
 
-from pccheck._handle import SaveHandle
+from pccheck._core.handle import SaveHandle
 
 PACKAGE = str(Path(pccheck.__file__).parent)
 _FLOCK = "hhqqi4x"

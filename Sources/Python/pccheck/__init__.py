@@ -5,12 +5,12 @@
 """
 
 from . import errors
-from ._comparing import Difference, ResumeReport, StateMismatch
-from ._handle import Outcome, SaveHandle
-from ._kinds import SavedEnum
-from ._live import close_all
-from ._native import library_path
-from ._reader import CheckpointInfo
+from ._core.handle import Outcome, SaveHandle
+from ._core.native import library_path
+from ._core.reader import CheckpointInfo
+from ._files.open_files import close_all
+from ._state.comparing import Difference, ResumeReport, StateMismatch
+from ._state.kinds import SavedEnum
 from ._version import VERSION
 from .checkpointer import Checkpointer, checkpoints, load, load_tensor, report
 from .errors import *  # noqa: F403

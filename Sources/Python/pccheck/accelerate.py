@@ -26,7 +26,7 @@ except ImportError as error:
     ) from error
 
 from . import torch as pcc
-from ._handle import SaveHandle
+from ._core.handle import SaveHandle
 from .errors import InvalidArgument
 
 __all__ = ["Checkpointer"]

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from . import _debug, _live, _native
-from ._arguments import (
+from ._core import native
+from ._core import debug as watching
+from ._core.arguments import (
     U32_MAXIMUM,
     choice,
     parse_size,
@@ -23,16 +24,17 @@ from ._arguments import (
     step_number,
     whole,
 )
-from ._comparing import ResumeReport, StateMismatch
-from ._engine import Engine, Pin, wait_staged_everywhere
-from ._handle import Guard, SaveHandle
-from ._load import damaged_slots, described, load_from, load_with, loading_of
-from ._loading import ArrayMemory, Loading
-from ._past import Past
-from ._place import OpenFile, usable_path
-from ._preemption import Preemption
-from ._reader import CheckpointInfo, Reader
-from ._shape import Room, Shape, capacity_for
+from ._core.engine import Engine, Pin, wait_staged_everywhere
+from ._core.handle import Guard, SaveHandle
+from ._core.preemption import Preemption
+from ._core.reader import CheckpointInfo, Reader
+from ._core.selecting import damaged_slots, described, load_from, load_with, loading_of
+from ._files import open_files
+from ._files.past import Past
+from ._files.place import OpenFile, usable_path
+from ._files.shape import Room, Shape, capacity_for
+from ._state.comparing import ResumeReport, StateMismatch
+from ._state.placing import ArrayMemory, Loading
 from .errors import (
     CheckpointError,
     Closed,
@@ -153,9 +155,9 @@ class BaseCheckpointer(KeepsCheckpoints):
         ``pccheck.Keep``.
         """
         self._path = usable_path(path)
-        self.opened_at = _live.place_of_caller()
-        self._native_path = _native.encode_path(self._path)
-        self._fingerprint = _native.encode_text(
+        self.opened_at = open_files.place_of_caller()
+        self._native_path = native.encode_path(self._path)
+        self._fingerprint = native.encode_text(
             fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
         )
         self._on_busy = on_busy
@@ -172,27 +174,27 @@ class BaseCheckpointer(KeepsCheckpoints):
             None if chunk is None else parse_size(chunk, "chunk"),
         )
         self._room = Room(self._path, asked, resize, allow_network)
-        self._create_options = _native.CreateOptions(
-            struct_size=c.sizeof(_native.CreateOptions),
+        self._create_options = native.CreateOptions(
+            struct_size=c.sizeof(native.CreateOptions),
             in_flight=asked.in_flight or 0,
             retain=asked.retain or 0,
             chunk_byte_count=asked.chunk or 0,
-            prealloc=choice("prealloc", prealloc, _native.PREALLOC),
+            prealloc=choice("prealloc", prealloc, native.PREALLOC),
             rank=whole(rank, "rank", 0, U32_MAXIMUM),
             world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
             fingerprint=self._fingerprint,
             allow_network=bool(allow_network),
         )
-        self._writer_options = _native.WriterOptions(
-            struct_size=c.sizeof(_native.WriterOptions),
-            on_busy=choice("on_busy", on_busy, _native.ON_BUSY),
+        self._writer_options = native.WriterOptions(
+            struct_size=c.sizeof(native.WriterOptions),
+            on_busy=choice("on_busy", on_busy, native.ON_BUSY),
             # Waiting is cut into pieces so that Ctrl-C is heeded; save() repeats it.
             busy_timeout_ms=200 if on_busy == "wait" else 0,
-            backend=choice("backend", backend, _native.BACKEND),
+            backend=choice("backend", backend, native.BACKEND),
             snapshot_worker_count=_worker_count(snapshot_workers, "snapshot_workers"),
             writer_worker_count=_worker_count(writer_workers, "writer_workers"),
             pool_byte_count=0 if pool is None else parse_size(pool, "pool"),
-            codec=choice("codec", codec, _native.CODEC),
+            codec=choice("codec", codec, native.CODEC),
             zstd_level=whole(zstd_level, "zstd_level", *_ZSTD_LEVELS),
             rank=whole(rank, "rank", 0, U32_MAXIMUM),
             world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
@@ -210,7 +212,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._save_began = 0
         self._blocked_nanoseconds = 0
         self._copied_byte_count = 0
-        self._is_debugging = _debug.is_enabled(debug)
+        self._is_debugging = watching.is_enabled(debug)
         self._engine: Engine | None = None
         self._file: OpenFile | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -265,7 +267,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         """
         step = step_number(step)
         self._check_open()
-        note = _native.encode_text(
+        note = native.encode_text(
             note_text(user_metadata), "metadata", _USER_METADATA_BYTE_LIMIT
         )
         metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
@@ -284,7 +286,7 @@ class BaseCheckpointer(KeepsCheckpoints):
             is_last = self._preemption is not None and self._preemption.is_pending
             return urgent or is_last
 
-        watch = _debug.Watch(step, encoder.entries) if self._is_debugging else None
+        watch = watching.Watch(step, encoder.entries) if self._is_debugging else None
         def begin(engine: Engine) -> SaveHandle:
             return engine.save(
                 step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
@@ -340,12 +342,12 @@ class BaseCheckpointer(KeepsCheckpoints):
     def _create(self, capacity: int) -> None:
         options = self._create_options
         options.capacity_byte_count = capacity
-        error = _native.Error()
-        status = _native.library().pcc_create(
+        error = native.Error()
+        status = native.library().pcc_create(
             self._native_path, c.byref(options), c.byref(error)
         )
         try:
-            _native.check(status, error)
+            native.check(status, error)
         except FileAlreadyExists:
             # Somebody else was quicker; opening says whether the file is ours to write.
             log.info("%s exists already; opening it", self._path)
@@ -419,11 +421,11 @@ class BaseCheckpointer(KeepsCheckpoints):
         try:
             engine = Engine(self._native_path, self._writer_options, self._pin, past)
         except Locked as error:
-            _live.explain(self._path, error, self)
+            open_files.explain(self._path, error, self)
             raise
         self._engine = engine
         self._file = OpenFile(self._path)
-        _live.add(self)
+        open_files.add(self)
         # Runs when the checkpointer is dropped, and before the interpreter exits.
         self._finalizer = weakref.finalize(self, engine.close)
 
@@ -624,7 +626,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise _live.no_pickle(self, self._path)
+        raise open_files.no_pickle(self, self._path)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._engine else "not created yet"

@@ -41,12 +41,12 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.futures import Future
 
-from . import _unpickling
 from . import torch as pcc
-from ._dcp_files import RANK, UNUSABLE, Files, Search
-from ._dcp_reading import LAYOUT_VERSION
-from ._dcp_writing import DurableCheckpointer, Part, check_completeness, sent_checkpointer
-from ._unpickling import BadPickle, Trust
+from ._dcp.files import RANK, UNUSABLE, Files, Search
+from ._dcp.reading import LAYOUT_VERSION
+from ._dcp.writing import DurableCheckpointer, Part, check_completeness, sent_checkpointer
+from ._state import unpickling
+from ._state.unpickling import BadPickle, Trust
 from .errors import CheckpointError, Corrupt, InvalidArgument, NotTrusted
 
 __all__ = ["NotTrusted", "StorageReader", "StorageWriter"]
@@ -500,7 +500,7 @@ class StorageReader(storage.StorageReader):
         assert self._files is not None
         where = f"{self._path}: '{fqn}' of step {self._files.step}"
         try:
-            plain = _unpickling.load(
+            plain = unpickling.load(
                 io.BytesIO(value), where, self._trust, map_location=None, also=_PLAIN_CLASSES
             )
         except BadPickle as error:

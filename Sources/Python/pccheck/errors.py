@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ._printable import printable, printable_lines
+from ._core.printable import printable, printable_lines
 
 __all__ = [
     "CheckpointError",

@@ -24,11 +24,11 @@ try:
 except ImportError as error:
     raise ImportError("pccheck.jax needs the package jax: pip install 'pccheck[jax]'") from error
 
-from ._handle import SaveHandle
-from ._load import load_from
-from ._loading import ArrayMemory, Loading
-from ._reader import Reader
-from ._stateful import python_and_numpy_random_state, set_python_and_numpy_random_state
+from ._core.handle import SaveHandle
+from ._core.reader import Reader
+from ._core.selecting import load_from
+from ._state.placing import ArrayMemory, Loading
+from ._state.stateful import python_and_numpy_random_state, set_python_and_numpy_random_state
 from .checkpointer import BaseCheckpointer
 from .errors import InvalidArgument
 from .state import Encoder

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ._copies import Copies, KeepHandle
-from ._engine import Engine
-from ._handle import SaveHandle
-from ._keep_record import Entry, Record
-from ._place import usable_path
+from ._core.engine import Engine
+from ._core.handle import SaveHandle
+from ._files.copies import Copies, KeepHandle
+from ._files.keep_record import Entry, Record
+from ._files.place import usable_path
 from .errors import Busy, InvalidArgument, NoCheckpoint
 
 __all__ = ["Keep", "KeepHandle"]

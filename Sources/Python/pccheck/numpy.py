@@ -14,13 +14,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._arguments import save_options
-from ._handle import SaveHandle
-from ._load import load_parts
-from ._loading import ArrayMemory, Loading
-from ._nesting import endless
-from ._reader import CheckpointInfo
-from ._stateful import (
+from ._core.arguments import save_options
+from ._core.handle import SaveHandle
+from ._core.reader import CheckpointInfo
+from ._core.selecting import load_parts
+from ._state.nesting import endless
+from ._state.placing import ArrayMemory, Loading
+from ._state.stateful import (
     Restorer,
     collect,
     python_and_numpy_random_state,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ._arguments import whole
+from ._core.arguments import whole
 from .errors import CheckpointError, InvalidArgument
 
 __all__ = ["Auto", "Choice", "Every", "Policy"]

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _generators, _kinds
-from ._nesting import NESTING_LIMIT, endless, joined
-from ._refusing import key_refusal, refusal, refuse_attributes, refuse_pairs
-from ._stored import (
+from ._state import generators, kinds
+from ._state.nesting import NESTING_LIMIT, endless, joined
+from ._state.refusing import key_refusal, refusal, refuse_attributes, refuse_pairs
+from ._state.stored import (
     EXTENSION_ITEM_SIZE,
     EXTENSION_TO_STORED,
     NUMPY_TO_STORED,
@@ -132,7 +132,7 @@ class Encoder:
             return self._encode_numpy_scalar(value, path)
         if isinstance(value, np.ndarray):
             return self._encode_array(value, path)
-        method = _kinds.method_for(value)
+        method = kinds.method_for(value)
         return method(self, value, path) if method else self.encode_other(value, path)
 
     def encode_other(self, value: object, path: str) -> Any:
@@ -190,7 +190,7 @@ class Encoder:
             return self._encode_numpy_scalar(key, path)
         if type(key) is frozenset:
             return self._encode_set(key, path)
-        method = _kinds.key_method_for(key)
+        method = kinds.key_method_for(key)
         if method is None:
             raise key_refusal(key, path)
         return method(self, key, path)
@@ -342,8 +342,8 @@ Encoder.methods = {
     bytes: Encoder._encode_bytes,
     bytearray: Encoder._encode_bytes,
     complex: Encoder._encode_complex,
-    **_kinds.METHODS,
-    **_generators.METHODS,
+    **kinds.METHODS,
+    **generators.METHODS,
 }
 
 
@@ -595,6 +595,6 @@ _TAGS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "$complex": Decoder._complex,
     "$scalar": Decoder._scalar,
     "$array": Decoder._array,
-    **_kinds.TAGS,
-    **_generators.TAGS,
+    **kinds.TAGS,
+    **generators.TAGS,
 }

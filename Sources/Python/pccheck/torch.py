@@ -11,10 +11,10 @@
 What may change while a save is being staged: nothing that only ``optimizer.step()`` changes.
 Parameters and optimizer state are read in place, and every optimizer of the process waits, before
 its step, until they are staged; averages and schedule-free optimizers that are saved do so before
-they swap weights (see ``_torch_waiting``). The same tensors out of a ``state_dict()`` are
+they swap weights (see ``_torch.saving.waiting``). The same tensors out of a ``state_dict()`` are
 recognised. All others (buffers, plain state) are copied into the pool before ``save`` returns.
 Tensors on a CUDA device are copied to pinned memory by a stream of their own, and need no wait: see
-``_torch_device``.
+``_torch.device``.
 Whoever changes parameters in another way calls ``wait_staged()`` before.
 """
 
@@ -30,21 +30,20 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ._arguments import save_options
-from ._engine import Pin, refuse_reentry, wait_staged_everywhere
-from ._handle import SaveHandle
-from ._load import load_parts, load_with
-from ._loading import Loading
-from ._nesting import endless
-from ._reader import CheckpointInfo, is_rejection
-from ._stateful import stateful_objects
-from ._torch_decoder import TorchDecoder, TorchMemory
-from ._torch_device import Arenas, Copies, CudaStreams, HostStreams, Streams
-from ._torch_encoder import TorchEncoder
-from ._torch_live import known, note
-from ._torch_lazy import LazyTensor, load_lazily
-from ._torch_objects import objects_metadata
-from ._torch_parts import (
+from ._core.arguments import save_options
+from ._core.engine import Pin, refuse_reentry, wait_staged_everywhere
+from ._core.handle import SaveHandle
+from ._core.reader import CheckpointInfo, is_rejection
+from ._core.selecting import load_parts, load_with
+from ._state.nesting import endless
+from ._state.placing import Loading
+from ._state.stateful import stateful_objects
+from ._torch.device import Arenas, Copies, CudaStreams, HostStreams, Streams
+from ._torch.loading.decoder import TorchDecoder, TorchMemory
+from ._torch.loading.lazy import LazyTensor, load_lazily
+from ._torch.loading.plan import Plan
+from ._torch.objects import objects_metadata
+from ._torch.parts import (
     CollectionPutOff,
     TorchRestorer,
     collect_parts,
@@ -52,13 +51,14 @@ from ._torch_parts import (
     random_state,
     set_random_state,
 )
-from ._torch_pinning import pin_for_cuda, pin_where_possible
-from ._torch_plan import Plan
-from ._torch_room import room_for_optimizers
-from ._torch_sharded import LocalShard, Sharding, joined
-from ._torch_trainable import Trainable, trainable
-from ._torch_versions import VersionGuard
-from ._torch_waiting import wait_before_swaps
+from ._torch.pinning import pin_for_cuda, pin_where_possible
+from ._torch.room import room_for_optimizers
+from ._torch.saving.encoder import TorchEncoder
+from ._torch.saving.live import known, note
+from ._torch.saving.trainable import Trainable, trainable
+from ._torch.saving.versions import VersionGuard
+from ._torch.saving.waiting import wait_before_swaps
+from ._torch.sharded import LocalShard, Sharding, joined
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
 

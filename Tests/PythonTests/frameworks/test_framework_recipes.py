@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_recipes import FRAMEWORKS, PRELUDE, recipes
+from recipe_page import FRAMEWORKS, PRELUDE, recipes
 
 PRELUDES = {
     "Hugging Face Trainer": """

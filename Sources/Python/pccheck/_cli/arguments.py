@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .._printable import printable
+from .._core.printable import printable
 from .._version import VERSION
 from .outcome import TOOL, Status
 from .terminal import Output

@@ -6,13 +6,13 @@ import argparse
 import os
 from typing import Any
 
-from .._printable import printable
 from .._convert import back, inputs
 from .._convert.output import refuse_existing, refuse_itself
 from .._convert.stored import with_checkpoint
 from .._convert.target import Encoded, Settings, Target
-from .._arguments import parse_size
-from .._shape import with_room
+from .._core.arguments import parse_size
+from .._core.printable import printable
+from .._files.shape import with_room
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
 from .terminal import Output, Progress, byte_text, plural

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .._arguments import parse_size
 from .._convert import hf_folder, numpy_files, safetensors, torch_file
 from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refuse_itself
 from .._convert.stored import Stored, with_checkpoint
-from .._loading import Loading
-from .._printable import printable
+from .._core.arguments import parse_size
+from .._core.printable import printable
+from .._state.placing import Loading
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
 from .terminal import Output, Progress, byte_text, plural
@@ -204,7 +204,7 @@ def _write(
 
 def _state(stored: Stored, names: list[str], is_whole: bool) -> Any:
     """The state as it was saved, or some tensors of it by name."""
-    from .._torch_decoder import TorchMemory
+    from .._torch.loading.decoder import TorchMemory
 
     if is_whole and stored.document is not None:
         loaded = stored.reader.load(Loading(TorchMemory()))

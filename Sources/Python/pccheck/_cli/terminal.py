@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from .._printable import printable
+from .._core.printable import printable
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 # For readers that do not say that they understand UTF-8.

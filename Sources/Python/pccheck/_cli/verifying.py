@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .._printable import printable
 from .._convert.stored import verify
-from .._load import describe_damage
-from .._reader import CheckpointInfo, Reader
+from .._core.printable import printable
+from .._core.reader import CheckpointInfo, Reader
+from .._core.selecting import describe_damage
 from ..errors import (
     Busy,
     CheckpointError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._loading import Loading
+from .._state.placing import Loading
 from ..errors import InvalidArgument, StateFormatError
 from . import dcp, hugging_face, safetensors, torch_file
 from .leaves import plain_name
@@ -57,7 +57,7 @@ def write(
 def _state(stored: Stored, trust: bool) -> Any:
     """The whole state, every value of the type that it had."""
     torch_file.torch_module("the state")
-    from .._torch_decoder import TorchMemory
+    from .._torch.loading.decoder import TorchMemory
 
     if stored.document is None:
         return torch_file.flat_tensors(stored, list(stored.tensors))

@@ -212,7 +212,7 @@ class _Folder:
 
     def _load(self, part: str) -> Any:
         torch_file.torch_module(f"the part '{part}'")
-        from .._torch_decoder import TorchMemory
+        from .._torch.loading.decoder import TorchMemory
 
         return self._stored.load_part(TorchMemory(), part)
 

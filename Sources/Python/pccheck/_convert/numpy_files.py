@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
-from .._stored import STORED_TO_NUMPY
+from .._state.stored import STORED_TO_NUMPY
 from .._version import VERSION
 from .output import StagedDirectory, StagedFile
 from .safetensors import bits_of

@@ -11,8 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
-from .. import _native
-from .._place import sibling
+from .._core import native
+from .._files.place import sibling
 from ..errors import FileAlreadyExists, InvalidArgument
 
 # The byte that the creation of a file locks: spec/FORMAT.md, section 12.
@@ -68,7 +68,7 @@ def lock_creation(file: BinaryIO) -> None:
 
 def sweep(path: str) -> None:
     """Removes what killed programs left of the file that they were making there. Best effort."""
-    _native.library().pcc_sweep(_native.encode_path(path), None)
+    native.library().pcc_sweep(native.encode_path(path), None)
 
 
 class _Staged:

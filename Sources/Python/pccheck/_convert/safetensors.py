@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._stored import STORED_ITEM_SIZE
+from .._state.stored import STORED_ITEM_SIZE
 from ..errors import StateFormatError
 from .failures import DamagedInput
 from .leaves import MappedTensor, map_file, parse_json, plain_name

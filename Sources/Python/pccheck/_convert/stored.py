@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._comparing import items_of
-from .._loading import ArrayMemory, Loading, part_of
-from .._reader import CheckpointInfo, Reader
+from .._core.reader import CheckpointInfo, Reader
+from .._state.comparing import items_of
+from .._state.placing import ArrayMemory, Loading, part_of
 from ..errors import CheckpointError, StateFormatError
 from ..state import DOCUMENT_KEY, parse_document
 from .leaves import SOURCE_KEY, parse_source

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from .. import _native
-from .._engine import Engine
-from .._handle import Outcome
-from .._place import sibling
-from .._shape import payload_byte_count
+from .._core import native
+from .._core.engine import Engine
+from .._core.handle import Outcome
+from .._files.place import sibling
+from .._files.shape import payload_byte_count
 from ..errors import CheckpointError, InvalidArgument, Timeout
 from ..state import DOCUMENT_KEY, Encoder, document_text
 from .failures import UnknownInput
@@ -82,23 +82,23 @@ class Target:
 
     def __enter__(self) -> Target:
         settings = self._settings
-        options = _native.CreateOptions(
-            struct_size=c.sizeof(_native.CreateOptions), in_flight=settings.in_flight,
+        options = native.CreateOptions(
+            struct_size=c.sizeof(native.CreateOptions), in_flight=settings.in_flight,
             retain=settings.retain, capacity_byte_count=settings.capacity,
-            prealloc=_native.PREALLOC["fallocate"], world_size=1, allow_network=1,
+            prealloc=native.PREALLOC["fallocate"], world_size=1, allow_network=1,
             chunk_byte_count=_CHUNK_BYTE_COUNT,
         )  # fmt: skip
-        writer = _native.WriterOptions(
-            struct_size=c.sizeof(_native.WriterOptions), world_size=1, allow_network=1,
+        writer = native.WriterOptions(
+            struct_size=c.sizeof(native.WriterOptions), world_size=1, allow_network=1,
             pool_byte_count=min(_POOL_BYTE_COUNT, 2 * settings.capacity),
-            codec=_native.CODEC[settings.codec], busy_timeout_ms=200,
+            codec=native.CODEC[settings.codec], busy_timeout_ms=200,
         )  # fmt: skip
         sweep(self._path)
-        place = _native.encode_path(self._temporary_path)
-        error = _native.Error()
+        place = native.encode_path(self._temporary_path)
+        error = native.Error()
         try:
-            _native.check(
-                _native.library().pcc_create(place, c.byref(options), c.byref(error)), error
+            native.check(
+                native.library().pcc_create(place, c.byref(options), c.byref(error)), error
             )
             self._lock = open(self._temporary_path, "r+b")  # noqa: SIM115
             lock_creation(self._lock)

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .. import _unpickling
-from .._unpickling import BadPickle, Trust
+from .._state import unpickling
+from .._state.unpickling import BadPickle, Trust
 from ..errors import CheckpointError
 from ..state import Encoder
 from .failures import DamagedInput
@@ -20,7 +20,7 @@ from .stored import Show, Stored, StoredEntry
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _READ_BYTE_COUNT = 8 << 20
-torch_module = _unpickling.torch_module
+torch_module = unpickling.torch_module
 
 
 def is_torch_file(head: bytes) -> bool:
@@ -45,7 +45,7 @@ def load_stream(stream: IO[bytes], where: str, *, trust: bool = False) -> Any:
 
 def _load(source: Any, where: str, trust: bool, can_map: bool) -> Any:
     try:
-        return _unpickling.load(source, where, Trust(trust, "say --trust"), can_map=can_map)
+        return unpickling.load(source, where, Trust(trust, "say --trust"), can_map=can_map)
     except BadPickle as error:
         raise DamagedInput(f"{error}; it is truncated or damaged: copy the file anew") from None
 
@@ -100,7 +100,7 @@ class _EveryStorage(set[int]):
 
 def encoder() -> Encoder:
     """What stores a loaded state without a second copy of it."""
-    from .._torch_encoder import TorchEncoder
+    from .._torch.saving.encoder import TorchEncoder
 
     return teach(TorchEncoder(_EveryStorage()))
 
@@ -243,7 +243,7 @@ def _filler(memory: Any) -> Callable[[memoryview], None]:
 
 def _typed(memory: Any, tensor: StoredEntry) -> Any:
     """The bytes of a stored tensor as torch sees them; bytes where it has no such type."""
-    from .._torch_types import STORED_TO_TORCH, dtype_named
+    from .._torch.types import STORED_TO_TORCH, dtype_named
 
     torch = torch_module("this")
     names = {

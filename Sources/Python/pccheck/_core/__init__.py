@@ -1,0 +1,1 @@
+"""The native library, and what every checkpointer does with it."""

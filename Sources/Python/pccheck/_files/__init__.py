@@ -1,0 +1,1 @@
+"""Checkpoint files of a job: where they are, their shape, copies of what they hold."""

@@ -1,0 +1,1 @@
+"""State as a document and tensors: encoded, compared and put back."""

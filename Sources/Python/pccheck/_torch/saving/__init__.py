@@ -1,0 +1,1 @@
+"""From torch objects to a payload."""

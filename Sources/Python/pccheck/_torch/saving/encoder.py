@@ -1,0 +1,439 @@
+"""How a torch state becomes a document and tensors: what is copied, and what is read in place.
+
+Memory is guarded (its changes wait or are noticed), early (copied before ``save`` returns), or a
+copy: spec/ARCHITECTURE.md, "What Python reads in place".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...state import Encoder
+from ..device import Arenas, Copies, HostStreams
+from ..loading.plan import Plan, together
+from ..sharded import Sharding, is_dtensor, local_of
+from ..types import (
+    TORCH_TO_STORED,
+    WORD_TYPES,
+    dtype_name,
+    stored_form,
+)
+
+# Copies of small tensors are made together: a call to torch for each costs more than the copy.
+_SMALL_BYTE_COUNT = 64 << 10
+# All of them in one state, beyond which they are read in place like large ones.
+_SMALL_TOTAL_BYTE_COUNT = 16 << 20
+_COPIED_TOGETHER = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
+    torch.bfloat16, torch.float32, torch.float64,
+}  # fmt: skip
+# Types that a reader without torch can view memory as.
+_VIEWED_TYPES = {*TORCH_TO_STORED, torch.complex64, torch.complex128}
+_NESTED_REASON = "it is a nested tensor; save the list that unbind() returns"
+# Where views of several types share memory, the shared bytes begin at a multiple of this.
+_SHARED_ALIGNMENT = 16
+
+
+class TorchEncoder(Encoder):
+    """Adds tensors and the values that only torch has."""
+
+    def __init__(
+        self,
+        in_place: set[int],
+        plan: Plan | None = None,
+        device_copies: Copies | None = None,
+        host_copies: Copies | None = None,
+    ) -> None:
+        """`plan` is what the last save of this state, if it is the same, found out.
+
+        With `device_copies`, tensors that it handles are complete when it says so. `host_copies`
+        makes dense copies of what cannot be read where it is.
+        """
+        super().__init__()
+        self._plan = plan
+        self._device_copies = device_copies
+        self._host_copies = host_copies or Copies(Arenas(HostStreams()))
+        # Storages whose changes wait or are noticed. Other memory is read in place too, but early:
+        # it may change as soon as save() has returned.
+        self._in_place = in_place
+        self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
+        #: What is read in place, with its name.
+        self.guarded: list[tuple[str, torch.Tensor]] = []
+        self.methods = {
+            **self.methods,
+            torch.Tensor: TorchEncoder._encode_tensor,
+            torch.nn.Parameter: TorchEncoder._encode_tensor,
+        }
+
+    def encode_state(self, value: object) -> Any:
+        """The JSON form of a whole state; its tensors are appended to ``entries``."""
+        document = super().encode_state(value)
+        _Leaves(
+            self, self._leaves, self._in_place, self._device_copies, self._host_copies
+        ).store(self._plan)
+        owners: list[Any] = [entry.owner for entry in self.entries if entry.is_guarded]
+        storages = {storage.data_ptr() for storage in owners}
+        if storages:
+            self.guarded = [
+                (path, tensor)
+                for _, tensor, path in self._leaves
+                if tensor.untyped_storage().data_ptr() in storages
+            ]
+        self._leaves = []
+        return document
+
+    def encode_other(self, value: object, path: str) -> Any:
+        """Torch's own kinds of scalar, and tensors of other classes."""
+        if isinstance(value, torch.Tensor):
+            return self.encode_tensor_subclass(value, path)
+        if type(value) is torch.Size:
+            return {"$torch.Size": list(value)}
+        if type(value) is torch.dtype:
+            return {"$torch.dtype": dtype_name(value)}
+        if type(value) is torch.device:
+            return {"$torch.device": str(value)}
+        return super().encode_other(value, path)
+
+    def encode_tensor_subclass(self, value: torch.Tensor, path: str) -> Any:
+        """A tensor that is more than its values: of a DTensor, what this process holds."""
+        if is_dtensor(value):
+            try:
+                sharding = Sharding.of(value)
+            except TypeError as error:
+                raise self.refusal(value, path, str(error)) from None
+            local = self.encode(local_of(value), path)
+            return {"$dtensor": {"local": local, **sharding.document()}}
+        if value.is_nested:
+            raise self.refusal(value, path, _NESTED_REASON)
+        if type(value).__name__ == "ShardedTensor":
+            reason = "it is of the old sharding; use fully_shard, whose tensors are DTensors"
+            raise self.refusal(value, path, reason)
+        raise self.refusal(value, path, "convert this tensor subclass to a plain tensor")
+
+    def _encode_tensor(self, value: Any, path: str) -> Any:
+        """The node is completed once all tensors are known: some share their memory."""
+        node: dict[str, Any] = {"$tensor": path}
+        self._leaves.append((node, value, path))
+        return node
+
+
+class _Leaves:
+    """The tensors of one state, stored together."""
+
+    def __init__(
+        self,
+        encoder: TorchEncoder,
+        leaves: list[tuple[dict[str, Any], torch.Tensor, str]],
+        in_place: set[int],
+        device_copies: Copies | None,
+        host_copies: Copies,
+    ) -> None:
+        self._device_copies = device_copies
+        self._host_copies = host_copies
+        #: The entries that each of them will fill.
+        self._on_device: list[int] = []
+        self._on_host: list[int] = []
+        self._encoder = encoder
+        self._leaves = leaves
+        self._in_place = in_place
+        self._small: dict[torch.dtype, list[tuple[int, torch.Tensor]]] = {}
+        self._small_byte_count = 0
+
+    def store(self, plan: Plan | None) -> None:
+        """Adds every tensor, and completes its node."""
+        leaves = self._leaves
+        if not leaves:
+            return
+        self._refuse_special()
+        storages = [tensor.untyped_storage() for _, tensor, _ in leaves]
+        addresses = [storage.data_ptr() for storage in storages]
+        entries = self._encoder.entries
+        if plan is None or not self._is_ordinary(addresses):
+            return self._store_all(storages, addresses)
+        signature = self._signature(addresses)
+        before = [entry.name for entry in entries]
+        if plan.fits(signature, before):
+            entries += plan.apply(leaves, storages, self._copied)
+            return
+        self._store_all(storages, addresses)
+        plan.learn(signature, before, leaves, entries[len(before) :], self._small)
+
+    def _is_ordinary(self, addresses: list[int]) -> bool:
+        """True when each tensor is stored by itself, in the order in which they are met."""
+        tensors = [tensor for _, tensor, _ in self._leaves]
+        real = [address for address in addresses if address]
+        return (
+            len(set(real)) == len(real)
+            and not (self._device_copies and any(map(self._device_copies.handles, tensors)))
+            and all([t.is_cpu and not (t.is_neg() or t.is_conj()) for t in tensors])
+        )
+
+    def _signature(self, addresses: list[int]) -> list[Any]:
+        """All that decides how the tensors are stored, but not where and what they are."""
+        in_place = self._in_place
+        return [
+            (path, tensor.shape, tensor.dtype, tensor.is_contiguous(), address in in_place)
+            for (_, tensor, path), address in zip(self._leaves, addresses, strict=True)
+        ]
+
+    def _store_all(
+        self, storages: list[torch.UntypedStorage], addresses: list[int]
+    ) -> None:
+        by_storage: dict[int, list[int]] = {}
+        for index, address in enumerate(addresses):
+            by_storage.setdefault(address, []).append(index)
+        # Tensors without any memory share nothing.
+        alone = by_storage.pop(0, [])
+        shared: list[list[int]] = []
+        for indices in by_storage.values():
+            if len(indices) == 1:
+                alone += indices
+            else:
+                shared.append(indices)
+        alone.sort()
+        for index in alone:
+            self._store_one(index, storages[index])
+        for indices in shared:
+            self._store_shared(indices, storages[indices[0]])
+        self._copy_rest()
+        self._copy_small()
+
+    def _refuse_special(self) -> None:
+        """All at once: most states hold nothing special."""
+        tensors = [tensor for _, tensor, _ in self._leaves]
+        if (
+            {tensor.layout for tensor in tensors} == {torch.strided}
+            and not any([t.is_quantized or t.is_meta or t.is_nested for t in tensors])
+        ):
+            return
+        for _, tensor, path in self._leaves:
+            if tensor.is_nested:
+                reason = _NESTED_REASON
+            elif tensor.layout != torch.strided:
+                reason = f"its layout is {tensor.layout}; use to_dense()"
+            elif tensor.is_quantized:
+                reason = "it is quantized; save its int_repr(), scale and zero point"
+            elif tensor.is_meta:
+                reason = "it is on the meta device and has no data"
+            elif tensor.is_nested:
+                reason = _NESTED_REASON
+            else:
+                continue
+            raise self._encoder.refusal(tensor, path, reason)
+
+    # -- one tensor
+
+    def _store_one(self, index: int, storage: torch.UntypedStorage) -> None:
+        node, tensor, path = self._leaves[index]
+        name, tag = self._add(tensor, storage, path)
+        node["$tensor"] = name
+        if tag:
+            node["dtype"] = tag
+
+    def _add(
+        self, tensor: torch.Tensor, storage: torch.UntypedStorage, path: str
+    ) -> tuple[str, str | None]:
+        """Name of the new entry, and the name of its type if it needs one."""
+        encoder = self._encoder
+        dtype = tensor.dtype
+        stored, pair, tag = stored_form(dtype)
+        shape = (*tensor.shape, 2) if pair else tuple(tensor.shape)
+        byte_count = tensor.nbytes
+        if self._device_copies is not None and self._device_copies.handles(tensor):
+            return self._copy_later(tensor, stored, shape, path, self._on_device), tag
+        is_readable = (
+            tensor.is_cpu
+            and tensor.is_contiguous()
+            and not (tensor.is_conj() or tensor.is_neg())
+        )
+        is_guarded = storage.data_ptr() in self._in_place
+        is_small = byte_count <= _SMALL_BYTE_COUNT and not is_guarded
+        if is_readable and is_small and dtype in _COPIED_TOGETHER and self._has_room(byte_count):
+            entry_index = len(encoder.entries)
+            name = encoder.add(stored, shape, 0, byte_count, None, path)
+            self._small.setdefault(dtype, []).append((entry_index, tensor))
+            return name, tag
+        if is_readable:
+            if is_guarded:
+                _forbid_resizing(tensor, storage)
+            # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
+            name = encoder.add(stored, shape, tensor.data_ptr(), byte_count, storage, path)
+            encoder.entries[-1].is_guarded = is_guarded
+            return name, tag
+        return self._copy_later(tensor, stored, shape, path, self._on_host), tag
+
+    def _has_room(self, byte_count: int) -> bool:
+        """Counts what is copied together; False when that would be too much."""
+        if self._small_byte_count + byte_count > _SMALL_TOTAL_BYTE_COUNT:
+            return False
+        self._small_byte_count += byte_count
+        return True
+
+    def _copy_later(
+        self, tensor: torch.Tensor, stored: str, shape: tuple[int, ...], path: str,
+        indices: list[int],
+    ) -> str:  # fmt: skip
+        """Name of an entry whose memory is known when all copies of its kind are."""
+        entries = self._encoder.entries
+        if indices is self._on_device and self._device_copies is not None:
+            self._device_copies.add(_plain(tensor))
+        else:
+            self._host_copies.add(_copyable(tensor))
+        name = self._encoder.add(stored, shape, 0, tensor.nbytes, None, path)
+        entries[-1].is_copy = True
+        indices.append(len(entries) - 1)
+        return name
+
+    def _copy_rest(self) -> None:
+        """Makes or queues the copies, and says where they will be."""
+        entries = self._encoder.entries
+        copied = self._host_copies.begin()
+        indices = list(self._on_host)
+        if self._device_copies is not None:
+            copied += self._device_copies.begin()
+            indices += self._on_device
+        for index, (address, lease) in zip(indices, copied, strict=True):
+            entries[index].address, entries[index].owner = address, lease
+
+    def _copied(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, object]]:
+        """Dense copies of their values: addresses, and what keeps the memory."""
+        for tensor in tensors:
+            self._host_copies.add(_copyable(tensor))
+        return list(self._host_copies.begin())
+
+    def _copy_small(self) -> None:
+        """Copies what was put off, all tensors of a type by one call."""
+        entries = self._encoder.entries
+        for items in self._small.values():
+            # Conjugate and negative views are resolved on the way: it copies values.
+            copy = together([tensor for _, tensor in items])
+            address = copy.data_ptr()
+            for entry_index, _ in items:
+                entry = entries[entry_index]
+                entry.address, entry.owner, entry.is_copy = address, copy, True
+                address += entry.byte_count
+
+    # -- tensors on one storage
+
+    def _store_shared(self, indices: list[int], storage: torch.UntypedStorage) -> None:
+        """Equal views are one tensor; views that overlap are views of one tensor again."""
+        views: dict[object, list[int]] = {}
+        for index in indices:
+            tensor = self._leaves[index][1]
+            key = (
+                tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype,
+                tensor.is_conj(), tensor.is_neg(),
+            )  # fmt: skip
+            views.setdefault(key, []).append(index)
+        groups = list(views.values())
+        for cluster in _overlapping([self._leaves[group[0]][1] for group in groups]):
+            members = [groups[position] for position in cluster]
+            tensors = [self._leaves[group[0]][1] for group in members]
+            if len(members) == 1 or not self._store_views(members, tensors, storage):
+                for group in members:
+                    self._store_one(group[0], storage)
+                    for index in group[1:]:
+                        self._leaves[index][0].update(self._leaves[group[0]][0])
+
+    def _store_views(
+        self, members: list[list[int]], tensors: list[torch.Tensor], storage: torch.UntypedStorage
+    ) -> bool:
+        """False when the memory between the views is more than the views themselves."""
+        if any(
+            tensor.is_conj() or tensor.is_neg() or tensor.dtype not in _VIEWED_TYPES
+            for tensor in tensors
+        ):
+            return False
+        spans = [_span(tensor) for tensor in tensors]
+        start, end = min(low for low, _ in spans), max(high for _, high in spans)
+        dtypes = {tensor.dtype for tensor in tensors}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.uint8
+        if dtype == torch.uint8:
+            origin = storage.data_ptr()
+            start -= (start - origin) % _SHARED_ALIGNMENT
+        if end - start > sum(tensor.nbytes for tensor in tensors) + _SHARED_ALIGNMENT:
+            return False
+        base = _flat(storage, tensors[0].device, dtype, start, end)
+        name, _ = self._add(base, storage, self._leaves[members[0][0]][2])
+        for group, tensor, (low, _) in zip(members, tensors, spans, strict=True):
+            node = {
+                "$view": name, "dtype": dtype_name(tensor.dtype), "offset": low - start,
+                "shape": list(tensor.shape), "stride": list(tensor.stride()),
+            }  # fmt: skip
+            for index in group:
+                self._leaves[index][0].clear()
+                self._leaves[index][0].update(node)
+        return True
+
+
+def _overlapping(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
+    """Positions of the tensors, those together whose memory overlaps; in order of appearance."""
+    spans = sorted((*_span(tensor), position) for position, tensor in enumerate(tensors))
+    clusters: list[list[int]] = []
+    end = 0
+    for low, high, position in spans:
+        if clusters and low < end:
+            clusters[-1].append(position)
+        else:
+            clusters.append([position])
+        end = max(end, high)
+    for cluster in clusters:
+        cluster.sort()
+    return sorted(clusters)
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """First address of a tensor's elements, and the one after the last."""
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.itemsize
+
+
+def _flat(
+    storage: torch.UntypedStorage, device: torch.device, dtype: torch.dtype, start: int, end: int
+) -> torch.Tensor:
+    """A part of a storage as a one-dimensional tensor."""
+    flat = torch.empty(0, dtype=torch.uint8, device=device)
+    origin = storage.data_ptr()
+    flat.set_(storage, start - origin, (end - start,), (1,))
+    return flat.view(dtype)
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """The values in a type that torch can copy, and that is stored."""
+    plain = value.detach().resolve_conj().resolve_neg()
+    if plain.dtype.is_complex:
+        plain = torch.view_as_real(plain)
+    elif plain.dtype not in TORCH_TO_STORED:
+        # torch cannot copy some of these types, but it can copy their words.
+        plain = plain.view(WORD_TYPES[plain.dtype.itemsize])
+    return plain
+
+
+def _copyable(value: torch.Tensor) -> torch.Tensor:
+    """The tensor in a type that torch can copy; a copy has its values, dense and row-major."""
+    plain = value.detach()
+    if plain.dtype in TORCH_TO_STORED or plain.dtype.is_complex:
+        return plain
+    return plain.view(WORD_TYPES[plain.dtype.itemsize])
+
+
+def _forbid_resizing(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
+    """Makes torch refuse to move memory that is being read by other threads.
+
+    Sharing a tensor with NumPy is what marks its storage so; for good, as with every array.
+    """
+    if storage.resizable():
+        tensor.detach().numpy() if tensor.dtype in _NUMPY_TYPES else _words(tensor).numpy()
+
+
+_NUMPY_TYPES = _COPIED_TOGETHER - {torch.bfloat16} | {torch.complex64, torch.complex128}
+
+
+def _words(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().view(WORD_TYPES[tensor.itemsize])
