@@ -19,7 +19,7 @@ class Counts:
     passed: int = 0
     failed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    #: Names of what failed.
+    #: Names of what failed, and why where the tool prints that.
     failures: list[str] = field(default_factory=list)
     #: False when the tool began and did not come to its closing line.
     is_complete: bool = True
@@ -38,7 +38,8 @@ def count_swift(text: str) -> Counts:
     counts = Counts()
     for name, reason in re.findall(r'^➜ +Test (.+?) skipped(?:: "?(.*?)"?)?\.?$', text, re.M):
         counts.reasons[reason or f"{name} gives no reason"] += 1
-    counts.failures = re.findall(r"^✘ +Test (?!run with)(.+?) failed after", text, re.M)
+    names = re.findall(r"^✘ +Test (?!run with)(.+?) failed after", text, re.M)
+    counts.failures = [name + _issues(name, text) for name in names]
     counts.failed = len(counts.failures)
     totals = re.findall(r"^\S +Test run with (\d+) tests?\b.* (?:passed|failed) after", text, re.M)
     if totals:
@@ -49,6 +50,13 @@ def count_swift(text: str) -> Counts:
         counts.passed = len(passed)
         counts.is_complete = False
     return counts
+
+
+def _issues(name: str, text: str) -> str:
+    """What swift-testing printed of the issues of a test, which may be far above its last line."""
+    test = re.escape(re.sub(r" with \d+ test cases?$", "", name))
+    issue = rf"^✘ +Test {test} recorded an issue (.*(?:\n↳ .*)*)"
+    return "".join(f"\n{found}" for found in re.findall(issue, text, re.M))
 
 
 def count_pytest(text: str) -> Counts:
@@ -65,7 +73,7 @@ def count_pytest(text: str) -> Counts:
     for part in re.split(r"^=+ short test summary info =+$", text, flags=re.M)[1:]:
         for number, reason in re.findall(r"^SKIPPED \[(\d+)\] (?:\S+?: )?(.*)$", part, re.M):
             counts.reasons[reason] += int(number)
-        counts.failures += re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", part, re.M)
+        counts.failures += re.findall(r"^(?:FAILED|ERROR) (.+)$", part, re.M)
     if skipped > counts.skipped:
         counts.reasons["pytest gives no reason"] += skipped - counts.skipped
     return counts

@@ -112,7 +112,7 @@ def table(results: Sequence[Result]) -> str:
         note = f"  {result.note}" if result.note else ""
         lines.append(f"{row}  {result.seconds:7.0f}{note}")
         lines += [f"  skipped {n}: {reason}" for reason, n in counts.reasons.items()]
-        lines += [f"  failed: {failure}" for failure in counts.failures]
+        lines += [_indented(f"failed: {failure}") for failure in counts.failures]
         if counts.failed:
             lines.append(f"  all that it printed: {LOGS / result.stage}.log")
     seconds = sum(result.seconds for result in results)
@@ -120,6 +120,13 @@ def table(results: Sequence[Result]) -> str:
     lines.append(f"{'total':{width}}  {passed:6}  {failed:6}  {skipped:7}  {seconds:7.0f}")
     lines += ["", f"{passed} passed, {failed} failed, {skipped} skipped"]
     return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    """The first lines of a reason; the log has all of them."""
+    lines = text.splitlines()
+    left_out = [f"{len(lines) - 12} more lines"] if len(lines) > 12 else []
+    return "\n    ".join(f"  {line[:600]}" for line in [*lines[:12], *left_out])
 
 
 def totals(results: Sequence[Result]) -> tuple[int, int, int]:

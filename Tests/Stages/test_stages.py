@@ -91,7 +91,7 @@ def test_stages_after_a_failed_one_run_and_the_status_is_one(project: Path) -> N
     assert row(result.stdout, "python") == (1, 1, 3)
     assert row(result.stdout, "lint") == (1, 0, 0)
     assert "  skipped 2: needs a device: none is here\n  skipped 1: needs root\n" in result.stdout
-    assert "  failed: tests.py::test_fails\n" in result.stdout
+    assert "  failed: tests.py::test_fails" in result.stdout
     assert "  all that it printed: build/stages/python.log\n" in result.stdout
     assert result.stdout.splitlines()[-1] == "2 passed, 1 failed, 3 skipped"
     assert "test_fails" in (project / "build/stages/python.log").read_text()
@@ -215,7 +215,7 @@ LINES = [
 def test_swift_testing_is_counted() -> None:
     counts = counting.count("swift", SWIFT + CLOSING, 1)
     assert (counts.passed, counts.failed, counts.skipped) == (2, 1, 2)
-    assert counts.failures == ["three()"]
+    assert counts.failures == ["three()\nat Some.swift:56:9: Expectation failed: 1 == 2"]
     assert dict(counts.reasons) == {
         "root may write to any file": 1, "bare() gives no reason": 1,
     }  # fmt: skip
