@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -168,8 +169,23 @@ int pccp_read_file_facts(int fd, struct pccp_file_facts *facts)
     return 0;
 }
 
-int pccp_fallocate(int fd, uint64_t byte_count)
+/* The file system reports less free space than that. Where it reports nothing, the call decides. */
+static bool lacks_space(int fd, uint64_t byte_count)
 {
+    struct statvfs vfs;
+    if (fstatvfs(fd, &vfs) != 0 || vfs.f_blocks == 0 || vfs.f_frsize == 0)
+        return false;
+    /* Root may use the blocks that are held back from others. */
+    uint64_t free_blocks = geteuid() == 0 ? vfs.f_bfree : vfs.f_bavail;
+    return byte_count / vfs.f_frsize > free_blocks;
+}
+
+int pccp_reserve(int fd, uint64_t byte_count)
+{
+    /* fallocate takes every free block before it fails, and until those are given back, other
+     * programs find the disk full. */
+    if (lacks_space(fd, byte_count))
+        return -ENOSPC;
     int result;
     do
         result = fallocate(fd, 0, 0, (off_t)byte_count);

@@ -47,7 +47,7 @@ struct pccp_file_facts {
 int pccp_read_file_facts(int fd, struct pccp_file_facts *facts);
 
 /* Reserves blocks for [0, byte_count) and sets the size. */
-int pccp_fallocate(int fd, uint64_t byte_count);
+int pccp_reserve(int fd, uint64_t byte_count);
 /* Renames; with `replace` false an existing target is -EEXIST. */
 int pccp_rename(const char *from, const char *to, bool replace);
 int pccp_unlink(const char *path);

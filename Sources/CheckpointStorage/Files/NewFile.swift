@@ -23,6 +23,9 @@ public struct NewFile: ~Copyable {
 
     /// open(2) with O_EXCL, then fallocate(2), so that ENOSPC comes now and not mid-run.
     ///
+    /// A size above the free space that statvfs(3) reports is refused before fallocate(2), which
+    /// would fill the disk for everybody until it fails.
+    ///
     /// - Parameters:
     ///   - byteCount: what gets its blocks.
     ///   - finalByteCount: how long the file becomes, where that is more.
@@ -36,7 +39,7 @@ public struct NewFile: ~Copyable {
         // First: what they take may be what this one needs.
         Self.removeLeftovers(beside: finalPath)
         let claim = try Self.claim(finalPath)
-        let result = byteCount == 0 ? -EOPNOTSUPP : pccp_fallocate(claim.descriptor, byteCount)
+        let result = byteCount == 0 ? -EOPNOTSUPP : pccp_reserve(claim.descriptor, byteCount)
         guard result == 0 || result == -EOPNOTSUPP else {
             // Safe: the path is passed as a C string for the call.
             unsafe pccp_unlink(claim.path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import pattern as patterned
+from disks import disk_of
 from torch import nn
 
 import pccheck
@@ -142,6 +144,29 @@ def test_a_resize_that_is_impossible_leaves_file_and_lock_alone(path: Path) -> N
     assert shape(path) == before
     with pccheck.Checkpointer(path) as checkpointer:
         assert np.array_equal(checkpointer.load()["x"], pattern(1))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_what_does_not_fit_takes_no_space(kind: str) -> None:
+    """fallocate(2) alone would take every free block before it fails, from everybody."""
+    with disk_of(kind) as disk:
+        free, is_done = [os.statvfs(disk.mount_point).f_bfree], threading.Event()
+
+        def watch() -> None:
+            while not is_done.is_set():
+                free.append(os.statvfs(disk.mount_point).f_bfree)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            for _ in range(20):
+                with pytest.raises(pccheck.NoSpace):
+                    pccheck.Checkpointer(disk.mount_point / "run.pcc", capacity="4 GiB")
+        finally:
+            is_done.set()
+            watcher.join()
+        assert len(free) > 100 and free[0] - min(free) < 100, (free[0], min(free))
+        assert not list(disk.mount_point.glob("run*"))
 
 
 # -- a state that outgrows its slots
