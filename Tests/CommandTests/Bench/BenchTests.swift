@@ -16,6 +16,7 @@ import Testing
 
     private static let manuals = URL(filePath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
         .appending(path: "Sources/CheckpointCommands/man")
 
     /// The JSON of one run, whose every key must be in the manual page.
