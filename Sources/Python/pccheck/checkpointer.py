@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes as c
 import logging
-import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from ._core import native
-from ._core import debug as watching
-from ._core.arguments import (
-    U32_MAXIMUM,
-    choice,
-    parse_size,
-    save_options,
-    seconds,
-    step_number,
-    whole,
-)
+from ._core.arguments import save_options, step_number
+from ._core.debug import Watch
 from ._core.engine import Engine, Pin, wait_staged_everywhere
 from ._core.handle import Guard, SaveHandle
+from ._core.options import EngineOptions, FileOptions, PreemptionOptions
 from ._core.preemption import Preemption
 from ._core.reader import CheckpointInfo, Reader
 from ._core.selecting import damaged_slots, described, load_from, load_with, loading_of
 from ._files import open_files
-from ._files.past import Past
-from ._files.place import OpenFile, usable_path
-from ._files.shape import Room, Shape, capacity_for
+from ._files.shape import capacity_for
 from ._state.comparing import ResumeReport, StateMismatch
 from ._state.placing import ArrayMemory, Loading
-from .errors import (
-    CheckpointError,
-    Closed,
-    FileAlreadyExists,
-    InvalidArgument,
-    Locked,
-    NoCheckpoint,
-    TooLarge,
-)
+from .errors import InvalidArgument, NoCheckpoint
 from .keeping import Keep, Keeper, KeepsCheckpoints, note_text
 from .policies import Auto, Every, Policy
 from .state import DOCUMENT_KEY, Encoder, document_text
@@ -52,19 +31,7 @@ log = logging.getLogger("pccheck")
 
 _Self = TypeVar("_Self", bound="BaseCheckpointer")
 
-_IN_FLIGHT = 2
-_FINGERPRINT_BYTE_LIMIT = 254
 _USER_METADATA_BYTE_LIMIT = 2048
-_IN_FLIGHT_MAXIMUM = 64
-_RETAIN_MAXIMUM = 16
-_WORKER_COUNT_MAXIMUM = 64
-#: What libzstd has; 0 is PCcheck's own choice.
-_ZSTD_LEVELS = (-(1 << 17), 22)
-
-
-def _worker_count(count: int | None, what: str) -> int:
-    """How many threads; 0 leaves that to the library."""
-    return 0 if count is None else whole(count, what, 0, _WORKER_COUNT_MAXIMUM)
 
 
 class BaseCheckpointer(KeepsCheckpoints):
@@ -73,9 +40,6 @@ class BaseCheckpointer(KeepsCheckpoints):
     #: Tells readers of the extracted file which framework the tensors are for.
     _framework = "np"
     _memory = ArrayMemory()
-
-    #: Where in the caller's program it was opened.
-    opened_at = ""
 
     def __init__(
         self,
@@ -154,80 +118,32 @@ class BaseCheckpointer(KeepsCheckpoints):
         ``keep`` says which checkpoints are copied to files of their own, to stay: see
         ``pccheck.Keep``.
         """
-        self._path = usable_path(path)
-        self.opened_at = open_files.place_of_caller()
-        self._native_path = native.encode_path(self._path)
-        self._fingerprint = native.encode_text(
-            fingerprint, "fingerprint", _FINGERPRINT_BYTE_LIMIT
-        )
-        self._on_busy = on_busy
-        self._busy_timeout = (
-            None if busy_timeout is None else seconds(busy_timeout, "busy_timeout")
-        )
-        self._process = os.getpid()
-        self._is_closed = self._is_reshaping = False
-        self._open_lock = threading.RLock()
-        asked = Shape(
-            None if in_flight is None else whole(in_flight, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
-            None if retain is None else whole(retain, "retain", 1, _RETAIN_MAXIMUM),
-            None if capacity is None else parse_size(capacity, "capacity"),
-            None if chunk is None else parse_size(chunk, "chunk"),
-        )
-        self._room = Room(self._path, asked, resize, allow_network)
-        self._create_options = native.CreateOptions(
-            struct_size=c.sizeof(native.CreateOptions),
-            in_flight=asked.in_flight or 0,
-            retain=asked.retain or 0,
-            chunk_byte_count=asked.chunk or 0,
-            prealloc=choice("prealloc", prealloc, native.PREALLOC),
-            rank=whole(rank, "rank", 0, U32_MAXIMUM),
-            world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
-            fingerprint=self._fingerprint,
-            allow_network=bool(allow_network),
-        )
-        self._writer_options = native.WriterOptions(
-            struct_size=c.sizeof(native.WriterOptions),
-            on_busy=choice("on_busy", on_busy, native.ON_BUSY),
-            # Waiting is cut into pieces so that Ctrl-C is heeded; save() repeats it.
-            busy_timeout_ms=200 if on_busy == "wait" else 0,
-            backend=choice("backend", backend, native.BACKEND),
-            snapshot_worker_count=_worker_count(snapshot_workers, "snapshot_workers"),
-            writer_worker_count=_worker_count(writer_workers, "writer_workers"),
-            pool_byte_count=0 if pool is None else parse_size(pool, "pool"),
-            codec=choice("codec", codec, native.CODEC),
-            zstd_level=whole(zstd_level, "zstd_level", *_ZSTD_LEVELS),
-            rank=whole(rank, "rank", 0, U32_MAXIMUM),
-            world_size=whole(world_size, "world_size", 1, U32_MAXIMUM),
-            fingerprint=self._fingerprint,
-            allow_network=bool(allow_network),
-            deep_flush=bool(deep_flush),
-        )
-        self._pin = self._pinning(pin)
+        file = FileOptions(
+            in_flight, retain, capacity, chunk, prealloc, resize, fingerprint, rank, world_size,
+            allow_network,
+        )  # fmt: skip
+        engine = EngineOptions(
+            codec, zstd_level, on_busy, busy_timeout, pool, backend, snapshot_workers,
+            writer_workers, deep_flush, self._pinning(pin), debug,
+        )  # fmt: skip
+        preemption = PreemptionOptions(on_sigterm, after_sigterm, grace)
+        super().__init__(path, file, engine)
         self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
         if self._policy is not None:
-            self._policy.bind(self._path, asked.in_flight or _IN_FLIGHT)
-        if on_sigterm not in (None, "save"):
-            raise InvalidArgument(f"on_sigterm is {on_sigterm!r}; give 'save', or None")
+            self._policy.bind(self._path, file.in_flight_count)
         self._preemption: Preemption | None = None
         self._save_began = 0
         self._blocked_nanoseconds = 0
         self._copied_byte_count = 0
-        self._is_debugging = watching.is_enabled(debug)
-        self._engine: Engine | None = None
-        self._file: OpenFile | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
         self._loaded: CheckpointInfo | None = None
         self._resume_report: ResumeReport | None = None
         self._keeper = Keeper(
-            self._path, self._fingerprint, bool(allow_network), keep, asked.in_flight or _IN_FLIGHT,
+            self._path, self._fingerprint, file.allow_network, keep, file.in_flight_count
         )
-        if os.path.exists(self._path):
-            self._open()
-        elif asked.capacity is not None:
-            self._create(asked.capacity)
-        if on_sigterm:
+        self._open_or_create()
+        if preemption.is_wanted:
             try:
-                self._preemption = Preemption(self._path, after_sigterm, grace)
+                self._preemption = Preemption(self._path, preemption)
             except BaseException:
                 self.close()
                 raise
@@ -274,10 +190,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         metadata.update(encoder.metadata)
         if self._engine is None:
             self._make_first_engine(lambda: capacity_for(encoder.entries, metadata, room()))
-        until = None
-        if self._on_busy == "wait":
-            limit = self._busy_timeout
-            until = math.inf if limit is None else time.monotonic() + limit
+        until = self._engine_options.busy_deadline()
         is_last = False
 
         def is_urgent() -> bool:
@@ -286,7 +199,9 @@ class BaseCheckpointer(KeepsCheckpoints):
             is_last = self._preemption is not None and self._preemption.is_pending
             return urgent or is_last
 
-        watch = watching.Watch(step, encoder.entries) if self._is_debugging else None
+        is_debugging = self._engine_options.is_debugging
+        watch = Watch(step, encoder.entries) if is_debugging else None
+
         def begin(engine: Engine) -> SaveHandle:
             return engine.save(
                 step, encoder.entries, metadata, note, until, is_urgent, watch, guard, overlap
@@ -325,109 +240,6 @@ class BaseCheckpointer(KeepsCheckpoints):
                 "policy=pccheck.policies.Auto()"
             )
         return self._policy.is_due(step_number(step))
-
-    def _make_first_engine(self, capacity: Callable[[], int]) -> None:
-        """Makes the file and its engine, once and not for each thread that has a first save."""
-        with self._open_lock:
-            if self._engine is None:
-                self._create(capacity())
-            self._end_if_closed()
-
-    def _end_if_closed(self) -> None:
-        """After an engine was opened: a signal handler or a finalizer may have closed us since."""
-        if self._is_closed:
-            self._close_engine()
-        self._check_open()
-
-    def _create(self, capacity: int) -> None:
-        options = self._create_options
-        options.capacity_byte_count = capacity
-        error = native.Error()
-        status = native.library().pcc_create(
-            self._native_path, c.byref(options), c.byref(error)
-        )
-        try:
-            native.check(status, error)
-        except FileAlreadyExists:
-            # Somebody else was quicker; opening says whether the file is ours to write.
-            log.info("%s exists already; opening it", self._path)
-        self._open()
-
-    def _open(self) -> None:
-        self._open_engine()
-        shape = self._room.look()
-        if shape is not None:
-            try:
-                self._reshape(shape)
-            except BaseException:
-                self.close()
-                raise
-
-    def _begin(
-        self, begin: Callable[[Engine], SaveHandle], capacity: Callable[[], int]
-    ) -> SaveHandle:
-        """Begins a checkpoint, and makes the file larger for it where that was not refused."""
-        has_grown = False
-        while True:
-            engine = self._engine
-            assert engine is not None
-            try:
-                return begin(engine)
-            except TooLarge as error:
-                if has_grown or not self._room.grows:
-                    raise
-                has_grown = self._grow(capacity, error, engine)
-            except Closed:
-                # Another thread may be making the file larger.
-                with self._open_lock:
-                    if self._is_closed or self._engine is engine:
-                        raise
-
-    def _grow(self, capacity: Callable[[], int], reason: TooLarge, engine: Engine) -> bool:
-        """Makes room for a state that does not fit, once what is in flight is durable.
-
-        False when another thread was quicker, whose state may have been a smaller one.
-        """
-        with self._open_lock:
-            if self._engine is not engine:
-                return False
-            self._check_open()
-            try:
-                self._reshape(Shape(capacity=capacity()))
-            except CheckpointError as error:
-                raise TooLarge(
-                    f"{reason}; growing it failed: {error}", code=reason.code
-                ) from error
-            return True
-
-    def _reshape(self, shape: Shape) -> None:
-        """Closes the file, resizes it and opens it again; with the lock, or where nobody else
-        knows of this checkpointer."""
-        assert self._engine is not None
-        self._is_reshaping = True
-        try:
-            past = self._engine.end()
-            self._close_engine()
-            try:
-                self._room.resize(self._native_path, shape)
-            finally:
-                self._open_engine(past)
-        finally:
-            self._is_reshaping = False
-        self._end_if_closed()
-        self._room.look()
-
-    def _open_engine(self, past: Past | None = None) -> None:
-        try:
-            engine = Engine(self._native_path, self._writer_options, self._pin, past)
-        except Locked as error:
-            open_files.explain(self._path, error, self)
-            raise
-        self._engine = engine
-        self._file = OpenFile(self._path)
-        open_files.add(self)
-        # Runs when the checkpointer is dropped, and before the interpreter exits.
-        self._finalizer = weakref.finalize(self, engine.close)
 
     def _pinning(self, pin: bool | str | Pin | None) -> Pin | None:
         """The callable that pins the pool, if it is to be pinned."""
@@ -544,18 +356,6 @@ class BaseCheckpointer(KeepsCheckpoints):
 
     # -- the rest
 
-    @property
-    def path(self) -> str:
-        """The file, as an absolute path."""
-        return self._path
-
-    @property
-    def is_open(self) -> bool:
-        """True while it holds its file, which other writers find locked."""
-        if self._engine is None or self._is_closed:
-            return False
-        return self._engine.is_open or (self._is_reshaping and self._process == os.getpid())
-
     def stats(self) -> dict[str, Any]:
         """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
 
@@ -593,26 +393,6 @@ class BaseCheckpointer(KeepsCheckpoints):
         file, self._file = self._file, None
         if file is not None and not is_child:
             file.check()
-
-    def _close_engine(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-        if self._finalizer is not None:
-            self._finalizer.detach()
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise Closed(f"{self._path}: the checkpointer was closed; open the file again")
-        if self._process != os.getpid():
-            if self._engine is not None:
-                self._engine.check_open()
-            self._adopt()
-
-    def _adopt(self) -> None:
-        """In a forked child: the parent had not opened the file yet, so that the child may."""
-        self._process = os.getpid()
-        # A thread that exists only in the parent may hold the old one.
-        self._open_lock = threading.RLock()
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -10,15 +10,14 @@ import os
 import stat
 import weakref
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ._core.engine import Engine
 from ._core.handle import SaveHandle
 from ._files.copies import Copies, KeepHandle
 from ._files.keep_record import Entry, Record
+from ._files.owner import FileOwner
 from ._files.place import usable_path
 from .errors import Busy, InvalidArgument, NoCheckpoint
 
@@ -229,15 +228,10 @@ class Keeper:
         self._copies.close(self._patience)
 
 
-class KeepsCheckpoints:
-    """What a checkpointer has for copies that stay."""
+class KeepsCheckpoints(FileOwner):
+    """An owner of a file who also copies checkpoints to files of their own."""
 
-    _engine: Engine | None
-    _open_lock: AbstractContextManager[bool]
     _keeper: Keeper
-
-    def _check_open(self) -> None:
-        raise NotImplementedError
 
     def keep(
         self, step: int, path: str | os.PathLike[str], *, replace: bool = False

@@ -365,7 +365,7 @@ class _Checkpointer(pcc.Checkpointer):
         if policy is None and self._policy is not None:
             return
         self._policy = policy or Every(_DEFAULT_POLICY)
-        self._policy.bind(self._path, self._create_options.in_flight)
+        self._policy.bind(self._path, self._file_options.in_flight_count)
 
     def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
         refuse_reentry(self, self._path)

@@ -185,7 +185,7 @@ class Checkpointer(BaseCheckpointer):
         ``record`` says what the state was taken out of.
         """
         # In debug mode the entries outlive the call, and cannot be used again.
-        plan = None if self._is_debugging else self._plan
+        plan = None if self._engine_options.is_debugging else self._plan
         copies = Copies(self._arenas)
         encoder = TorchEncoder(in_place, plan, copies, Copies(self._host_arenas))
         encoder.metadata.update(record or {})

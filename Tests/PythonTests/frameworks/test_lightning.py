@@ -406,7 +406,7 @@ def test_a_policy_learns_what_saving_costs(path: Path) -> None:
     storage = CheckpointIO(path)
     policy = Auto(budget=0.5)
     fit_large(storage, Large(), [CheckpointCallback(storage, policy)])
-    assert policy._path == str(path)
+    assert policy._path == str(path) and policy._in_flight == 2
     seen: list[int] = []
 
     class Asked(Every):

@@ -18,10 +18,10 @@ from typing import Any
 from ..errors import CheckpointError, InvalidArgument
 from .engine import wait_finished_everywhere
 from .handle import SaveHandle
+from .options import PreemptionOptions
 
 log = logging.getLogger("pccheck")
 
-AFTER = ("exit", "signal", "return")
 _EXIT_STATUS = 128 + signal.SIGTERM
 
 
@@ -114,17 +114,11 @@ os.register_at_fork(
 class Preemption:
     """What one checkpointer does when the process is asked to end."""
 
-    def __init__(self, path: str, after: str, grace: float) -> None:
-        if after not in AFTER:
-            raise InvalidArgument(
-                f"after_sigterm is {after!r}; choose one of {', '.join(AFTER)}"
-            )
-        if not grace > 0:
-            raise InvalidArgument(f"grace is {grace}; give the seconds from SIGTERM to the kill")
+    def __init__(self, path: str, options: PreemptionOptions) -> None:
         self._path = path
         self._process = os.getpid()
-        self._after = after
-        self._grace = grace
+        self._after = options.after_sigterm
+        self._grace = options.grace
         self._received_time: float | None = None
         self._is_handled = False
         _watch.add(self)

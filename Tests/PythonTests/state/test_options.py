@@ -1,0 +1,52 @@
+"""The keywords of a checkpointer and the three structs behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pccheck
+from pccheck._core.options import EngineOptions, FileOptions, PreemptionOptions
+
+STRUCTS: tuple[Any, ...] = (FileOptions, EngineOptions, PreemptionOptions)
+# What the checkpointer uses itself.
+OTHERS = {"path", "policy", "keep"}
+
+
+def test_every_keyword_is_a_field_of_one_struct_with_its_default() -> None:
+    found = inspect.signature(pccheck.Checkpointer).parameters
+    fields = [field for kind in STRUCTS for field in dataclasses.fields(kind) if field.init]
+    names = [field.name for field in fields]
+    assert sorted(names) == sorted(found.keys() - OTHERS)
+    assert {field.name: field.default for field in fields} == {
+        # The struct holds the callable, which the class of the checkpointer chooses.
+        name: None if name == "pin" else found[name].default for name in names
+    }
+
+
+def test_the_structs_are_frozen() -> None:
+    for kind in STRUCTS:
+        options = kind()
+        name = dataclasses.fields(kind)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(options, name, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_sigterm": "sve"}, {"on_sigterm": "save", "grace": 0}, {"prealloc": "some"},
+        {"on_sigterm": "save", "after_sigterm": "stop"}, {"on_busy": "wat"}, {"debug": "digests"},
+        {"codec": "zip"}, {"backend": "ring"}, {"pin": "yes"}, {"zstd_level": 23},
+    ],
+    ids=lambda options: "-".join(map(str, options)),
+)  # fmt: skip
+def test_a_bad_option_makes_no_file(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "run.pcc"
+    with pytest.raises(pccheck.InvalidArgument):
+        pccheck.Checkpointer(path, capacity="1 MiB", **options)
+    assert not path.exists()
