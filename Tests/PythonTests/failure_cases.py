@@ -131,7 +131,7 @@ class Case:
             child.kill()
             child.communicate()
         import pccheck
-        from pccheck._files import open_files
+        from pccheck._core import open_files
 
         # Before they are dropped: what closes gives SIGTERM back, too. A dead device is an error.
         for checkpointer in open_files.checkpointers():

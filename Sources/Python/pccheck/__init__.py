@@ -7,15 +7,15 @@
 from . import errors
 from ._core.handle import Outcome, SaveHandle
 from ._core.native import library_path
+from ._core.open_files import close_all
 from ._core.reader import CheckpointInfo
-from ._files.open_files import close_all
 from ._state.comparing import Difference, ResumeReport, StateMismatch
+from ._state.decoder import RawTensor, TorchValue
 from ._state.kinds import SavedEnum
 from ._version import VERSION
 from .checkpointer import Checkpointer, checkpoints, load, load_tensor, report
 from .errors import *  # noqa: F403
 from .keeping import Keep, KeepHandle
-from .state import RawTensor, TorchValue
 
 __version__ = VERSION
 __all__ = [

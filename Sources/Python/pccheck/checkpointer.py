@@ -9,23 +9,25 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ._core import native
+from ._core import native, open_files
 from ._core.arguments import save_options, step_number
+from ._core.damage import damaged_slots
 from ._core.debug import Watch
 from ._core.engine import Engine, Pin, wait_staged_everywhere
 from ._core.handle import Guard, SaveHandle
 from ._core.options import EngineOptions, FileOptions, PreemptionOptions
 from ._core.preemption import Preemption
 from ._core.reader import CheckpointInfo, Reader
-from ._core.selecting import damaged_slots, described, load_from, load_with, loading_of
-from ._files import open_files
 from ._files.shape import capacity_for
 from ._state.comparing import ResumeReport, StateMismatch
-from ._state.placing import ArrayMemory, Loading
+from ._state.document import DOCUMENT_KEY, document_text
+from ._state.encoder import Encoder
+from ._state.loading import described, load_from, load_with, loading_of
+from ._state.memory import ArrayMemory
+from ._state.request import Loading
 from .errors import InvalidArgument, NoCheckpoint
 from .keeping import Keep, Keeper, KeepsCheckpoints, note_text
 from .policies import Auto, Every, Policy
-from .state import DOCUMENT_KEY, Encoder, document_text
 
 log = logging.getLogger("pccheck")
 

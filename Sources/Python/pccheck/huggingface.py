@@ -33,7 +33,7 @@ except ImportError as error:
     ) from error
 
 from . import torch as pcc
-from ._state.placing import Loading
+from ._state.request import Loading
 from .errors import InvalidArgument, NoCheckpoint
 
 if TYPE_CHECKING:

@@ -25,13 +25,13 @@ except ImportError as error:
     raise ImportError("pccheck.jax needs the package jax: pip install 'pccheck[jax]'") from error
 
 from ._core.handle import SaveHandle
-from ._core.reader import Reader
-from ._core.selecting import load_from
-from ._state.placing import ArrayMemory, Loading
+from ._state.encoder import Encoder
+from ._state.loading import load_file
+from ._state.memory import ArrayMemory
+from ._state.request import Loading
 from ._state.stateful import python_and_numpy_random_state, set_python_and_numpy_random_state
 from .checkpointer import BaseCheckpointer
 from .errors import InvalidArgument
-from .state import Encoder
 
 __all__ = ["Checkpointer", "load"]
 
@@ -103,8 +103,7 @@ def load(path: str | os.PathLike[str], tree: Any, step: int | None = None) -> An
     The file may be open elsewhere for writing. Leaves of another shape or type are an error.
     """
     loading = Loading(ArrayMemory(), {_TREE: _targets(tree)}, parts=[_TREE], strict=True)
-    with Reader(path) as reader:
-        _, loaded = load_from(os.fspath(path), reader, step, loading)
+    _, loaded = load_file(path, step, loading)
     return _filled(tree, loaded[_TREE])
 
 

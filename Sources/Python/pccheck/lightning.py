@@ -34,8 +34,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from . import torch as pcc
+from ._core.damage import damaged_slots
 from ._core.engine import refuse_reentry, wait_staged_everywhere
-from ._core.selecting import damaged_slots
 from ._torch.parts import in_place_storages, random_state, set_random_state
 from ._torch.saving.waiting import wait_before_swaps
 from .checkpointer import checkpoints

@@ -17,9 +17,11 @@ from typing import Any
 from ._core.arguments import save_options
 from ._core.handle import SaveHandle
 from ._core.reader import CheckpointInfo
-from ._core.selecting import load_parts
+from ._state.encoder import Encoder
+from ._state.loading import load_parts
+from ._state.memory import ArrayMemory
 from ._state.nesting import endless
-from ._state.placing import ArrayMemory, Loading
+from ._state.request import Loading
 from ._state.stateful import (
     Restorer,
     collect,
@@ -27,7 +29,6 @@ from ._state.stateful import (
     set_python_and_numpy_random_state,
 )
 from .checkpointer import BaseCheckpointer, load, load_tensor
-from .state import Encoder
 
 __all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 

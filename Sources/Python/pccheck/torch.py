@@ -34,18 +34,17 @@ from ._core.arguments import save_options
 from ._core.engine import Pin, refuse_reentry, wait_staged_everywhere
 from ._core.handle import SaveHandle
 from ._core.reader import CheckpointInfo, is_rejection
-from ._core.selecting import load_parts, load_with
+from ._state.loading import load_parts, load_with
 from ._state.nesting import endless
-from ._state.placing import Loading
+from ._state.request import Loading
 from ._state.stateful import stateful_objects
 from ._torch.device import Arenas, Copies, CudaStreams, HostStreams, Streams
 from ._torch.loading.decoder import TorchDecoder, TorchMemory
 from ._torch.loading.lazy import LazyTensor, load_lazily
-from ._torch.loading.plan import Plan
+from ._torch.loading.restoring import TorchRestorer
 from ._torch.objects import objects_metadata
 from ._torch.parts import (
     CollectionPutOff,
-    TorchRestorer,
     collect_parts,
     in_place_storages,
     random_state,
@@ -55,10 +54,11 @@ from ._torch.pinning import pin_for_cuda, pin_where_possible
 from ._torch.room import room_for_optimizers
 from ._torch.saving.encoder import TorchEncoder
 from ._torch.saving.live import known, note
-from ._torch.saving.trainable import Trainable, trainable
+from ._torch.saving.plan import Plan
 from ._torch.saving.versions import VersionGuard
 from ._torch.saving.waiting import wait_before_swaps
 from ._torch.sharded import LocalShard, Sharding, joined
+from ._torch.trainable import Trainable, trainable
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
 

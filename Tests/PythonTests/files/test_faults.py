@@ -21,8 +21,9 @@ from torch import nn
 
 import pccheck
 import pccheck.torch
-from pccheck._state.placing import Loading
 from pccheck._core.reader import Reader
+from pccheck._state.loading import load_selected
+from pccheck._state.request import Loading
 
 MIB = 1 << 20
 #: A pool far smaller than the state: staging takes as long as the disk.
@@ -338,7 +339,7 @@ def test_threads_that_save_at_once(path: Path) -> None:
         infos = reader.list()
         for info in infos:
             reader.select(info.sequence)
-            state = reader.load(Loading(pccheck.torch.TorchMemory()))["state"]
+            state = load_selected(reader, Loading(pccheck.torch.TorchMemory()))["state"]
             values = {value for tensor in state.values() for value in tensor.tolist()}
             if len(values) != 1:
                 mixed.append(values)

@@ -290,7 +290,7 @@ def test_what_cannot_be_read_straight_goes_through_a_bounded_buffer(
         return original(self, byte_count)
 
     monkeypatch.setattr(pccheck.torch.TorchMemory, "allocate", allocate)
-    monkeypatch.setattr("pccheck._core.reader._BUFFER_BYTE_COUNT", 3000)
+    monkeypatch.setattr("pccheck._state.reading._BUFFER_BYTE_COUNT", 3000)
     state = {str(index): torch.randn(16, 16) for index in range(20)}
     live = {
         key: torch.zeros(16, 16).T if int(key) % 2 else torch.zeros(16, 16, dtype=torch.float64)

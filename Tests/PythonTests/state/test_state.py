@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pccheck import StateFormatError
-from pccheck._state.placing import ArrayMemory
+from pccheck._state.memory import ArrayMemory
 from pccheck._state.stored import StoredTensor
 from pccheck.state import Decoder, Encoder, document_text, parse_document
 

@@ -14,7 +14,8 @@ from .._convert.output import StagedDirectory, StagedFile, refuse_existing, refu
 from .._convert.stored import Stored, with_checkpoint
 from .._core.arguments import parse_size
 from .._core.printable import printable
-from .._state.placing import Loading
+from .._state.loading import load_selected
+from .._state.request import Loading
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
 from .terminal import Output, Progress, byte_text, plural
@@ -207,6 +208,6 @@ def _state(stored: Stored, names: list[str], is_whole: bool) -> Any:
     from .._torch.loading.decoder import TorchMemory
 
     if is_whole and stored.document is not None:
-        loaded = stored.reader.load(Loading(TorchMemory()))
+        loaded = load_selected(stored.reader, Loading(TorchMemory()))
         return torch_file.for_weights_only(loaded)
     return torch_file.flat_tensors(stored, names)

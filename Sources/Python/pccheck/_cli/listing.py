@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from .._convert.stored import Stored, StoredEntry
+from .._core.damage import describe_damage
 from .._core.printable import printable
 from .._core.reader import CheckpointInfo, Reader
-from .._core.selecting import describe_damage
 from ..errors import CheckpointError
 from .outcome import Status, print_json, status_of
 from .terminal import Output, age_text, byte_text, plural

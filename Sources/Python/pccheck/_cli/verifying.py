@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .._convert.stored import verify
+from .._core.damage import describe_damage
 from .._core.printable import printable
 from .._core.reader import CheckpointInfo, Reader
-from .._core.selecting import describe_damage
 from ..errors import (
     Busy,
     CheckpointError,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._state.placing import Loading
+from .._state.loading import load_selected
+from .._state.request import Loading
 from ..errors import InvalidArgument, StateFormatError
 from . import dcp, hugging_face, safetensors, torch_file
 from .leaves import plain_name
@@ -64,7 +65,7 @@ def _state(stored: Stored, trust: bool) -> Any:
     part = _part(stored)
     if part is not None:
         return stored.load_part(TorchMemory(), part)
-    state = stored.reader.load(Loading(TorchMemory()))
+    state = load_selected(stored.reader, Loading(TorchMemory()))
     return dcp.of_adapter(state, stored.path, trust=trust) if dcp.is_of_adapter(state) else state
 
 

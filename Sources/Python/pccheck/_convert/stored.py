@@ -12,7 +12,10 @@ import numpy as np
 
 from .._core.reader import CheckpointInfo, Reader
 from .._state.comparing import items_of
-from .._state.placing import ArrayMemory, Loading, part_of
+from .._state.loading import load_selected
+from .._state.memory import ArrayMemory
+from .._state.references import part_of
+from .._state.request import Loading
 from ..errors import CheckpointError, StateFormatError
 from ..state import DOCUMENT_KEY, parse_document
 from .leaves import SOURCE_KEY, parse_source
@@ -85,7 +88,7 @@ class Stored:
 
     def load_part(self, memory: ArrayMemory, name: str) -> Any:
         """One part of the state."""
-        return part_of(self.reader.load(Loading(memory, parts=[name])), name)
+        return part_of(load_selected(self.reader, Loading(memory, parts=[name])), name)
 
     def copy(self, parts: Sequence[tuple[StoredEntry, Sink]]) -> None:
         """Gives each sink the bytes of its tensor in order. Only their chunks are read, each once.

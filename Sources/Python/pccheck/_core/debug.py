@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 
 from ..errors import InvalidArgument, StateChanged
-from ..state import TensorEntry
+from .tensors import TensorEntry
 
 _LISTED_NAME_COUNT = 5
 

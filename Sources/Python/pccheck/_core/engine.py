@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .._files.past import Past
 from ..errors import Busy, CheckpointError, Closed, Forked, Timeout
-from ..state import TensorEntry
 from . import native
 from .debug import Watch
 from .handle import Approvals, Guard, SaveHandle
+from .past import Past
+from .tensors import TensorEntry
 
 log = logging.getLogger("pccheck")
 

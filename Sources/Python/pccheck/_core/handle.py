@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from .._files import open_files
 from ..errors import CheckpointError, Forked, StateChanged, Timeout
-from . import native
+from . import native, open_files
 from .arguments import seconds
 from .debug import Watch
 from .saver import Saver

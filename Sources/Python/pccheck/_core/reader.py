@@ -5,16 +5,13 @@ from __future__ import annotations
 import ctypes as c
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._state.comparing import OBJECTS_KEY
-from .._state.placing import ArrayMemory, Loading, Place, references
-from .._state.stored import STORED_ITEM_SIZE, StoredTensor
 from ..errors import (
     Busy,
     CheckpointError,
@@ -24,16 +21,9 @@ from ..errors import (
     StateFormatError,
     UnsupportedState,
 )
-from ..state import DOCUMENT_KEY, parse_document
 from . import native
 from .arguments import step_number
 
-# What tensors share that cannot be read straight into their place.
-_BUFFER_BYTE_COUNT = 64 << 20
-_ALIGNMENT = 64
-# A tensor that is read into a buffer, and what takes it from there.
-_Filling: TypeAlias = tuple[StoredTensor, Callable[[Any], None]]
-_Batch: TypeAlias = Sequence[_Filling]
 _Rejections: TypeAlias = list[dict[str, Any]]
 # pcc_destination as a row of a NumPy array.
 _DESTINATION_ROW = np.dtype([("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8")])
@@ -220,75 +210,6 @@ class Reader:
         """Payload bytes that ``verify`` or ``copy_to`` has come to, for another thread."""
         return int(self._library.pcc_reader_verified_byte_count(self._reader))
 
-    def load(self, loading: Loading) -> Any:
-        """What is asked for of the selected checkpoint; every byte that it read was verified.
-
-        Only the chunks that hold something of it are read.
-        """
-        manifest, data_offset = self.manifest()
-        metadata = manifest.pop("__metadata__", {})
-        # Without a document another program wrote the file: its tensors are all there is.
-        document: Any = {name: {"$array": name} for name in manifest}
-        try:
-            if DOCUMENT_KEY in metadata:
-                document = parse_document(metadata[DOCUMENT_KEY])
-                loading.objects = metadata.get(OBJECTS_KEY)
-            document = loading.selected(document)
-            tensors = _stored_tensors(manifest, document)
-            compared = loading.compared(document, tensors)
-            if compared is not document:
-                document = compared
-                tensors = _stored_tensors(manifest, document)
-            for tensor in tensors.values():
-                tensor.payload_offset = data_offset + manifest[tensor.name]["data_offsets"][0]
-            places = loading.places(document, tensors)
-            if loading.must_prove(places) and len(self.list()) > 1:
-                self.verify()
-            self._fill(loading, _read_at_once(loading.memory, document, tensors), places)
-            loading.check_refilled(places, tensors)
-            made = {place.key: place.value for place in places.values()}
-            return loading.memory.decoder(tensors, made).decode(document)
-        except RecursionError:
-            raise StateFormatError("the state document is nested too deeply") from None
-
-    def _fill(
-        self, loading: Loading, tensors: Sequence[StoredTensor], places: dict[str, Place]
-    ) -> None:
-        """Reads the tensors, each into its place or into fresh memory."""
-        loading.begin_filling(places, {tensor.name: tensor for tensor in tensors})
-        rows, indirect = [], []
-        for tensor in tensors:
-            place = places.get(tensor.name)
-            if place is None:
-                tensor.memory, address = loading.memory.allocate(tensor.byte_count)
-            elif place.fill is None:
-                tensor.memory, address = place.memory, place.address
-            else:
-                indirect.append((tensor, place.fill))
-                continue
-            rows.append((tensor.payload_offset, tensor.byte_count, address))
-        self.read(rows)
-        for batch in _batches(indirect):
-            self._fill_from_buffer(loading.memory, batch)
-
-    def _fill_from_buffer(
-        self, memory: ArrayMemory, batch: _Batch
-    ) -> None:
-        """Tensors whose live memory is not the stored bytes: cast, strided, or on a device."""
-        starts, end = [], 0
-        for tensor, _ in batch:
-            starts.append(end)
-            end += -(-tensor.byte_count // _ALIGNMENT) * _ALIGNMENT
-        buffer, address = memory.allocate(end)
-        self.read(
-            [
-                (tensor.payload_offset, tensor.byte_count, address + start)
-                for (tensor, _), start in zip(batch, starts, strict=True)
-            ]
-        )
-        for (tensor, fill), start in zip(batch, starts, strict=True):
-            fill(buffer[start : start + tensor.byte_count])
-
     def read(self, parts: Sequence[tuple[int, int, int]]) -> None:
         """Reads verified parts of the payload, given by offset, size, and where they go."""
         if not parts:
@@ -325,59 +246,6 @@ def is_rejection(error: CheckpointError) -> bool:
     return isinstance(error, (Corrupt, DeviceError, StateFormatError)) or (
         isinstance(error, Busy) and error.code == native.BUSY
     )
-
-
-def _read_at_once(
-    memory: ArrayMemory, document: Any, tensors: dict[str, StoredTensor]
-) -> list[StoredTensor]:
-    """The tensors that are to be read now, in the order of the file."""
-    names = {
-        name for name, node in references(document) if memory.is_read(next(iter(node)))
-    }
-    return [tensor for tensor in tensors.values() if tensor.name in names]
-
-
-def _batches(
-    items: _Batch,
-) -> Iterator[_Batch]:
-    """Runs of tensors that take one buffer of bounded size, or one tensor that is larger."""
-    batch: list[_Filling] = []
-    byte_count = 0
-    for tensor, fill in items:
-        if batch and byte_count + tensor.byte_count > _BUFFER_BYTE_COUNT:
-            yield batch
-            batch, byte_count = [], 0
-        batch.append((tensor, fill))
-        byte_count += tensor.byte_count
-    if batch:
-        yield batch
-
-
-def _stored_tensors(manifest: dict[str, Any], document: Any) -> dict[str, StoredTensor]:
-    """What a document names, in the order of the file, checked against the manifest."""
-    wanted = {name for name, _ in references(document)}
-    missing = wanted - manifest.keys()
-    if missing:
-        raise StateFormatError(
-            f"the state document names a tensor '{min(missing)}' that is not stored"
-        )
-    return {name: _checked(name, entry) for name, entry in manifest.items() if name in wanted}
-
-
-def _checked(name: str, entry: dict[str, Any]) -> StoredTensor:
-    """A tensor whose length in the file is what its type and shape take."""
-    begin, end = entry["data_offsets"]
-    if entry["dtype"] not in STORED_ITEM_SIZE:
-        raise UnsupportedState(
-            f"tensor '{name}' has the type {entry['dtype']}, which this package has no arrays for; "
-            "load the others by name, or take its bytes with pcextract --format raw --tensor"
-        )
-    tensor = StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
-    if end - begin != tensor.byte_count:
-        raise StateFormatError(
-            f"tensor '{name}' has {end - begin} bytes; its type and shape take {tensor.byte_count}"
-        )
-    return tensor
 
 
 def _info(row: native.CheckpointInfo) -> CheckpointInfo:

@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
+from .._core.damage import describe_damage
 from .._core.reader import Reader
-from .._core.selecting import describe_damage
 from ..errors import (
     Busy,
     Corrupt,

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from .._core.reader import CheckpointInfo, Reader
-from .._state.placing import references
+from .._state.document import DOCUMENT_KEY, parse_document
+from .._state.references import references
 from .._state.stored import STORED_ITEM_SIZE, StoredTensor, View
 from .._torch.loading.decoder import TorchDecoder, tensor_type
 from .._torch.types import dtype_named, is_plain_memory
 from ..errors import StateFormatError
-from ..state import DOCUMENT_KEY, parse_document
 
 LAYOUT_VERSION = 1
 # What goes through a buffer at once; one row of a tensor may be more.

@@ -10,13 +10,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .._core import native
+from .._core import native, open_files
 from .._core.engine import Engine
 from .._core.handle import SaveHandle
 from .._core.options import EngineOptions, FileOptions
+from .._core.past import Past
 from ..errors import CheckpointError, Closed, FileAlreadyExists, Locked, TooLarge
-from . import open_files
-from .past import Past
 from .place import OpenFile, usable_path
 from .shape import Room, Shape
 

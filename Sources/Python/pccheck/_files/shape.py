@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from .._core import native
 from .._core.engine import TensorTable, metadata_array
 from .._core.reader import Reader
+from .._core.tensors import TensorEntry
 from ..errors import InvalidArgument
-from ..state import TensorEntry
 
 log = logging.getLogger("pccheck")
 

@@ -14,6 +14,7 @@ from typing import Any
 from .._core.printable import printable
 from ..errors import CheckpointError
 from . import generators
+from .decoder import Decoder
 from .nesting import joined
 
 _SHOWN_COUNT = 20
@@ -411,8 +412,6 @@ def with_items(node: dict[str, Any], items: list[tuple[Any, Any]]) -> dict[str, 
 
 def _plain_key(key: Any) -> Any:
     """A stored key as the dictionary has it."""
-    from ..state import Decoder
-
     return Decoder({}).decode(key)
 
 

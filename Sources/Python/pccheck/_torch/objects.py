@@ -17,7 +17,7 @@ from .._state.comparing import OBJECTS_KEY, WRAPPERS
 from .._state.nesting import joined
 from .._state.stateful import named_objects
 from ..errors import StateFormatError
-from .saving.trainable import Trainable
+from .trainable import Trainable
 
 _VERSION = 1
 #: Modules that put themselves around another one, and their name before all of its keys.

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from ..._state.comparing import Comparison, Leaf
-from ..._state.placing import ArrayMemory, Place
+from ..._state.decoder import Decoder
+from ..._state.memory import ArrayMemory, Place
 from ..._state.stateful import FILLED_TYPES, fills_in_place, is_stateful, stateful_objects
 from ..._state.stored import StoredTensor, View
 from ...errors import InvalidArgument, UnsupportedState
-from ...state import Decoder
 from ..objects import parsed_objects
-from ..saving.trainable import Trainable, compare_trainable
 from ..sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
 from ..types import (
     DTYPES,
@@ -26,6 +25,7 @@ from ..types import (
     dtype_named,
     is_plain_memory,
 )
+from ..trainable import Trainable, compare_trainable
 from .comparing import compare_module, compare_other, moves_what_it_reads
 from .optimizers import compare_optimizer
 

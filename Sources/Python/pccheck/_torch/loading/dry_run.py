@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..._state.comparing import items_of
-from ...state import Decoder
+from ..._state.decoder import Decoder
 from ..types import DTYPES
 
 _Module = torch.nn.Module

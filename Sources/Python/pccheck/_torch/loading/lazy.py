@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..._core.reader import Reader
-from ..._core.selecting import load_from
-from ..._state.placing import Loading
+from ..._state.decoder import Decoder
+from ..._state.loading import load_from
+from ..._state.request import Loading
 from ..._state.stored import StoredTensor
 from ...errors import InvalidArgument
-from ...state import Decoder
 from .decoder import TorchDecoder, TorchMemory, tensor_type
 
 

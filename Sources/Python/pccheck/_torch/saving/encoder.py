@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ...state import Encoder
+from ..._state.encoder import Encoder
 from ..device import Arenas, Copies, HostStreams
-from ..loading.plan import Plan, together
 from ..sharded import Sharding, is_dtensor, local_of
 from ..types import (
     TORCH_TO_STORED,
@@ -21,6 +20,7 @@ from ..types import (
     dtype_name,
     stored_form,
 )
+from .plan import Plan, together
 
 # Copies of small tensors are made together: a call to torch for each costs more than the copy.
 _SMALL_BYTE_COUNT = 64 << 10

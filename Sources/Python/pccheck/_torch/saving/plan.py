@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...state import TensorEntry
+from ..._core.tensors import TensorEntry
 
 _Leaf = tuple[dict[str, Any], torch.Tensor, str]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..._state.comparing import GONE, Comparison, Difference, items_of
-from ..sharded import local_of
+from .._state.comparing import GONE, Comparison, Difference, items_of
+from .sharded import local_of
 
 log = logging.getLogger("pccheck")
 

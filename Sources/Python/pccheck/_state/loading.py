@@ -1,4 +1,8 @@
-"""Loading from a file: a step that was asked for, or the newest checkpoint that is whole."""
+"""The walk of a load, from a file to live values, in one direction.
+
+``load_from`` selects a checkpoint and passes over damaged ones. ``load_selected`` compares the
+selected one with the live state, finds places for its tensors, reads them, and decodes the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,18 @@ import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from .._state.comparing import StateMismatch
-from .._state.placing import ArrayMemory, Loading
-from .._state.stateful import Restorer
-from ..errors import CheckpointError, InvalidArgument
-from .arguments import step_number
-from .engine import wait_staged_everywhere
-from .printable import printable
-from .reader import CheckpointInfo, Reader
+from .._core.arguments import step_number
+from .._core.damage import describe_damage
+from .._core.engine import wait_staged_everywhere
+from .._core.printable import printable
+from .._core.reader import CheckpointInfo, Reader
+from ..errors import CheckpointError, InvalidArgument, StateFormatError
+from .comparing import StateMismatch
+from .manifest import Manifest
+from .memory import ArrayMemory
+from .reading import read_at_once, read_tensors
+from .request import Loading
+from .stateful import Restorer
 
 log = logging.getLogger("pccheck")
 
@@ -39,7 +47,7 @@ def load_from(
         while True:
             teller.tell(info)
             try:
-                state = _load_selected(path, reader, info, loading)
+                state = _load_named(path, reader, info, loading)
                 loading.rejections = reader.rejections()
                 return info, state
             except StateMismatch as mismatch:
@@ -59,10 +67,36 @@ def _locate(error: CheckpointError, path: str, info: CheckpointInfo) -> None:
         error.reword(f"{path}, step {info.step} in slot {info.slot}: {error}")
 
 
-def _load_selected(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:
-    """What is asked for; a mismatch names the checkpoint."""
+def load_selected(reader: Reader, loading: Loading) -> Any:
+    """What is asked for of the selected checkpoint; every byte that it read was verified.
+
+    Only the chunks that hold something of it are read.
+    """
     try:
-        return reader.load(loading)
+        manifest = Manifest(reader)
+        loading.objects = manifest.objects
+        document = loading.selected(manifest.document)
+        tensors = manifest.tensors_of(document)
+        compared = loading.compared(document, tensors)
+        if compared is not document:
+            document, tensors = compared, manifest.tensors_of(compared)
+        places = loading.places(document, tensors)
+        if loading.must_prove(places) and len(reader.list()) > 1:
+            reader.verify()
+        wanted = read_at_once(loading.memory, document, tensors)
+        loading.begin_filling(places, {tensor.name: tensor for tensor in wanted})
+        read_tensors(reader, loading.memory, wanted, places)
+        loading.check_refilled(places, tensors)
+        made = {place.key: place.value for place in places.values()}
+        return loading.memory.decoder(tensors, made).decode(document)
+    except RecursionError:
+        raise StateFormatError("the state document is nested too deeply") from None
+
+
+def _load_named(path: str, reader: Reader, info: CheckpointInfo, loading: Loading) -> Any:
+    """As ``load_selected``; a mismatch names the checkpoint."""
+    try:
+        return load_selected(reader, loading)
     except StateMismatch as mismatch:
         report = mismatch.report
         report.path, report.step = path, info.step
@@ -107,6 +141,14 @@ def _tell_damage(path: str, found: dict[str, Any]) -> None:
         log.warning("%s: %s; run pcfsck to see more", path, damage)
 
 
+def load_file(
+    path: str | os.PathLike[str], step: int | None, loading: Loading
+) -> tuple[CheckpointInfo, Any]:
+    """Loads from a file that may be open elsewhere for writing; takes no writer lock."""
+    with Reader(path) as reader:
+        return load_from(os.fspath(path), reader, step, loading)
+
+
 def load_parts(
     memory: ArrayMemory,
     restorer: Restorer,
@@ -120,8 +162,7 @@ def load_parts(
         raise InvalidArgument("no parts were given; name them as they were saved, model=model")
     loading = Loading(memory, parts, parts=list(parts), strict=strict)
     wait_staged_everywhere()
-    with Reader(path) as reader:
-        info, loaded = load_from(os.fspath(path), reader, step, loading)
+    info, loaded = load_file(path, step, loading)
     with loading.explained():
         restorer.restore_parts(parts, loaded, loading.report)
     log.info("%s", described(os.fspath(path), "loaded", info, loading))
@@ -158,31 +199,4 @@ def load_with(
     """Loads from a file that may be open elsewhere for writing; takes no writer lock."""
     if into is not None:
         wait_staged_everywhere()
-    with Reader(path) as reader:
-        return load_from(os.fspath(path), reader, step, loading_of(memory, into, tensor))[1]
-
-
-def damaged_slots(path: str, fingerprint: bytes | None) -> list[str]:
-    """None in a file that never held a durable checkpoint: a crash tears what is not finished."""
-    with Reader(path, fingerprint) as reader:
-        found = reader.report()
-    return describe_damage(found) if found["may_hold_durable"] else []
-
-
-# Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.
-_DAMAGE_REASONS = {
-    "header-damaged", "table-damaged", "payload-damaged", "foreign", "misdirected", "unreadable",
-}  # fmt: skip
-
-
-def describe_damage(report: dict[str, Any]) -> list[str]:
-    """What of a recovery report is damage: slots that cannot be used, and an end that is lost."""
-    slots = [
-        f"slot {slot['slot']} is {slot['reason']}"
-        + (f" ({slot['detail']})" if slot.get("detail") else "")
-        for slot in report["slots"]
-        if slot["reason"] in _DAMAGE_REASONS
-    ]
-    if report["has_lost_end"]:
-        slots.append("the end of the file is missing; pcfsck -y restores it")
-    return slots
+    return load_file(path, step, loading_of(memory, into, tensor))[1]
