@@ -1,15 +1,15 @@
 /*
  * pccheck.h: concurrent durable checkpoints in one slotted file.
  *
- * Two words are used exactly:
+ * Two words have an exact meaning:
  *   staged   the state was copied out of the caller's memory, which may now be changed;
  *   durable  the state was flushed to the medium and anchored by a superblock: it survives a
  *            power cut.
  *
  * Every function that can fail returns a pcc_status and, when `error` is not NULL, fills it.
- * Handles may be used from any thread, and belong to the process that made them. In a child that
- * it forks they are PCC_FORKED, and closing or freeing one there does nothing: the child holds none
- * of the parent's files, locks and memory. A child opens files of its own.
+ * Handles may be used from any thread, and belong to the process that made them. In a forked child,
+ * a call on one returns PCC_FORKED, and closing or freeing one does nothing: the child holds none
+ * of the parent's files, locks and memory. A child opens its own files.
  * Strings are UTF-8 and NUL-terminated. Sizes are in bytes, times in nanoseconds unless named.
  * Option structs begin with their size: set it with sizeof, zero the rest, and fields that a
  * later version appends keep their default. A value of 0 always means "the default".
@@ -46,7 +46,7 @@ typedef int32_t pcc_status;
 #define PCC_CORRUPT 8              /* stored bytes do not match their digest */
 #define PCC_NOT_A_CHECKPOINT_FILE 9 /* foreign, truncated, or text-mode damaged */
 #define PCC_UNSUPPORTED 10         /* newer format, unknown incompatible feature, or a back end
-                                     * that cannot be had here */
+                                     * that is not available here */
 #define PCC_READ_ONLY 11           /* the file or its medium cannot be written */
 #define PCC_NO_SPACE 12            /* the file system is full */
 #define PCC_IO 13                  /* the operating system reported an I/O error */
@@ -55,15 +55,15 @@ typedef int32_t pcc_status;
 #define PCC_STEP_BACKWARDS 16      /* the step is below the last one saved by this writer */
 #define PCC_FINGERPRINT_MISMATCH 17 /* the file belongs to another model or topology */
 #define PCC_RANK_MISMATCH 18       /* the file belongs to another rank or world size */
-#define PCC_TIMEOUT 19             /* the deadline passed; the operation goes on */
+#define PCC_TIMEOUT 19             /* the deadline passed; the operation continues */
 #define PCC_FORKED 20              /* the handle belongs to the parent process */
 #define PCC_SLOTS_EXHAUSTED 21     /* too many slots were taken out of use after failed flushes */
-#define PCC_OUT_OF_MEMORY 22       /* memory for the staging pool could not be had */
+#define PCC_OUT_OF_MEMORY 22       /* not enough memory for the staging pool */
 #define PCC_SUPERSEDED 23          /* a newer checkpoint is durable; this one was released */
 #define PCC_SKIPPED 24             /* nothing was saved: every slot was in flight (policy skip) */
 #define PCC_REJECTED 25            /* the application rejected it: see pcc_writer_reject */
 #define PCC_RESOURCE_LIMIT 26      /* a limit on this process or user (ulimit, cgroup): file size,
-                                     * open files, threads; the message says which, and its value */
+                                     * open files, threads; the message names it and its value */
 
 typedef struct pcc_error {
     int32_t code;         /* a pcc_status */
@@ -76,14 +76,14 @@ typedef struct pcc_error {
                              ends with " …": see pcc_error_message */
 } pcc_error;
 
-/* The complete message of an error, however long it is, to be freed with pcc_free. To be called in
- * the thread that got the error, before another call of that thread fails; later it is what
- * `error` holds. NULL for NULL, and when there is no memory. */
+/* Returns the complete message of an error, however long it is; free it with pcc_free. Call this in
+ * the thread that got the error, before another call of that thread fails; later it returns the
+ * message in `error`. NULL for NULL, and when there is no memory. */
 PCC_API char *pcc_error_message(const pcc_error *error);
 
 /* Name of a status, such as "PCC_LOCKED"; never NULL. */
 PCC_API const char *pcc_status_name(pcc_status status);
-/* Version of the library, such as "0.1.0". */
+/* Version of the library: three numbers, with dots between them. */
 PCC_API const char *pcc_version(void);
 /* PCC_ABI_VERSION of the loaded library. */
 PCC_API uint32_t pcc_abi_version(void);
@@ -101,7 +101,7 @@ typedef struct pcc_create_options {
     uint32_t chunk_byte_count;    /* multiple of 65536; default 4 MiB */
     uint64_t capacity_byte_count; /* largest payload in bytes; required */
     uint32_t prealloc;            /* PCC_PREALLOC_*; default fallocate; persistent memory,
-                                     and a file system without it, get zeros all the same */
+                                     and a file system without it, always get zeros */
     uint32_t rank;
     uint32_t world_size;          /* default 1 */
     uint32_t replace_existing;    /* 1: replace a file at this path */
@@ -123,10 +123,10 @@ typedef struct pcc_resize_options {
 } pcc_resize_options;
 
 /*
- * Gives a file that no writer has open another capacity or other slots. A new file grows beside it,
- * the checkpoints are copied into that and verified there, and then it takes the name: whatever
- * fails before leaves the file as it was. The newest intact checkpoint is kept, or nothing is
- * changed (PCC_TOO_LARGE); of the older ones as many as are retained, fit and are intact.
+ * Changes the capacity or the slots of a file that no writer has open. It creates a new file in the
+ * same folder, copies the checkpoints into it, verifies them there, and then renames it: an error
+ * before the rename leaves the file unchanged. It keeps the newest intact checkpoint, or changes
+ * nothing (PCC_TOO_LARGE), and as many older ones as are retained, fit and are intact.
  * PCC_UNSUPPORTED for a block device.
  */
 PCC_API pcc_status pcc_resize(const char *path, const pcc_resize_options *options,
@@ -141,10 +141,10 @@ typedef struct pcc_ticket pcc_ticket;
 #define PCC_ON_BUSY_SKIP 1
 #define PCC_ON_BUSY_FAIL 2
 
-#define PCC_BACKEND_AUTO 0     /* PMEM on a DAX file, else O_DIRECT where there is, else buffered */
+#define PCC_BACKEND_AUTO 0     /* PMEM on a DAX file, else O_DIRECT if available, else buffered */
 #define PCC_BACKEND_DIRECT 1   /* O_DIRECT or an error */
 #define PCC_BACKEND_BUFFERED 2 /* page cache */
-/* io_uring; the same as PCC_BACKEND_AUTO where there is none, which the statistics then tell. */
+/* io_uring; without it the same as PCC_BACKEND_AUTO, which the statistics then report. */
 #define PCC_BACKEND_RING 3
 #define PCC_BACKEND_PMEM 4     /* persistent memory through libpmem2 or an error */
 
@@ -160,7 +160,7 @@ typedef struct pcc_writer_options {
     uint32_t snapshot_worker_count; /* threads that copy and digest state; default 1..4 */
     uint32_t writer_worker_count;   /* threads that compress and write; default 3 */
     uint64_t pool_byte_count;       /* staging memory; default min(capacity, 2 GiB), at least a
-                                       chunk per writer worker; more than there is available is
+                                       chunk per writer worker; more than is available is
                                        PCC_OUT_OF_MEMORY, before any of it is touched */
     uint32_t codec;                 /* PCC_CODEC_*; default none */
     int32_t zstd_level;             /* default 1 */
@@ -168,17 +168,17 @@ typedef struct pcc_writer_options {
     uint32_t world_size;            /* must match the file; default 1 */
     const char *fingerprint;        /* must match the file when not NULL */
     uint32_t allow_network;         /* 1: accept a network file system */
-    uint32_t trust_anchor;          /* 1: do not read the newest checkpoint when opening; should it
-                                       be rotten, the older one stays until a save is durable */
+    uint32_t trust_anchor;          /* 1: do not read the newest checkpoint when opening; if it is
+                                       rotten, the older one stays until a save is durable */
     uint32_t deep_flush;            /* 1: on persistent memory, do not rely on power-fail saving */
     uint32_t reserved;              /* 0 */
 } pcc_writer_options;
 
 /*
- * Opens an existing file for writing: takes the writer lock, flushes, and recovers. The newest
- * checkpoint of which every chunk verifies is kept and, when a crash or damage left it unanchored,
- * anchored; this reads that checkpoint once, unless trust_anchor is set. PCC_CORRUPT when there are
- * checkpoints but none is whole; nothing is written then.
+ * Opens an existing file for writing: takes the writer lock, flushes, and recovers. It keeps the
+ * newest checkpoint of which every chunk verifies, and anchors it when a crash or damage left it
+ * unanchored. It reads that checkpoint once, unless trust_anchor is set. PCC_CORRUPT when there are
+ * checkpoints but none is intact; nothing is written then.
  */
 PCC_API pcc_status pcc_writer_open(const char *path, const pcc_writer_options *options,
                                    pcc_writer **writer, pcc_error *error);
@@ -186,9 +186,9 @@ PCC_API pcc_status pcc_writer_open(const char *path, const pcc_writer_options *o
 typedef struct pcc_checkpoint_info pcc_checkpoint_info;
 
 /*
- * The checkpoint that opening chose to go on from. `is_verified` gets 1 when opening read all of
- * it; with trust_anchor it is mostly 0, and a load finds out. PCC_NO_CHECKPOINT when the file had
- * none. Either pointer may be NULL.
+ * The checkpoint from which opening chose to continue. `is_verified` gets 1 when opening read all
+ * of it; with trust_anchor it is mostly 0, and a load finds out. PCC_NO_CHECKPOINT when the file
+ * had none. Either pointer may be NULL.
  */
 PCC_API pcc_status pcc_writer_recovered(pcc_writer *writer, pcc_checkpoint_info *info,
                                         uint32_t *is_verified, pcc_error *error);
@@ -231,7 +231,7 @@ typedef struct pcc_save_options {
  * Begins a checkpoint whose payload is a safetensors image of `tensors`, with `metadata` as its
  * __metadata__. Returns at once unless every slot is in flight and the policy is to wait. Names
  * and metadata are copied before it returns; tensor memory is read until the ticket is staged.
- * A skipped save gives PCC_OK and a ticket in state PCC_TICKET_SKIPPED. Free the ticket.
+ * A skipped save returns PCC_OK and a ticket in state PCC_TICKET_SKIPPED. Free the ticket.
  */
 PCC_API pcc_status pcc_writer_save(pcc_writer *writer, uint64_t step, const pcc_tensor *tensors,
                                    size_t tensor_count, const pcc_metadata *metadata,
@@ -245,21 +245,21 @@ PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
                                           pcc_error *error);
 
 /*
- * For an application that can tell only once a ticket is staged whether its memory changed while it
- * was copied. A checkpoint that was saved with needs_approval is committed after
- * pcc_writer_approve, and ends as failed with PCC_REJECTED after pcc_writer_reject;
- * pcc_writer_close rejects what is left. On another ticket, or one that has ended, both do nothing.
+ * For an application that finds out only after a ticket is staged whether its memory changed during
+ * the copy. A checkpoint that was saved with needs_approval is committed after pcc_writer_approve,
+ * and ends as failed with PCC_REJECTED after pcc_writer_reject; pcc_writer_close rejects the
+ * remaining ones. On another ticket, or one that has ended, both do nothing.
  */
 PCC_API pcc_status pcc_writer_approve(pcc_writer *writer, pcc_ticket *ticket, pcc_error *error);
 PCC_API pcc_status pcc_writer_reject(pcc_writer *writer, pcc_ticket *ticket, const char *reason,
                                      pcc_error *error);
 
-/* Bytes that the payload of these tensors takes, to choose a capacity before creating a file. */
+/* Bytes of the payload of these tensors, to choose a capacity before creating a file. */
 PCC_API pcc_status pcc_payload_byte_count(const pcc_tensor *tensors, size_t tensor_count,
                                           const pcc_metadata *metadata, size_t metadata_count,
                                           uint64_t *byte_count, pcc_error *error);
 
-/* Says that training goes back to `step` on purpose: later saves may use any step from there. */
+/* Allows training to go back to `step` on purpose: later saves may use any step from there. */
 PCC_API pcc_status pcc_writer_rewind(pcc_writer *writer, uint64_t step, pcc_error *error);
 
 /* Statistics as a JSON object, to be freed with pcc_free. While a save waits for readers, its
@@ -269,25 +269,25 @@ PCC_API pcc_status pcc_writer_stats_json(pcc_writer *writer, char **json, pcc_er
 
 /*
  * The staging pool: one region, page-aligned, fixed until the writer is closed or abandoned. Its
- * bytes are the writer's own: this is for registering the memory with a device driver, such as
- * cudaHostRegister, or for locking it. Undo that before pcc_writer_close, which unmaps the region.
+ * bytes belong to the writer: use this to register the memory with a device driver, such as with
+ * cudaHostRegister, or to lock it. Undo that before pcc_writer_close, which unmaps the region.
  */
 PCC_API pcc_status pcc_writer_pool(pcc_writer *writer, void **start, uint64_t *byte_count,
                                    pcc_error *error);
 
 /*
  * Waits until nothing is in flight, marks the file as cleanly closed, unlocks it and frees the
- * writer, whatever is returned. Tickets stay valid.
+ * writer, for every returned status. Tickets stay valid.
  */
 PCC_API pcc_status pcc_writer_close(pcc_writer *writer, pcc_error *error);
 
 /*
- * The same, and sets *writer to NULL when it is freed; nothing for NULL. For languages in which an
- * exception may fall between this call and whatever would note that it was made.
+ * The same, and sets *writer to NULL when it is freed; does nothing for NULL. For languages in
+ * which an exception may come between this call and the code that records the call.
  */
 PCC_API pcc_status pcc_writer_dispose(pcc_writer **writer, pcc_error *error);
 
-/* Frees the writer without waiting for what is in flight, as a crash would. For tests and exits. */
+/* Frees the writer without waiting for checkpoints in flight, like a crash. For tests and exits. */
 PCC_API void pcc_writer_abandon(pcc_writer *writer);
 
 #define PCC_TICKET_STAGING 0    /* the caller's memory is still being read */
@@ -338,23 +338,23 @@ typedef struct pcc_reader_options {
     uint32_t worker_count;   /* threads of a load; default 4 */
     const char *fingerprint; /* must match the file when not NULL */
     uint32_t is_forensic;    /* 1: for tools that show what is left of a damaged file: each chunk
-                                is verified alone, whatever became of the others */
+                                is verified alone, also when others are damaged */
     uint32_t reserved;       /* 0 */
 } pcc_reader_options;
 
-/* Opens a file for reading; a live writer does not mind. */
+/* Opens a file for reading, also while a writer is running. */
 PCC_API pcc_status pcc_reader_open(const char *path, const pcc_reader_options *options,
                                    pcc_reader **reader, pcc_error *error);
 
 /*
- * Reads the metadata anew and lists the checkpoints that can be loaded, in the order in which
+ * Reads the metadata again and lists the checkpoints that can be loaded, in the order in which
  * recovery tries them: newest first. `capacity` entries are written at most; `count` gets how
  * many there are.
  */
 PCC_API pcc_status pcc_reader_list(pcc_reader *reader, pcc_checkpoint_info *infos,
                                    size_t capacity, size_t *count, pcc_error *error);
 
-/* What recovery says of the file and of every slot, with reason codes, as JSON (pcc_free it). */
+/* Recovery's report on the file and on every slot, with reason codes, as JSON (pcc_free it). */
 PCC_API pcc_status pcc_reader_report_json(pcc_reader *reader, char **json, pcc_error *error);
 
 typedef struct pcc_load_options {
@@ -366,31 +366,31 @@ typedef struct pcc_load_options {
 
 /*
  * Selects the newest checkpoint that fits, as a resume must: pins its slot, so that no writer
- * reuses it until the next select or close, and verifies all of it when no superblock vouches for
- * it. What fails that is passed over. PCC_NO_CHECKPOINT, PCC_BUSY or PCC_CORRUPT when none is
- * left: the message says why of every slot.
+ * reuses it until the next select or close, and verifies all of it when no superblock names it.
+ * A checkpoint that fails is passed over. PCC_NO_CHECKPOINT, PCC_BUSY or PCC_CORRUPT when none is
+ * left: the message gives the reason for every slot.
  */
 PCC_API pcc_status pcc_reader_select_newest(pcc_reader *reader, const pcc_load_options *options,
                                             pcc_checkpoint_info *info, pcc_error *error);
 
 /*
- * Goes on to the next older one, because the selected checkpoint cannot be used. `reason` is what
- * a call on it reported, or what the application found: only its code and message count.
- * PCC_CORRUPT and PCC_IO pass it over, PCC_BUSY starts over with what the file holds now; another
- * code says nothing against the checkpoint, and is returned: the search has ended then, and nothing
- * is selected. So does pcc_reader_select end it.
+ * Continues with the next older one, because the selected checkpoint cannot be used. `reason` is
+ * the error that a call on it reported, or that the application found: only its code and message
+ * count. PCC_CORRUPT and PCC_IO pass the checkpoint over. PCC_BUSY starts over with the current
+ * contents of the file. Another code does not concern the checkpoint, and is returned: the search
+ * has then ended, and nothing is selected. pcc_reader_select ends it in the same way.
  */
 PCC_API pcc_status pcc_reader_select_next(pcc_reader *reader, const pcc_error *reason,
                                           pcc_checkpoint_info *info, pcc_error *error);
 
 /*
- * What the search passed over before the selected checkpoint, newest first, as a JSON array of
+ * The checkpoints that the search passed over, newest first, as a JSON array of
  * objects with slot, sequence, step, code and message (pcc_free it).
  */
 PCC_API pcc_status pcc_reader_rejections_json(pcc_reader *reader, char **json, pcc_error *error);
 
 /* Selects one checkpoint in particular, and pins its slot. The first read of one that no
- * superblock vouches for verifies all of it; other reads verify the chunks that they touch. */
+ * superblock names verifies all of it; other reads verify the chunks that they touch. */
 PCC_API pcc_status pcc_reader_select(pcc_reader *reader, uint64_t sequence,
                                      pcc_checkpoint_info *info, pcc_error *error);
 
@@ -416,11 +416,11 @@ PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *de
 
 /* Verifies every chunk of the selected checkpoint and its logical digest. */
 PCC_API pcc_status pcc_reader_verify(pcc_reader *reader, pcc_error *error);
-/* Payload bytes that pcc_reader_verify, pcc_reader_copy, or the proof of a select call has come to,
- * for another thread to show meanwhile. */
+/* Payload bytes that pcc_reader_verify, pcc_reader_copy, or the proof of a select call has reached,
+ * so that another thread can show the progress. */
 PCC_API uint64_t pcc_reader_verified_byte_count(pcc_reader *reader);
 
-#define PCC_COPY_FILE 0    /* a checkpoint file that holds this checkpoint */
+#define PCC_COPY_FILE 0    /* a checkpoint file with this checkpoint */
 #define PCC_COPY_PAYLOAD 1 /* the payload alone, which for tensors is a .safetensors file */
 
 typedef struct pcc_copy_options {
@@ -434,25 +434,25 @@ typedef struct pcc_copy_options {
 } pcc_copy_options;
 
 /*
- * Copies the selected checkpoint to a new file, also while a writer is at work: the slot stays
- * pinned, and every byte is verified on its way. The copy keeps step, sequence, times, metadata and
- * fingerprint. It appears under its name when it is complete and durable; otherwise nothing is left
- * of it, but for a process that is killed: then NAME.creating-NUMBER, which the next copy to that
+ * Copies the selected checkpoint to a new file, also while a writer is running: the slot stays
+ * pinned, and every byte is verified during the copy. The copy keeps step, sequence, times,
+ * metadata and fingerprint. It appears under its name when it is complete and durable; otherwise
+ * nothing is left of it. A killed process leaves NAME.creating-NUMBER, which the next copy to that
  * name removes. PCC_BUSY when an urgent save took the slot, PCC_EXISTS, PCC_NO_SPACE, PCC_CLOSED
  * after pcc_reader_cancel.
  */
 PCC_API pcc_status pcc_reader_copy(pcc_reader *reader, const char *path,
                                    const pcc_copy_options *options, pcc_error *error);
-/* Ends the pcc_reader_copy that another thread has under way, and every later one. */
+/* Ends the pcc_reader_copy that another thread is running, and every later one. */
 PCC_API void pcc_reader_cancel(pcc_reader *reader);
 /*
- * Removes what killed programs left of the file that they were making at `path`: its name with
- * .creating-NUMBER behind it. What a running program still makes stays. The next copy to that name,
- * and pcc_create, do so as well.
+ * Removes the leftovers of killed programs that were creating the file at `path`: its name with
+ * .creating-NUMBER behind it. A file that a running program is creating stays. The next copy to
+ * that name, and pcc_create, also remove leftovers.
  */
 PCC_API pcc_status pcc_sweep(const char *path, pcc_error *error);
 PCC_API void pcc_reader_close(pcc_reader *reader);
-/* The same, and sets *reader to NULL first, so that whoever is interrupted knows what is left to
+/* The same, and sets *reader to NULL first, so that an interrupted caller knows what is left to
  * close. Does nothing when it is NULL already. */
 PCC_API void pcc_reader_dispose(pcc_reader **reader);
 
