@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* The kernel's own bound where nobody raised fs.nr_open. */
+/* The kernel's default bound, which fs.nr_open may raise. */
 enum { number_limit = 1 << 20, word_bits = 64 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-/* The rest belongs to whoever has the mutex. */
+/* The thread that has the mutex owns the rest. */
 static sigset_t mask_before;
 static uint64_t noted[number_limit / word_bits];
 static int noted_end;
@@ -34,8 +34,8 @@ static void release(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Puts /dev/null in the place of `fd`; `null` is a descriptor of it, or -1. The first place is
- * emptied before it is filled: a process at its limit has no descriptor to spare. */
+/* Replaces `fd` with /dev/null; `null` is a descriptor of it, or -1. The first one is closed before
+ * it is replaced, because a process at its limit has no free descriptor. */
 static int replace(int fd, int null)
 {
     if (null < 0) {
@@ -60,7 +60,7 @@ static void replace_in_child(void)
         if (!(noted[fd / word_bits] & bit))
             continue;
         noted[fd / word_bits] &= ~bit;
-        /* Somebody may have closed it behind our back. */
+        /* The application may have closed it without our knowledge. */
         if (fcntl(fd, F_GETFD) >= 0)
             null = replace(fd, null);
     }

@@ -108,10 +108,10 @@ int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offse
             return -EIO;
         size_t before = done;
         done += (size_t)put;
-        /* A short O_DIRECT write may stop inside a block; go on from the block's start. */
+        /* A short O_DIRECT write may stop inside a block; continue at the block's start. */
         if (done < count)
             done -= done % 4096;
-        /* A medium that takes less than a block at a time would keep us here for ever. */
+        /* A medium that accepts less than a block at a time would never end this loop. */
         if (done == before)
             return -EIO;
     }

@@ -23,15 +23,15 @@ static bool is_creation_of(const char *name, const char *base)
     return *name != 0 && strspn(name, "0123456789") == strlen(name);
 }
 
-/* Removes `name` when it is a regular file that nobody holds a lock on. */
+/* Removes `name` when it is a regular file that no process has locked. */
 static void remove_unless_locked(int directory, const char *name)
 {
     int fd = openat(directory, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return;
     struct stat opened, named;
-    /* Every byte: whoever creates the file, writes it or reads it has a lock. A creation that has
-     * its name and not yet its lock finds ours, or finds no name, and takes another one. */
+    /* Every byte: a program that creates the file, writes it or reads it has a lock. A creation
+     * that has its name and not yet its lock finds ours, or no name, and uses another one. */
     if (fstat(fd, &opened) == 0 && S_ISREG(opened.st_mode) && pccp_lock(fd, 0, 0, true) == 0
         && fstatat(directory, name, &named, AT_SYMLINK_NOFOLLOW) == 0
         && named.st_ino == opened.st_ino && named.st_dev == opened.st_dev)

@@ -9,8 +9,8 @@
 
 /*
  * How much memory may be touched before the kernel ends a process for it, or refuses it: the
- * smallest of what the machine has available, what is left in every control group above this
- * process, and what is left of its address space. And the other limits that it may meet.
+ * smallest of what the machine has available, what is left in every cgroup above this process,
+ * and what is left of its address space. And the other limits that it may reach.
  */
 
 /* The number behind `key` in a file of "key number" lines, in the file's unit; or -1. */
@@ -45,10 +45,10 @@ static int64_t number(const char *folder, const char *name)
     return value;
 }
 
-/* What one group allows; or -1 where there is no limit. */
+/* The limit of one cgroup; or -1 without one. */
 typedef int64_t of_group(const char *folder, bool is_unified);
 
-/* What is left in one group, clean page cache counted as left. */
+/* The memory left in one cgroup, with its clean page cache. */
 static int64_t memory_left(const char *folder, bool is_unified)
 {
     int64_t limit = number(folder, is_unified ? "memory.max" : "memory.limit_in_bytes");
@@ -62,14 +62,14 @@ static int64_t memory_left(const char *folder, bool is_unified)
     return limit > used ? limit - used : 0;
 }
 
-/* How many threads one group may have. */
+/* The number of threads that one cgroup allows. */
 static int64_t thread_limit(const char *folder, bool is_unified)
 {
     (void)is_unified;
     return number(folder, "pids.max");
 }
 
-/* The least that a group and those above it allow, up to the root of the hierarchy. */
+/* The least that a cgroup and those above it allow, up to the root of the hierarchy. */
 static int64_t least_in_hierarchy(const char *root, const char *group, bool is_unified,
                                   of_group *allowed)
 {
@@ -87,7 +87,7 @@ static int64_t least_in_hierarchy(const char *root, const char *group, bool is_u
     }
 }
 
-/* The least that any group of this process allows. */
+/* The least that any cgroup of this process allows. */
 static int64_t least_in_groups(const char *controller, of_group *allowed)
 {
     int64_t least = -1;

@@ -12,7 +12,7 @@
 
 /* The kernel's bound for one registered buffer, and well below its bound for one write. */
 static const size_t piece_byte_count = (size_t)1 << 30;
-/* Entering the kernel costs little beside this many bytes, and the device must not wait. */
+/* Entering the kernel costs little compared with this many bytes, and the device must not wait. */
 static const size_t batch_byte_count = (size_t)1 << 20;
 /* How often an answer may ask for the same again. */
 static const unsigned interrupted_limit = 100;
@@ -51,11 +51,11 @@ int pccp_write_progress(struct pccp_write_progress *progress, int32_t answer)
         progress->done = progress->count;
         return PCC_WRITE_DONE;
     }
-    /* A short O_DIRECT write may stop inside a block; go on from the block's start. */
+    /* A short O_DIRECT write may stop inside a block; continue at the block's start. */
     size_t whole = (size_t)answer - (size_t)answer % 4096;
     progress->done += whole;
     progress->stall_count = whole > 0 ? 0 : progress->stall_count + 1;
-    /* A medium that takes less than a block at a time would keep us here for ever. */
+    /* A medium that accepts less than a block at a time would never end the write. */
     return progress->stall_count > 1 ? -EIO : PCC_WRITE_REST;
 }
 
@@ -113,11 +113,11 @@ static int check_operations(struct io_uring *uring)
                 && io_uring_opcode_supported(answer, IORING_OP_WRITE_FIXED)
             ? 0 : -EOPNOTSUPP;
     free(answer);
-    /* Before 5.6 there was nothing to ask, and no such write either. */
+    /* Before 5.6 the kernel answers no such question, and has no such write either. */
     return result == -EINVAL ? -EOPNOTSUPP : result;
 }
 
-/* There and back once: a filter may allow to set a ring up, but not to enter it. */
+/* One round trip: a filter may allow a process to set a ring up, but not to enter it. */
 static int check_entering(struct io_uring *uring)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(uring);
@@ -187,7 +187,7 @@ int pccp_ring_create(int fd, unsigned depth, const void *pool, size_t pool_byte_
     made->fd = fd;
     made->pool = pool;
     made->pool_byte_count = pool_byte_count;
-    /* All of these only make it quicker. */
+    /* All of these only make it faster. */
     made->has_registered_file = io_uring_register_files(&made->uring, &fd, 1) == 0;
     made->pool_state = register_pool(made);
     *ring = made;
@@ -225,7 +225,7 @@ static void prepare(struct pccp_ring *ring, unsigned tag)
     else
         io_uring_prep_write(sqe, fd, bytes, (unsigned)count, offset);
     unsigned flags = ring->has_registered_file ? IOSQE_FIXED_FILE : 0;
-    /* What would not go without blocking goes on a kernel thread, which may block. */
+    /* A write that would block runs on a kernel thread, which may block. */
     if (write->progress.stall_count > 0)
         flags |= IOSQE_ASYNC;
     io_uring_sqe_set_flags(sqe, flags);
@@ -248,7 +248,7 @@ void pccp_ring_submit(struct pccp_ring *ring, unsigned tag, const void *bytes, s
         ring->unsubmitted_byte_count = 0;
 }
 
-/* Takes a completion that is there; false when there is none. */
+/* Takes a ready completion; false when there is none. */
 static bool take(struct pccp_ring *ring, unsigned *tag, int32_t *answer)
 {
     struct io_uring_cqe *cqe = NULL;

@@ -4,11 +4,11 @@ public enum FormatError: Error, Hashable, Sendable {
     case truncated(found: UInt64, expected: UInt64)
     /// The first eight bytes are not this structure's.
     case wrongMagic(found: [UInt8])
-    /// In the place of an identity block lies another block of a PCcheck file.
+    /// Another block of a PCcheck file is in the place of an identity block.
     case strayBlock(String)
     /// The magic was changed the way a text-mode transfer changes it.
     case textModeDamage
-    /// The whole block is zero: it was never written, or lost.
+    /// All bytes of the block are zero: it was never written, or lost.
     case blank
     case checksumMismatch(found: Digest, expected: Digest)
     /// The major version is one that this program does not know.

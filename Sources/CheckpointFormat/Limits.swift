@@ -10,7 +10,7 @@ public enum Limits {
     public static let chunkCapacity = 1...(1 << 24)
     public static let slotByteCount: ClosedRange<UInt64> = 4096...(1 << 46)
     public static let fileByteCountMaximum: UInt64 = 1 << 53
-    /// How many sequences a writer may give before it must say so in a superblock.
+    /// How many sequences a writer may use before a superblock must record a higher limit.
     public static let sequenceReserve: UInt64 = 256
     public static let fingerprintByteCount = 254
     public static let userMetadataByteCount = 2048

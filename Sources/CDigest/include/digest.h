@@ -1,6 +1,6 @@
 /*
- * What touches every byte of a payload, in the widest vectors that this processor has: XXH3-128
- * (libxxhash), copies past the caches, and both at once.
+ * The functions that touch every byte of a payload, in the widest vectors of this processor:
+ * XXH3-128 (libxxhash), copies past the caches, and both at once.
  */
 #ifndef PCC_DIGEST_H
 #define PCC_DIGEST_H
@@ -21,7 +21,7 @@ void pccp_copy_streaming(void *to, const void *from, size_t count);
 
 /*
  * Copies and digests in one pass. The bytes go through a small buffer that stays in the first-level
- * cache: they are read from memory once, and what is digested is what is written, even if somebody
+ * cache: they are read from memory once, and the digest covers the written bytes, even if somebody
  * changes the source meanwhile. One thread at a time.
  */
 struct pccp_copier;
@@ -30,8 +30,8 @@ void pccp_copier_destroy(struct pccp_copier *copier);
 /* Copies past the caches, and digests. */
 void pccp_copier_copy(struct pccp_copier *copier, void *to, const void *from, size_t count);
 /*
- * The same for a target that wants its own stores: `store` puts each part there, in order, and what
- * fence they need is the caller's to know.
+ * The same for a target that needs its own stores: `store` puts each part there, in order. The
+ * caller knows the fence that they need.
  */
 typedef void (*pccp_store)(void *context, void *to, const void *from, size_t count);
 void pccp_copier_copy_with(struct pccp_copier *copier, pccp_store store, void *context, void *to,

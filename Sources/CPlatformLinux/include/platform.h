@@ -29,7 +29,7 @@ int64_t pccp_pwrite_all(int fd, const void *buffer, size_t count, uint64_t offse
 /* fdatasync(2); never retried, not even after EINTR. */
 int pccp_fdatasync(int fd);
 int pccp_fsync(int fd);
-/* Drops clean pages of the file from the page cache, as far as the kernel likes. */
+/* Asks the kernel to drop clean pages of the file from the page cache. */
 void pccp_discard_cache(int fd);
 /* fsync of the directory that holds `path`. */
 int pccp_fsync_parent(const char *path);
@@ -40,7 +40,7 @@ struct pccp_file_facts {
     bool is_block_device;
     bool is_dax;                /* in persistent memory that the processor addresses */
     bool tells_alignment;       /* the next two are known */
-    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 when it cannot be had */
+    uint32_t direct_alignment;  /* of offset and size for O_DIRECT; 0 without O_DIRECT */
     uint32_t direct_memory_alignment;
     uint64_t file_system_type;  /* f_type of statfs(2) */
 };
@@ -54,8 +54,8 @@ int pccp_unlink(const char *path);
 
 /* Between a file's name and a number, the name that the file has while it is created. */
 #define PCC_CREATION_MARK ".creating-"
-/* Removes what killed creations of `path` left beside it: regular files of such a name that nobody
- * has locked. What cannot be opened, locked or removed stays. */
+/* Removes the leftovers of killed creations of `path`: regular files of such a name that no process
+ * has locked. A file that cannot be opened, locked or removed stays. */
 void pccp_remove_leftovers(const char *path);
 /* Gives `to` the permissions of `from`, and its owner and group as far as this user may. */
 int pccp_copy_access(int from, int to);
@@ -84,7 +84,7 @@ size_t pccp_process_command(uint32_t pid, char *text, size_t size);
  * there is no such amount: see pccp_available_byte_count. */
 void *pccp_pool_allocate(size_t byte_count);
 void pccp_pool_free(void *pool, size_t byte_count);
-/* Memory that may be touched before the kernel runs out, or the limit of a control group or of the
+/* Memory that may be touched before the kernel runs out, or before the limit of a cgroup or of the
  * address space is reached; UINT64_MAX when none can be read. */
 uint64_t pccp_available_byte_count(void);
 
@@ -93,7 +93,7 @@ enum pccp_limit_kind {
     PCC_LIMIT_DESCRIPTORS,   /* above the highest number */
     PCC_LIMIT_THREADS,       /* of this user; not for root */
     PCC_LIMIT_ADDRESS_SPACE, /* in bytes */
-    PCC_LIMIT_GROUP_THREADS, /* of the control group */
+    PCC_LIMIT_GROUP_THREADS, /* of the cgroup */
 };
 /* A limit on this process; UINT64_MAX where there is none. */
 uint64_t pccp_limit(enum pccp_limit_kind kind);
@@ -112,9 +112,9 @@ uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);
-/* Columns of the terminal at `fd`; 0 when it is none or does not say. */
+/* Columns of the terminal at `fd`; 0 when it is no terminal or does not report them. */
 int pccp_terminal_columns(int fd);
-/* 16 bytes that identify this boot of the machine; zero when the kernel does not say. */
+/* 16 bytes that identify this boot of the machine; zero when the kernel does not report it. */
 void pccp_boot_id(uint8_t id[16]);
 
 /* A mutex with a condition variable, and a thread: see CheckpointStorage/Threading. */

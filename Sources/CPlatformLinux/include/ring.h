@@ -17,7 +17,7 @@ struct pccp_ring;
 /* 0 when this process can have rings that write; else a negated errno: ENOSYS without io_uring,
  * EPERM when it is refused, EOPNOTSUPP when the kernel is too old to write through it. */
 int pccp_ring_probe(void);
-/* kernel.io_uring_disabled: 0 for all may, 1 for a group, 2 for nobody; -1 when not known. */
+/* kernel.io_uring_disabled: 0: all may use it, 1: a group may, 2: none may; -1: not known. */
 int pccp_ring_disabled_setting(void);
 
 /* A ring for at most `depth` writes to `fd` at once. `pool` may be NULL; otherwise it is
@@ -28,19 +28,19 @@ int pccp_ring_create(int fd, unsigned depth, const void *pool, size_t pool_byte_
 /* 0 when the pool is registered, a negated errno when that was refused, 1 without a pool. */
 int pccp_ring_pool_state(const struct pccp_ring *ring);
 
-/* Prepares a write; `tag` is below the depth and has no write under way. It reaches the kernel
- * when enough bytes have gathered, at the latest in pccp_ring_wait. Never fails: whatever is
- * wrong is told there. */
+/* Prepares a write; `tag` is below the depth and has no write in flight. It reaches the kernel
+ * when enough bytes have gathered, at the latest in pccp_ring_wait. Never fails: pccp_ring_wait
+ * reports every error. */
 void pccp_ring_submit(struct pccp_ring *ring, unsigned tag, const void *bytes, size_t count,
                       uint64_t offset);
-/* Waits until one write has ended, short and interrupted ones continued; there must be one under
- * way. Stores its tag, and 0 or a negated errno. Returns a negated errno itself when the kernel
+/* Waits until one write has ended, short and interrupted ones continued; one must be in flight.
+ * Stores its tag, and 0 or a negated errno. Returns a negated errno itself when the kernel
  * does not serve this ring any more: whether its writes are carried out is then unknown. */
 int pccp_ring_wait(struct pccp_ring *ring, unsigned *tag, int *result);
 
-/* Waits for what the kernel has, drops what it was not given yet, and frees the ring. False when
- * the kernel would not tell: the ring is then not freed, and the memory of its writes, the pool
- * included, must never be given back. */
+/* Waits for the writes that the kernel has, drops the others, and frees the ring. False when the
+ * kernel does not report their end: the ring is then not freed, and the memory of its writes, with
+ * the pool, must never be freed. */
 bool pccp_ring_destroy(struct pccp_ring *ring);
 
 /* How far a write has come. */

@@ -118,7 +118,7 @@ public struct ChunkEntry: Hashable, Sendable {
         }
     }
 
-    /// The raw size of chunk `index`: full, but for the last.
+    /// The raw size of chunk `index`: full, except for the last one.
     public static func rawByteCount(
         index: Int, payloadByteCount: UInt64, chunkByteCount: Int
     ) -> Int {
@@ -165,11 +165,11 @@ public struct ChunkTable: Hashable, Sendable {
         try checkTotals(header)
     }
 
-    /// What is left of a table that is damaged, or longer than `bytes`: nil for an entry that
-    /// breaks the rules.
+    /// The readable entries of a table that is damaged, or longer than `bytes`: nil for an entry
+    /// that breaks the rules.
     ///
-    /// Nothing vouches for an entry but its own chunk: use what it names only once the stored bytes
-    /// match its digest.
+    /// Only its own chunk proves an entry: use the chunk only once the stored bytes match the
+    /// entry's digest.
     public static func survivors(
         decoding bytes: [UInt8], header: SlotHeader, geometry: Geometry
     ) -> [ChunkEntry?] {

@@ -1,4 +1,4 @@
-/// Where everything in a checkpoint file lies; spec/FORMAT.md section "Regions".
+/// Where everything in a checkpoint file is; spec/FORMAT.md section "Regions".
 ///
 /// ```
 /// 0         identity block
@@ -36,7 +36,7 @@ public struct Geometry: Hashable, Sendable {
     ///
     /// - Parameters:
     ///   - capacity: largest payload in bytes; rounded up to 4 KiB.
-    ///   - fileByteCount: the size of a block device, so that the tail lies at its end; nil for a
+    ///   - fileByteCount: the size of a block device, whose last blocks are the tail; nil for a
     ///     file that is just large enough.
     /// - Throws: `FormatError.invalidField` naming the parameter that is out of range.
     public init(
@@ -99,13 +99,13 @@ public struct Geometry: Hashable, Sendable {
 
     public var slots: [SlotIndex] { (0..<slotCount).map { SlotIndex($0) } }
     public var tailOffset: UInt64 { fileByteCount - Self.tailByteCount }
-    /// Where the data of the last slot ends: at the tail, but for a block device, whose tail lies
-    /// at its own end.
+    /// Where the data of the last slot ends: at the tail, except on a block device, whose last
+    /// blocks are the tail.
     public var slotsEndOffset: UInt64 { dataOffset + UInt64(slotCount) * dataStride }
     public var identityOffsets: [UInt64] { [0, fileByteCount - Self.block] }
     public var tableCapacityByteCount: Int { Int(metadataStride - Self.block) }
 
-    /// The two offsets, head and tail, at which a superblock of this parity lies.
+    /// The two offsets, head and tail, of a superblock of this parity.
     public func superblockOffsets(parity: Int) -> [UInt64] {
         let step = UInt64(parity & 1) * Self.block
         return [Self.block + step, tailOffset + step]

@@ -74,7 +74,7 @@ public struct IdentityBlock: Hashable, Sendable {
         try checkRanges()
     }
 
-    /// As many whole characters as fit the field: half of one is no UTF-8.
+    /// As many complete characters as fit the field: half of one is no UTF-8.
     private static func clipped(_ creator: String) -> String {
         var text = creator
         while text.utf8.count > Layout.creator.byteCount { text.removeLast() }
@@ -128,7 +128,7 @@ public struct IdentityBlock: Hashable, Sendable {
     ///
     /// The order of the checks is part of the format: magic, checksum, version, features, values.
     /// Magic, version and checksum keep their places in every future version, so that a newer
-    /// file is called newer and a damaged one damaged.
+    /// file is reported as newer and a damaged one as damaged.
     public init(decoding bytes: [UInt8]) throws(FormatError) {
         guard bytes.count >= Limits.blockByteCount else {
             throw .truncated(

@@ -96,7 +96,7 @@ struct BlockDecoder {
         try text(field, count: content(field).prefix { $0 != 0 }.count)
     }
 
-    /// Every byte equals the next, and the first is 0: quick also in a build without optimiser.
+    /// Every byte equals the next, and the first is 0: fast also in a build without optimiser.
     func isZero(_ range: Range<Int>) -> Bool {
         guard let first = bytes[range].first else { return true }
         guard first == 0 else { return false }
@@ -108,12 +108,12 @@ struct BlockDecoder {
         }
     }
 
-    /// The digest that the bytes before `field` have, whatever `field` holds.
+    /// The digest that the bytes before `field` have, for any content of `field`.
     func computedDigest(before field: LayoutField) -> Digest {
         Digest(of: bytes, 0..<field.offset)
     }
 
-    /// Checks magic and checksum, and tells a blank block from a damaged one.
+    /// Checks magic and checksum, and distinguishes a blank block from a damaged one.
     func checkSeal(
         magic: [UInt8], _ magicField: LayoutField, _ checksumField: LayoutField
     ) throws(FormatError) {

@@ -1,4 +1,4 @@
-/// What a slot header says of its slot.
+/// The state of a slot, which its header records.
 public enum SlotState: UInt32, Sendable, CaseIterable {
     /// Never used.
     case empty = 0
@@ -8,7 +8,7 @@ public enum SlotState: UInt32, Sendable, CaseIterable {
     case complete = 2
 }
 
-/// What a slot's payload is.
+/// The kind of a slot's payload.
 public enum PayloadKind: UInt32, Sendable, CaseIterable {
     /// The exact image of a `.safetensors` file.
     case safetensors = 1

@@ -10,8 +10,8 @@ public struct RetainedSlot: Hashable, Sendable {
 
 /// How the writer reached the medium; kept for forensics.
 ///
-/// A number that this version does not know means unknown, and stays what it is: a superblock that
-/// is decoded and encoded again has the same bytes.
+/// A number that this version does not know means unknown, and is kept: a superblock that is
+/// decoded and encoded again has the same bytes.
 public struct StorageKind: RawRepresentable, Hashable, Sendable, CaseIterable {
     public let rawValue: UInt32
     public init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -55,7 +55,7 @@ public struct Anchor: Hashable, Sendable {
 /// The mutable anchor of the file: names the newest durable checkpoint.
 ///
 /// Generation g is written to the positions of parity g mod 2 at both ends, so that a torn write
-/// damages only itself and generation g−1 stays whole. The record lies in the first 512 bytes of
+/// damages only itself and generation g−1 stays intact. The record is in the first 512 bytes of
 /// its block.
 public struct Superblock: Hashable, Sendable {
     public static let magic = Array("PCKSUPER".utf8)
@@ -125,8 +125,8 @@ public struct Superblock: Hashable, Sendable {
     public var unsafeShutdownCount: UInt64
     /// Older checkpoints whose slots are kept, newest first.
     public var retained: [RetainedSlot]
-    /// Every sequence that was given lies below it, also those that left no trace on the medium;
-    /// 0 when the writer did not say.
+    /// Every sequence that was ever used is below it, also those that left no trace on the medium;
+    /// 0 when the writer did not record it.
     public var sequenceLimit: UInt64
 
     public init(
@@ -185,8 +185,8 @@ public struct Superblock: Hashable, Sendable {
         return LayoutField(field.name, base + field.offset, field.byteCount)
     }
 
-    /// The digest of the record at the start of `bytes` (at least 512): in a whole superblock, the
-    /// checksum that is stored in it.
+    /// The digest of the record at the start of `bytes` (at least 512): in an intact superblock,
+    /// the checksum that is stored in it.
     public static func digest(of bytes: [UInt8]) -> Digest {
         Digest(of: bytes, 0..<Layout.checksum.offset)
     }

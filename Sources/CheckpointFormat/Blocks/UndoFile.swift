@@ -1,5 +1,5 @@
-/// What takes a repair back: the old bytes of every block that it writes, in the order in which it
-/// writes them.
+/// The file that undoes a repair: the old bytes of every block that the repair writes, in the order
+/// in which it writes them.
 ///
 /// Layout and rules are in spec/UNDO.md. Pure: bytes in, bytes out.
 public struct UndoFile: Hashable, Sendable {
@@ -26,7 +26,7 @@ public struct UndoFile: Hashable, Sendable {
         ]
     }
 
-    /// What lies before the old bytes of a record, in a block of its own.
+    /// The block before the old bytes of a record.
     public enum RecordLayout {
         public static let byteOffset = LayoutField("byte_offset", 0, 8)
         public static let newDigest = LayoutField("new_digest", 8, 16)
@@ -36,11 +36,11 @@ public struct UndoFile: Hashable, Sendable {
 
     /// One block that the repair writes.
     public struct Record: Hashable, Sendable {
-        /// Where it lies in the file: a multiple of 4096.
+        /// Its offset in the file: a multiple of 4096.
         public var byteOffset: UInt64
-        /// Of the 4096 bytes that the repair writes.
+        /// The digest of the 4096 bytes that the repair writes.
         public var newDigest: Digest
-        /// The 4096 bytes that were there; zero where the file did not reach.
+        /// The old 4096 bytes; zero beyond the old end of the file.
         public var oldBytes: [UInt8]
 
         public init(byteOffset: UInt64, newDigest: Digest, oldBytes: [UInt8]) {
@@ -51,14 +51,14 @@ public struct UndoFile: Hashable, Sendable {
         }
     }
 
-    /// Of the file that was repaired.
+    /// The UUID of the file that was repaired.
     public var fileUUID: Identifier128
     /// That file's size in bytes before the repair; a repair that restores a lost end changes it.
     public var fileByteCount: UInt64
     /// Nanoseconds since 1970-01-01 UTC.
     public var createdTime: UInt64
-    /// Of the superblocks before the repair and of those that it writes: a higher one in the file
-    /// tells that a writer was at work since.
+    /// The highest generation of the superblocks before the repair and of those that it writes. A
+    /// higher one in the file shows that a writer was at work since.
     public var highestGeneration: Generation
     /// In the order in which the repair writes them; no block twice.
     public var records: [Record]
@@ -80,7 +80,7 @@ public struct UndoFile: Hashable, Sendable {
     public static let byteCountMaximum =
         Limits.blockByteCount + recordCount.upperBound * recordByteCount
 
-    /// The whole file, a multiple of 4096 bytes.
+    /// The bytes of the file, a multiple of 4096.
     public func encoded() -> [UInt8] {
         var body: [UInt8] = []
         for record in records {
@@ -103,10 +103,10 @@ public struct UndoFile: Hashable, Sendable {
         return head.bytes + body
     }
 
-    /// Decodes a whole undo file.
+    /// Decodes all of an undo file.
     ///
-    /// - Throws: `FormatError`: an undo file that is damaged, cut short or too long is of no use,
-    ///   since half an undo would leave a file that is neither the one nor the other.
+    /// - Throws: `FormatError`: an undo file that is damaged, cut short or too long is refused,
+    ///   because half an undo would leave a file that is neither the old nor the new one.
     public init(decoding bytes: [UInt8]) throws(FormatError) {
         guard bytes.count >= Limits.blockByteCount else {
             throw .truncated(

@@ -1,6 +1,6 @@
 /// The byte-plane filter: the first bytes of all elements, then the second bytes, and so on.
 ///
-/// The exponents of floating-point numbers come to lie side by side, where they compress well.
+/// The exponents of floating-point numbers are then side by side, where they compress well.
 /// For `n` bytes of elements `w` bytes wide there are m = n / w elements, and
 /// `out[p · m + i] = in[i · w + p]`; the n mod w bytes that fill no element follow unchanged.
 enum BytePlanes {

@@ -55,9 +55,9 @@ public enum ChunkCompression {
 
     /// Restores the chunk that `entry` describes from its stored bytes.
     ///
-    /// Call it only after the digest of `stored` matched `entry.digest`: the frame is then what
-    /// the writer made. It is nevertheless checked as if it came from an enemy, and it never
-    /// writes outside `raw`.
+    /// Call it only after the digest of `stored` matched `entry.digest`: the frame is then the
+    /// writer's own. It is nevertheless checked as if it came from an attacker, and the decoder
+    /// never writes outside `raw`.
     ///
     /// - Throws: `FormatError.invalidCompression` when the bytes are not exactly one zstd frame
     ///   without a dictionary, whose recorded content size is the chunk's raw size.

@@ -1,6 +1,6 @@
 internal import CDigest
 
-/// Memory that bytes are copied to. It is safe to use as long as whoever handed it out says.
+/// Memory that bytes are copied to. Its owner decides how long it is safe to use.
 @unsafe public struct CopyTarget {
     /// A way to store that the memory needs; see `pccp_store`.
     public typealias Function =
@@ -25,8 +25,8 @@ internal import CDigest
 
 /// Copies bytes and digests them in one pass over memory.
 ///
-/// What is digested is what is written, even if somebody changes the source meanwhile: every byte
-/// is read from it once. The copy goes past the caches. One thread at a time.
+/// The digest covers the written bytes, even if somebody changes the source meanwhile: the copier
+/// reads every byte of the source once. The copy goes past the caches. One thread at a time.
 @safe public final class DigestingCopier {
     @unsafe private let copier: OpaquePointer?
 

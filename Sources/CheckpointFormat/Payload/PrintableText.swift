@@ -1,5 +1,5 @@
-/// Makes text from a file or a path safe to show: whatever could move the cursor, colour the
-/// terminal, or change the reading direction becomes a visible escape.
+/// Makes text from a file or a path safe to show: characters that could move the cursor, colour the
+/// terminal, or change the reading direction become visible escapes.
 package enum PrintableText {
     package static func escaped(_ text: String) -> String {
         guard text.unicodeScalars.contains(where: isUnsafe) else { return text }

@@ -16,8 +16,8 @@ public struct SafetensorsManifest: Hashable, Sendable {
     /// In the order of their data.
     public let tensors: [Tensor]
     private var metadataEntries: [MetadataEntry]
-    /// Payload bytes before the data: 8 plus the size of the JSON. A multiple of 4096 in what
-    /// `encode` makes.
+    /// Payload bytes before the data: 8 plus the size of the JSON. `encode` makes it a
+    /// multiple of 4096.
     public let dataOffset: UInt64
 
     /// `__metadata__`, in file order.
@@ -32,7 +32,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
         return copy
     }
 
-    /// What a manifest may hold; lower in tests, which could not reach the real limits in time.
+    /// The limits of a manifest; lower in tests, which could not reach the real limits in time.
     struct Bounds {
         var tensorCount = Limits.tensorCount
         var jsonByteCount = Limits.manifestByteCount
@@ -49,8 +49,8 @@ public struct SafetensorsManifest: Hashable, Sendable {
     ///
     /// - Returns: the length and the JSON, padded with spaces to a multiple of 4 KiB; the indices
     ///   of the tensors in the order of their data; and the bytes of all data.
-    /// - Throws: `FormatError.invalidManifest` for names that repeat or are reserved, and for what
-    ///   exceeds `Limits`.
+    /// - Throws: `FormatError.invalidManifest` for names that repeat or are reserved, and for
+    ///   values above `Limits`.
     public static func encode(
         _ tensors: [TensorDescription], metadata: [(key: String, value: String)]
     ) throws(FormatError) -> (bytes: [UInt8], order: [Int], dataByteCount: UInt64) {
@@ -190,7 +190,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     ///
     /// - Parameters:
     ///   - bytes: at least the first `dataOffset` bytes of the payload.
-    ///   - payloadByteCount: bytes of the whole payload, which the tensors must fill exactly.
+    ///   - payloadByteCount: bytes of the payload, which the tensors must fill exactly.
     public init(decoding bytes: [UInt8], payloadByteCount: UInt64) throws(FormatError) {
         try self.init(decoding: bytes, payloadByteCount: payloadByteCount, within: Bounds())
     }
