@@ -24,7 +24,7 @@ import Testing
         }
     }
 
-    /// Whoever writes `unsafe` says why it is safe, close above it.
+    /// A comment close above each `unsafe` explains why it is safe.
     @Test(arguments: Repository.files("Sources", [".swift"]))
     func everyUnsafeHasItsReason(path: String) throws {
         let lines = try Repository.lines(path)
@@ -60,6 +60,17 @@ import Testing
             #expect(
                 FileManager.default.fileExists(atPath: target.path),
                 "\(path) links to \(match.1), which does not exist")
+        }
+    }
+
+    /// So does a path that a page names.
+    @Test(arguments: pages + ["Fixtures/README.md"]) func pathsExist(path: String) throws {
+        let inside = /(?:^|[^\w\/])((?:Benchmarks|Fixtures|Sources|Tests|spec)\/[\w.\/-]*\w)/
+        for match in try Repository.text(path).matches(of: inside.anchorsMatchLineEndings()) {
+            let target = Repository.root.appending(path: String(match.1))
+            #expect(
+                FileManager.default.fileExists(atPath: target.path),
+                "\(path) names \(match.1), which does not exist")
         }
     }
 }
