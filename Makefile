@@ -6,7 +6,8 @@ PYTHON3 ?= python3
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
-VERSION := 0.1.0
+# Tests/TidyTests compares every other place that must repeat it.
+VERSION := $(shell cat VERSION)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -108,7 +109,7 @@ $(BUILD)/include/pccheck.h: Sources/CPCCheck/include/pccheck.h
 	install -m 644 $< $@
 
 # For programs that are built beside the library, not installed.
-$(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config Makefile
+$(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config VERSION
 	@mkdir -p $(@D)
 	Sources/Packaging/pkg-config $(VERSION) "$(abspath $(BUILD))" "$(abspath $(BUILD))/lib" > $@
 
