@@ -1,4 +1,4 @@
-# `make demo` and `make test` install what is missing and build what is out of date.
+# `make demo` and `make test` install missing packages and build outdated files.
 # `make help` lists everything.
 
 SWIFT ?= swift
@@ -13,10 +13,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SCRATCH := .build-c
 BUILD := build
-# The same for library and tools: modules are compiled anew when these differ.
+# The same for library and tools: SwiftPM compiles modules again when these differ.
 SWIFT_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
 STRIP := strip --strip-unneeded --remove-section=.comment
-# Nothing is looked for beside what is built, and no pointer to a function stays writable.
+# The loader searches no folder of the build, and no pointer to a function stays writable.
 LINK_FLAGS := --disable-local-rpath -Xlinker -z -Xlinker now
 LIBRARY := $(BUILD)/lib/libpccheck.so
 TOOLS := pccheck pcfsck pcinspect pcextract
@@ -25,7 +25,7 @@ SOURCES := Package.swift $(shell find Sources -name '*.swift' -o -name '*.[ch]' 
 PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*') \
 	Sources/Python/pyproject.toml
 
-# One build at a time: SwiftPM locks its folder and uses every core by itself.
+# One build at a time: SwiftPM locks its folder and uses every core.
 .NOTPARALLEL:
 .PHONY: help setup build lib tools python test check test-fresh test-lint test-types test-model \
 	test-swift test-simulation test-c test-python test-frameworks test-packaging check-lint \
@@ -34,37 +34,37 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 	test-wheel-debian typecheck clean distclean format lint
 
 help:
-	@echo 'make demo         a training run, killed and resumed, ends as if nothing had happened'
-	@echo 'make test         all tests, and a table of what passed, failed and was skipped, and why'
+	@echo 'make demo         train, kill and resume a run, and compare every bit of the result'
+	@echo 'make test         run all tests, and print what passed, failed and was skipped, and why'
 	@echo '                  (STAGES="python c" runs two of its stages)'
-	@echo 'make check        lint, types and the fast tests; less than three minutes once all is built'
-	@echo 'make test-fresh   make test in a new clone on a fresh Debian, with the Swift of this machine'
-	@echo '                  (root; FRESH_TARGET=check and FRESH_STAGES= run less of it)'
-	@echo 'make model        the model of the commit protocol, every state of it (4 minutes)'
-	@echo 'make soak         every fault and crash of spec/TRUST.md for $(SOAK_MINUTES) minutes (SOAK_MINUTES=),'
-	@echo '                  and a table of what came of it (SOAK_SEED= repeats one)'
-	@echo 'make fuzz         hostile inputs for decoders, recovery and repair (FUZZ_SECONDS=$(FUZZ_SECONDS))'
-	@echo 'make test-threads threads at one writer under ThreadSanitizer (THREAD_RUNS=$(THREAD_RUNS))'
-	@echo 'make coverage     which lines the tests reach, by module; fails below the wanted share'
-	@echo 'make mutants      $(MUTANTS) small changes of format and recovery (MUTANTS=): fails when the tests'
-	@echo '                  notice less than 95 % of them'
-	@echo 'make build        the library, the tools and the Python package'
+	@echo 'make check        run lint, types and the fast tests (3 minutes once everything is built)'
+	@echo 'make test-fresh   run make test in a new clone on a fresh Debian, with the Swift of this machine'
+	@echo '                  (needs root; FRESH_TARGET=check and FRESH_STAGES= run less of it)'
+	@echo 'make model        check every state of the model of the commit protocol (4 minutes)'
+	@echo 'make soak         run the faults and crashes of spec/TRUST.md for $(SOAK_MINUTES) minutes'
+	@echo '                  (SOAK_MINUTES=), and print the results (SOAK_SEED= repeats a run)'
+	@echo 'make fuzz         run hostile inputs on decoders, recovery and repair (FUZZ_SECONDS=$(FUZZ_SECONDS))'
+	@echo 'make test-threads run threads on one writer under ThreadSanitizer (THREAD_RUNS=$(THREAD_RUNS))'
+	@echo 'make coverage     count the lines that the tests reach, by module; fails below the target'
+	@echo 'make mutants      make $(MUTANTS) small changes of format and recovery (MUTANTS=); fails when the'
+	@echo '                  tests notice less than 95 % of them'
+	@echo 'make build        build the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
-	@echo 'make lib          $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
-	@echo 'make tools        $(TOOLS) in $(BUILD)/bin'
-	@echo 'make bench        PCcheck beside other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
+	@echo 'make lib          build $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
+	@echo 'make tools        build $(TOOLS) in $(BUILD)/bin'
+	@echo 'make bench        compare PCcheck with other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
 	@echo '                  (about 40 minutes; BENCH_DIRECTORY=PATH names the disk to measure)'
-	@echo 'make bench-quick  the same in small, which proves that all of it runs (3 minutes)'
-	@echo 'make install      library, tools, manual pages, completions into PREFIX ($(PREFIX));'
-	@echo '                  make uninstall takes them away'
-	@echo 'make deb          the same as a package for Debian in $(BUILD)/deb; make test-deb installs it'
-	@echo '                  into a fresh Debian without Swift, and uses it there (root, a minute)'
-	@echo 'make wheel        the Python package, with every library it needs, in $(BUILD)/wheel; make test-wheel'
-	@echo '                  tries it by itself, on every Python from 3.10 to 3.13 that is here;'
-	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (root, two minutes)'
-	@echo 'make typecheck    mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; three minutes)'
+	@echo 'make bench-quick  run a short bench, which proves that all of it runs (3 minutes)'
+	@echo 'make install      install library, tools, manual pages and completions in PREFIX ($(PREFIX));'
+	@echo '                  make uninstall removes them'
+	@echo 'make deb          build a Debian package of the same in $(BUILD)/deb; make test-deb installs it'
+	@echo '                  on a fresh Debian without Swift, and uses it there (needs root, a minute)'
+	@echo 'make wheel        build the Python package, with every library it needs, in $(BUILD)/wheel;'
+	@echo '                  make test-wheel tests it alone, on each installed Python from 3.10 to 3.13;'
+	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (needs root, 2 minutes)'
+	@echo 'make typecheck    run mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; 3 minutes)'
 	@echo 'make format lint  apply and check the code style'
-	@echo 'make clean        remove what was built; distclean also removes $(VENV)'
+	@echo 'make clean        remove built files; make distclean also removes $(VENV)'
 
 # ---------------------------------------------------------------- setting up
 
@@ -79,7 +79,7 @@ $(VENV)/ready: Sources/Python/requirements-dev.txt $(BUILD)/packages-ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r Sources/Python/requirements-dev.txt
 	@touch $@
 
-# What the tests run, beside what the build needs.
+# Packages that only the tests need.
 $(BUILD)/test-packages-ready: .ci/install-packages
 	SWIFT="$(SWIFT)" .ci/install-packages --with-tests
 	@mkdir -p $(@D) && touch $@
@@ -108,7 +108,7 @@ $(BUILD)/include/pccheck.h: Sources/CPCCheck/include/pccheck.h
 	@mkdir -p $(@D)
 	install -m 644 $< $@
 
-# For programs that are built beside the library, not installed.
+# For programs that use the library from the build folder, not an installed one.
 $(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config VERSION
 	@mkdir -p $(@D)
 	Sources/Packaging/pkg-config $(VERSION) "$(abspath $(BUILD))" "$(abspath $(BUILD))/lib" > $@
@@ -128,7 +128,7 @@ $(filter-out %/pccheck,$(TOOL_FILES)): $(BUILD)/bin/pccheck
 
 python: $(VENV)/pccheck-ready
 
-# Not editable: what is tested and shown is what a user installs.
+# Not editable: the tests use the package as a user installs it.
 $(VENV)/pccheck-ready: $(PYTHON_SOURCES) $(LIBRARY) $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		--no-deps --force-reinstall ./Sources/Python
@@ -150,7 +150,7 @@ $(BUILD)/deb-packages-ready: .ci/install-packages
 	SWIFT="$(SWIFT)" .ci/install-packages --with-deb
 	@mkdir -p $(@D) && touch $@
 
-# For Debian and Ubuntu: needs nothing of Swift where it is installed.
+# For Debian and Ubuntu: the installed package needs no Swift.
 deb: lib tools $(BUILD)/deb-packages-ready
 	rm -rf $(BUILD)/deb
 	Sources/Packaging/install "$(BUILD)" $(VERSION) /usr \
@@ -167,7 +167,7 @@ $(VENV)/wheel-ready: Sources/Python/requirements-wheel.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# With the native library in it, and the libraries that it needs beside that.
+# Contains the native library, and the libraries that it needs.
 wheel: lib $(VENV)/wheel-ready
 	rm -rf $(BUILD)/wheel
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
@@ -176,7 +176,7 @@ wheel: lib $(VENV)/wheel-ready
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel repair -w $(BUILD)/wheel \
 		$(BUILD)/wheel/bare/*.whl
 
-# In fresh environments, one for each Python that is here, with nothing else to find.
+# In fresh environments, one for each installed Python, with nothing else installed.
 test-wheel: wheel
 	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
 
@@ -188,7 +188,7 @@ $(VENV)/types-ready: Sources/Python/requirements-types.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# The oldest and the newest Python; then what a user's checker sees of the installed package.
+# The oldest and the newest Python; then the installed package as a user's checker sees it.
 TYPES_VERSIONS ?= 3.10 3.13
 
 typecheck: python $(VENV)/types-ready
@@ -237,14 +237,14 @@ test-fresh: $(BUILD)/deb-packages-ready
 STAGES_OF_test := STAGES
 STAGES_OF_check := CHECK_STAGES
 
-# Up to two checkpoints in flight, in about a minute; `make model` goes on to three.
+# Up to two checkpoints in flight, in about a minute; `make model` continues to three.
 test-model: $(BUILD)/packages-ready
 	spec/model/check $(BUILD)/model 2
 
 model: $(BUILD)/packages-ready
 	spec/model/check $(BUILD)/model 3
 
-# Without debugging, as most of them try very many images: five times as quick.
+# A release build, because most of them test very many images: five times as fast.
 OPTIMIZED_TESTS := -c release --scratch-path .build-tests -Xswiftc -enable-testing
 
 # These write fixtures and seeds when asked to: they are no tests.
@@ -265,7 +265,7 @@ SIMULATE := SWIFT_DETERMINISTIC_HASHING=1 $(BUILD)/bin/simulate
 SIMULATION_SEEDS ?= 20000
 SIMULATION_FIRST ?= 1
 
-# Each planted mistake is found, too: a net that catches nothing would pass.
+# The tests must also find each planted mistake: a test that finds nothing would pass.
 test-simulation: $(BUILD)/bin/simulate
 	$(SIMULATE) --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
 	$(SIMULATE) --bugs --seeds 20000
@@ -293,7 +293,7 @@ test-c: lib $(RECORDER)
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
-# What a test that passed has written goes with it: all of it together is 27 GB.
+# A test that passed removes what it wrote: all of it together is 27 GB.
 PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
 	-o tmp_path_retention_policy=failed
 
