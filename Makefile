@@ -30,7 +30,7 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 .PHONY: help setup build lib tools python test check test-fresh test-lint test-types test-model \
 	test-swift test-simulation test-c test-python test-frameworks test-packaging check-lint \
 	check-types check-swift check-python model soak fuzz fuzz-corpus test-fuzz test-threads \
-	coverage mutants demo bench bench-quick install uninstall deb test-deb wheel test-wheel \
+	coverage mutants planted demo bench bench-quick install uninstall deb test-deb wheel test-wheel \
 	test-wheel-debian typecheck clean distclean format lint
 
 help:
@@ -48,6 +48,7 @@ help:
 	@echo 'make coverage     count the lines that the tests reach, by module; fails below the target'
 	@echo 'make mutants      make $(MUTANTS) small changes of format and recovery (MUTANTS=); fails when the'
 	@echo '                  tests notice less than 95 % of them'
+	@echo 'make planted      plant mistakes in a copy of the writer; fails when a test that claims one misses it'
 	@echo 'make build        build the library, the tools and the Python package'
 	@echo 'make setup        install Debian packages and the Python environment $(VENV)'
 	@echo 'make lib          build $(LIBRARY), pccheck.h and pccheck.pc under $(BUILD)'
@@ -386,6 +387,9 @@ MUTANTS_SEED ?= 1
 
 mutants: $(BUILD)/packages-ready
 	$(PYTHON3) Tests/Mutation/mutants.py --count $(MUTANTS) --seed $(MUTANTS_SEED)
+
+planted: $(BUILD)/packages-ready
+	$(PYTHON3) Tests/Mutation/planted.py
 
 demo: python tools
 	$(PYTHON) Sources/Python/examples/demo.py

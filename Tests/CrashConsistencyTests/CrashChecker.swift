@@ -21,7 +21,7 @@ struct CrashChecker {
     var limit = 48
     /// Reopened files are not crashed again.
     var isNested = false
-    /// The bug of the writer that reopens files.
+    /// The bug of the medium below the writer that reopens files.
     var plantedBug: PlantedBug?
     /// Given what breaks an invariant, instead of a failed test: for writers with planted bugs.
     var onProblem: ((String) -> Void)?
@@ -89,7 +89,7 @@ struct CrashChecker {
             try storage.writeBlocks(write.bytes, at: UInt64(write.offset))
         }
         let writer = try CheckpointWriter(
-            storage: storage, options: SmallFile.options(.none, plantedBug))
+            storage: FaultyStorage.plant(plantedBug, in: storage), options: SmallFile.options())
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         writer.abandon()
         var second = CrashChecker(

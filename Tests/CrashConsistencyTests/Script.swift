@@ -102,7 +102,8 @@ struct ScriptRunner {
         storage = RecordingStorage(openerOf: storage)
         storage.setPlan(FaultPlan())
         let writer = try CheckpointWriter(
-            storage: storage, options: SmallFile.options(script.codec, script.plantedBug))
+            storage: FaultyStorage.plant(script.plantedBug, in: storage),
+            options: SmallFile.options(script.codec))
         // What an open writer calls its newest durable checkpoint is a promise too.
         storage.note(writer.statistics.newestDurableSequence.rawValue)
         return writer

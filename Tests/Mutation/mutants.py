@@ -53,14 +53,24 @@ def write_if_changed(path, text):
         path.write_text(text)
 
 
-# What no stage runs need not be built.
+# What a copy of the package does without.
 UNUSED = [
     r'\.executable\(name: "\w+", targets: \["\w+"\]\),', r'tool\("\w+"\),',
     r'\.library\(name: "pccheck-c".*?\),', r'\.target\(name: "CPCCheck"\),',
     r'\.target\(\s*name: "PCCheckC".*?boundarySettings\),',
     r'module\(\s*"CheckpointCommands".*?exclude: \["man"\]\),',
-    r'tests\(\s*"(CommandTests|TidyTests|FuzzTests|StressTests)",\s*\[[^]]*\]\),',
 ]
+
+
+def manifest_without(tests):
+    """Package.swift without what is not built, and without warnings as errors."""
+    manifest = (ROOT / "Package.swift").read_text()
+    manifest = manifest.replace(".treatAllWarnings(as: .error),", "")
+    manifest = manifest.replace(" + [.strictMemorySafety()]", "")
+    for pattern in [*UNUSED, rf'tests\(\s*"({"|".join(tests)})",\s*\[[^]]*\]\),']:
+        manifest, found = re.subn(pattern, "", manifest, flags=re.DOTALL)
+        assert found, f"{pattern} is not in Package.swift as expected"
+    return manifest
 
 
 def copy_package():
@@ -79,12 +89,8 @@ def copy_package():
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or target.read_bytes() != source.read_bytes():
                 shutil.copyfile(source, target)
-    manifest = (ROOT / "Package.swift").read_text()
-    manifest = manifest.replace(".treatAllWarnings(as: .error),", "")
-    manifest = manifest.replace(" + [.strictMemorySafety()]", "")
-    for pattern in UNUSED:
-        manifest, found = re.subn(pattern, "", manifest, flags=re.DOTALL)
-        assert found, f"{pattern} is not in Package.swift as expected"
+    # What no stage runs need not be built.
+    manifest = manifest_without(["CommandTests", "TidyTests", "FuzzTests", "StressTests"])
     manifest = manifest.replace(
         "    targets: [\n", '    targets: [\n        .target(name: "MutantSwitch"),\n', 1)
     for module in MODULES:
@@ -97,7 +103,7 @@ def copy_package():
 def all_sites():
     texts, sites = {}, []
     for module in MODULES:
-        for path in sorted((ROOT / "Sources" / module).glob("*.swift")):
+        for path in sorted((ROOT / "Sources" / module).rglob("*.swift")):
             file = str(path.relative_to(ROOT))
             texts[file] = path.read_text()
             sites += find_sites(file, texts[file])

@@ -1,7 +1,7 @@
 public import CheckpointFormat
 import CheckpointRecovery
 import CheckpointStorage
-package import CheckpointWriter
+import CheckpointWriter
 import Glibc
 import StorageFaults
 
@@ -14,7 +14,6 @@ public struct StressRun: Sendable {
     public let seed: UInt64
     public var medium: Medium
     public var operationCount = 40
-    package var plantedBug: PlantedBug?
 
     private static let threadCount = 4
     private static let capacity: UInt64 = 192 << 10
@@ -44,7 +43,6 @@ public struct StressRun: Sendable {
         options.writerWorkerCount = 3
         options.poolByteCount = 4 << 16
         options.backend = medium == .ring ? .ring : .automatic
-        options.plantedBug = plantedBug
         return options
     }
 

@@ -10,15 +10,15 @@ import Testing
         #expect(history.operations.count > 100)
     }
 
-    /// The check finds what it is there for: a late older checkpoint that is published.
-    @Test func aLateOlderCheckpointIsFound() throws {
-        let isFound = try (UInt64(0)..<200).contains { number in
-            // Memory, two or three in flight, and waiting for a slot: what overtaking needs.
-            var run = StressRun(seed: 6 * number + 6)
+    /// Memory, two or three in flight, and waiting for a slot: what overtaking needs. A writer that
+    /// publishes a late older checkpoint fails this: Tests/Mutation/planted.json.
+    @Test func overtakenCheckpointsAreExplained() throws {
+        for seed in stride(from: UInt64(6), to: 6 * Self.overtakingRunCount, by: 6) {
+            var run = StressRun(seed: seed)
             run.medium = .memory
-            run.plantedBug = .publishLateOlder
-            return try run.history().violation != nil
+            #expect(try run.history().violation == nil, "seed \(seed), over memory")
         }
-        #expect(isFound)
     }
+
+    private static let overtakingRunCount: UInt64 = 40
 }

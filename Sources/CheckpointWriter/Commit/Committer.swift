@@ -30,7 +30,7 @@ extension Engine {
         let sealed = batch.compactMap { seal($0) }
         guard !sealed.isEmpty else { return }
         do throws(CheckpointError) {
-            if options.plantedBug != .skipF1 { try flush("F1") }
+            try flush("F1")
         } catch {
             return failAfterFlush(sealed, error)
         }
@@ -72,12 +72,7 @@ extension Engine {
     private func flush(_ name: String) throws(CheckpointError) {
         let began = SystemClock.monotonicTime
         do throws(StorageError) {
-            do throws(StorageError) {
-                try storage.flush()
-            } catch {
-                guard options.plantedBug == .retryFailedFlush else { throw error }
-                try storage.flush()
-            }
+            try storage.flush()
         } catch {
             var public_ = CheckpointError(error)
             public_.message = "\(name): " + public_.message
@@ -109,10 +104,7 @@ extension Engine {
     /// durable already, and as many older ones as the file retains.
     private func plan(_ sealed: [Sealed], _ state: EngineState) -> Superblock? {
         let current = state.superblock.anchor
-        let newer = sealed.filter {
-            $0.checkpoint.sequence > current?.sequence ?? .none
-                || options.plantedBug == .publishLateOlder
-        }
+        let newer = sealed.filter { $0.checkpoint.sequence > current?.sequence ?? .none }
         guard let newest = newer.last else { return nil }
         var older = newer.dropLast().map {
             RetainedSlot(slot: $0.checkpoint.slot, sequence: $0.checkpoint.sequence)
@@ -150,12 +142,6 @@ extension Engine {
             // cannot go back.
             return monitor.withLock { settle(sealed, &$0) }
         }
-        if options.plantedBug == .reuseBeforeF2 {
-            monitor.withLock { state in
-                for slot in state.slots.keptSlots { state.slots.release(slot) }
-            }
-            monitor.wakeAll()
-        }
         do throws(CheckpointError) {
             let digest = try writeSuperblock(next)
             monitor.withLock { state in
@@ -179,7 +165,7 @@ extension Engine {
         try withCheckpointErrors { () throws(StorageError) in
             for offset in offsets { try storage.writeBlocks(encoded.bytes, at: offset) }
         }
-        if options.plantedBug != .skipF2 { try flush("F2") }
+        try flush("F2")
         for offset in offsets { try readBack(encoded.bytes, at: offset) }
         monitor.withLock { $0.statistics.metadataWriteCount += 2 }
         return encoded.digest

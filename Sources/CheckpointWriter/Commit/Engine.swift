@@ -242,7 +242,7 @@ final class Engine: Sendable {
             if let detail = queue.detail {
                 monitor.withLock { $0.statistics.storageDetail = detail }
             }
-            return options.plantedBug == .commitWithoutJoin ? HastyQueue(queue) : queue
+            return queue
         } catch {
             options.logger.warning("writes are not queued", metadata: ["error": "\(error)"])
             monitor.withLock { $0.statistics.storageFallbackReason = "\(error)" }

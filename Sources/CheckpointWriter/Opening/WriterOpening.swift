@@ -37,7 +37,7 @@ struct WriterOpening {
         }
         try withCheckpointErrors { () throws(StorageError) in
             // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
-            if options.plantedBug != .trustCacheOnOpen { try storage.flush() }
+            try storage.flush()
         }
         // What an earlier writer's failed flush left in the page cache looks whole but is not on
         // the medium, and this flush does not bring it there: it must not be adopted.
@@ -58,9 +58,7 @@ struct WriterOpening {
         let choice = try choose(decision, image)
         let superblock = firstSuperblock(decision, choice.candidate)
         var held: [SlotIndex: SequenceNumber] = [:]
-        if let candidate = choice.held, options.plantedBug != .reuseHeld {
-            held[candidate.slot] = candidate.sequence
-        }
+        if let candidate = choice.held { held[candidate.slot] = candidate.sequence }
         return Result(
             identity: decision.identity, superblock: superblock, kept: superblock.keptSlots,
             held: held,

@@ -46,7 +46,6 @@ public struct WriterOptions: Sendable {
     /// How long an urgent save waits for readers that have every free slot pinned, before it takes
     /// the slot that has been free the longest.
     public var urgentPatienceNanoseconds: UInt64 = 1_000_000_000
-    package var plantedBug: PlantedBug?
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 
     public init() {}

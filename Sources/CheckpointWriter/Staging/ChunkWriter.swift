@@ -29,7 +29,6 @@ final class ChunkWriter {
     }
 
     private let queue: any WriteQueue
-    private let plantedBug: PlantedBug?
     private let codec: Codec
     private let compressor: ChunkCompressor?
     /// What is under way, by the tag of its write.
@@ -39,7 +38,6 @@ final class ChunkWriter {
 
     init(queue: any WriteQueue, options: WriterOptions, chunkByteCount: Int) {
         self.queue = queue
-        plantedBug = options.plantedBug
         codec = options.codec
         pending = Array(repeating: nil, count: queue.depth)
         let isCompressing = options.codec != .none
@@ -83,7 +81,6 @@ final class ChunkWriter {
                 entry: entry, leaves: chunk.leaves, compressNanoseconds: compressNanoseconds,
                 writeNanoseconds: 0),
             beganTime: SystemClock.monotonicTime)
-        if plantedBug == .writeOtherBuffer { spoil(source, count: entry.storedByteCount) }
         queue.submit(
             source, 0..<Engine.paddedByteCount(entry.storedByteCount),
             at: dataOffset + storedOffset, tag: tag)
@@ -100,12 +97,6 @@ final class ChunkWriter {
         return Completion(
             item: done.item, result: done.result, error: completion.error,
             isUnresolved: completion.isUnresolved)
-    }
-
-    /// A buffer that was not frozen: one bit changes between the digest and the write.
-    private func spoil(_ buffer: AlignedBuffer, count: Int) {
-        let last = buffer.array(count - 1..<count)
-        buffer.copy([last[0] ^ 1], to: count - 1)
     }
 
     private struct Compressed {

@@ -1,6 +1,6 @@
 internal import CheckpointFormat
 internal import CheckpointStorage
-package import CheckpointWriter
+internal import CheckpointWriter
 internal import StorageFaults
 
 /// What one seed did.
@@ -50,11 +50,13 @@ package struct Simulation {
         let inFlight: Int
         let retain: Int
         var options: WriterOptions
+        let plantedBug: PlantedBug?
 
         init(_ random: inout SplitMix64, _ plantedBug: PlantedBug?) {
+            self.plantedBug = plantedBug
             inFlight = .random(in: 1...3, using: &random)
             retain = .random(in: 1...2, using: &random)
-            options = SmallFile.options(.none, plantedBug)
+            options = SmallFile.options()
             options.codec =
                 [.none, .none, .none, .zstd].randomElement(using: &random) ?? .none
             options.trustsAnchor = Bool.random(using: &random)

@@ -26,9 +26,8 @@ package enum SmallFile {
         return bytes
     }
 
-    package static func options(_ codec: Codec = .none, _ bug: PlantedBug? = nil) -> WriterOptions {
+    package static func options(_ codec: Codec = .none) -> WriterOptions {
         var options = WriterOptions()
-        options.plantedBug = bug
         options.snapshotWorkerCount = 1
         options.writerWorkerCount = 2
         options.poolByteCount = UInt64(4 * chunkByteCount)

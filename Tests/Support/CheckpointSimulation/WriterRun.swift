@@ -61,7 +61,8 @@ struct WriterRun {
         medium.setPlan(plan)
         do throws(CheckpointError) {
             let disk = SimulatedDisk(medium, scheduler: scheduler)
-            try use(CheckpointWriter(storage: disk, options: shape.options))
+            let storage = FaultyStorage.plant(shape.plantedBug, in: disk)
+            try use(CheckpointWriter(storage: storage, options: shape.options))
         } catch {
             // Before it failed it may have passed over what it could not read, and said so on the
             // medium.

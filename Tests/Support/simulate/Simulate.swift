@@ -1,7 +1,6 @@
 internal import ArgumentParser
 internal import CheckpointSimulation
 internal import CheckpointStorage
-internal import CheckpointWriter
 internal import Foundation
 
 /// Runs seeds until there are enough of them, or one breaks an invariant.
@@ -22,7 +21,7 @@ internal import Foundation
     @Option(help: "Seeds to run at once.") var jobs = 2
     @Option(
         help: ArgumentHelp(
-            "Give the writer a mistake: "
+            "Give the medium below the writer a mistake: "
                 + PlantedBug.allCases.map(\.rawValue).joined(separator: ", ") + "."))
     var bug: String?
     @Flag(help: "Give it each of these in turn, and fail unless every one is found.") var bugs =
