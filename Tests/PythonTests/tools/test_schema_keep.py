@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
-import jsonschema
-import pytest
-from conftest import ROOT, flip_byte_of, pattern
+from conftest import flip_byte_of, pattern
+from pccheck_commands import Command
 
 import pccheck
 
-SCHEMA = json.loads((ROOT / "spec" / "schemas" / "pccheck-keep.json").read_text())
-TOOLS = ROOT / "build" / "bin"
-
-
-def keep(*arguments: object, status: int = 0) -> dict[str, Any]:
-    tool = TOOLS / "pccheck"
-    if not tool.exists():
-        pytest.skip(f"{tool} is not built; run make tools")
-    run = subprocess.run(
-        [tool, "keep", *map(str, arguments), "--json"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert run.returncode == status, run.stderr
-    document: dict[str, Any] = json.loads(run.stdout)
-    jsonschema.validate(document, SCHEMA)
-    return document
+keep = Command("keep")
 
 
 def test_schema_is_strict() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for schema in (SCHEMA, SCHEMA["$defs"]["rejection"]):
-        assert schema["additionalProperties"] is False
-        assert set(schema["required"]) == set(schema["properties"])
+    keep.check_schema()
 
 
 def test_what_was_kept_and_what_was_passed_over(path: Path, tmp_path: Path) -> None:

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import numpy as np
-import pytest
-from conftest import ROOT, pattern
+from conftest import pattern
+from pccheck_commands import Command
 
 import pccheck.torch
 
-SCHEMA = json.loads((ROOT / "spec" / "schemas" / "pccheck-rescue.json").read_text())
-TOOLS = ROOT / "build" / "bin"
-
-
-def rescue(*arguments: object) -> dict[str, Any]:
-    tool = TOOLS / "pccheck"
-    if not tool.exists():
-        pytest.skip(f"{tool} is not built; run make tools")
-    run = subprocess.run(
-        [tool, "rescue", *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
-    document = json.loads(run.stdout)
-    jsonschema.validate(document, SCHEMA)
-    return document
+rescue = Command("rescue")
 
 
 def write_steps(path: Path) -> None:
@@ -42,12 +20,7 @@ def write_steps(path: Path) -> None:
 
 
 def test_schema_is_strict() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    objects = [SCHEMA, *SCHEMA["$defs"].values()]
-    for schema in objects:
-        if schema["type"] == "object":
-            assert schema["additionalProperties"] is False
-            assert set(schema["required"]) == set(schema["properties"])
+    rescue.check_schema()
 
 
 def test_every_way_of_rescue(path: Path, tmp_path: Path) -> None:
