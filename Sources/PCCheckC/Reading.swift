@@ -185,7 +185,7 @@ public func pcc_reader_report_json(
     status(error) { () throws(CheckpointError) in
         guard let json = json else { throw invalid("json is NULL") }
         let decision = try handle(reader).reader.refresh()
-        json.pointee = try copyForCaller(decision.json.description)
+        json.pointee = try copyForCaller(decision.json.text)
     }
 }
 
@@ -233,7 +233,7 @@ public func pcc_reader_rejections_json(
     status(error) { () throws(CheckpointError) in
         guard let json = json else { throw invalid("json is NULL") }
         let rejections = try handle(reader).rejections
-        json.pointee = try copyForCaller(JSON.array(rejections.map(\.json)).description)
+        json.pointee = try copyForCaller(JSONValue.array(rejections.map(\.json)).text)
     }
 }
 

@@ -272,7 +272,7 @@ public func pcc_writer_stats_json(
     status(error) { () throws(CheckpointError) in
         let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
         guard let json = json else { throw invalid("json is NULL") }
-        json.pointee = try copyForCaller(writer.statistics.json.description)
+        json.pointee = try copyForCaller(writer.statistics.json.text)
     }
 }
 

@@ -133,7 +133,7 @@ import Testing
 
     @Test func valuesWithoutAPlaceOnTheMediumTrap() async {
         await #expect(processExitsWith: .failure) { _ = Identifier128(bytes: [1, 2, 3]) }
-        await #expect(processExitsWith: .failure) { _ = JSONScanner([0x7B], 0..<2) }
+        await #expect(processExitsWith: .failure) { _ = JSONScanner<FormatError>([0x7B], 0..<2) }
         await #expect(processExitsWith: .failure) {
             _ = Superblock(
                 fileUUID: .zero, generation: Generation(rawValue: 1), anchor: nil,

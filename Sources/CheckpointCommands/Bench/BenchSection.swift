@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// The results of one part of the benchmark. Every ratio in it is between figures that were taken
 /// in turn in one run.
 protocol BenchSection: Sendable {

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import CheckpointFormat
 
 #if canImport(Glibc)
     internal import Glibc

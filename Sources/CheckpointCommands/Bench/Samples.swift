@@ -1,3 +1,5 @@
+internal import CheckpointFormat
+
 /// Repeated measurements of one quantity.
 struct Samples: Sendable {
     private(set) var values: [Double]

@@ -164,14 +164,3 @@ extension SlotPin {
         }
     }
 }
-
-extension Codec {
-    /// The name that options, JSON and tables use.
-    var label: String {
-        switch self {
-        case .none: "none"
-        case .zstd: "zstd"
-        case .planesZstd: "planes-zstd"
-        }
-    }
-}

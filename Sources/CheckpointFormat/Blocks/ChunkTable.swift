@@ -6,6 +6,15 @@ public enum Codec: UInt8, Sendable, CaseIterable {
     case zstd = 1
     /// Byte planes of `plane_width`, then one zstd frame.
     case planesZstd = 2
+
+    /// The name that options, JSON and tables use.
+    package var label: String {
+        switch self {
+        case .none: "none"
+        case .zstd: "zstd"
+        case .planesZstd: "planes-zstd"
+        }
+    }
 }
 
 /// One entry of a slot's chunk table.

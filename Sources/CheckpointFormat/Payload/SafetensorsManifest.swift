@@ -212,7 +212,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
         guard UInt64(bytes.count) >= dataOffset else {
             throw .truncated(found: UInt64(bytes.count), expected: dataOffset)
         }
-        var scanner = JSONScanner(bytes, Self.lengthByteCount..<Int(dataOffset))
+        var scanner = JSONScanner<FormatError>(bytes, Self.lengthByteCount..<Int(dataOffset))
         // safetensors wants the brace to come first, without white space.
         guard scanner.isNext("{") else { throw scanner.failure("'{'") }
         var tensors: [Tensor] = []
@@ -245,7 +245,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     }
 
     private static func decodeMetadata(
-        _ scanner: inout JSONScanner
+        _ scanner: inout JSONScanner<FormatError>
     ) throws(FormatError) -> [MetadataEntry] {
         var entries: [MetadataEntry] = []
         var keys = Set<[UInt8]>()
@@ -268,7 +268,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     }
 
     private static func decodeTensor(
-        _ scanner: inout JSONScanner, name: [UInt8]
+        _ scanner: inout JSONScanner<FormatError>, name: [UInt8]
     ) throws(FormatError) -> Tensor {
         let text = String(decoding: name, as: UTF8.self)
         let limit = Limits.tensorNameByteCount
@@ -316,7 +316,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
     }
 
     private static func decodeIntegers(
-        _ scanner: inout JSONScanner
+        _ scanner: inout JSONScanner<FormatError>
     ) throws(FormatError) -> [UInt64] {
         var integers: [UInt64] = []
         try scanner.expect("[")

@@ -33,7 +33,7 @@ struct StateDocument {
         var hasVersion = false
         try text.expect("{")
         repeat {
-            let key = try text.string()
+            let key = try text.text()
             try text.expect(":")
             if key == Array("version".utf8), !hasVersion {
                 let version = try text.number()
@@ -67,13 +67,13 @@ struct StateDocument {
             torch.write { $0.emptyList() }
             if try list(&torch, depth: depth) > 0 { torch.write { $0.appends() } }
         case .string:
-            let content = try text.string()
+            let content = try text.text()
             torch.write { $0.string(content) }
         case .null:
-            try text.word("null")
+            try text.expect(word: "null")
             torch.write { $0.none() }
         case .bool(let value):
-            try text.word(value ? "true" : "false")
+            try text.expect(word: value ? "true" : "false")
             torch.write { $0.bool(value) }
         case .number: try number(&torch)
         }
@@ -113,7 +113,7 @@ struct StateDocument {
     ) throws(StateDocumentError) {
         if text.isTagged() {
             try text.expect("{")
-            let tag = String(decoding: try text.string(), as: UTF8.self)
+            let tag = String(decoding: try text.text(), as: UTF8.self)
             try text.expect(":")
             try tagged(tag, &torch, depth: depth)
             try text.expect("}")
@@ -134,7 +134,7 @@ struct StateDocument {
         torch.write { $0.mark() }
         repeat {
             if isObject {
-                let key = try text.string()
+                let key = try text.text()
                 torch.write { $0.string(key) }
                 try text.expect(":")
                 try node(&torch, depth: depth + 1)
@@ -227,7 +227,7 @@ struct StateDocument {
     /// Passes over the members behind the first one of an object.
     private mutating func skipMembers(depth: Int) throws(StateDocumentError) {
         while text.consume(",") {
-            _ = try text.string()
+            _ = try text.text()
             try text.expect(":")
             try skipNode(depth: depth + 1)
         }
@@ -241,7 +241,7 @@ struct StateDocument {
         case .object:
             try text.expect("{")
             if text.consume("}") { return }
-            _ = try text.string()
+            _ = try text.text()
             try text.expect(":")
             try skipNode(depth: depth + 1)
             try skipMembers(depth: depth)
@@ -251,10 +251,10 @@ struct StateDocument {
             if text.consume("]") { return }
             repeat { try skipNode(depth: depth + 1) } while text.consume(",")
             try text.expect("]")
-        case .string: _ = try text.string()
+        case .string: _ = try text.text()
         case .number: _ = try text.number()
-        case .null: try text.word("null")
-        case .bool(let value): try text.word(value ? "true" : "false")
+        case .null: try text.expect(word: "null")
+        case .bool(let value): try text.expect(word: value ? "true" : "false")
         }
     }
 
@@ -283,11 +283,11 @@ struct StateDocument {
     private mutating func tensor(
         _ torch: inout TorchPickle, isArray: Bool
     ) throws(StateDocumentError) {
-        let name = try text.string()
+        let name = try text.text()
         var tag: String?
         if text.consume(",") {
             try text.expectKey("dtype")
-            tag = String(decoding: try text.string(), as: UTF8.self)
+            tag = String(decoding: try text.text(), as: UTF8.self)
         }
         if isArray, let type = tag { tag = NumpyScalar.torchType(type) }
         try torch.tensor(name, tag: tag)
@@ -296,14 +296,14 @@ struct StateDocument {
     /// A tensor that shares the memory of a stored one. The keys behind the name may be in any
     /// order, each once.
     private mutating func view(_ torch: inout TorchPickle) throws(StateDocumentError) {
-        let name = try text.string()
+        let name = try text.text()
         var type: [UInt8]?
         var (offset, shape, stride): (UInt64?, [UInt64]?, [UInt64]?)
         while text.consume(",") {
-            let key = String(decoding: try text.string(), as: UTF8.self)
+            let key = String(decoding: try text.text(), as: UTF8.self)
             try text.expect(":")
             switch key {
-            case "dtype" where type == nil: type = try text.string()
+            case "dtype" where type == nil: type = try text.text()
             case "offset" where offset == nil: offset = try extent()
             case "shape" where shape == nil: shape = try extents()
             case "stride" where stride == nil: stride = try extents()
@@ -349,7 +349,7 @@ struct StateDocument {
         guard try text.kind() == .string else {
             try text.expect("{")
             try text.expectKey("tensor")
-            try torch.tensor(try text.string(), tag: nil)
+            try torch.tensor(try text.text(), tag: nil)
             try text.expect("}")
             return
         }
@@ -370,7 +370,7 @@ struct StateDocument {
     private mutating func scalar(
         _ tag: String, _ torch: inout TorchPickle
     ) throws(StateDocumentError) {
-        let content = String(decoding: try text.string(), as: UTF8.self)
+        let content = String(decoding: try text.text(), as: UTF8.self)
         switch tag {
         case "$int":
             guard let bytes = NumpyScalar.twosComplement(hexadecimal: content) else {
