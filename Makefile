@@ -30,7 +30,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 .PHONY: help setup build lib tools python test check test-fresh test-lint test-types test-model \
 	test-swift test-simulation test-c test-python test-frameworks test-packaging check-lint \
 	check-types check-swift check-python model soak fuzz fuzz-corpus test-fuzz test-threads \
-	coverage mutants planted demo bench bench-quick install uninstall deb test-deb wheel test-wheel \
+	coverage mutants planted docs test-docs demo bench bench-quick install uninstall deb test-deb \
+	wheel test-wheel \
 	test-wheel-debian typecheck clean distclean format lint
 
 help:
@@ -66,6 +67,7 @@ help:
 	@echo 'make typecheck    run mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; 3 minutes)'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove built files; make distclean also removes $(VENV)'
+	@echo 'make docs         build the documentation as a site in $(SITE); open its index.html in a browser'
 
 # ---------------------------------------------------------------- setting up
 
@@ -206,9 +208,29 @@ typecheck: python $(VENV)/types-ready
 test-wheel-debian: wheel
 	Tests/PackagingTests/try-wheel-debian $(BUILD)/wheel/*.whl $(BUILD)/wheel/debian
 
+# ---------------------------------------------------------------- documentation
+
+SITE := $(BUILD)/site
+
+$(BUILD)/docs-packages-ready: .ci/install-packages
+	SWIFT="$(SWIFT)" .ci/install-packages --with-docs
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/docs-ready: docs/requirements.txt Sources/Python/requirements-lint.txt $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# The tools print what some pages show, and the compiler what is public of the Swift modules. Ruff,
+# which breaks long signatures, is looked for on PATH. The variable ends an advertisement.
+docs: lib tools $(VENV)/docs-ready $(BUILD)/docs-packages-ready
+	PATH="$(abspath $(VENV))/bin:$$PATH" SWIFT="$(SWIFT)" NO_MKDOCS_2_WARNING=1 \
+		$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml \
+		--site-dir $(abspath $(SITE))
+	@echo 'open $(SITE)/index.html'
+
 # ---------------------------------------------------------------- testing
 
-STAGES ?= lint types model swift simulation fuzz threads c python frameworks packaging
+STAGES ?= lint types model swift simulation fuzz threads c python frameworks packaging docs
 CHECK_STAGES ?= lint types swift python
 
 # Every stage runs, also after one that failed. The packages come first, because installing them
@@ -318,6 +340,10 @@ test-frameworks: python tools $(VENV)/frameworks-ready
 test-packaging: python lib tools $(BUILD)/test-packages-ready
 	$(PYTEST) Tests/PackagingTests Tests/Stages
 
+# Every page in a browser. Screens of each kind of page stay in $(BUILD)/site-screens.
+test-docs: docs $(BUILD)/test-packages-ready
+	$(PYTEST) Tests/DocsTests
+
 # ---------------------------------------------------------------- crashing for longer
 
 SOAK_MINUTES ?= 10
@@ -420,7 +446,7 @@ format:
 
 lint: $(VENV)/lint-ready
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests
-	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Benchmarks Tests
+	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Benchmarks Tests docs
 
 clean:
 	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready

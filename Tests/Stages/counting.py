@@ -97,6 +97,7 @@ COUNTERS: dict[str, Callable[[str], Counts]] = {
     "python": count_pytest,
     "frameworks": count_pytest,
     "packaging": count_pytest,
+    "docs": count_pytest,
     # mypy and pyright, once for each version of Python.
     "types": count_lines(
         r"^Success: no issues found in .*$|^0 errors, .*$",
