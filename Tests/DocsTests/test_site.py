@@ -150,8 +150,8 @@ SEEN = {
         "over each other",
     ),
     "words out of a box": (
-        "<figure class='drawing'><svg viewBox='0 0 100 20'><rect x='30' width='20' height='20'/>"
-        "<text x='20' y='12'>words words</text></svg></figure>",
+        "<figure class='drawing'><svg viewBox='0 0 300 20'><rect x='130' width='20' height='20'/>"
+        "<text x='100' y='12'>words words</text></svg></figure>",
         "wider than its box",
     ),
 }

@@ -114,7 +114,7 @@ def _commit() -> str:
     d = Drawing("commit", "The steps of a commit, its two barriers, and what each crash leaves")
     top, pitch = 44, 62
     d.text(0, 14, "step", "strong")
-    d.text(316, 14, "crash", "strong")
+    d.text(304, 14, "crash", "strong")
     d.text(362, 14, "recovery loads", "strong")
     for index, (name, words, kind) in enumerate(_COMMIT_STEPS):
         y = top + index * pitch

@@ -15,6 +15,7 @@ import python_api
 import schemas
 import sections
 import swift_api
+import tables
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -80,3 +81,7 @@ def on_page_markdown(
     markdown = drawings.placed(markdown)
     markdown = file_map.placed(markdown)
     return sections.linked(markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    return tables.with_widths(html)

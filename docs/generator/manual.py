@@ -69,14 +69,15 @@ def _title(html: str, is_section: bool = True) -> str:
 def _block(html: str, names: dict[str, str]) -> str:
     """One block of HTML for Markdown: without sections, which the headings divide, and links."""
     html = re.sub(r"</?section[^>]*>", "", html)
-    html = re.sub(r"<b>([a-z]+)(?:</b>)?\(([1-8])\)(?:</b>)?", lambda m: _see(m, names), html)
+    html = re.sub(r"<b>(([a-z]+)(?: [a-z]+)?)</b>\(([1-8])\)", lambda m: _see(m, names), html)
     # A tag in front of nothing is an indented paragraph.
     html = html.replace("<dt></dt>", "")
     return f'<div class="manual">\n{html.strip()}\n</div>\n'
 
 
 def _see(found: re.Match[str], names: dict[str, str]) -> str:
-    name, section = found[1], found[2]
+    """A link, when the page is here. That of `pccheck keep` is the page of pccheck."""
+    words, name, section = found.groups()
     if names.get(name) != section:
         return found[0]
-    return f'<a href="{name}.html"><b>{name}</b>({section})</a>'
+    return f'<a href="{name}.html"><b>{words}</b>({section})</a>'

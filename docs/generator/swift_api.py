@@ -105,6 +105,9 @@ def _comment(symbol: Symbol) -> str:
     lines = [line["text"] for line in symbol.get("docComment", {}).get("lines", [])]
     # Two backticks are DocC's links to symbols; headings would be those of the page.
     text = re.sub(r"``([^`]+)``", r"`\1`", "\n".join(lines))
+    # The parameters are a list in a list, which Markdown wants further in.
+    if "- Parameters:" in text:
+        text = re.sub(r"^ +", lambda spaces: spaces[0] * 2, text, flags=re.M)
     # Markdown begins a list only after an empty line, or after another item.
     text = re.sub(r"^(?![-*] |\s)(.+)\n(?=[-*] )", r"\1\n\n", text, flags=re.M)
     text = re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.M)
