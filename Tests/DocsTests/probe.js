@@ -66,7 +66,8 @@
     const key = `${node.className.baseVal ?? node.className} ${color} ${back.map(Math.round)}`;
     if (ratio >= wanted || seen.has(key)) return;
     seen.add(key);
-    faults.push(`contrast ${ratio.toFixed(2)} of ${color} on ${back.map(Math.round)}: ${name(node)}`);
+    const pair = `${color} on ${back.map(Math.round)}`;
+    faults.push(`contrast ${ratio.toFixed(2)} of ${pair}: ${name(node)}`);
   };
   for (const node of document.querySelectorAll(
       ".md-typeset :is(p, li, td, th, code, span, figcaption, h1, h2, h3, dt, dd)")) {

@@ -19,7 +19,7 @@ def pages() -> Pages:
 def _public_names(module: str) -> list[str]:
     """The literal `__all__` of a module, or nothing."""
     for statement in ast.parse((_PACKAGE / f"{module}.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets) == "__all__":
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
             return list(ast.literal_eval(statement.value))
     return []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 
@@ -12,7 +14,7 @@ BUILD = ROOT / "build"
 Pages = dict[str, str]
 
 
-class DocumentationError(Exception):
+class DocumentationError(PluginError):
     """Something that a page is made from is not as the generator expects it."""
 
 

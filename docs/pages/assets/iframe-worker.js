@@ -17,7 +17,8 @@ if (location.protocol === "file:") {
         for (const data of this.waiting.splice(0)) this.send(data);
         this.waiting = null;
       };
-      script.onerror = () => this.dispatchEvent(new ErrorEvent("error", {message: `${url} is missing`}));
+      script.onerror = () =>
+        this.dispatchEvent(new ErrorEvent("error", {message: `${url} is missing`}));
       worker.document.body.append(script);
     }
 
