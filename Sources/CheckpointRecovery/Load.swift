@@ -26,7 +26,7 @@ public final class Load {
 
     private let reader: CheckpointReader
     private let proof: Proof
-    private let progress: (@Sendable (UInt64) -> Void)?
+    private let progress: SlotVerifier.Progress?
     private let request: String
     private let isWanted: (Candidate) -> Bool
     private var decision: RecoveryDecision
@@ -42,7 +42,7 @@ public final class Load {
     ///   - request: what `isWanted` asks for, for errors: a checkpoint "of step 10".
     public init(
         _ reader: CheckpointReader, proof: Proof = .demanded,
-        progress: (@Sendable (UInt64) -> Void)? = nil,
+        progress: SlotVerifier.Progress? = nil,
         request: String = "that fits the request",
         where isWanted: @escaping (Candidate) -> Bool = { _ in true }
     ) {

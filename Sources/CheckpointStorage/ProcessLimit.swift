@@ -27,11 +27,10 @@ enum ProcessLimit {
 
     static var fileSizeAdvice: String {
         guard let limit = value(PCC_LIMIT_FILE_SIZE) else {
-            return "its file system takes no file of that size; choose a smaller capacity, or "
-                + "another file system"
+            return "its file system takes no file of that size; choose another file system"
         }
         return "this process may write files of at most \(limit) bytes; raise that limit "
-            + "(ulimit -f), or choose a smaller capacity"
+            + "(ulimit -f)"
     }
 
     static var descriptorAdvice: String {

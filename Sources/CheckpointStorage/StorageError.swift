@@ -39,6 +39,17 @@ extension StorageError: CustomStringConvertible {
         return text
     }
 
+    /// The same error. Where there is no room for a file, the advice also names `alternative`: what
+    /// else helps depends on what the file is for.
+    public func orElse(_ alternative: String) -> StorageError {
+        let noRoom: [Errno] = [.noSpace, .diskQuotaExceeded, .fileTooLarge]
+        guard noRoom.contains(Errno(rawValue: osErrorNumber)), let advice = advice ?? defaultAdvice
+        else { return self }
+        var error = self
+        error.advice = "\(advice), or \(alternative)"
+        return error
+    }
+
     private var defaultAdvice: String? {
         if saysNoLocks {
             return "this file system or kernel has no open-file-description locks, and without "
@@ -46,12 +57,12 @@ extension StorageError: CustomStringConvertible {
                 + "or let the sandbox allow fcntl with F_OFD_SETLK"
         }
         return switch Errno(rawValue: osErrorNumber) {
-        case .noSpace: "free some space, or choose a smaller capacity"
+        case .noSpace: "free some space"
         case .fileTooLarge: ProcessLimit.fileSizeAdvice
         case .tooManyOpenFiles: ProcessLimit.descriptorAdvice
         case .tooManyOpenFilesInSystem:
             "the system's limit on open files is reached; raise it (sysctl fs.file-max)"
-        case .diskQuotaExceeded: "raise the quota, or choose a smaller capacity"
+        case .diskQuotaExceeded: "raise the quota"
         case .readOnlyFileSystem:
             "its file system is mounted read-only, or the kernel made it so after an error: check "
                 + "the kernel log and the mount options"
@@ -111,12 +122,15 @@ extension CheckpointError {
 }
 
 /// Runs `body`, and turns its storage errors into the public form.
-public func withCheckpointErrors<Result>(
-    slot: SlotIndex? = nil, _ body: () throws(StorageError) -> Result
+///
+/// - Parameter alternative: see `StorageError.orElse`.
+public func withCheckpointErrors<Result: ~Copyable>(
+    slot: SlotIndex? = nil, orElse alternative: String? = nil,
+    _ body: () throws(StorageError) -> Result
 ) throws(CheckpointError) -> Result {
     do throws(StorageError) {
         return try body()
     } catch {
-        throw CheckpointError(error, slot: slot)
+        throw CheckpointError(alternative.map(error.orElse) ?? error, slot: slot)
     }
 }

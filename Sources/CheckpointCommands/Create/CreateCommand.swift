@@ -62,7 +62,10 @@ struct CreateCommand: ToolCommand {
     @Option(help: ArgumentHelp("Processes of the job.", valueName: "n"))
     var worldSize: UInt32 = 1
 
-    @Flag(help: "Replace an existing file. Its checkpoints are lost.")
+    @Flag(
+        help: """
+            Replace an existing file, behind a symbolic link too. Its checkpoints are lost.
+            """)
     var replace = false
 
     func execute() throws -> ExitStatus {

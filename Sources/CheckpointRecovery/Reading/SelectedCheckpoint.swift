@@ -81,7 +81,7 @@ public final class SelectedCheckpoint: Sendable {
     ///
     /// - Throws: `corrupt` or `inputOutput`: nothing of it may be used.
     public func prove(
-        progress: (@Sendable (UInt64) -> Void)? = nil
+        progress: SlotVerifier.Progress? = nil
     ) throws(CheckpointError) {
         try checkOpen()
         try isProven.withLock { isProven throws(CheckpointError) in
@@ -226,7 +226,7 @@ public final class SelectedCheckpoint: Sendable {
 
     /// Verifies every chunk and the payload's digest; see `SlotVerifier`.
     public func verify(
-        progress: (@Sendable (UInt64) -> Void)? = nil
+        progress: SlotVerifier.Progress? = nil
     ) throws(CheckpointError) {
         try checkOpen()
         try SlotVerifier.verify(
@@ -236,7 +236,7 @@ public final class SelectedCheckpoint: Sendable {
 
     /// Reads every chunk and reports all damage, instead of stopping at the first.
     public func check(
-        progress: (@Sendable (UInt64) -> Void)? = nil
+        progress: SlotVerifier.Progress? = nil
     ) throws(CheckpointError) -> PayloadReport {
         try checkOpen()
         return try reader.check(progress: progress, stopsAtDamage: false)

@@ -3,17 +3,18 @@ public import CheckpointStorage
 
 /// Proves that a checkpoint is whole.
 public enum SlotVerifier {
+    /// Called with the payload bytes verified so far, in increasing order, from any of the threads.
+    /// What it throws ends the verification.
+    public typealias Progress = @Sendable (UInt64) throws(CheckpointError) -> Void
+
     /// Reads every chunk of `candidate`, compares it with its digest, restores it, and compares
     /// the digest of the whole payload with the header's.
     ///
-    /// - Parameter progress: called with the payload bytes verified so far, in increasing order,
-    ///   from any of the threads.
     /// - Throws: `corrupt` for the first chunk that does not match, or for the payload's digest;
     ///   `inputOutput` when the medium fails.
     public static func verify(
         _ candidate: Candidate, in storage: any Storage,
-        workerCount: Int = CheckpointReader.defaultWorkerCount,
-        progress: (@Sendable (UInt64) -> Void)? = nil
+        workerCount: Int = CheckpointReader.defaultWorkerCount, progress: Progress? = nil
     ) throws(CheckpointError) {
         let reader = PayloadReader(
             storage: storage, candidate: candidate, workerCount: workerCount)
@@ -66,7 +67,7 @@ extension PayloadReader {
     ///
     /// - Parameter stopsAtDamage: throw the first damage instead of collecting all of it.
     func check(
-        progress: (@Sendable (UInt64) -> Void)?, stopsAtDamage: Bool
+        progress: SlotVerifier.Progress?, stopsAtDamage: Bool
     ) throws(CheckpointError) -> PayloadReport {
         struct State {
             var digest: TreeDigest
@@ -87,10 +88,10 @@ extension PayloadReader {
                 state.withLock { $0.damage.append(damage) }
             }
             let offset = UInt64(index) * UInt64(candidate.header.chunkByteCount)
-            state.withLock {
-                $0.digest.setLeaves(leaves, at: offset)
-                $0.byteCount += UInt64(entries[index].rawByteCount)
-                progress?($0.byteCount)
+            try state.withLock { state throws(CheckpointError) in
+                state.digest.setLeaves(leaves, at: offset)
+                state.byteCount += UInt64(entries[index].rawByteCount)
+                try progress?(state.byteCount)
             }
         }
         let needs = ChunkExaminer.Needs(entries)

@@ -96,6 +96,32 @@ public struct NewFile: ~Copyable {
         }
     }
 
+    /// Opens it under its temporary name.
+    public func open(allowsNetwork: Bool = false) throws(StorageError) -> FileStorage {
+        try FileStorage(path: temporaryPath, access: .write, allowsNetwork: allowsNetwork)
+    }
+
+    /// The file that a new one at `path` replaces: behind symbolic links, which stay as they are.
+    ///
+    /// - Throws: ENOENT for a link to a file that does not exist.
+    public static func target(of path: String) throws(StorageError) -> String {
+        // Safe: realpath returns nil or a C string that the caller frees.
+        if let found = unsafe realpath(path, nil) {
+            defer { unsafe free(found) }
+            return unsafe String(cString: found)
+        }
+        let failure = errno
+        var facts = stat()
+        // Safe: the path is passed as a C string, and the facts are filled during the call.
+        guard unsafe lstat(path, &facts) == 0, facts.st_mode & S_IFMT == S_IFLNK else {
+            return path
+        }
+        throw StorageError(
+            operation: "realpath", path: path, osErrorNumber: failure,
+            advice: "it is a symbolic link that leads to no file; give the name of a file, or "
+                + "remove the link")
+    }
+
     /// Gives it the owner and the permissions of the file that it is to replace.
     public func copyAccess(of file: FileStorage) throws(StorageError) {
         try Self.check(pccp_copy_access(file.descriptor, descriptor), "fchmod", finalPath)

@@ -41,12 +41,13 @@ public enum CheckpointCopy {
         options: Options = Options(),
         progress: @escaping CheckpointFile.Progress = { _, _ throws(CheckpointError) in }
     ) throws(CheckpointError) {
-        let plan = try Plan(selected.candidate, identity, options)
+        let candidate = selected.candidate
+        try check(candidate, options.form)
         // A copy that no resume accepts would be of no use.
-        if selected.candidate.header.payloadKind == .safetensors {
-            _ = try selected.tensorManifest()
-        }
-        let existing = try CheckpointFile.existingStorage(path, plan.settings)
+        if candidate.header.payloadKind == .safetensors { _ = try selected.tensorManifest() }
+        let path = try CheckpointFile.destination(path, replacing: options.replacesExisting)
+        let existing = try CheckpointFile.existingStorage(
+            path, replacing: options.replacesExisting, allowsNetwork: options.allowsNetwork)
         // Its lock, until another file has the name: a writer that opened it meanwhile would write
         // checkpoints that nobody finds.
         defer { withExtendedLifetime(existing) {} }
@@ -54,64 +55,14 @@ public enum CheckpointCopy {
             throw CheckpointError(
                 .invalidArgument, "\(path) is a block device; give the name of a new file")
         }
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(
-                beside: path, byteCount: plan.reservedByteCount,
-                finalByteCount: plan.finalByteCount)
-        } catch {
-            throw CheckpointError(error)
-        }
-        let temporaryPath = file.temporaryPath
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(
-                path: temporaryPath, access: .write, allowsNetwork: options.allowsNetwork)
-        }
-        try copy(selected, plan, to: storage, progress)
-        do throws(StorageError) {
-            try plan.finish(storage)
-            try storage.flush()
-            try file.publish(replacing: options.replacesExisting)
-        } catch {
-            throw CheckpointError(error)
+        switch options.form {
+        case .checkpointFile: try writeFile(selected, identity, path, options, progress)
+        case .payload: try writePayload(selected, path, options, progress)
         }
     }
 
-    private static func copy(
-        _ selected: SelectedCheckpoint, _ plan: Plan, to storage: FileStorage,
-        _ progress: @escaping CheckpointFile.Progress
-    ) throws(CheckpointError) {
-        let total = selected.candidate.header.payloadByteCount
-        let done = Mutex<UInt64>(0)
-        try progress(0, total)
-        try selected.forEachStoredChunk(isInBackground: plan.options.isInBackground) {
-            chunk throws(CheckpointError) in
-            do throws(StorageError) {
-                try plan.write(chunk, to: storage)
-            } catch {
-                throw CheckpointError(error)
-            }
-            let count = done.withLock { count in
-                count += UInt64(chunk.entry.rawByteCount)
-                return count
-            }
-            try progress(count, total)
-        }
-    }
-}
-
-/// Where everything goes in the new file.
-private struct Plan: Sendable {
-    let options: CheckpointCopy.Options
-    let settings: CheckpointFile.Options
-    private let identity: IdentityBlock
-    private let header: SlotHeader
-    private let table: ChunkTable
-
-    init(
-        _ candidate: Candidate, _ source: IdentityBlock, _ options: CheckpointCopy.Options
-    ) throws(CheckpointError) {
-        if options.form == .payload, candidate.header.payloadKind != .safetensors {
+    private static func check(_ candidate: Candidate, _ form: Form) throws(CheckpointError) {
+        if form == .payload, candidate.header.payloadKind != .safetensors {
             throw CheckpointError(
                 .invalidArgument,
                 "the payload of slot \(candidate.slot) is opaque, and no safetensors file; copy it "
@@ -125,69 +76,85 @@ private struct Plan: Sendable {
                 "the sequence of slot \(candidate.slot) is \(candidate.sequence), expected less; "
                     + "extract the checkpoint with pcextract", slot: candidate.slot)
         }
-        let storedEnd = candidate.table.entries.map {
-            $0.storedOffset + UInt64($0.storedByteCount)
-        }.max()
+    }
+
+    private static let whenFull = "give the copy a name on another file system"
+
+    private static func writeFile(
+        _ selected: SelectedCheckpoint, _ source: IdentityBlock, _ path: String,
+        _ options: Options, _ progress: @escaping CheckpointFile.Progress
+    ) throws(CheckpointError) {
+        let candidate = selected.candidate
+        let total = candidate.header.payloadByteCount
         var settings = CheckpointFile.Options(
-            capacity: max(1, candidate.header.payloadByteCount, storedEnd ?? 0))
+            capacity: max(1, total, candidate.table.storedByteCount))
         settings.inFlight = 1
         settings.chunkByteCount = source.geometry.chunkByteCount
         settings.rank = source.rank
         settings.worldSize = source.worldSize
         settings.fingerprint = source.fingerprint
-        settings.replacesExisting = options.replacesExisting
-        settings.allowsNetwork = options.allowsNetwork
         let identity = try CheckpointFile.makeIdentity(settings, deviceByteCount: nil)
-        var header = candidate.header
-        header.fileUUID = identity.fileUUID
-        header.slot = SlotIndex(0)
-        header.ownOffset = identity.geometry.headerOffset(header.slot)
-        self.options = options
-        self.settings = settings
-        self.identity = identity
-        self.header = header
-        table = candidate.table
-    }
-
-    /// Up to the end of the first slot: the second one takes no room before it is used.
-    var reservedByteCount: UInt64 {
-        switch options.form {
-        case .checkpointFile:
-            identity.geometry.slotDataOffset(header.slot) + identity.geometry.dataStride
-        case .payload: header.payloadByteCount
+        let geometry = identity.geometry
+        // Up to the end of the first slot: the second one takes no room before it is used.
+        var file = try NewCheckpointFile(
+            at: path, identity,
+            reservedByteCount: geometry.slotDataOffset(SlotIndex(0)) + geometry.dataStride,
+            allowsNetwork: options.allowsNetwork, whenFull: whenFull)
+        try progress(0, total)
+        try file.copy(selected, isInBackground: options.isInBackground) {
+            done throws(CheckpointError) in try progress(done, total)
         }
+        var superblock = CheckpointFile.firstSuperblock(identity)
+        superblock.sequenceLimit = candidate.sequence.rawValue + 1
+        try file.seal(superblock)
+        try file.publish(replacing: options.replacesExisting)
     }
 
-    var finalByteCount: UInt64 {
-        switch options.form {
-        case .checkpointFile: identity.geometry.fileByteCount
-        case .payload: header.payloadByteCount
+    private static func writePayload(
+        _ selected: SelectedCheckpoint, _ path: String, _ options: Options,
+        _ progress: @escaping CheckpointFile.Progress
+    ) throws(CheckpointError) {
+        let total = selected.candidate.header.payloadByteCount
+        var file = try withCheckpointErrors(orElse: whenFull) { () throws(StorageError) in
+            try NewFile(beside: path, byteCount: total)
         }
-    }
-
-    func write(_ chunk: StoredChunk, to storage: FileStorage) throws(StorageError) {
-        switch options.form {
-        case .checkpointFile:
-            try storage.write(
-                chunk.stored, 0..<chunk.paddedByteCount,
-                at: identity.geometry.slotDataOffset(header.slot) + chunk.entry.storedOffset)
-        case .payload:
-            let whole = chunk.entry.rawByteCount / Limits.blockByteCount * Limits.blockByteCount
-            if whole > 0 {
-                try storage.write(chunk.restored, 0..<whole, at: chunk.payloadOffset)
+        let storage: FileStorage
+        do throws(StorageError) {
+            storage = try file.open(allowsNetwork: options.allowsNetwork)
+        } catch {
+            throw CheckpointError(error)
+        }
+        let done = Mutex<UInt64>(0)
+        try progress(0, total)
+        try selected.forEachStoredChunk(isInBackground: options.isInBackground) {
+            chunk throws(CheckpointError) in
+            try withCheckpointErrors(orElse: whenFull) { () throws(StorageError) in
+                try writePayload(chunk, storage)
             }
-            // Only the last chunk ends inside a block; what lies behind it is cut off in the end.
-            var rest = chunk.restored.array(whole..<chunk.entry.rawByteCount)
-            if rest.isEmpty { return }
-            rest += [UInt8](repeating: 0, count: Limits.blockByteCount - rest.count)
-            try storage.writeBlocks(rest, at: chunk.payloadOffset + UInt64(whole))
+            let count = done.withLock { count in
+                count += UInt64(chunk.entry.rawByteCount)
+                return count
+            }
+            try progress(count, total)
+        }
+        do throws(StorageError) {
+            try storage.resize(to: total)
+            try storage.flush()
+            try file.publish(replacing: options.replacesExisting)
+        } catch {
+            throw CheckpointError(error)
         }
     }
 
-    func finish(_ storage: FileStorage) throws(StorageError) {
-        try storage.resize(to: finalByteCount)
-        if options.form == .checkpointFile {
-            try CheckpointFile.write(identity, to: storage, holding: (header, table))
-        }
+    private static func writePayload(
+        _ chunk: StoredChunk, _ storage: FileStorage
+    ) throws(StorageError) {
+        let whole = chunk.entry.rawByteCount / Limits.blockByteCount * Limits.blockByteCount
+        if whole > 0 { try storage.write(chunk.restored, 0..<whole, at: chunk.payloadOffset) }
+        // Only the last chunk ends inside a block; what lies behind it is cut off in the end.
+        var rest = chunk.restored.array(whole..<chunk.entry.rawByteCount)
+        if rest.isEmpty { return }
+        rest += [UInt8](repeating: 0, count: Limits.blockByteCount - rest.count)
+        try storage.writeBlocks(rest, at: chunk.payloadOffset + UInt64(whole))
     }
 }

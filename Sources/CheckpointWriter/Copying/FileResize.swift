@@ -2,10 +2,6 @@ public import CheckpointFormat
 internal import CheckpointRecovery
 internal import CheckpointStorage
 
-#if canImport(Glibc)
-    internal import Glibc
-#endif
-
 extension CheckpointFile {
     /// What to change of a file; nil keeps what it has.
     public struct Shape: Sendable, Hashable {
@@ -58,7 +54,7 @@ extension CheckpointFile {
     ///
     /// - Parameters:
     ///   - isDryRun: verify, and say what would be done.
-    ///   - progress: called with bytes copied and verified, and bytes in all; what it throws ends
+    ///   - progress: called with bytes verified and copied, and bytes in all; what it throws ends
     ///     it, and nothing was changed.
     /// - Throws: `locked` when a writer has the file, `tooLarge` when the newest checkpoint would
     ///   not fit, `noSpace`, `unsupported` for a block device, `invalidArgument`, `corrupt` when
@@ -68,9 +64,9 @@ extension CheckpointFile {
         progress: Progress? = nil
     ) throws(CheckpointError) -> ResizeReport {
         // A new file behind a symbolic link: the link stays.
-        let path = resolved(path)
         let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: .write, allowsNetwork: allowsNetwork)
+            try FileStorage(
+                path: NewFile.target(of: path), access: .write, allowsNetwork: allowsNetwork)
         }
         guard !storage.isBlockDevice else {
             throw CheckpointError(
@@ -78,36 +74,61 @@ extension CheckpointFile {
                 "\(path): a block device keeps its size; extract the checkpoint you want with "
                     + "pcextract and create the file anew")
         }
-        let resize = try FileResize(storage, shape)
-        if !isDryRun, resize.report.isChange { try resize.replaceFile(progress) }
+        var resize = try FileResize(storage, shape, progress)
+        if !isDryRun, resize.report.isChange { try resize.replaceFile() }
         return resize.report
     }
+}
 
-    private static func resolved(_ path: String) -> String {
-        // Safe: realpath returns nil or a C string that the caller frees.
-        guard let found = unsafe realpath(path, nil) else { return path }
-        defer { unsafe free(found) }
-        return unsafe String(cString: found)
+/// One progress for all that a resize reads and writes.
+private struct ResizeProgress {
+    private let report: CheckpointFile.Progress?
+    private let total: UInt64
+    private var done: UInt64 = 0
+
+    /// - Parameter decision: of the file; what its superblock names is verified, copied, and read
+    ///   in the new file.
+    init(_ decision: RecoveryDecision, _ report: CheckpointFile.Progress?) {
+        self.report = report
+        let named = decision.candidates.filter { $0.kind == .anchored || $0.kind == .retained }
+        total = 3 * named.reduce(0) { $0 + $1.header.payloadByteCount }
+    }
+
+    /// What follows `candidate` through the next step.
+    mutating func next(_ candidate: Candidate?) -> SlotVerifier.Progress {
+        let (report, total, before) = (report, total, done)
+        done += candidate?.header.payloadByteCount ?? 0
+        return { count throws(CheckpointError) in
+            // It can be more, where recovery looks at others than the superblock names.
+            try report?(min(before + count, total), total)
+        }
     }
 }
 
 /// One resize, under the lock of the old file, which its opener holds until it is dropped.
 private struct FileResize {
-    let old: FileStorage
-    let identity: IdentityBlock
-    let start: WriterOpening.Result
-    /// The checkpoints that go into the slots of the new file, newest first.
-    let kept: [Candidate]
     let report: CheckpointFile.ResizeReport
+    private let old: FileStorage
+    private let decision: RecoveryDecision
+    private let identity: IdentityBlock
+    private let start: WriterOpening.Result
+    /// The checkpoints that go into the slots of the new file, newest first.
+    private let kept: [Candidate]
+    private var progress: ResizeProgress
 
     /// Locks the file, and decides what becomes of it.
-    init(_ storage: FileStorage, _ shape: CheckpointFile.Shape) throws(CheckpointError) {
-        let found = try SlotSelection.decide(MetadataImage.read(from: storage)).identity
+    init(
+        _ storage: FileStorage, _ shape: CheckpointFile.Shape, _ report: CheckpointFile.Progress?
+    ) throws(CheckpointError) {
+        let found = try SlotSelection.decide(MetadataImage.read(from: storage))
         var options = WriterOptions()
-        options.rank = found.rank
-        options.worldSize = found.worldSize
+        options.rank = found.identity.rank
+        options.worldSize = found.identity.worldSize
+        var progress = ResizeProgress(found, report)
         // The same decision as a writer's, which verifies the checkpoint that it goes on from.
-        let start = try WriterOpening(storage: storage, options: options).recover()
+        let start = try WriterOpening(
+            storage: storage, options: options, progress: progress.next(found.candidates.first)
+        ).recover()
         if let slot = start.unreadable.first {
             throw CheckpointError(
                 .inputOutput,
@@ -117,12 +138,16 @@ private struct FileResize {
         let old = start.identity.geometry
         var identity = start.identity
         identity.geometry = try Self.geometry(old, shape)
-        let choice = try Self.choose(storage, start, identity.geometry)
+        // Nothing has changed since `recover` looked: the file is locked.
+        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        let choice = try Self.choose(storage, start, decision, identity.geometry, &progress)
         self.old = storage
+        self.decision = decision
+        self.progress = progress
         self.start = start
         self.identity = identity
         kept = choice.kept
-        report = CheckpointFile.ResizeReport(
+        self.report = CheckpointFile.ResizeReport(
             before: old, after: identity.geometry, kept: choice.kept.map { Self.entry($0) },
             dropped: choice.dropped)
     }
@@ -154,7 +179,8 @@ private struct FileResize {
     )
 
     private static func choose(
-        _ storage: FileStorage, _ start: WriterOpening.Result, _ geometry: Geometry
+        _ storage: FileStorage, _ start: WriterOpening.Result, _ decision: RecoveryDecision,
+        _ geometry: Geometry, _ progress: inout ResizeProgress
     ) throws(CheckpointError) -> Choice {
         guard let newest = start.recovered?.candidate else { return ([], []) }
         guard newest.header.payloadByteCount <= geometry.slotByteCount else {
@@ -165,9 +191,7 @@ private struct FileResize {
                     + "\(geometry.slotByteCount); choose a capacity of at least "
                     + "\(newest.header.payloadByteCount)")
         }
-        // Nothing has changed since `recover` looked: the file is locked.
-        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
-        var choice: Choice = ([newest], try passedOver(decision, newest, storage))
+        var choice: Choice = ([newest], try passedOver(decision, newest, storage, &progress))
         let older = decision.candidates
             .filter { $0.slot != newest.slot && start.kept[$0.slot] == $0.sequence }
             .sorted { $0.sequence > $1.sequence }
@@ -180,7 +204,7 @@ private struct FileResize {
                         candidate,
                         "it takes \(candidate.header.payloadByteCount) bytes, and a slot holds "
                             + "\(geometry.slotByteCount)"))
-            } else if let damage = try damage(of: candidate, storage) {
+            } else if let damage = try damage(of: candidate, storage, &progress) {
                 choice.dropped.append(entry(candidate, damage, isDamaged: true))
             } else {
                 choice.kept.append(candidate)
@@ -192,11 +216,12 @@ private struct FileResize {
     /// What recovery rejected before it came to `newest`. The old file is the only place that has
     /// what is left of it.
     private static func passedOver(
-        _ decision: RecoveryDecision, _ newest: Candidate, _ storage: FileStorage
+        _ decision: RecoveryDecision, _ newest: Candidate, _ storage: FileStorage,
+        _ progress: inout ResizeProgress
     ) throws(CheckpointError) -> [CheckpointFile.ResizeReport.Checkpoint] {
         var found: [CheckpointFile.ResizeReport.Checkpoint] = []
         for candidate in decision.candidates where candidate.sequence > newest.sequence {
-            guard let damage = try damage(of: candidate, storage) else { continue }
+            guard let damage = try damage(of: candidate, storage, &progress) else { continue }
             // Nothing says that an unanchored one was ever complete on the medium.
             let isDamaged = candidate.kind != .unanchored
             found.append(entry(candidate, damage, isDamaged: isDamaged))
@@ -215,10 +240,10 @@ private struct FileResize {
 
     /// - Returns: nil when every chunk verifies.
     private static func damage(
-        of candidate: Candidate, _ storage: FileStorage
+        of candidate: Candidate, _ storage: FileStorage, _ progress: inout ResizeProgress
     ) throws(CheckpointError) -> String? {
         do throws(CheckpointError) {
-            try SlotVerifier.verify(candidate, in: storage)
+            try SlotVerifier.verify(candidate, in: storage, progress: progress.next(candidate))
             return nil
         } catch {
             guard error.code == .corrupt else { throw error }
@@ -228,136 +253,25 @@ private struct FileResize {
 
     // MARK: Writing
 
-    func replaceFile(_ progress: CheckpointFile.Progress?) throws(CheckpointError) {
-        do throws(CheckpointError) {
-            try writeFile(progress)
-        } catch {
-            guard error.code == .noSpace else { throw error }
-            var error = error
-            error.message +=
-                "; a resize needs \(identity.geometry.fileByteCount) bytes beside the old file, "
-                + "which stays as it is"
-            throw error
+    mutating func replaceFile() throws(CheckpointError) {
+        var file = try NewCheckpointFile(
+            at: old.path, identity, allowsNetwork: true,
+            whenFull: "move the file to a larger file system; a resize needs "
+                + "\(identity.geometry.fileByteCount) bytes beside the old file, which stays as it "
+                + "is")
+        let reader = CheckpointReader(storage: old, decision: decision)
+        for candidate in kept {
+            // Each chunk is verified on its way, which proves it.
+            let selected = try reader.select(candidate, proof: .waived)
+            try file.copy(selected, progress: progress.next(candidate))
+            selected.close()
         }
-    }
-
-    private func writeFile(_ progress: CheckpointFile.Progress?) throws(CheckpointError) {
-        let byteCount = identity.geometry.fileByteCount
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(beside: old.path, byteCount: byteCount)
-        } catch {
-            throw CheckpointError(error)
-        }
-        let temporaryPath = file.temporaryPath
-        let new = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: temporaryPath, access: .write, allowsNetwork: true)
-        }
-        if !file.isReserved || new.isDAX {
-            try CheckpointFile.writeZeros(byteCount, to: new, progress: nil)
-        }
-        let copied = try copy(to: new, progress)
-        do throws(StorageError) {
-            let empty = identity.geometry.slots.dropFirst(copied.count)
-            try CheckpointFile.writeEmptyHeaders(identity, empty, to: new)
-            try CheckpointFile.finish(identity, superblock(copied, new), new)
-            try new.flush()
-        } catch {
-            throw CheckpointError(error)
-        }
-        try verify(copied, new, progress)
-        // A crash here leaves the old file, and after the rename the new one, which is durable.
-        do throws(StorageError) {
-            try file.copyAccess(of: old)
-            try file.publish(replacing: true)
-        } catch {
-            throw CheckpointError(error)
-        }
-    }
-
-    /// The payload bytes that are copied, and read again.
-    private var totalByteCount: UInt64 {
-        2 * kept.reduce(0) { $0 + $1.header.payloadByteCount }
-    }
-
-    /// Copies every chunk as it is stored, one behind the other.
-    ///
-    /// - Returns: the checkpoints as they are in the new file.
-    private func copy(
-        to new: FileStorage, _ progress: CheckpointFile.Progress?
-    ) throws(CheckpointError) -> [Candidate] {
-        let largest = UInt64(identity.geometry.chunkByteCount).roundedUp(to: Geometry.block)
-        let buffer = AlignedBuffer(byteCount: Int(largest))
-        var done: UInt64 = 0
-        var copied: [Candidate] = []
-        for (index, candidate) in kept.enumerated() {
-            let slot = SlotIndex(index)
-            var table = candidate.table
-            var offset: UInt64 = 0
-            for number in table.entries.indices {
-                let entry = table.entries[number]
-                let count = Int(UInt64(entry.storedByteCount).roundedUp(to: Geometry.block))
-                try withCheckpointErrors(slot: candidate.slot) { () throws(StorageError) in
-                    try old.read(
-                        into: buffer, 0..<count, at: candidate.dataOffset + entry.storedOffset)
-                    try new.write(
-                        buffer, 0..<count, at: identity.geometry.slotDataOffset(slot) + offset)
-                }
-                table.entries[number].storedOffset = offset
-                offset += UInt64(count)
-                done += UInt64(entry.rawByteCount)
-                try progress?(done, totalByteCount)
-            }
-            copied.append(try write(candidate, table, to: slot, new))
-        }
-        return copied
-    }
-
-    /// The slot's header and chunk table.
-    private func write(
-        _ candidate: Candidate, _ table: ChunkTable, to slot: SlotIndex, _ new: FileStorage
-    ) throws(CheckpointError) -> Candidate {
-        var header = candidate.header
-        let encodedTable = table.encoded()
-        header.slot = slot
-        header.ownOffset = identity.geometry.headerOffset(slot)
-        header.chunkTableDigest = encodedTable.digest
-        let encoded = header.encoded()
-        try withCheckpointErrors { () throws(StorageError) in
-            try new.writeBlocks(encoded.bytes + encodedTable.bytes, at: header.ownOffset)
-        }
-        return Candidate(
-            slot: slot, header: header, headerDigest: encoded.digest, table: table,
-            kind: slot.rawValue == 0 ? .anchored : .retained, geometry: identity.geometry)
-    }
-
-    /// Names the copies, above every number that the old file has seen.
-    private func superblock(_ copied: [Candidate], _ new: FileStorage) -> Superblock {
         var superblock = start.superblock
-        superblock.anchor = copied.first.map {
-            Anchor(
-                slot: $0.slot, sequence: $0.sequence, step: $0.step,
-                headerDigest: $0.headerDigest)
-        }
-        superblock.retained = copied.dropFirst().map {
-            RetainedSlot(slot: $0.slot, sequence: $0.sequence)
-        }
-        superblock.isCleanClose = true
+        // Above every number that the old file has seen.
         superblock.sequenceLimit = start.nextSequence
-        superblock.storageKind = new.kind
-        return superblock
-    }
-
-    /// Reads every chunk of the new file from the medium.
-    private func verify(
-        _ copied: [Candidate], _ new: FileStorage, _ progress: CheckpointFile.Progress?
-    ) throws(CheckpointError) {
-        new.discardCache()
-        var done = totalByteCount / 2
-        for candidate in copied {
-            try SlotVerifier.verify(candidate, in: new)
-            done += candidate.header.payloadByteCount
-            try progress?(done, totalByteCount)
-        }
+        try file.seal(superblock)
+        try file.verify { progress.next($0) }
+        // A crash here leaves the old file, and after the rename the new one, which is durable.
+        try file.publish(replacing: true, accessOf: old)
     }
 }

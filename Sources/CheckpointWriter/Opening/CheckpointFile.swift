@@ -1,4 +1,5 @@
 public import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 
 /// Creates checkpoint files.
@@ -45,63 +46,49 @@ public enum CheckpointFile {
     public static func create(
         path: String, options: Options, progress: Progress? = nil
     ) throws(CheckpointError) {
-        let existing = try existingStorage(path, options)
+        let path = try destination(path, replacing: options.replacesExisting)
+        let existing = try existingStorage(
+            path, replacing: options.replacesExisting, allowsNetwork: options.allowsNetwork)
         // Its lock, until another file has the name.
         defer { withExtendedLifetime(existing) {} }
         let device = existing.flatMap { $0.isBlockDevice ? $0 : nil }
         let identity = try makeIdentity(options, deviceByteCount: device?.byteCount)
         if let device {
-            try withCheckpointErrors { () throws(StorageError) in
-                try write(identity, to: device)
+            return try withCheckpointErrors { () throws(StorageError) in
+                try writeMetadata(identity, firstSuperblock(identity), to: device)
                 try device.flush()
             }
-            return
         }
-        try createRegularFile(path, identity, options, progress)
+        var file = try NewCheckpointFile(
+            at: path, identity, isZeroed: options.preallocation == .zero,
+            allowsNetwork: options.allowsNetwork, whenFull: "choose a smaller capacity",
+            progress: progress)
+        try file.seal(firstSuperblock(identity))
+        try file.publish(replacing: options.replacesExisting)
     }
 
-    private static func createRegularFile(
-        _ path: String, _ identity: IdentityBlock, _ options: Options, _ progress: Progress?
-    ) throws(CheckpointError) {
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: identity.geometry.fileByteCount)
-        } catch {
-            throw CheckpointError(error)
-        }
-        let temporaryPath = file.temporaryPath
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(
-                path: temporaryPath, access: .write, allowsNetwork: options.allowsNetwork)
-        }
-        // What is not reserved is written, so that a full disk shows now. A store into a block of
-        // persistent memory that was never written would be a fault that waits for a journal.
-        if options.preallocation == .zero || !file.isReserved || storage.isDAX {
-            try writeZeros(identity.geometry.fileByteCount, to: storage, progress: progress)
-        }
-        do throws(StorageError) {
-            try write(identity, to: storage)
-            try storage.flush()
-            try file.publish(replacing: options.replacesExisting)
-        } catch {
-            throw CheckpointError(error)
-        }
+    /// The path at which a new file appears: where it replaces one, that is the file which a
+    /// symbolic link leads to, and the link stays.
+    static func destination(
+        _ path: String, replacing: Bool
+    ) throws(CheckpointError) -> String {
+        guard replacing else { return path }
+        return try withCheckpointErrors { () throws(StorageError) in try NewFile.target(of: path) }
     }
 
     /// What is at the path now, locked against writers; nil when there is nothing.
     static func existingStorage(
-        _ path: String, _ options: Options
+        _ path: String, replacing: Bool, allowsNetwork: Bool
     ) throws(CheckpointError) -> FileStorage? {
         let storage: FileStorage
         do throws(StorageError) {
-            storage = try FileStorage(
-                path: path, access: .write, allowsNetwork: options.allowsNetwork)
+            storage = try FileStorage(path: path, access: .write, allowsNetwork: allowsNetwork)
         } catch {
             let error = CheckpointError(error)
             if error.code == .notFound { return nil }
             throw error
         }
-        guard options.replacesExisting else {
+        guard replacing else {
             throw CheckpointError(
                 .exists,
                 storage.isBlockDevice
@@ -139,62 +126,40 @@ public enum CheckpointFile {
         }
     }
 
-    static func writeZeros(
-        _ byteCount: UInt64, to storage: FileStorage, progress: Progress?
-    ) throws(CheckpointError) {
-        let buffer = AlignedBuffer(byteCount: 8 << 20)
-        var offset: UInt64 = 0
-        while offset < byteCount {
-            let count = Int(min(UInt64(buffer.byteCount), byteCount - offset))
-            try withCheckpointErrors { () throws(StorageError) in
-                try storage.write(buffer, 0..<count, at: offset)
-            }
-            offset += UInt64(count)
-            try progress?(offset, byteCount)
-        }
-    }
-
-    /// Writes every metadata block of a new file, so that nothing stale is left on a device:
-    /// generations 1 and 2 fill all four superblock positions.
-    ///
-    /// - Parameter held: a checkpoint whose chunks are in its slot already; both generations name
-    ///   it.
-    static func write(
-        _ identity: IdentityBlock, to storage: any Storage,
-        holding held: (header: SlotHeader, table: ChunkTable)? = nil
-    ) throws(StorageError) {
-        let anchor = try held.map { held throws(StorageError) in
-            try writeCommitRecord(held.header, held.table, to: storage)
-        }
-        let others = identity.geometry.slots.filter { $0 != held?.header.slot }
-        try writeEmptyHeaders(identity, others, to: storage)
-        let first = Superblock(
-            fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: anchor,
+    /// The first superblock of a file without checkpoints.
+    static func firstSuperblock(_ identity: IdentityBlock) -> Superblock {
+        Superblock(
+            fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: nil,
             isCleanClose: true, parentDigest: .zero, commitTime: SystemClock.wallTime,
             writerBootID: SystemClock.bootID, writerPID: SystemClock.processID,
-            storageKind: storage.kind,
-            sequenceLimit: anchor.map { $0.sequence.rawValue + 1 } ?? 0)
-        try finish(identity, first, storage)
+            storageKind: .direct, sequenceLimit: 0)
     }
 
-    static func writeEmptyHeaders(
-        _ identity: IdentityBlock, _ slots: some Sequence<SlotIndex>, to storage: any Storage
-    ) throws(StorageError) {
-        for slot in slots {
-            let header = SlotHeader(
-                emptySlot: slot, fileUUID: identity.fileUUID, geometry: identity.geometry)
-            try storage.writeBlocks(
-                header.encoded().bytes, at: identity.geometry.headerOffset(slot))
-        }
-    }
-
-    /// What comes behind the slots: `first` and its successor, which says the same, fill all four
-    /// superblock positions; then everything is flushed, and the identity blocks are written.
-    static func finish(
-        _ identity: IdentityBlock, _ first: Superblock, _ storage: any Storage
+    /// Writes every metadata block of a new file, so that nothing stale is left on a device.
+    ///
+    /// `first` and its successor, which says the same, fill all four superblock positions. They
+    /// name the checkpoints `copies`, newest first, which are in their slots already.
+    static func writeMetadata(
+        _ identity: IdentityBlock, _ first: Superblock, holding copies: [Candidate] = [],
+        to storage: any Storage
     ) throws(StorageError) {
         let geometry = identity.geometry
+        for slot in geometry.slots where !copies.contains(where: { $0.slot == slot }) {
+            let header = SlotHeader(
+                emptySlot: slot, fileUUID: identity.fileUUID, geometry: geometry)
+            try storage.writeBlocks(header.encoded().bytes, at: geometry.headerOffset(slot))
+        }
         var superblock = first
+        superblock.isCleanClose = true
+        superblock.storageKind = storage.kind
+        superblock.anchor = copies.first.map {
+            Anchor(
+                slot: $0.slot, sequence: $0.sequence, step: $0.step,
+                headerDigest: $0.headerDigest)
+        }
+        superblock.retained = copies.dropFirst().map {
+            RetainedSlot(slot: $0.slot, sequence: $0.sequence)
+        }
         for _ in 0..<2 {
             let encoded = superblock.encoded()
             for offset in geometry.superblockOffsets(parity: superblock.generation.parity) {
@@ -211,19 +176,6 @@ public enum CheckpointFile {
         for offset in geometry.identityOffsets {
             try storage.writeBlocks(identity.encoded(), at: offset)
         }
-    }
-}
-
-extension CheckpointFile {
-    /// - Returns: what a superblock says of it.
-    private static func writeCommitRecord(
-        _ header: SlotHeader, _ table: ChunkTable, to storage: any Storage
-    ) throws(StorageError) -> Anchor {
-        let encoded = header.encoded()
-        try storage.writeBlocks(encoded.bytes + table.encoded().bytes, at: header.ownOffset)
-        return Anchor(
-            slot: header.slot, sequence: header.sequence, step: header.step,
-            headerDigest: encoded.digest)
     }
 }
 

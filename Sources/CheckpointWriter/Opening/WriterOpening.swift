@@ -7,6 +7,8 @@ internal import Logging
 struct WriterOpening {
     let storage: any Storage
     let options: WriterOptions
+    /// Follows each checkpoint that is verified.
+    var progress: SlotVerifier.Progress?
 
     /// What the engine starts from.
     struct Result {
@@ -216,10 +218,11 @@ struct WriterOpening {
                 return choice
             }
             do throws(CheckpointError) {
-                try SlotVerifier.verify(candidate, in: storage)
+                try SlotVerifier.verify(candidate, in: storage, progress: progress)
             } catch {
-                // Another process, with more memory, can tell.
-                if error.code == .outOfMemory { throw error }
+                // Another process, with more memory, can tell. The code of an error that `progress`
+                // threw is negative: none of the library's is.
+                if error.code == .outOfMemory || error.code.rawValue < 0 { throw error }
                 // With a superblock unread as well, this may be what it anchors.
                 if error.code != .corrupt, !image.readFailures.isEmpty { throw error }
                 // What cannot be read now may be read tomorrow.

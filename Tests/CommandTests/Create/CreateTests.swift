@@ -43,6 +43,37 @@ import Testing
         #expect(try ToolRun(.pcfsck, [file]).status == 0)
     }
 
+    /// The file behind a symbolic link is replaced, in its own folder; the link stays.
+    @Test func aLinkIsFollowedAndStays() throws {
+        let folder = directory.file("disk")
+        try FileManager.default.createDirectory(
+            atPath: folder, withIntermediateDirectories: false)
+        try Data("old".utf8).write(to: URL(filePath: folder + "/target.pcc"))
+        try FileManager.default.createSymbolicLink(
+            atPath: file, withDestinationPath: "disk/target.pcc")
+        let arguments = ["create", file, "--capacity", "64K"]
+        let refused = try ToolRun(.pccheck, arguments)
+        #expect(refused.status == 8 && refused.diagnostics.contains("exists already"))
+        let run = try ToolRun(.pccheck, arguments + ["--replace"])
+        #expect(run.status == 0, "\(run.diagnostics)")
+        #expect(
+            try FileManager.default.destinationOfSymbolicLink(atPath: file) == "disk/target.pcc")
+        #expect(try ToolRun(.pcfsck, [folder + "/target.pcc"]).status == 0)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder) == ["target.pcc"])
+    }
+
+    /// Nobody can tell where the file is to be: the link stays, too.
+    @Test(arguments: [[], ["--replace"]]) func aLinkToNothingIsRefused(options: [String]) throws {
+        try FileManager.default.createSymbolicLink(atPath: file, withDestinationPath: "nowhere")
+        let run = try ToolRun(.pccheck, ["create", file, "--capacity", "64K"] + options)
+        #expect(run.status == 8, "\(run.text)")
+        if options != [] {
+            #expect(run.diagnostics.contains("leads to no file"), "\(run.diagnostics)")
+        }
+        #expect(directory.names == ["run.pcc"])
+        #expect(try FileManager.default.destinationOfSymbolicLink(atPath: file) == "nowhere")
+    }
+
     @Test(arguments: [
         ["create"], ["create", "x"], ["create", "x", "--capacity", "lots"],
         ["create", "x", "--capacity", "1M", "--prealloc", "maybe"], ["nonsense"],

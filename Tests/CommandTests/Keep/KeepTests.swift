@@ -133,6 +133,8 @@ import Testing
         #expect(run.status == 8, "\(run.text)")
         #expect(run.text.contains("out.pcc: create of "), "\(run.text)")
         #expect(run.text.contains("ulimit -f"), "\(run.text)")
+        #expect(run.text.contains("or give the copy a name on another file system"), "\(run.text)")
+        #expect(!run.text.contains("capacity"), "\(run.text)")
         #expect(file.directory.names == ["run.pcc"])
     }
 

@@ -4,6 +4,7 @@ import CheckpointRecovery
 import CheckpointStorage
 import CheckpointWriter
 import Foundation
+import Synchronization
 import Testing
 
 /// `pccheck resize` with the real binary.
@@ -71,6 +72,7 @@ import Testing
         #expect(huge.status == 8, "\(huge.text)")
         #expect(huge.diagnostics.contains("No space left on device"), "\(huge.diagnostics)")
         #expect(huge.diagnostics.contains("beside the old file, which stays as it is"))
+        #expect(!huge.diagnostics.contains("choose a smaller capacity"), "\(huge.diagnostics)")
         #expect(try resize([file.path, "--in-flight", "65"]).status == 16)
         #expect(try resize([file.path]).status == 16)
         #expect(try bytes(file.path) == before)
@@ -164,6 +166,34 @@ import Testing
         let error = #expect(throws: CheckpointError.self) { try CheckpointWriter(storage: opened) }
         #expect(error?.code == .locked)
         #expect(error?.message.contains("open it again") == true)
+    }
+
+    /// Every pass over the checkpoints can be followed and ended: those that verify the old file,
+    /// the copy, and the one that reads the new file.
+    @Test(arguments: [false, true]) func aResizeIsFollowedAndCancelled(isDryRun: Bool) throws {
+        let file = try SampleFile()
+        let before = try bytes(file.path)
+        let shape = CheckpointFile.Shape(retain: 5)
+        let cancelled = CheckpointError.Code(rawValue: -1)
+        let seen = Mutex<[UInt64]>([])
+        let payloads = try file.decision().candidates.map(\.header.payloadByteCount)
+        let total = 3 * payloads.reduce(0, +)
+        for limit in [payloads[0], total / 3, total / 3 + 1, total * 2 / 3 + 1] {
+            if isDryRun, limit > total / 3 { break }
+            let error = #expect(throws: CheckpointError.self) {
+                try CheckpointFile.resize(path: file.path, to: shape, isDryRun: isDryRun) {
+                    done, all throws(CheckpointError) in
+                    #expect(all == total)
+                    if done >= limit { throw CheckpointError(cancelled, "enough") }
+                }
+            }
+            #expect(error?.code == cancelled, "\(limit) of \(total)")
+            #expect(try bytes(file.path) == before && file.directory.names == ["run.pcc"])
+        }
+        _ = try CheckpointFile.resize(path: file.path, to: shape, isDryRun: isDryRun) { done, _ in
+            seen.withLock { $0.append(done) }
+        }
+        #expect(seen.withLock { $0.max() } == (isDryRun ? total / 3 : total))
     }
 
     /// A symbolic link stays one, and the file behind it is the new one.
