@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -63,12 +62,6 @@ static uint64_t clock_nanoseconds(clockid_t clock)
     struct timespec now;
     clock_gettime(clock, &now);
     return nanoseconds(now);
-}
-
-int pccp_terminal_columns(int fd)
-{
-    struct winsize size;
-    return ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 uint64_t pccp_wall_time(void) { return clock_nanoseconds(CLOCK_REALTIME); }

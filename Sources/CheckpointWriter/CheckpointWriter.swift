@@ -15,7 +15,7 @@ public final class CheckpointWriter: Sendable {
     /// What opening chose to go on from; nil in a file without checkpoints.
     public let recovered: RecoveredCheckpoint?
     private let isClosed = Mutex(false)
-    private let ownerProcessID = SystemClock.processID
+    private let ownerProcessID = ThisProcess.id
 
     /// Opens an existing file for writing.
     ///
@@ -93,7 +93,7 @@ public final class CheckpointWriter: Sendable {
 
     deinit {
         // In a forked child the threads do not exist.
-        if ownerProcessID == SystemClock.processID { engine.stop() }
+        if ownerProcessID == ThisProcess.id { engine.stop() }
     }
 
     private static func makePool(
@@ -178,7 +178,7 @@ public final class CheckpointWriter: Sendable {
         step: UInt64, payload: CheckpointPayload, userMetadata: String
     ) throws(CheckpointError) {
         let path = engine.storage.path
-        guard ownerProcessID == SystemClock.processID else {
+        guard ownerProcessID == ThisProcess.id else {
             throw CheckpointError(
                 .forked,
                 "\(path): this writer belongs to process \(ownerProcessID), which forked; "
@@ -464,7 +464,7 @@ public final class CheckpointWriter: Sendable {
             return isClosed
         }
         if wasClosed { return }
-        if ownerProcessID != SystemClock.processID { return }
+        if ownerProcessID != ThisProcess.id { return }
         engine.monitor.withLock { state in
             state.isClosing = true
             for checkpoint in state.inFlight where checkpoint.needsApproval {
@@ -497,7 +497,7 @@ public final class CheckpointWriter: Sendable {
             defer { isClosed = true }
             return isClosed
         }
-        if wasClosed || ownerProcessID != SystemClock.processID { return }
+        if wasClosed || ownerProcessID != ThisProcess.id { return }
         engine.stop()
         unlockAll()
     }

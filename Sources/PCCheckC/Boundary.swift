@@ -31,7 +31,7 @@ func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArg
 enum Handle {
     private final class Owned {
         let object: AnyObject
-        let processID = SystemClock.processID
+        let processID = ThisProcess.id
 
         init(_ object: AnyObject) { self.object = object }
     }
@@ -51,7 +51,7 @@ enum Handle {
     ) throws(CheckpointError) -> Object {
         guard let handle = handle else { throw invalid("\(name) is NULL") }
         let owned = owned(handle).takeUnretainedValue()
-        guard owned.processID == SystemClock.processID else {
+        guard owned.processID == ThisProcess.id else {
             throw CheckpointError(
                 .forked,
                 "this \(name) belongs to process \(owned.processID), which forked; open the file "
@@ -64,7 +64,7 @@ enum Handle {
     static func release(_ handle: OpaquePointer?) {
         guard let handle = handle else { return }
         let owned = owned(handle)
-        guard owned.takeUnretainedValue().processID == SystemClock.processID else { return }
+        guard owned.takeUnretainedValue().processID == ThisProcess.id else { return }
         // C gives its only reference back.
         owned.release()
     }

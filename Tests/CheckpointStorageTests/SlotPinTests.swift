@@ -66,7 +66,7 @@ import Testing
         #expect(pins.map(\.slot) == [SlotIndex(1)])
         let holder = try #require(pins.first?.holders.first)
         #expect(pins.first?.holders.count == 1)
-        #expect(holder.processID == SystemClock.processID)
+        #expect(holder.processID == ThisProcess.id)
         #expect(!holder.command.isEmpty && holder.command != "?")
         #expect(pins.first?.description.contains("slot 1 is pinned by this process") == true)
         try files[1].unlock(.slot(SlotIndex(1)))
@@ -82,7 +82,7 @@ import Testing
         #expect(files[0].writerLockHolders.isEmpty)
         #expect(try files[1].tryLock(.writer, exclusive: true))
         withExtendedLifetime(files) {
-            #expect(files[0].writerLockHolders.map(\.processID) == [SystemClock.processID])
+            #expect(files[0].writerLockHolders.map(\.processID) == [ThisProcess.id])
         }
     }
 

@@ -112,8 +112,6 @@ uint32_t pccp_processor_count(void);
 /* Resident memory of this process in bytes: now, and its peak. */
 uint64_t pccp_resident_byte_count(void);
 uint64_t pccp_peak_resident_byte_count(void);
-/* Columns of the terminal at `fd`; 0 when it is no terminal or does not report them. */
-int pccp_terminal_columns(int fd);
 /* 16 bytes that identify this boot of the machine; zero when the kernel does not report it. */
 void pccp_boot_id(uint8_t id[16]);
 

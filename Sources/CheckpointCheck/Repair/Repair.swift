@@ -70,7 +70,7 @@ public struct RepairStamp: Hashable, Sendable {
     /// This process, now.
     public static var now: RepairStamp {
         RepairStamp(
-            time: SystemClock.wallTime, bootID: SystemClock.bootID,
-            processID: SystemClock.processID)
+            time: SystemClock.wallTime, bootID: ThisMachine.bootID,
+            processID: ThisProcess.id)
     }
 }

@@ -19,7 +19,7 @@ final class BenchWorkspace {
     }
 
     func path(_ name: String) -> String {
-        let path = "\(directory)/.pccheck-bench-\(SystemClock.processID)-\(name)"
+        let path = "\(directory)/.pccheck-bench-\(ThisProcess.id)-\(name)"
         if !paths.contains(path) { paths.append(path) }
         return path
     }

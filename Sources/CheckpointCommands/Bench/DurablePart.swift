@@ -126,7 +126,7 @@ extension BenchRunner {
         _ state: BenchState, _ writer: CheckpointWriter, _ step: inout UInt64,
         _ entry: inout DurableSection.Entry
     ) throws(CheckpointError) {
-        let cpuBefore = SystemClock.processCPUTime
+        let cpuBefore = ThisProcess.cpuTime
         var elapsed = 0.0
         for _ in 0..<entry.savesPerRound {
             step += 1
@@ -135,7 +135,7 @@ extension BenchRunner {
             entry.save.add(times.durable * 1e3)
             entry.call.add(times.call)
         }
-        let cpu = Double(SystemClock.processCPUTime - cpuBefore) / 1e9
+        let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
         let byteCount = Double(entry.savesPerRound) * Double(entry.byteCount)
         entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / byteCount)
         entry.checkpoint.add(byteCount / elapsed / 1e6)

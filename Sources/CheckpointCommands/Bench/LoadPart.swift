@@ -71,7 +71,7 @@ extension BenchRunner {
         for round in 1...settings.roundCount {
             try progress("load, \(size), round \(round) of \(settings.roundCount)")
             entry.fio.measure(fioTarget)
-            let cpuBefore = SystemClock.processCPUTime
+            let cpuBefore = ThisProcess.cpuTime
             var elapsed = 0.0
             for _ in 0..<fioTarget.loopCount {
                 try Interruption.check()
@@ -79,7 +79,7 @@ extension BenchRunner {
                     try load(path, into: target)
                 }
             }
-            let cpu = Double(SystemClock.processCPUTime - cpuBefore) / 1e9
+            let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
             let loaded = Double(fioTarget.loopCount * state.byteCount)
             entry.load.add(loaded / elapsed / 1e6)
             entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / loaded)

@@ -123,11 +123,11 @@ struct MemoryPeak {
 
     init() {
         ProcessFacts.resetPeak()
-        before = SystemClock.residentByteCount
+        before = ThisProcess.residentByteCount
     }
 
     var extraByteCount: UInt64 {
-        let peak = SystemClock.peakResidentByteCount
+        let peak = ThisProcess.peakResidentByteCount
         return peak - min(before, peak)
     }
 }

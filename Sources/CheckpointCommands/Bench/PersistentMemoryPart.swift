@@ -69,9 +69,9 @@ extension BenchRunner {
                 state, to: mapping, threadCount: writer.statistics.snapshotWorkerCount,
                 chunkByteCount: settings.chunkByteCount)
             section.copy.add(Double(state.byteCount) / copySeconds / 1e6)
-            let cpuBefore = SystemClock.processCPUTime
+            let cpuBefore = ThisProcess.cpuTime
             let elapsed = try save(state.payload, UInt64(round + 2), writer).durable
-            let cpu = Double(SystemClock.processCPUTime - cpuBefore) / 1e9
+            let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
             section.checkpoint.add(Double(state.byteCount) / elapsed / 1e6)
             section.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / Double(state.byteCount))
         }

@@ -12,7 +12,7 @@ struct SteadySection: BenchSection {
 
         static var now: Moment {
             Moment(
-                residentByteCount: SystemClock.residentByteCount,
+                residentByteCount: ThisProcess.residentByteCount,
                 heapByteCount: ProcessFacts.heapByteCount,
                 descriptorCount: ProcessFacts.openDescriptorCount)
         }

@@ -178,12 +178,12 @@ extension BenchRunner {
         let count = sweepSaveCount(point)
         var number: UInt64 = 0
         var elapsed = 0.0
-        let cpuBefore = SystemClock.processCPUTime
+        let cpuBefore = ThisProcess.cpuTime
         for _ in 0..<count {
             number += 1
             elapsed += try save(payload, number, writer).durable
         }
-        let cpu = Double(SystemClock.processCPUTime - cpuBefore) / 1e9
+        let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
         let byteCount = Double(count) * Double(state.byteCount)
         entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / byteCount)
         entry.durable.add(byteCount / elapsed / 1e6)

@@ -39,7 +39,7 @@ final class Output: Sendable {
     }
 
     /// Columns to lay out for; nil when the output is not a terminal and nothing is to be cut.
-    var columnCount: Int? { isTerminal ? SystemClock.terminalColumnCount(descriptor) ?? 80 : nil }
+    var columnCount: Int? { isTerminal ? TerminalSize.columnCount(descriptor) ?? 80 : nil }
 
     func line(_ text: StyledText = "") {
         write(Array((fitted(text).rendered(isColored: isColored) + "\n").utf8))

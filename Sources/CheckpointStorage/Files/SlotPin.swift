@@ -37,7 +37,7 @@ extension SlotPin: CustomStringConvertible {
             return "slot \(slot) is pinned by a process that this user cannot see"
         }
         var names = holders.prefix(Self.namedCount).map { holder in
-            holder.processID == SystemClock.processID
+            holder.processID == ThisProcess.id
                 ? "this process (\(holder.processID)), which has a load open"
                 : "process \(holder.processID) (\(holder.command))"
         }

@@ -130,8 +130,8 @@ extension Engine {
         next.isCleanClose = false
         next.sequenceLimit = state.nextSequence + Limits.sequenceReserve
         next.commitTime = SystemClock.wallTime
-        next.writerBootID = SystemClock.bootID
-        next.writerPID = SystemClock.processID
+        next.writerBootID = ThisMachine.bootID
+        next.writerPID = ThisProcess.id
         next.storageKind = storage.kind
         return next
     }

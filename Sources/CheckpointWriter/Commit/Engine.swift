@@ -35,7 +35,7 @@ final class Engine: Sendable {
         monitor = Monitor(state)
         commitObserver = CommitObserver()
         medium = Self.directMedium(storage, options)
-        let processorCount = SystemClock.processorCount
+        let processorCount = ThisProcess.processorCount
         snapshotWorkerCount =
             options.snapshotWorkerCount
             ?? max(1, min(4, medium == nil ? processorCount / 4 : processorCount))

@@ -131,7 +131,7 @@ public enum CheckpointFile {
         Superblock(
             fileUUID: identity.fileUUID, generation: Generation(rawValue: 1), anchor: nil,
             isCleanClose: true, parentDigest: .zero, commitTime: SystemClock.wallTime,
-            writerBootID: SystemClock.bootID, writerPID: SystemClock.processID,
+            writerBootID: ThisMachine.bootID, writerPID: ThisProcess.id,
             storageKind: .direct, sequenceLimit: 0)
     }
 

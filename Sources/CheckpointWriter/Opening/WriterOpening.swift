@@ -110,14 +110,14 @@ struct WriterOpening {
 
     /// Whether the process that the newest superblock names is of this boot, and gone.
     private func isHolderDead() -> Bool {
-        newestWriter().map { !SystemClock.processExists($0) } ?? false
+        newestWriter().map { !ThisMachine.hasProcess($0) } ?? false
     }
 
     /// The process of this boot that the newest superblock names, when that can be read.
     private func newestWriter() -> UInt32? {
         guard let image = try? MetadataImage.read(from: storage),
             let superblock = (try? SlotSelection.decide(image))?.superblock,
-            superblock.writerBootID == SystemClock.bootID
+            superblock.writerBootID == ThisMachine.bootID
         else { return nil }
         return superblock.writerPID
     }
@@ -128,13 +128,13 @@ struct WriterOpening {
         let holders = storage.writerLockHolders
         if !holders.isEmpty {
             let names = holders.map {
-                $0.processID == SystemClock.processID
+                $0.processID == ThisProcess.id
                     ? "this process, \($0.processID)" : "process \($0.processID), \($0.command)"
             }
             return " (\(names.joined(separator: "; ")))"
         }
         guard let writer = newestWriter() else { return " (a process that \(Self.unseen))" }
-        if SystemClock.processExists(writer) { return " (process \(writer))" }
+        if ThisMachine.hasProcess(writer) { return " (process \(writer))" }
         return " (process \(writer) opened it last and is gone; a process that \(Self.unseen))"
     }
 
@@ -319,8 +319,8 @@ struct WriterOpening {
             },
             parentDigest: decision.superblockDigest ?? .zero,
             watermarkStep: decision.superblock?.watermarkStep,
-            commitTime: SystemClock.wallTime, writerBootID: SystemClock.bootID,
-            writerPID: SystemClock.processID, storageKind: storage.kind,
+            commitTime: SystemClock.wallTime, writerBootID: ThisMachine.bootID,
+            writerPID: ThisProcess.id, storageKind: storage.kind,
             unsafeShutdownCount: storage.unsafeShutdownCount, retained: older,
             sequenceLimit: nextSequence(decision) + Limits.sequenceReserve)
     }

@@ -57,10 +57,10 @@ import Testing
         let pin = try #require(writer.statistics.pinnedSlots.first)
         #expect(error?.code == (policy == .fail ? .busy : .timeout))
         #expect(error?.slot == pin.slot)
-        let process = "this process (\(SystemClock.processID))"
+        let process = "this process (\(ThisProcess.id))"
         #expect(error?.message.contains("slot \(pin.slot) is pinned by \(process)") == true)
         #expect(error?.message.contains("close that reader") == true)
-        #expect(pin.holders.map(\.processID) == [SystemClock.processID])
+        #expect(pin.holders.map(\.processID) == [ThisProcess.id])
         for slot in writer.identity.geometry.slots { try reader.unlock(.slot(slot)) }
         #expect(try writer.save(step: 2, payload: payload(2)).wait() == .durable)
         #expect(writer.statistics.pinnedSlots.isEmpty)

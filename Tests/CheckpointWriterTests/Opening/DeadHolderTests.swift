@@ -14,7 +14,7 @@ import Testing
         let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
         var superblock = builder.superblock(generation: 2, anchor: nil, parent: parent)
         superblock.writerPID = writerPID
-        superblock.writerBootID = SystemClock.bootID
+        superblock.writerBootID = ThisMachine.bootID
         builder.commit(superblock)
         return MemoryStorage(contents: builder.bytes)
     }
@@ -40,7 +40,7 @@ import Testing
     }
 
     @Test func aLiveWriterIsNotWaitedFor() throws {
-        let holder = try file(writerPID: SystemClock.processID)
+        let holder = try file(writerPID: ThisProcess.id)
         #expect(try holder.tryLock(.writer, exclusive: true))
         let began = SystemClock.monotonicTime
         let error = #expect(throws: CheckpointError.self) {
@@ -68,7 +68,7 @@ import Testing
         var builder = try ImageBuilder(
             inFlight: 1, retain: 1, capacity: 65_536, chunkByteCount: 65_536)
         var superblock = builder.superblock(generation: 1, anchor: nil)
-        superblock.writerPID = SystemClock.processID
+        superblock.writerPID = ThisProcess.id
         superblock.writerBootID = Identifier128(bytes: [UInt8](repeating: 9, count: 16))
         builder.commit(superblock)
         let holder = MemoryStorage(contents: builder.bytes)
@@ -77,7 +77,7 @@ import Testing
             try CheckpointWriter(storage: MemoryStorage(openerOf: holder))
         }
         #expect(error?.code == .locked)
-        #expect(error?.message.contains("\(SystemClock.processID)") == false)
+        #expect(error?.message.contains("\(ThisProcess.id)") == false)
         #expect(error?.message.contains("a process that this user cannot see") == true)
     }
 }
