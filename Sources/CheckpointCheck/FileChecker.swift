@@ -56,9 +56,9 @@ public struct FileChecker: Sendable {
                     .init(position: .tail, offset: last > 0 ? (last - 1) * block : 0, bytes: nil),
                 ],
                 readFailures: [
-                    StorageError(
-                        operation: "pread", path: storage.path, byteOffset: error.byteOffset,
-                        osErrorNumber: error.osErrorNumber)
+                    .read(
+                        errno: error.osErrorNumber, path: storage.path,
+                        byteOffset: error.byteOffset, byteCount: nil)
                 ])
         }
     }

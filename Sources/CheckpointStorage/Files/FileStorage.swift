@@ -77,17 +77,19 @@ public final class FileStorage: Storage, @unchecked Sendable {
             // EINVAL: the file system has no O_DIRECT (some FUSE and older tmpfs).
             let error = direct >= 0 ? EINVAL : -direct
             if mode == .direct || error != EINVAL {
-                throw StorageError(
-                    operation: "open", path: path, osErrorNumber: error,
-                    advice: mode == .direct && error == EINVAL
-                        ? "the file system has no O_DIRECT for 4096-byte blocks; use the buffered "
-                            + "back end" : nil)
+                var failure = StorageError.open(errno: error, path: path)
+                if error == EINVAL {
+                    failure.advice =
+                        "the file system has no O_DIRECT for 4096-byte blocks; use the buffered "
+                        + "back end"
+                }
+                throw failure
             }
         }
         // Safe: the path is passed as a C string for the call.
         let buffered = unsafe pccp_open(path, flags)
         guard buffered >= 0 else {
-            throw StorageError(operation: "open", path: path, osErrorNumber: -buffered)
+            throw StorageError.open(errno: -buffered, path: path)
         }
         return (buffered, .buffered)
     }
@@ -118,7 +120,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
         // Safe: fills the struct that it is given.
         let result = unsafe pccp_read_file_facts(descriptor, &facts)
         guard result == 0 else {
-            throw StorageError(operation: "fstat", path: path, osErrorNumber: -result)
+            throw StorageError.stat(errno: -result, path: path)
         }
         return facts
     }
@@ -132,7 +134,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
                 advice: "it is neither a regular file nor a block device")
         }
         if access == .write, facts.is_regular {
-            try ProcessLimit.checkFileSize(facts.byte_count, operation: "open", path: path)
+            try ProcessLimit.checkFileSize(facts.byte_count) { .open(errno: $0, path: path) }
         }
         // f_type of statfs(2): NFS, SMB1, SMB2, CIFS, Lustre, Ceph, 9p, AFS.
         let networkTypes: Set<UInt64> = [
@@ -157,10 +159,13 @@ public final class FileStorage: Storage, @unchecked Sendable {
         let result = unsafe pccp_pread_all(
             descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
         guard result == range.count else {
-            throw StorageError(
-                operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
-                osErrorNumber: result < 0 ? Int32(-result) : 0,
-                advice: result < 0 ? nil : "only \(result) bytes are there; the file is truncated")
+            var error = StorageError.read(
+                errno: result < 0 ? Int32(-result) : 0, path: path, byteOffset: offset,
+                byteCount: range.count)
+            if result >= 0 {
+                error.advice = "only \(result) bytes are there; the file is truncated"
+            }
+            throw error
         }
     }
 
@@ -172,16 +177,15 @@ public final class FileStorage: Storage, @unchecked Sendable {
         let result = unsafe pccp_pwrite_all(
             descriptor, buffer.baseAddress + range.lowerBound, range.count, offset)
         guard result == range.count else {
-            throw StorageError(
-                operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
-                osErrorNumber: Int32(-result))
+            throw StorageError.write(
+                errno: Int32(-result), path: path, byteOffset: offset, byteCount: range.count)
         }
     }
 
     public func flush() throws(StorageError) {
         let result = pccp_fdatasync(descriptor)
         guard result == 0 else {
-            throw StorageError(operation: "fdatasync", path: path, osErrorNumber: -result)
+            throw StorageError.flush(errno: -result, path: path)
         }
     }
 
@@ -195,14 +199,15 @@ public final class FileStorage: Storage, @unchecked Sendable {
     }
 
     public func resize(to byteCount: UInt64) throws(StorageError) {
-        try ProcessLimit.checkFileSize(byteCount, operation: "ftruncate", path: path)
+        try ProcessLimit.checkFileSize(byteCount) { .truncate(errno: $0, path: path) }
         while ftruncate(descriptor, off_t(byteCount)) != 0 {
             if errno == EINTR { continue }
-            throw StorageError(
-                operation: "ftruncate", path: path, osErrorNumber: errno,
-                advice: isBlockDevice
-                    ? "a device cannot change its size; copy it to a file of \(byteCount) bytes "
-                        + "first" : nil)
+            var error = StorageError.truncate(errno: errno, path: path)
+            if isBlockDevice {
+                error.advice =
+                    "a device cannot change its size; copy it to a file of \(byteCount) bytes first"
+            }
+            throw error
         }
         size.store(byteCount, ordering: .relaxed)
     }
@@ -211,10 +216,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
         let result = pccp_lock(descriptor, byte.byteOffset, 1, exclusive)
         if result == -EAGAIN { return false }
         guard result == 0 else {
-            throw StorageError(
-                operation: StorageError.lockOperation, path: path, byteOffset: byte.byteOffset,
-                byteCount: 1,
-                osErrorNumber: -result)
+            throw StorageError.lock(
+                errno: -result, path: path, byteOffset: byte.byteOffset)
         }
         return true
     }
@@ -226,9 +229,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public func isLockedByAnother(_ byte: LockByte) throws(StorageError) -> Bool? {
         let result = pccp_lock_is_held(descriptor, byte.byteOffset, 1)
         if result >= 0 { return result > 0 }
-        let error = StorageError(
-            operation: StorageError.lockQueryOperation, path: path,
-            byteOffset: byte.byteOffset, byteCount: 1, osErrorNumber: -result)
+        let error = StorageError.lock(
+            errno: -result, operation: "lock query", path: path, byteOffset: byte.byteOffset)
         if error.saysNoLocks { return nil }
         throw error
     }
@@ -253,10 +255,8 @@ public final class FileStorage: Storage, @unchecked Sendable {
     public func unlock(_ byte: LockByte) throws(StorageError) {
         let result = pccp_unlock(descriptor, byte.byteOffset, 1)
         guard result == 0 else {
-            throw StorageError(
-                operation: StorageError.unlockOperation, path: path, byteOffset: byte.byteOffset,
-                byteCount: 1,
-                osErrorNumber: -result)
+            throw StorageError.lock(
+                errno: -result, operation: "unlock", path: path, byteOffset: byte.byteOffset)
         }
     }
 }

@@ -34,8 +34,9 @@ public struct NewFile: ~Copyable {
     public init(
         beside finalPath: String, byteCount: UInt64, finalByteCount: UInt64 = 0
     ) throws(StorageError) {
-        try ProcessLimit.checkFileSize(
-            max(byteCount, finalByteCount), operation: "create", path: finalPath)
+        try ProcessLimit.checkFileSize(max(byteCount, finalByteCount)) {
+            .create(errno: $0, path: finalPath)
+        }
         // First: what they take may be what this one needs.
         Self.removeLeftovers(beside: finalPath)
         let claim = try Self.claim(finalPath)
@@ -44,9 +45,8 @@ public struct NewFile: ~Copyable {
             // Safe: the path is passed as a C string for the call.
             unsafe pccp_unlink(claim.path)
             pccp_close(claim.descriptor)
-            throw StorageError(
-                operation: "fallocate", path: finalPath, byteCount: Int(clamping: byteCount),
-                osErrorNumber: -result)
+            throw StorageError.allocate(
+                errno: -result, path: finalPath, byteCount: Int(clamping: byteCount))
         }
         self.finalPath = finalPath
         temporaryPath = claim.path
@@ -83,9 +83,7 @@ public struct NewFile: ~Copyable {
             // Safe: the path is passed as a C string for the call.
             let descriptor = unsafe pccp_open(path, Int32(PCC_OPEN_WRITE | PCC_OPEN_CREATE))
             guard descriptor >= 0 else {
-                throw StorageError(
-                    operation: "create", path: finalPath, osErrorNumber: -descriptor,
-                    advice: descriptor == -ENOENT ? "the directory does not exist" : nil)
+                throw StorageError.create(errno: -descriptor, path: finalPath)
             }
             // Without locks on this file system nobody removes leftovers on it either.
             let isTaken =
@@ -124,7 +122,10 @@ public struct NewFile: ~Copyable {
 
     /// Gives it the owner and the permissions of the file that it is to replace.
     public func copyAccess(of file: FileStorage) throws(StorageError) {
-        try Self.check(pccp_copy_access(file.descriptor, descriptor), "fchmod", finalPath)
+        let path = finalPath
+        try Self.check(pccp_copy_access(file.descriptor, descriptor)) {
+            .copyAccess(errno: $0, path: path)
+        }
     }
 
     /// fsync(2) of the file, renameat2(2), fsync(2) of the directory: afterwards the complete
@@ -132,18 +133,23 @@ public struct NewFile: ~Copyable {
     ///
     /// - Throws: EEXIST when the name is taken and `replacing` is false.
     public mutating func publish(replacing: Bool) throws(StorageError) {
-        try Self.check(pccp_fsync(descriptor), "fsync", finalPath)
+        let path = finalPath
+        try Self.check(pccp_fsync(descriptor)) {
+            .flush(errno: $0, operation: "fsync", path: path)
+        }
         // Safe: as above, twice.
-        try Self.check(unsafe pccp_rename(temporaryPath, finalPath, replacing), "rename", finalPath)
+        try Self.check(unsafe pccp_rename(temporaryPath, path, replacing)) {
+            .rename(errno: $0, path: path)
+        }
         isPublished = true
-        try Self.check(unsafe pccp_fsync_parent(finalPath), "fsync of the directory", finalPath)
+        try Self.check(unsafe pccp_fsync_parent(path)) {
+            .flush(errno: $0, operation: "fsync of the directory", path: path)
+        }
     }
 
     private static func check(
-        _ result: Int32, _ operation: String, _ path: String
+        _ result: Int32, _ failure: (Int32) -> StorageError
     ) throws(StorageError) {
-        guard result == 0 else {
-            throw StorageError(operation: operation, path: path, osErrorNumber: -result)
-        }
+        if result != 0 { throw failure(-result) }
     }
 }

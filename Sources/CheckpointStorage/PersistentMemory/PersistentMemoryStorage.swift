@@ -213,12 +213,15 @@ internal import Synchronization
         _ result: Int32, at offset: UInt64, _ byteCount: Int
     ) throws(StorageError) {
         guard result == 0 else {
-            throw StorageError(
-                operation: "copy to persistent memory", path: path, byteOffset: offset,
-                byteCount: byteCount, osErrorNumber: -result,
-                advice: result == -ENXIO
-                    ? "that is beyond the end of the file, which was truncated while it was open; "
-                        + "look with pcfsck" : nil)
+            var error = StorageError.write(
+                errno: -result, operation: "copy to persistent memory", path: path,
+                byteOffset: offset, byteCount: byteCount)
+            if result == -ENXIO {
+                error.advice =
+                    "that is beyond the end of the file, which was truncated while it was open; "
+                    + "look with pcfsck"
+            }
+            throw error
         }
     }
 
@@ -255,9 +258,11 @@ internal import Synchronization
             let result = unsafe pccp_pmem_deep_flush(
                 mapping, range.lowerBound, UInt64(range.count))
             guard result == 0 else {
-                throw StorageError(
-                    operation: "pmem2_deep_flush", path: path, byteOffset: range.lowerBound,
-                    byteCount: range.count, osErrorNumber: -result)
+                var error = StorageError.flush(
+                    errno: -result, operation: "pmem2_deep_flush", path: path)
+                error.byteOffset = range.lowerBound
+                error.byteCount = range.count
+                throw error
             }
         }
     }

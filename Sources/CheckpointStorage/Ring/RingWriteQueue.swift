@@ -115,7 +115,12 @@ internal import SystemPackage
     private func complete(_ slot: Int, _ result: Int32) -> WriteCompletion {
         let write = take(slot)
         return WriteCompletion(
-            tag: write.tag, error: result == 0 ? nil : error("io_uring write", write, -result))
+            tag: write.tag,
+            error: result == 0
+                ? nil
+                : .write(
+                    errno: -result, operation: "io_uring write", path: storage.path,
+                    byteOffset: write.offset, byteCount: write.byteCount))
     }
 
     /// The kernel has taken the ring back, for example by a seccomp filter that came late.
@@ -125,8 +130,9 @@ internal import SystemPackage
         }
         let write = take(slot)
         if write.isInRing { lost.append(write.buffer) }
-        let error = error(
-            "io_uring_enter", write, brokenErrorNumber ?? 0,
+        let error = StorageError(
+            operation: "io_uring_enter", path: storage.path, byteOffset: write.offset,
+            byteCount: write.byteCount, osErrorNumber: brokenErrorNumber ?? 0,
             advice: "the kernel does not serve this ring any more, and what becomes of its "
                 + "writes is unknown; restart the process, and use another back end")
         return WriteCompletion(tag: write.tag, error: error, isUnresolved: write.isInRing)
@@ -139,13 +145,5 @@ internal import SystemPackage
         writes[slot] = nil
         pendingCount -= 1
         return write
-    }
-
-    private func error(
-        _ operation: String, _ write: Write, _ number: Int32, advice: String? = nil
-    ) -> StorageError {
-        StorageError(
-            operation: operation, path: storage.path, byteOffset: write.offset,
-            byteCount: write.byteCount, osErrorNumber: number, advice: advice)
     }
 }

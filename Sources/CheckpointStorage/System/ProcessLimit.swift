@@ -15,14 +15,14 @@ enum ProcessLimit {
     /// Refuses a file larger than this process may write: the write that goes beyond would be
     /// SIGXFSZ, which ends a process that neither blocks nor ignores it.
     ///
-    /// - Throws: `StorageError` with EFBIG.
+    /// - Parameter failure: the error of the call that would make it so large, given EFBIG.
     static func checkFileSize(
-        _ byteCount: UInt64, operation: String, path: String
+        _ byteCount: UInt64, _ failure: (Int32) -> StorageError
     ) throws(StorageError) {
         guard let limit = value(PCC_LIMIT_FILE_SIZE), byteCount > limit else { return }
-        throw StorageError(
-            operation: operation, path: path, byteCount: Int(clamping: byteCount),
-            osErrorNumber: EFBIG)
+        var error = failure(EFBIG)
+        error.byteCount = Int(clamping: byteCount)
+        throw error
     }
 
     static var fileSizeAdvice: String {

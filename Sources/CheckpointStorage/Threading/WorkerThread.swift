@@ -27,15 +27,10 @@ public final class WorkerThread: Sendable {
         guard result == 0 else {
             // Safe: no thread runs, so the reference is still ours.
             unsafe Unmanaged<Body>.fromOpaque(context).release()
-            throw StorageError(
-                operation: Self.operation, path: "thread \(name)", osErrorNumber: -result,
-                advice: ProcessLimit.threadAdvice)
+            throw StorageError.startThread(errno: -result, name: name)
         }
         self.handle = handle
     }
-
-    /// What a `StorageError` of `init` calls it.
-    static let operation = "pthread_create"
 
     private static func simulate(
         _ body: @escaping @Sendable () -> Void, _ scheduler: any ThreadScheduler, _ number: Int

@@ -85,16 +85,17 @@ public final class MemoryStorage: Storage {
     /// Installs or removes the hook of this opener.
     public func setFaultHook(_ newHook: FaultHook?) { hook.withLock { $0.body = newHook } }
 
-    private func fail(_ call: Call, _ operation: String) throws(StorageError) {
+    private func fail(_ call: Call) throws(StorageError) {
         guard let hook = hook.withLock({ $0.body }), let error = hook(call) else { return }
-        var failure = StorageError(operation: operation, path: path, osErrorNumber: error)
-        switch call {
-        case .read(let offset, let byteCount), .write(let offset, let byteCount):
-            failure.byteOffset = offset
-            failure.byteCount = byteCount
-        case .flush, .lock: break
+        throw switch call {
+        case .read(let offset, let byteCount):
+            StorageError.read(errno: error, path: path, byteOffset: offset, byteCount: byteCount)
+        case .write(let offset, let byteCount):
+            .write(errno: error, path: path, byteOffset: offset, byteCount: byteCount)
+        case .flush: .flush(errno: error, path: path)
+        case .lock(let byte, _):
+            .lock(errno: error, path: path, byteOffset: byte.byteOffset)
         }
-        throw failure
     }
 
     private func check(_ range: Range<Int>, _ offset: UInt64) {
@@ -109,16 +110,15 @@ public final class MemoryStorage: Storage {
         into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError) {
         check(range, offset)
-        try fail(.read(offset: offset, byteCount: range.count), "pread")
+        try fail(.read(offset: offset, byteCount: range.count))
         let part = medium.withLock { medium in
             let start = min(Int(clamping: offset), medium.bytes.count)
             return Array(medium.bytes[start...].prefix(range.count))
         }
         buffer.copy(part, to: range.lowerBound)
         guard part.count == range.count else {
-            throw StorageError(
-                operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
-                osErrorNumber: 0)
+            throw StorageError.read(
+                errno: 0, path: path, byteOffset: offset, byteCount: range.count)
         }
     }
 
@@ -126,7 +126,7 @@ public final class MemoryStorage: Storage {
         _ buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError) {
         check(range, offset)
-        try fail(.write(offset: offset, byteCount: range.count), "pwrite")
+        try fail(.write(offset: offset, byteCount: range.count))
         guard offset <= byteCount, UInt64(range.count) <= byteCount - offset else {
             throw StorageError(
                 operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
@@ -136,7 +136,7 @@ public final class MemoryStorage: Storage {
     }
 
     public func flush() throws(StorageError) {
-        try fail(.flush, "fdatasync")
+        try fail(.flush)
         medium.withLock { $0.flushCount += 1 }
     }
 
@@ -149,7 +149,7 @@ public final class MemoryStorage: Storage {
     }
 
     public func tryLock(_ byte: LockByte, exclusive: Bool) throws(StorageError) -> Bool {
-        try fail(.lock(byte, exclusive: exclusive), "lock")
+        try fail(.lock(byte, exclusive: exclusive))
         let identity = ObjectIdentifier(self)
         return medium.withLock { medium in
             let others = medium.locks[byte, default: [:]].filter { $0.key != identity }

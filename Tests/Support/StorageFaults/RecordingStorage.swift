@@ -90,9 +90,8 @@ public final class RecordingStorage: Storage {
         into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError) {
         if case .error(let number) = nextEffect(.read) {
-            throw StorageError(
-                operation: "pread", path: path, byteOffset: offset, byteCount: range.count,
-                osErrorNumber: number)
+            throw StorageError.read(
+                errno: number, path: path, byteOffset: offset, byteCount: range.count)
         }
         try memory.read(into: buffer, range, at: offset)
     }
@@ -145,9 +144,8 @@ public final class RecordingStorage: Storage {
             return index
         }
         let error = failure.map {
-            StorageError(
-                operation: "pwrite", path: path, byteOffset: offset, byteCount: range.count,
-                osErrorNumber: $0)
+            StorageError.write(
+                errno: $0, path: path, byteOffset: offset, byteCount: range.count)
         }
         return WriteUnderWay(
             index: index, buffer: buffer, part: part, place: place, error: error, isLost: isLost)
@@ -186,7 +184,7 @@ public final class RecordingStorage: Storage {
         do throws(StorageError) {
             try memory.flush()
             if case .error(let number) = effect {
-                throw StorageError(operation: "fdatasync", path: path, osErrorNumber: number)
+                throw StorageError.flush(errno: number, path: path)
             }
         } catch {
             log.withLock { log in
