@@ -69,7 +69,7 @@ class Checkpointer(pcc.Checkpointer):
         return super().save(step, **self._parts(), **options)
 
     def resume(self, **options: Any) -> int:
-        """Restores what was prepared from the newest whole checkpoint; returns the next step.
+        """Restores what was prepared from the newest intact checkpoint; returns the next step.
 
         As ``pccheck.torch.Checkpointer.resume``, which see. Batches that were trained already are
         left out with ``accelerator.skip_first_batches``, or by a stateful loader.

@@ -76,49 +76,53 @@ class BaseCheckpointer(KeepsCheckpoints):
     ) -> None:
         """Opens and recovers the file at ``path`` for writing, or prepares to create it.
 
-        ``in_flight``, ``retain``, ``capacity``, ``chunk``, ``prealloc`` are used when the file is
-        created; a file that exists keeps what it was created with, and a WARNING says what differs.
-        The defaults are 2 in flight and 1 retained. ``capacity`` is the largest state in bytes;
-        without it the file is created by the first ``save``, for that state and 10 % + 1 MiB more,
-        and grows when a later one does not fit. ``resize=True`` gives a file that exists the shape
-        that is asked for (its capacity only grows), and grows one with a ``capacity`` too;
-        ``resize=False`` never changes a file. A resize keeps the checkpoints, and needs the new
-        file's room beside the old one for a moment. ``prealloc="zero"`` writes the whole file when
-        it is created. ``on_busy`` says what a ``save`` does when every slot is in flight:
-        ``wait`` (for at most ``busy_timeout`` seconds), ``skip`` or ``fail``. ``codec`` is
-        ``none``, ``zstd`` or ``planes-zstd``. ``fingerprint`` names the model and topology: a
-        file with another one is refused. ``pool`` is the staging memory in bytes, from one chunk
-        per writer worker (``writer_workers``, 3) up to twice the state; the default is the state,
-        at most 2 GiB. It is all there is: with a small pool a save is *staged* only as fast as the
-        device takes it. More than the machine or its cgroup has available is
-        ``OutOfMemory``. ``backend`` is ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``,
-        ``io_uring`` (``auto`` where it is not available: ``stats()`` then says why), or ``pmem``
-        (persistent memory through libpmem2 or an error; ``auto`` takes it for a file on a DAX file
-        system). ``deep_flush`` makes persistent memory durable even on a platform that fails to
-        save its buffers when the power goes. Network file systems are refused unless
-        ``allow_network`` is set.
+        The shape of the file. An existing file keeps its own; a WARNING lists what differs.
 
-        ``pin`` is a callable that registers the pool with a device or locks it: it is given
-        the pool's address and size in bytes when the file is opened, and returns a callable that
-        undoes it, which is called before the pool is freed. ``pccheck.torch`` knows how to pin for
-        CUDA: see there.
+        - ``in_flight`` (2) and ``retain`` (1): how many checkpoints are filled and kept.
+        - ``capacity``: the largest state in bytes. Without it the first ``save`` creates the file
+          for its state and 10 % + 1 MiB more, and the file grows when a later state does not fit.
+        - ``chunk``: the unit of copying, digests and compression, in bytes.
+        - ``prealloc``: ``zero`` writes every byte of a new file.
+        - ``resize``: True reshapes an existing file to ``in_flight``, ``retain`` and ``capacity``,
+          and grows a file with a ``capacity`` too. False never changes a file. A resize keeps the
+          checkpoints; for a moment it needs room for the old and the new file.
+        - ``fingerprint``: names the model and topology. A file with another one is refused.
+        - ``rank``, ``world_size``: the place of this process. A file of another one is refused.
+        - ``allow_network``: accepts network file systems, which are refused otherwise.
 
-        ``policy`` says at which steps ``maybe_save`` saves: a number of steps, or one of
-        ``pccheck.policies``.
+        The engine.
 
-        ``on_sigterm="save"`` saves one more state when the process is told to end: the next
-        ``save`` or ``maybe_save`` is urgent, waits until it is durable, and says in the log how
-        long that took of the ``grace`` seconds. A handler that was there before is called then.
-        ``after_sigterm`` says what follows: ``exit`` raises ``SystemExit(143)``, ``signal`` ends
-        the process as the signal would have, ``return`` goes on, for a loop that asks
-        ``should_stop()``. For the main thread only.
+        - ``codec``: ``none``, ``zstd`` or ``planes-zstd``; ``zstd_level`` is its level.
+        - ``on_busy``: what a ``save`` does when every slot is in flight: ``wait`` (for at most
+          ``busy_timeout`` seconds), ``skip`` or ``fail``.
+        - ``pool``: the staging memory in bytes, from one chunk per writer worker up to twice the
+          state. The default is the state, at most 2 GiB. With a small pool a save is *staged*
+          only as fast as the device writes. ``OutOfMemory`` is raised when the machine or its
+          cgroup has less available.
+        - ``backend``: ``auto``, ``direct`` (O_DIRECT or an error), ``buffered``, ``io_uring``
+          (``auto`` where it is not available: ``stats()`` reports why), or ``pmem`` (persistent
+          memory through libpmem2 or an error; ``auto`` uses it for a file on a DAX file system).
+        - ``snapshot_workers``, ``writer_workers`` (3): the threads that copy and write.
+        - ``deep_flush``: makes persistent memory durable even on a platform that fails to save
+          its buffers when the power fails.
+        - ``pin``: a callable that registers the pool with a device or locks it. It receives the
+          address and the size in bytes when the file is opened, and returns a callable that
+          undoes it before the pool is freed. ``pccheck.torch`` pins for CUDA: see there.
+        - ``debug="digest"``, or ``PCCHECK_DEBUG=1`` in the environment: digests what is read in
+          place before and after it is staged. ``StateChanged`` names the tensors that changed
+          meanwhile. Each save then reads the state twice more.
 
-        ``debug="digest"``, or ``PCCHECK_DEBUG=1`` in the environment, takes the digest of what is
-        read in place before and after it is staged, and raises ``StateChanged`` with the names of
-        tensors that something changed meanwhile. It makes saves slower, by two reads of the state.
+        When to save, and what stays.
 
-        ``keep`` says which checkpoints are copied to files of their own, to stay: see
-        ``pccheck.Keep``.
+        - ``policy``: at which steps ``maybe_save`` saves: a number of steps, or one of
+          ``pccheck.policies``.
+        - ``on_sigterm="save"``: saves one more state when SIGTERM asks the process to end. The
+          next ``save`` or ``maybe_save`` is urgent, waits until it is durable, and logs how much
+          of the ``grace`` seconds it took. Then the earlier signal handler runs, if there is one.
+          The main thread only can ask for this.
+        - ``after_sigterm``: ``exit`` then raises ``SystemExit(143)``, ``signal`` ends the process
+          as the signal would, ``return`` continues, for a loop that asks ``should_stop()``.
+        - ``keep``: which checkpoints are copied to files of their own: see ``pccheck.Keep``.
         """
         file = FileOptions(
             in_flight, retain, capacity, chunk, prealloc, resize, fingerprint, rank, world_size,
@@ -156,7 +160,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         """Called first by every ``save``: from here on the caller is blocked."""
         self._check_open()
         self._save_began = time.perf_counter_ns()
-        # Another thread that makes the file larger has it closed meanwhile.
+        # A thread that enlarges the file closes it for a moment.
         with self._open_lock:
             if self._engine is not None:
                 self._engine.check_open()
@@ -179,9 +183,9 @@ class BaseCheckpointer(KeepsCheckpoints):
     ) -> SaveHandle:
         """Begins a checkpoint of an encoded state.
 
-        Returns once it has copied the memory whose changes ``guard`` would not notice; with
-        ``overlap=True``, the caller's word that nothing changes it, at once; with ``overlap=False``
-        once all is staged.
+        Returns once it has copied the memory whose changes ``guard`` would not notice. With
+        ``overlap=True`` the caller promises that nothing changes it, and this returns at once;
+        with ``overlap=False`` it returns once everything is staged.
         """
         step = step_number(step)
         self._check_open()
@@ -226,13 +230,18 @@ class BaseCheckpointer(KeepsCheckpoints):
         return handle
 
     def should_stop(self) -> bool:
-        """True once SIGTERM came; see ``on_sigterm``. To be asked at the end of every step by a
-        loop that does not save in every step, or that goes on after the last save."""
+        """True once SIGTERM came; see ``on_sigterm``.
+
+        A loop that does not save in every step, or that continues after the last save, asks this
+        at the end of every step.
+        """
         return self._preemption is not None and self._preemption.was_received
 
     def is_due(self, step: int) -> bool:
-        """Whether the policy wants this step to be saved. To be asked once a step, as by
-        ``maybe_save``: the answers time the training."""
+        """Whether the policy wants this step to be saved.
+
+        Ask once a step, as ``maybe_save`` does: the policy times the training by the questions.
+        """
         self._check_open()
         if self._preemption is not None and self._preemption.is_pending:
             return True
@@ -254,7 +263,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         )
 
     def rewind(self, step: int) -> None:
-        """Says that training goes back to ``step`` on purpose, so that it may be saved again."""
+        """Accepts ``step`` and later ones again, because training went back on purpose."""
         self._check_open()
         with self._open_lock:
             if self._engine is not None:
@@ -285,15 +294,16 @@ class BaseCheckpointer(KeepsCheckpoints):
         return self._loaded
 
     def load(self, step: int | None = None, *, into: Any = None) -> Any:
-        """The state of a step, or the newest one that is whole; every byte of it is verified.
+        """Returns the state of a step, or the newest intact one; every byte is verified.
 
-        ``into`` is a nest like the one that was saved. A tensor or array at the same key, of the
-        same type and shape, dense, and in this process's memory, is filled in place and is part of
-        the result; the others are left alone, and what was stored is allocated. When nothing
-        could be loaded, what was to be filled in place holds unspecified values, as the error says.
+        ``into`` is a nest like the one that was saved. The load fills a tensor or array in place
+        when it has the same key, type and shape, is dense, and is in this process's memory; it is
+        then part of the result. The load leaves the others alone, and allocates what was stored.
+        When a load fails, the memory that it was filling holds unspecified values; the error
+        reports that.
 
-        The writer goes back to that step: it may be saved again. Raises ``NoCheckpoint`` when
-        there is none, ``Corrupt`` when the step asked for is damaged.
+        The writer returns to that step, which may be saved again. Raises ``NoCheckpoint`` when
+        there is no checkpoint, ``Corrupt`` when the requested step is damaged.
         """
         return self._load(step, loading_of(self._memory, into))
 
@@ -328,7 +338,7 @@ class BaseCheckpointer(KeepsCheckpoints):
     def _resume_state(
         self, loading: Loading, step: int | None = None
     ) -> tuple[int, Any] | None:
-        """The next step and the newest whole state; None when nothing was ever saved."""
+        """The next step and the newest intact state; None when nothing was ever saved."""
         self._check_open()
         self._resume_report = None
         if self._engine is None and step is None:
@@ -361,10 +371,10 @@ class BaseCheckpointer(KeepsCheckpoints):
     def stats(self) -> dict[str, Any]:
         """What was counted: bytes, stalls, device time, flushes, a line per checkpoint.
 
-        ``blocked_nanoseconds`` is what ``save`` took of its callers, ``staged_wait_nanoseconds``
-        what optimizers and others waited for *staged* beside that, ``copied_byte_count`` what
-        ``save`` copied into memory of its own, beside the pool; with a policy of its own choice,
-        ``interval_steps`` is that choice. Empty until there is a file.
+        ``blocked_nanoseconds`` is how long ``save`` blocked its callers, and
+        ``staged_wait_nanoseconds`` how long optimizers and others waited for *staged* besides
+        that. ``copied_byte_count`` is what ``save`` copied outside of the pool. With a policy that
+        chooses its interval, ``interval_steps`` is that choice. Empty until the file exists.
         """
         self._check_open()
         if self._engine is None:
@@ -418,9 +428,9 @@ class BaseCheckpointer(KeepsCheckpoints):
 class Checkpointer(BaseCheckpointer):
     """Checkpoints of plain state: nests of dict, list, tuple, scalars, and NumPy arrays.
 
-    ``save`` returns when the state is *staged*: nothing would notice that an array changed before
-    that. ``overlap=True`` is your word that none does, and returns at once: call
-    ``wait_staged()`` on the handle, or on the checkpointer, before changing them.
+    ``save`` returns when the state is *staged*, because nothing notices an array that changes
+    before that. With ``overlap=True`` you promise that none does, and ``save`` returns at once:
+    call ``wait_staged()`` on the handle, or on the checkpointer, before you change them.
     """
 
     def save(
@@ -435,9 +445,9 @@ class Checkpointer(BaseCheckpointer):
         """Begins a checkpoint of ``state`` and returns once it is staged.
 
         ``metadata`` is a short note kept in the slot header: a text, or values by name such as
-        ``{"loss": 0.5}``, stored as JSON. ``urgent`` has it copied and written before everything
-        else in flight, once it has a slot. Raises ``TypeError`` with the key of
-        what cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
+        ``{"loss": 0.5}``, stored as JSON. With ``urgent`` the engine copies and writes it before
+        everything else in flight, once it has a slot. Raises ``TypeError`` with the key of what
+        cannot be stored, ``TooLarge``, ``StepBackwards``, ``Busy``, ``Closed``.
         """
         save_options({}, metadata, urgent=urgent, overlap=overlap)
         self._begin_save()
@@ -446,14 +456,14 @@ class Checkpointer(BaseCheckpointer):
         return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:
-        """Saves when the policy says so; call it at the end of every step."""
+        """Saves when the policy asks for it; call it at the end of every step."""
         return self.save(step, state, **options) if self.is_due(step) else None
 
     def resume(self, *, step: int | None = None) -> tuple[int, Any]:
-        """The step to go on with and the newest whole state; ``(0, None)`` for a new file.
+        """Returns the next step and the newest intact state; ``(0, None)`` for a new file.
 
-        ``step`` names a checkpoint that is still in the file, to go on from; ``NoCheckpoint`` when
-        it is not.
+        ``step`` resumes from one checkpoint in particular; ``NoCheckpoint`` when the file does not
+        hold it any more.
         """
         return self._resume_state(Loading(self._memory), step) or (0, None)
 
@@ -489,6 +499,6 @@ def checkpoints(path: str | os.PathLike[str]) -> list[CheckpointInfo]:
 
 
 def report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What recovery says of a file: its geometry, and for every slot why it is usable or not."""
+    """What recovery reports of a file: its geometry, and why each slot is usable or not."""
     with Reader(path) as reader:
         return reader.report()

@@ -5,7 +5,7 @@
     dcp.load(state, storage_reader=pccheck.dcp.StorageReader("run.pcc"))
 
 The checkpoint id is the step. In a job of several processes each has a file of its own, so the
-path says where the rank goes: ``"rank{rank}.pcc"``; a load may have another number of them. What
+path shows where the rank goes: ``"rank{rank}.pcc"``; a load may have another number of them. What
 ``dcp.save`` returns from, and the future of ``dcp.async_save`` completes with, is *durable*.
 
 DCP pickles what is no tensor. PCcheck stores those bytes as they are, and reads them back with
@@ -55,7 +55,7 @@ log = logging.getLogger("pccheck")
 
 # How the threads are called in which ``dcp.async_save`` saves.
 _DCP_THREAD = "AsyncCheckpointExecutor"
-# Classes of values that DCP pickles, beside those that weights are made of: none runs anything.
+# Classes of values that DCP pickles, besides those that weights are made of: none runs anything.
 _PLAIN_CLASSES = (
     io.BytesIO, frozenset, range, slice, datetime.date, datetime.datetime, datetime.time,
     datetime.timedelta, datetime.timezone,
@@ -92,7 +92,7 @@ class _ThisSave(threading.local):
 
 
 class StorageWriter(storage.StorageWriter):
-    """Writes the checkpoints of a run, one file for each process. Make one for the whole run."""
+    """Writes the checkpoints of a run, one file for each process. Make one for the run."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class StorageWriter(storage.StorageWriter):
         return replace(plan, storage_data=_Save(self._this.step))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """The plans, with what tells this save from others.
+        """The plans, with what distinguishes this save from others.
 
         Raises what makes the save one that could not be loaded, before anything is written.
         """
@@ -299,7 +299,7 @@ class StorageWriter(storage.StorageWriter):
 
 
 class StorageReader(storage.StorageReader):
-    """Reads the newest checkpoint that every file holds whole, or that of a step."""
+    """Reads the newest checkpoint that every file holds intact, or that of a step."""
 
     def __init__(
         self,
@@ -337,7 +337,7 @@ class StorageReader(storage.StorageReader):
         self._requested = None if checkpoint_id is None else _step_or_error(checkpoint_id)
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """What the files of all ranks say of the checkpoint that is to be loaded.
+        """What the files of all ranks record of the checkpoint that is to be loaded.
 
         Raises ``NoCheckpoint``, ``Corrupt``.
         """
@@ -475,7 +475,7 @@ class StorageReader(storage.StorageReader):
             planner.commit_tensor(item, target)
 
     def _go_on(self, failure: CheckpointError, may_fall_back: bool, is_changed: bool) -> None:
-        """Loads an older checkpoint over the failed one, or says what it left behind."""
+        """Loads an older checkpoint over the failed one, or reports what it left behind."""
         left = (
             "; the tensors that were to be filled hold unspecified values now: load another "
             "checkpoint into them, or initialize them again" if is_changed else ""

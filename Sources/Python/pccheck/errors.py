@@ -43,7 +43,7 @@ __all__ = [
 class CheckpointError(Exception):
     """Base of everything that this package raises about a checkpoint file.
 
-    The message says what was found, what was expected, where, and what to do next.
+    The message reports what was found, what was expected, where, and what to do next.
     """
 
     #: The pcc_status of pccheck.h; 0 where the error arose in Python.
@@ -186,7 +186,7 @@ class RankMismatch(CheckpointError):
 
 
 class Timeout(CheckpointError, TimeoutError):
-    """The deadline passed; the checkpoint goes on in the background."""
+    """The deadline passed; the checkpoint continues in the background."""
 
     default_code = 19
 
@@ -204,7 +204,7 @@ class SlotsExhausted(CheckpointError):
 
 
 class OutOfMemory(CheckpointError, MemoryError):
-    """Memory for the staging pool could not be had."""
+    """Memory for the staging pool was not available."""
 
     default_code = 22
 
@@ -227,7 +227,7 @@ class StateChanged(CheckpointError):
         self.names = names
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another rank is told of it: torch.distributed.checkpoint sends errors as pickles.
+        # Another rank receives it: torch.distributed.checkpoint sends errors as pickles.
         return partial(StateChanged, step=self.step, names=self.names), self.args
 
 
@@ -247,7 +247,7 @@ class NotTrusted(CheckpointError):
 
 
 class LibraryNotFound(CheckpointError, ImportError):
-    """The native library could not be loaded; the message lists where it was looked for."""
+    """The native library could not be loaded; the message lists where PCcheck looked for it."""
 
     _has_lines = True
 

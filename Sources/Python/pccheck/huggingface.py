@@ -5,8 +5,8 @@
     trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
 
 Saving overlaps training and needs no folders: ``save_strategy="no"`` leaves the Trainer's own out.
-``resume_folder`` lays the newest whole checkpoint out as the folder that the Trainer resumes from,
-which puts back model, optimizer, scheduler, random generators, and the place in the data.
+``resume_folder`` writes the newest intact checkpoint as the folder that the Trainer resumes from,
+which restores model, optimizer, scheduler, random generators, and the place in the data.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         """``options`` are those of ``pccheck.torch.Checkpointer``.
 
-        ``policy`` says when to save: a number of steps, or one of ``pccheck.policies``; without,
-        ``save_steps`` of the ``TrainingArguments`` does. After SIGTERM, with
+        ``policy`` is when to save: a number of steps, or one of ``pccheck.policies``; the default
+        is ``save_steps`` of the ``TrainingArguments``. After SIGTERM, with
         ``on_sigterm="save"``, one more checkpoint is made durable.
         """
         self._path = os.fspath(path)
@@ -78,12 +78,12 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         return self._checkpointer
 
     def resume_folder(self, directory: str | os.PathLike[str] | None = None) -> str | None:
-        """The newest whole checkpoint as a folder for ``train(resume_from_checkpoint=…)``.
+        """Writes the newest intact checkpoint as a folder for ``resume_from_checkpoint``.
 
-        None when nothing was saved yet, with which training starts from the beginning. The folder
-        lies in ``directory``, by default where temporary files do, takes as much room as one
-        checkpoint, and goes when the first step has been trained. Raises ``NoCheckpoint`` when
-        everything in the file is damaged.
+        Returns None when nothing was saved yet; training then starts from the beginning. The
+        folder is in ``directory``, by default that of temporary files. It takes as much room as
+        one checkpoint, and is removed when the first step has been trained. Raises
+        ``NoCheckpoint`` when everything in the file is damaged.
         """
         rank, count = _rank_and_count()
         checkpointer = self._opened(rank, count)
@@ -306,7 +306,7 @@ def _refuse_hidden_state(args: TrainingArguments) -> None:
 
 
 def _random_state() -> dict[str, Any]:
-    """As the Trainer keeps it beside its own checkpoints."""
+    """As the Trainer keeps it with its own checkpoints."""
     state = {
         "python": random.getstate(), "numpy": np.random.get_state(),
         "cpu": torch.random.get_rng_state(),

@@ -6,9 +6,9 @@
         state = train(state)                          # may donate its buffers
         checkpoints.save(step, state)
 
-``save`` copies the arrays to the host before it returns, so buffers may be donated at once. Arrays
-are stored whole, whatever devices they lie on, and come back with the sharding of the tree that is
-given to ``resume``; its leaves may be ``jax.ShapeDtypeStruct``.
+``save`` copies the arrays to the host before it returns, so buffers may be donated at once. It
+stores full arrays, whatever devices hold them. They come back with the sharding of the tree that
+you pass to ``resume``; its leaves may be ``jax.ShapeDtypeStruct``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TREE = "tree"
 
 
 class Checkpointer(BaseCheckpointer):
-    """Saves a tree, and gives it back with the same structure and shardings. For one process."""
+    """Saves a tree, and returns it with the same structure and shardings. For one process."""
 
     _framework = "jax"
 
@@ -70,19 +70,19 @@ class Checkpointer(BaseCheckpointer):
         return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
 
     def maybe_save(self, step: int, tree: Any, **options: Any) -> SaveHandle | None:
-        """Saves when the policy says so; call it at the end of every step."""
+        """Saves when the policy asks for it; call it at the end of every step."""
         return self.save(step, tree, **options) if self.is_due(step) else None
 
     def resume(
         self, tree: Any, *, step: int | None = None, rng: bool = True, strict: bool = True
     ) -> tuple[int, Any]:
-        """The step to go on with, and ``tree`` with the values of the newest whole checkpoint.
+        """Returns the next step, and ``tree`` with the values of the newest intact checkpoint.
 
-        ``(0, tree)`` for a new file. ``step`` names a checkpoint that is still in the file.
-        A damaged checkpoint is passed over, with a warning in the log
-        that says why. Leaves that are missing from it, or have another shape or type there, are a
-        ``StateMismatch`` that lists them all; with ``strict=False`` what fits is taken and the rest
-        stays as it is, as ``resume_report`` tells. What the tree does not have is not read.
+        A new file returns ``(0, tree)``. ``step`` resumes from one checkpoint in particular.
+        PCcheck passes over a damaged checkpoint and logs why. Leaves that the checkpoint lacks, or
+        has with another shape or type, raise a ``StateMismatch`` that lists them all. With
+        ``strict=False`` PCcheck loads what fits and leaves the rest alone; ``resume_report`` lists
+        both. It does not read what the tree does not have.
         """
         loading = Loading(
             self._memory, {_TREE: _targets(tree)}, parts=[_TREE],
@@ -98,7 +98,7 @@ class Checkpointer(BaseCheckpointer):
 
 
 def load(path: str | os.PathLike[str], tree: Any, step: int | None = None) -> Any:
-    """``tree`` with the values of a step, or of the newest checkpoint that is whole.
+    """Returns ``tree`` with the values of a step, or of the newest intact checkpoint.
 
     The file may be open elsewhere for writing. Leaves of another shape or type are an error.
     """
@@ -125,7 +125,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _stored(name: str, leaf: Any) -> Any:
-    """A leaf as it is stored: what lies on devices as an array of the host's own."""
+    """A leaf as it is stored: an array of a device becomes one of the host."""
     if not isinstance(leaf, jax.Array):
         return leaf
     if not leaf.is_fully_addressable:
@@ -160,7 +160,7 @@ def _target(leaf: Any) -> Any:
 
 
 def _filled(tree: Any, loaded: dict[str, Any]) -> Any:
-    """The tree with what was loaded, on the devices that it says."""
+    """The tree with the loaded values, on the devices of its leaves."""
     leaves = _leaves(tree)
     values = [
         _placed(name, leaf, loaded[name]) if name in loaded else leaf

@@ -43,7 +43,7 @@ class Keep:
     is removed. A value that is not finite is never among the best, and of two equal ones the
     earlier stays.
 
-    The files are named ``step-000001000.pcc``, or ``.safetensors`` with that ``suffix``. They lie
+    The files are named ``step-000001000.pcc``, or ``.safetensors`` with that ``suffix``. They are
     in ``folder``, by default ``run-kept`` beside ``run.pcc``, with a list of them, ``kept.json``.
     Only files of that list, unchanged since, are ever removed or replaced. A failure is logged and
     ends nothing. ``close`` waits for copies for at most ``patience`` seconds.
@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
 
 
 class Keeper:
-    """Makes the copies that were asked for, and those that a `Keep` wants."""
+    """Makes the copies that ``keep`` requests, and those that a `Keep` wants."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Keeper:
     def begin(
         self, step: int, path: str | os.PathLike[str], save: SaveHandle | None, replace: bool
     ) -> KeepHandle:
-        """A copy that was asked for."""
+        """Begins a requested copy."""
         handle = self._copies.begin(step, usable_path(path), save=save, replace=replace)
         if save is None:
             self._copies.pin()
@@ -217,7 +217,7 @@ class Keeper:
         return None
 
     def hurry(self) -> None:
-        """The process is about to end: `close` gives up the copies under way."""
+        """The process is about to end: `close` cancels the copies under way."""
         self._finalizer.detach()
         self._patience = 0.0
         self._finalizer = weakref.finalize(self, _close, self._copies, 0.0)
@@ -240,7 +240,7 @@ class KeepsCheckpoints(FileOwner):
 
         The copy is made in the background while training continues: a checkpoint file of its own,
         or with the suffix ``.safetensors`` the tensors. It appears under its name when it is
-        complete and durable; with ``replace`` it takes the place of a file there. Its slot is
+        complete and durable; with ``replace`` it replaces a file there. Its slot is
         pinned meanwhile. A failure is logged, and is the handle's ``error``.
         """
         self._check_open()

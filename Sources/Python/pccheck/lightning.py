@@ -71,7 +71,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         # What is saved under other paths, as Lightning does it.
         self._files = TorchCheckpointIO()
         self._has_callback = False
-        # The step that was loaded last: training goes on from there, whatever the file holds.
+        # The step that was loaded last: training continues from there, whatever the file holds.
         self._loaded_step: int | None = None
         # Modules and optimizers whose tensors are read where they are, while one is saved.
         self._live: list[object] = []
@@ -124,7 +124,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         self, path: str | os.PathLike[str], map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """The newest whole checkpoint of the file, that of a step (``"run.pcc#step=30"``), or what
+        """The newest intact checkpoint of the file, that of a step (``"run.pcc#step=30"``), or what
         was saved under another path.
 
         For the file, ``map_location`` is a device, and ``weights_only`` makes no difference, as
@@ -146,7 +146,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         step = None if named is None else int(named["step"])
         device = None if callable(map_location) else map_location
         if self._checkpointer is None:
-            # Not the process that writes, as far as anybody knows: takes no lock.
+            # Probably not the process that writes, so this takes no lock.
             state = pcc.load(self._path, step, map_location=device)
         else:
             state = self._checkpointer.load(step, map_location=device)
@@ -200,10 +200,10 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
 class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     """Saves through a ``CheckpointIO`` at the end of training steps.
 
-    Parameters and optimizer state are read in place while training goes on; optimizers wait, before
-    their next step, until they are staged. So does whatever may swap weights: validation, the end
-    of an epoch and of training. Of all callbacks this one comes last, so that it saves what the
-    others made of the step. The states of the random generators are saved too, and put back when
+    Parameters and optimizer state are read in place while training continues; before their next
+    step optimizers wait until they are staged. So do validation, the end of an epoch and the end
+    of training, which may swap weights. This callback runs last, so that it saves what the others
+    made of the step. It saves the states of the random generators too, and restores them when
     training resumes.
     """
 
@@ -232,7 +232,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             )
         self._storage = storage
         storage._has_callback = True
-        # What is loaded from here on is what training goes on from.
+        # What is loaded from here on is where training continues.
         storage._loaded_step = None
         # The Trainer sets it, and does not declare it.
         held: Any = trainer
@@ -283,7 +283,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        """Saves when the policy says so; returns before it is staged."""
+        """Saves when the policy asks for it; returns before it is staged."""
         step = trainer.global_step
         if step == self._last_step:
             return  # gradients are still being accumulated
@@ -361,7 +361,7 @@ class _Checkpointer(pcc.Checkpointer):
     """Saves a state that was taken out of its objects already."""
 
     def follow(self, policy: Policy | None) -> None:
-        """Saves as this policy says; without, as its own does."""
+        """Saves by this policy; without one, by its own."""
         if policy is None and self._policy is not None:
             return
         self._policy = policy or Every(_DEFAULT_POLICY)

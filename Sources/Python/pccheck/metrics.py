@@ -40,7 +40,7 @@ _METRICS = (
     _Metric(
         "superseded_total", "counter", "Checkpoints that a newer one overtook.", "superseded_count"
     ),
-    _Metric("skipped_total", "counter", "Saves skipped for want of a slot.", "skipped_count"),
+    _Metric("skipped_total", "counter", "Saves skipped because no slot was free.", "skipped_count"),
     _Metric("failed_total", "counter", "Checkpoints that failed.", "failed_count"),
     _Metric("in_flight", "gauge", "Checkpoints on their way.", "in_flight_count"),
     _Metric(
@@ -85,7 +85,7 @@ _METRICS = (
 
 
 def _samples(checkpointer: BaseCheckpointer) -> Iterator[tuple[_Metric, float]]:
-    """What there is: a file that is not created yet, or was closed, has nothing to tell."""
+    """What there is: a file that is not created yet, or was closed, has nothing to report."""
     try:
         stats = checkpointer.stats()
     except Closed:
@@ -103,7 +103,7 @@ def _samples(checkpointer: BaseCheckpointer) -> Iterator[tuple[_Metric, float]]:
 def prometheus_text(
     checkpointer: BaseCheckpointer, labels: Mapping[str, str] | None = None
 ) -> str:
-    """All metrics in the text format of Prometheus; ``labels`` come beside that of the file."""
+    """All metrics in the text format of Prometheus; ``labels`` are added to that of the file."""
     shown = {"file": str(checkpointer.path), **(labels or {})}
     for name in shown:
         if not (name.isascii() and name.isidentifier()):

@@ -36,8 +36,9 @@ __all__ = ["Checkpointer", "load", "load_into", "load_tensor"]
 class Checkpointer(BaseCheckpointer):
     """Saves named parts of a training state, and puts them back where they were.
 
-    ``save`` returns when the state is *staged*. ``overlap=True`` is your word that no array changes
-    before that, and returns at once: call ``wait_staged()`` before changing them.
+    ``save`` returns when the state is *staged*. With ``overlap=True`` you promise that no array
+    changes before that, and ``save`` returns at once: call ``wait_staged()`` before you change
+    them.
     """
 
     def save(
@@ -54,8 +55,8 @@ class Checkpointer(BaseCheckpointer):
 
         A part is an array, a nest of containers and scalars, or an object with ``state_dict()``
         and ``load_state_dict()``. With ``rng`` the global generators of ``random`` and
-        ``numpy.random`` are saved too. ``urgent`` has it copied and written before everything
-        else in flight.
+        ``numpy.random`` are saved too. With ``urgent`` the engine copies and writes it before
+        everything else in flight.
         """
         save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
         self._begin_save()
@@ -70,29 +71,29 @@ class Checkpointer(BaseCheckpointer):
         return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
-        """Saves when the policy says so; takes what ``save`` takes.
+        """Saves when the policy asks for it, with the arguments of ``save``.
 
-        Call it at the end of every step. It costs nothing when the step is not due: no state is
-        looked at.
+        Call it at the end of every step. A step that is not due costs nothing: nobody looks at the
+        state.
         """
         return self.save(step, **state) if self.is_due(step) else None
 
     def resume(
         self, *, step: int | None = None, rng: bool = True, strict: bool = True, **state: Any
     ) -> int:
-        """Fills the parts from the newest whole checkpoint; returns the step to go on with.
+        """Fills the parts from the newest intact checkpoint; returns the next step.
 
-        Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
-        still in the file, to go on from; ``NoCheckpoint`` when it is not.
+        A new file returns 0 and leaves the parts alone. ``step`` resumes from one checkpoint in
+        particular; ``NoCheckpoint`` when the file does not hold it any more.
 
         Arrays are filled in place, straight from the file where they are dense and of the stored
-        type; the other contents of a dict or list are replaced. Parts that were saved but are not
-        asked for are not read.
+        type; other contents of a dict or list are replaced. PCcheck does not read parts that you
+        do not pass.
 
-        Arrays that are missing from the checkpoint, or have another shape or type there, are a
-        ``StateMismatch`` that lists all of them, before anything is changed. With
-        ``strict=False`` what fits is loaded, and ``resume_report`` tells the rest. After any other
-        error the parts hold unspecified values.
+        Arrays that the checkpoint lacks, or has with another shape or type, raise a
+        ``StateMismatch`` that lists all of them, before anything changes. With ``strict=False``
+        PCcheck loads what fits, and ``resume_report`` lists the rest. After any other error the
+        parts hold unspecified values.
         """
         loading = Loading(
             self._memory, state, parts=list(state), optional_parts=["rng"] if rng else [],

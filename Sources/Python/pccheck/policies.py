@@ -99,7 +99,7 @@ class Every(Policy):
         return is_due
 
     def began(self, step: int, saving: Saving) -> None:
-        """The seconds count anew."""
+        """Restarts the count of seconds."""
         self._last_time = self._clock()
 
 
@@ -125,7 +125,7 @@ class Auto(Policy):
     """As often as an overhead of ``budget`` allows, measured while the training runs.
 
     Steps are timed with nothing in flight, then with one save under way, the second: the first one
-    makes the file. From then on every save tells what it cost. The interval is
+    makes the file. From then on every save reports what it cost. The interval is
     ``cost / (budget · t)`` steps, but never below
     ``Tw / (N · q · t)``, so that the device keeps up: ``t`` is the time of a step, ``Tw`` that
     from save to durable, ``N`` the checkpoints in flight, ``q = 1 + budget`` the slowdown that is
@@ -149,7 +149,7 @@ class Auto(Policy):
         max_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``max_steps`` limits what a crash costs; a warning says when that breaks the budget."""
+        """``max_steps`` limits what a crash costs; a warning reports that it exceeds the budget."""
         if not 0 < budget < 1:
             raise InvalidArgument(f"budget is {budget}; give a share of the time, such as 0.02")
         min_steps = whole(min_steps, "min_steps", 1)
@@ -189,7 +189,7 @@ class Auto(Policy):
         self._path, self._in_flight = path, in_flight
 
     def is_due(self, step: int) -> bool:
-        """Times the step that ended, and says whether the interval is over."""
+        """Times the step that ended, and returns whether the interval is over."""
         now = self._clock()
         if self._step_began is not None:
             self._seen_count += 1
@@ -244,7 +244,7 @@ class Auto(Policy):
         try:
             seconds = saving.wait(timeout=0).durable_seconds
         except CheckpointError:
-            # Whoever holds the handle hears of it, and the log does; it tells nothing of time.
+            # The handle and the log report it; it teaches nothing about time.
             seconds = None
         if seconds is not None:
             self._durable.append(seconds)

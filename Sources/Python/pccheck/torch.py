@@ -15,7 +15,7 @@ they swap weights (see ``_torch.saving.waiting``). The same tensors out of a ``s
 recognised. All others (buffers, plain state) are copied into the pool before ``save`` returns.
 Tensors on a CUDA device are copied to pinned memory by a stream of their own, and need no wait: see
 ``_torch.device``.
-Whoever changes parameters in another way calls ``wait_staged()`` before.
+Call ``wait_staged()`` before you change parameters in another way.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ class Checkpointer(BaseCheckpointer):
     _streams: Streams = CudaStreams()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Takes what ``pccheck.Checkpointer`` takes.
+        """Accepts the options of ``pccheck.Checkpointer``.
 
-        The first save sizes the file. It leaves room for what the optimizers will keep of the
-        parameters that they have not stepped yet: two moments for the Adam family, a third with
-        ``amsgrad``, the history of ``LBFGS``. Averages and other parts that come later are not
-        known then: the file grows when they come.
+        The first save sizes the file. It leaves room for the state that the optimizers will hold
+        for parameters that they have not stepped yet: two moments for the Adam family, a third
+        with ``amsgrad``, the history of ``LBFGS``. The file grows when averages and other parts
+        come later.
 
-        ``pin=True`` registers the staging pool with CUDA, or raises; ``pin="auto"`` does so where
-        CUDA is there and can, and otherwise goes on with a line in the log. A callable is used as
-        in ``pccheck.Checkpointer``.
+        ``pin=True`` registers the staging pool with CUDA, or raises. ``pin="auto"`` registers it
+        where CUDA is available and able to, and otherwise continues with a line in the log. A
+        callable is used as in ``pccheck.Checkpointer``.
         """
         # The plan is for one save at a time.
         self._save_lock = threading.RLock()
@@ -122,14 +122,14 @@ class Checkpointer(BaseCheckpointer):
         ``load_state_dict()``, a ``torch.Generator``, or a nest of containers, scalars, tensors and
         arrays. With ``rng`` the global generators of ``random``, NumPy and torch are saved too.
         ``metadata`` is a short note kept in the slot header: a text, or values by name such as
-        ``{"loss": 0.5}``, stored as JSON. ``urgent`` has it copied and written before everything
-        else in flight, once it has a slot, for which it waits whatever ``on_busy`` says.
+        ``{"loss": 0.5}``, stored as JSON. With ``urgent`` the engine copies and writes it before
+        everything else in flight, once it has a slot; it waits for one whatever ``on_busy`` is.
 
-        The tensors of modules and optimizers, also out of their ``state_dict()``, are read in place
-        while training goes on. One that torch knows to have been changed before it was staged, by
-        anything but a step of a torch optimizer, fails that checkpoint with ``StateChanged``.
-        Buffers, plain tensors and arrays are in the pool when ``save`` returns, and may change.
-        ``overlap=False`` returns once all of it is staged.
+        The engine reads the tensors of modules and optimizers, also out of their
+        ``state_dict()``, in place while training continues. A step of a torch optimizer waits.
+        Any other change that torch counts before the tensor is staged fails that checkpoint with
+        ``StateChanged``. Buffers, plain tensors and arrays are in the pool when ``save`` returns,
+        and may change. ``overlap=False`` returns once everything is staged.
 
         Raises ``TypeError`` with the key of what cannot be stored, ``TooLarge``,
         ``StepBackwards``, ``Busy``, ``Closed``.
@@ -150,7 +150,7 @@ class Checkpointer(BaseCheckpointer):
         overlap: bool, state: dict[str, Any],
     ) -> SaveHandle:
         save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
-        # What was staged meanwhile gives its pinned memory back.
+        # Whatever was staged meanwhile returns its pinned memory.
         self._begin_save()
         try:
             parts = {name: collect_parts(value) for name, value in state.items()}
@@ -201,10 +201,10 @@ class Checkpointer(BaseCheckpointer):
             self._plan.release()
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:
-        """Saves when the policy says so; takes what ``save`` takes.
+        """Saves when the policy asks for it, with the arguments of ``save``.
 
-        Call it at the end of every step. It costs nothing when the step is not due: no state is
-        looked at.
+        Call it at the end of every step. A step that is not due costs nothing: nobody looks at the
+        state.
         """
         return self.save(step, **state) if self.is_due(step) else None
 
@@ -217,27 +217,26 @@ class Checkpointer(BaseCheckpointer):
         map_location: str | torch.device | None = None,
         **state: Any,
     ) -> int:
-        """Restores the parts from the newest whole checkpoint; returns the step to go on with.
+        """Restores the parts from the newest intact checkpoint; returns the next step.
 
-        Returns 0 for a new file, and leaves the parts alone. ``step`` names a checkpoint that is
-        still in the file, to go on from; ``NoCheckpoint`` when it is not. A damaged checkpoint is
-        passed over, with a warning in the log that says why. Parts that were saved but are not
-        asked for are not read.
+        A new file returns 0 and leaves the parts alone. ``step`` resumes from one checkpoint in
+        particular; ``NoCheckpoint`` when the file does not hold it any more. PCcheck passes over
+        a damaged checkpoint and logs why. It does not read parts that you do not pass.
 
-        The checkpoint is compared with the parts before anything is read. What is missing,
-        unexpected, or has another shape or class, or a type with other values, is a
-        ``StateMismatch`` that lists all of it. Optimizer state goes by the names of parameters, so
-        give the model with it; what wrappers such as ``torch.compile`` put into names is no
-        difference. With ``strict=False`` what fits is loaded, the rest stays as it is, and
-        ``resume_report`` and the log tell. Modules that change their keys while they load (by
-        hooks, or a ``load_state_dict`` of their own) are left to do so.
+        PCcheck compares the checkpoint with the parts before it reads a tensor. Whatever is
+        missing, unexpected, or of another shape, class or type raises a ``StateMismatch`` that
+        lists all of it. Optimizer state is matched by the names of parameters, so pass the model
+        with it; prefixes of wrappers such as ``torch.compile`` make no difference. With
+        ``strict=False`` PCcheck loads what fits and leaves the rest alone; ``resume_report`` and
+        the log list both. A module that changes its keys while it loads (by hooks, or a
+        ``load_state_dict`` of its own) still does so.
 
         Tensors of modules and optimizers are filled in place: straight from the file when they
         are on the CPU, dense and of the stored type, else through a buffer of 64 MiB. Parameters
         and buffers on the meta device get memory first, on ``map_location``; make the optimizer
-        afterwards. An optimizer that has no state yet takes over what was loaded. Nothing is held
-        twice. When an error other than a mismatch is raised, the parts hold unspecified values:
-        load another checkpoint, or initialize them again.
+        afterwards. An optimizer without state adopts the loaded one. Nothing is held twice. After
+        any error but a mismatch the parts hold unspecified values: load another checkpoint, or
+        initialize them again.
         """
         loading = Loading(
             TorchMemory(_device(map_location)), state, parts=list(state),
@@ -261,7 +260,7 @@ class Checkpointer(BaseCheckpointer):
         into: Any = None,
         map_location: str | torch.device | None = None,
     ) -> Any:
-        """The state of a step, or the newest one that is whole; every byte of it is verified.
+        """Returns the state of a step, or the newest intact one; every byte is verified.
 
         As in ``pccheck.Checkpointer.load``; tensors that are not filled in place go to the device
         ``map_location``, ``meta`` for only their types and shapes.
@@ -308,8 +307,8 @@ def load(
     go to the device ``map_location``; on ``meta`` they have types and shapes, and no byte of them
     is read.
 
-    With ``lazy=True`` every tensor is a ``LazyTensor``, which reads itself, or some of its rows,
-    when it is asked to. The checkpoint stays pinned in the file while one of them lives.
+    With ``lazy=True`` every tensor is a ``LazyTensor``, which reads all or some of its rows on
+    request. The checkpoint stays pinned in the file while one of them lives.
     """
     if lazy:
         if into is not None:
@@ -331,23 +330,23 @@ def load_into(
         model = Model()
         info = pccheck.torch.load_into("run.pcc", model=model)
 
-    The parts go by the names that they were saved under. Only what they need is read, from the
-    newest whole checkpoint or that of ``step``, while a writer may be at work. What is missing,
-    unexpected, or of another shape or type is a ``StateMismatch`` before anything is changed; with
-    ``strict=False`` what fits is loaded and the log lists the rest. Random generators stay as they
-    are. Returns which checkpoint it was.
+    Name the parts as they were saved. PCcheck reads only what they need, from the newest intact
+    checkpoint or that of ``step``, also while a writer is running. Whatever is missing,
+    unexpected, or of another shape or type raises a ``StateMismatch`` before anything changes;
+    with ``strict=False`` PCcheck loads what fits and the log lists the rest. Random generators
+    stay as they are. Returns the checkpoint that was loaded.
     """
     memory = TorchMemory(_device(map_location))
     return load_parts(memory, TorchRestorer(strict), path, step, strict, parts)
 
 
 def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) -> Any:
-    """The state of a sharded run with whole tensors, from the files of all ranks.
+    """Joins the shards of all ranks to full tensors, from the files of all ranks.
 
-    Takes the step, or the newest one that every file holds; loads all of it to the CPU. What is
-    not sharded is that of the first file. Give the tensors to ``distribute_tensor``, or the state
-    to ``torch.distributed.checkpoint.state_dict``, to go on with another number of ranks. Raises
-    ``CheckpointError`` when a shard is in none of the files.
+    Loads ``step``, or the newest step that every file holds, to the CPU. Values that are not
+    sharded come from the first file. To continue with another number of ranks, pass the tensors
+    to ``distribute_tensor``, or the state to ``torch.distributed.checkpoint.state_dict``. Raises
+    ``CheckpointError`` when none of the files holds a shard.
     """
     if not paths:
         raise InvalidArgument("no files were given; name those of all ranks")
@@ -390,7 +389,7 @@ def _newest_common_step(
 
 
 def _device(map_location: str | torch.device | None) -> torch.device | None:
-    """The device that is asked for; None for the CPU."""
+    """The requested device; None for the CPU."""
     if map_location is None:
         return None
     if not isinstance(map_location, (str, torch.device)):

@@ -57,7 +57,7 @@ def test_cells_that_run_again(tmp_path: Path) -> None:
     assert "step 1: " in shown[1] and " staged in " in shown[1] and shown[1].endswith("True")
     said = f"Locked: {tmp_path}/run.pcc: this process has the file open already, since "
     assert shown[2].startswith(said)
-    assert "go on with that one, or close() it first" in shown[2]
+    assert "use that one, or close() it first" in shown[2]
     assert "pccheck.close_all()" in shown[2]
     assert shown[3] == "1" and shown[4].endswith("True")
     assert shown[5] == ""

@@ -220,7 +220,7 @@ def test_a_module_of_its_own_that_takes_nothing(path: Path) -> None:
         with pytest.raises(pccheck.CheckpointError) as caught:
             checkpointer.resume(strict=False, model=live)
     assert str(caught.value) == (
-        f"{path}: 'model' reads what was saved in a way of its own, and took none of it: saved "
+        f"{path}: 'model' reads saved state in its own way, and accepted none of it: saved "
         "are a, it has b"
     )
     assert live.b.tolist() == [1, 1]
@@ -242,7 +242,7 @@ def test_a_module_of_its_own_that_refuses(path: Path) -> None:
         with pytest.raises(pccheck.CheckpointError) as caught:
             checkpointer.resume(model=Forgetful("b"))
     text = str(caught.value)
-    assert text.startswith("'model' reads what was saved in a way of its own, and refused it: Err")
+    assert text.startswith("'model' reads saved state in its own way, and refused it: Err")
     assert 'Unexpected key(s) in state_dict: "a"' in text and "unspecified values now" in text
 
 

@@ -89,5 +89,5 @@ def test_parts_that_one_process_saved_become_a_whole_tensor() -> None:
     whole = dcp.of_adapter(adapter_state(first, second), "run.pcc")
     assert whole["w"].tolist() == [[0.0, 0.0]] * 3 + [[1.0, 1.0]]
     for wrong in ([first], [first, {**second, "offsets": [2, 0]}], [first, {**second, **first}]):
-        with pytest.raises((DamagedInput, StateFormatError), match="'w'|broken"):
+        with pytest.raises((DamagedInput, StateFormatError), match="'w'|damaged"):
             dcp.of_adapter(adapter_state(*wrong), "run.pcc")

@@ -69,7 +69,7 @@ def parse_size(size: int | str, what: str = "size") -> int:
 
 
 def switch(value: Any, what: str, advice: str) -> bool:
-    """A bool; anything else was meant to be something else."""
+    """Checks that a value is a bool, because another value was meant as something else."""
     if not isinstance(value, bool):
         raise TypeError(
             f"{what} is of type {type(value).__qualname__}, expected True or False; {advice}"
@@ -80,8 +80,10 @@ def switch(value: Any, what: str, advice: str) -> bool:
 def save_options(
     parts: dict[str, Any], metadata: object, **switches: object
 ) -> None:
-    """Refuses a part whose name ``save``, ``resume`` or ``load_into`` has for itself: its value
-    would be taken for an option, or could not be asked for again."""
+    """Refuses a part named like an option of ``save``, ``resume`` or ``load_into``.
+
+    PCcheck would read its value as that option, or no resume could name it.
+    """
     advice = "a part cannot have this name: give it another one"
     for what, value in switches.items():
         switch(value, what, advice)

@@ -6,7 +6,7 @@ from typing import Any
 
 from .reader import Reader
 
-# Reasons of a recovery report that say a slot is damaged, rather than unused or torn by a crash.
+# Reasons of a recovery report for a damaged slot, rather than an unused one or a torn write.
 _DAMAGE_REASONS = {
     "header-damaged", "table-damaged", "payload-damaged", "foreign", "misdirected", "unreadable",
 }  # fmt: skip

@@ -35,7 +35,7 @@ def close_all() -> int:
 
 
 def explain(path: str, error: Locked, opener: object) -> None:
-    """Says in the error which other checkpointer of this process has the file open, if one has."""
+    """Names in the error the other checkpointer of this process that has the file open."""
     for item in checkpointers():
         if item is opener:
             continue
@@ -46,7 +46,7 @@ def explain(path: str, error: Locked, opener: object) -> None:
         if is_same:
             error.reword(
                 f"{path}: this process has the file open already, since {item.opened_at}: "
-                f"{item!r}; go on with that one, or close() it first (in a notebook, where the cell"
+                f"{item!r}; use that one, or close() it first (in a notebook, where the cell"
                 " that opened it runs again: pccheck.close_all())"
             )
             return

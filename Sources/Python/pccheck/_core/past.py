@@ -18,7 +18,7 @@ _RECENT_COUNT = 16
 
 @dataclass(frozen=True)
 class Past:
-    """What an engine leaves to the one that goes on with its file."""
+    """What an engine leaves to the next engine of its file."""
 
     #: Of the last save, or what training went back to.
     last_step: int | None = None

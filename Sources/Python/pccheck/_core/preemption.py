@@ -1,6 +1,6 @@
 """SIGTERM: one more state is saved and made durable before the process ends.
 
-Schedulers send it some seconds before they kill. The handler only takes a note; what is to be done
+Schedulers send it some seconds before they kill. The handler only notes the signal. The save
 happens at the next *safe point*, a call of ``save`` or ``maybe_save``, because only there model,
 optimizer, loader and generators belong to the same step.
 """
@@ -54,7 +54,7 @@ class _Watch:
             self.restore()
 
     def restore(self) -> None:
-        """Gives the signal back to whoever had it, unless somebody took it meanwhile."""
+        """Restores the earlier handler, unless another one was installed meanwhile."""
         if not self._is_installed or self._process != os.getpid():
             return
         if threading.current_thread() is not threading.main_thread():
@@ -65,8 +65,8 @@ class _Watch:
         self._is_installed = False
 
     def before_fork(self) -> None:
-        """Holds the signal back: between the fork and `forget` the child would take a note that
-        nobody reads."""
+        """Blocks the signal: between the fork and `forget` the child would note a signal that
+        nobody handles."""
         if self._is_installed:
             self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -139,11 +139,11 @@ class Preemption:
             self._received_time = time.monotonic()
 
     def finish(self, handle: SaveHandle) -> None:
-        """Waits until the state is durable, says how long it took, and ends as was asked for."""
+        """Waits until the state is durable, logs how long that took, and ends as asked for."""
         assert self._received_time is not None
         self._is_handled = True
         try:
-            # Without a bound: when the grace is over, whoever sent the signal ends the process.
+            # Without a bound: when the grace is over, the sender of the signal ends the process.
             outcome = handle.wait()
         except CheckpointError as error:
             log.error(
@@ -177,7 +177,7 @@ class Preemption:
         raise SystemExit(_EXIT_STATUS)
 
     def close(self) -> None:
-        """Gives the signal back; one that no state was saved for takes effect now."""
+        """Restores the earlier handler; a signal that no state was saved for takes effect now."""
         if os.getpid() != self._process:
             # The signal was the parent's, and is handled there.
             return

@@ -109,7 +109,7 @@ class Reader:
         return [_info(row) for row in infos[: min(count.value, capacity)]]
 
     def report(self) -> dict[str, Any]:
-        """What recovery says of the file and of every slot."""
+        """What recovery reports of the file and of every slot."""
         text, error = c.c_void_p(), native.Error()
         status = self._library.pcc_reader_report_json(self._reader, c.byref(text), c.byref(error))
         native.check(status, error)
@@ -140,10 +140,10 @@ class Reader:
         if not is_rejection(reason):
             raise reason
         code = native.CORRUPT if isinstance(reason, StateFormatError) else reason.code
-        whole = str(reason)
-        cut = whole.encode("utf-8", "replace")[: native.MESSAGE_BYTE_COUNT - 1]
+        full = str(reason)
+        cut = full.encode("utf-8", "replace")[: native.MESSAGE_BYTE_COUNT - 1]
         message = cut.decode("utf-8", "ignore")
-        self._reasons[message] = whole
+        self._reasons[message] = full
         given = native.Error(
             code=code, slot=-1, byte_offset=-1, message=message.encode("utf-8")
         )
@@ -152,7 +152,7 @@ class Reader:
         except Corrupt as failure:
             if len(self.rejections()) > 1:
                 raise failure from reason
-        # The only one that fits: its own error says more than a list of all slots.
+        # The only one that fits: its own error explains more than a list of all slots.
         raise reason
 
     def _select(self, function: Callable[..., int], argument: object) -> CheckpointInfo:
@@ -190,7 +190,7 @@ class Reader:
         """Copies the selected checkpoint to a new file, verified: a checkpoint file, or its
         payload, which is a safetensors file. The file is there when it is durable.
 
-        With ``is_background`` this thread gives way to others from now on.
+        With ``is_background`` this thread yields to others from now on.
         """
         options = native.CopyOptions(
             struct_size=c.sizeof(native.CopyOptions), form=int(is_payload),
@@ -215,7 +215,7 @@ class Reader:
         if not parts:
             return
         if os.getpid() != self._process:
-            raise Forked("this reader belongs to the parent process; load anew in the child")
+            raise Forked("this reader belongs to the parent process; load again in the child")
         rows = np.zeros(len(parts), _DESTINATION_ROW)
         offsets, counts, addresses = zip(*parts, strict=True)
         rows["payload_offset"], rows["byte_count"], rows["data"] = offsets, counts, addresses
@@ -240,7 +240,7 @@ class Reader:
 
 
 def is_rejection(error: CheckpointError) -> bool:
-    """True when an error says that a checkpoint cannot be used, whoever asks for it."""
+    """True when an error rules a checkpoint out, whoever asks for it."""
     if isinstance(error, UnsupportedState):
         return False
     return isinstance(error, (Corrupt, DeviceError, StateFormatError)) or (

@@ -34,7 +34,7 @@ class Saver:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._task = threading.get_native_id()
-        # Where it was when it was first asked for. The frame is held: no other one can take its
+        # Where it was when this was asked first. The frame is held: no other one can take its
         # address, and pass for it.
         self._seen: tuple[FrameType, int] | None = None
 
@@ -53,7 +53,7 @@ class Saver:
         return frame is not self._seen[0] or frame.f_lasti != self._seen[1]
 
     def _is_waiting(self) -> bool:
-        """Whether it is in a call of the system that waits, as the kernel tells."""
+        """Whether it is in a call of the system that waits, as the kernel reports."""
         try:
             with open(f"/proc/self/task/{self._task}/syscall") as file:
                 number = file.read().split(maxsplit=1)[0]

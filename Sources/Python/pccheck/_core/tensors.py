@@ -1,4 +1,4 @@
-"""A tensor that a save stores, as the engine takes it."""
+"""A tensor that a save stores, as the engine reads it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Search:
     """The steps that every file holds, newest first, and why some of them cannot be used."""
 
     def __init__(self, path: str, wanted: int | None) -> None:
-        """Raises ``NoCheckpoint`` when there is none; ``wanted`` is the one step asked for."""
+        """Raises ``NoCheckpoint`` when there is none; ``wanted`` is the requested step, or None."""
         self._path = path
         self._wanted = wanted
         self._paths = _paths(path)
@@ -81,7 +81,7 @@ class Search:
         raise Corrupt(f"{self._path}: no checkpoint can be loaded ({self._found}): {last}")
 
     def pass_over(self, step: int, failure: str) -> None:
-        """Takes a step out of what may be loaded; the log says why."""
+        """Takes a step out of what may be loaded; the log records why."""
         self.passed_over[step] = failure
         older = next((step for step in self.steps if step not in self.passed_over), None)
         log.warning(
@@ -111,7 +111,7 @@ class Files:
 
     @property
     def save_id(self) -> str | None:
-        """What tells this save from others of the same step; None when no file says it."""
+        """What distinguishes this save from others of its step; None when no file records it."""
         return next((source.save_id for source in self.sources if source.save_id), None)
 
     @property
@@ -274,7 +274,7 @@ def _paths(path: str) -> list[str]:
 
 
 def _steps(path: str) -> list[int]:
-    """The steps of a file, newest checkpoint first; damage is told in the log."""
+    """The steps of a file, newest checkpoint first; the log reports damage."""
     with Reader(path) as reader:
         for damage in describe_damage(reader.report()):
             log.warning("%s: %s; run pcfsck to see more", path, damage)

@@ -1,6 +1,6 @@
 """One file of a checkpoint of ``pccheck.dcp``: what it holds, and reading its chunks once.
 
-A chunk is read and verified as a whole, and holds parts of many tensors. So all that a load wants
+A chunk is read and verified completely, and holds parts of many tensors. So all that a load wants
 of a file is read in the order of the payload: at once where it goes straight into live memory,
 else in batches through a buffer of bounded size.
 """
@@ -43,11 +43,11 @@ class Entry:
 
     #: Of the part of a tensor that is here.
     sizes: tuple[int, ...] = ()
-    #: Of the whole tensor; None for an object.
+    #: Of the full tensor; None for an object.
     size: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     requires_grad: bool = field(default=False, compare=False)
-    #: Where the first element is in the payload, and what lies between elements, in elements.
+    #: Where the first element is in the payload, and the distance between elements, in elements.
     payload_offset: int = field(default=0, compare=False)
     stride: tuple[int, ...] = field(default=(), compare=False)
     #: The node of an object.
@@ -114,7 +114,7 @@ class Source:
             self.entries = self._entries(layout["items"], document)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateFormatError(
-                f"{self.path}: the DCP layout of step {self.info.step} is broken "
+                f"{self.path}: the DCP layout of step {self.info.step} is damaged "
                 f"({type(error).__name__}: {error})"
             ) from None
 
@@ -136,7 +136,7 @@ class Source:
         return entries
 
     def _tensor(self, item: dict[str, Any], node: dict[str, Any]) -> Entry:
-        """Where a tensor is in the payload, checked against what the layout says of it."""
+        """Where a tensor is in the payload, checked against what the layout records of it."""
         if "$view" in node:
             view = View(node)
             stored = self._stored(view.name)

@@ -59,7 +59,7 @@ class Part:
     def __init__(self, items: Sequence[WriteItem], planner: SavePlanner) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self.objects: dict[str, bytes] = {}
-        #: What a reader must know of the items beside their values.
+        #: What a reader must know of the items besides their values.
         self.descriptions: list[dict[str, Any]] = []
         self.results: list[storage.WriteResult] = []
         keys = _keys(items)
@@ -95,7 +95,7 @@ class Part:
 def _keys(items: Sequence[WriteItem]) -> list[str]:
     """The names under which items are stored, no two of which are the same.
 
-    A whole tensor keeps its own name. Parts of one are told apart by their place, in a name that
+    A full tensor keeps its own name. The name of a part includes its place, in a form that
     no other has.
     """
     taken: set[str] = set()

@@ -180,7 +180,7 @@ class Copies:
                 handle._pinned.wait(_PIN_SECONDS)
 
     def close(self, timeout: float) -> None:
-        """Waits for the copies under way, and gives up those that take longer."""
+        """Waits for the copies under way, and cancels those that take longer."""
         if os.getpid() != self._process:
             # The threads are the parent's.
             return
@@ -208,7 +208,7 @@ def _wait_durable(handle: KeepHandle) -> int:
     save = handle._save
     if save is None:
         return 0
-    # Not `wait`, which is for whoever asked for the save: it says there what went wrong.
+    # Not `wait`, which is for the caller of the save: there it raises what went wrong.
     status = save._wait(save._library.pcc_ticket_wait, None, "durable")
     if status == native.SUPERSEDED:
         raise NoCheckpoint(

@@ -95,7 +95,7 @@ class FileOwner:
         try:
             native.check(status, error)
         except FileAlreadyExists:
-            # Another writer created it first; opening says whether the file is ours to write.
+            # Another writer created it first; opening finds out whether the file is ours to write.
             log.info("%s exists already; opening it", self._path)
         self._open()
 

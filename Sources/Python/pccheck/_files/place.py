@@ -75,8 +75,8 @@ class OpenFile:
     def _gone(self, what: str, error: OSError | None = None) -> CheckpointError:
         return FileMissing(
             f"{self._path}: the file {what} while this checkpointer writes it, so that no later "
-            "job can find what is saved; nothing more is saved into it: put it back, or close this "
-            "checkpointer and open another file",
+            "job can find these checkpoints; nothing more is saved into it: put it back, or close "
+            "this checkpointer and open another file",
             code=2,
             errno=error.errno if error else None,
         )

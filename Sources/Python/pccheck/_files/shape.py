@@ -1,4 +1,4 @@
-"""The shape of a file: what a checkpointer asked for, what the file has, and another one for it."""
+"""The shape of a file: the requested one, the actual one, and the change between them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def payload_byte_count(entries: Sequence[TensorEntry], metadata: dict[str, str])
 
 
 def capacity_for(entries: Sequence[TensorEntry], metadata: dict[str, str], room: int = 0) -> int:
-    """A capacity that takes this state, as it is and a little larger, and ``room`` beside it."""
+    """A capacity for this state, a little growth, and ``room`` bytes more."""
     return with_room(payload_byte_count(entries, metadata)) + room
 
 
@@ -63,10 +63,10 @@ class Shape:
 
 
 class Room:
-    """What a file has room for, and what becomes of a state that does not fit.
+    """What a file has room for, and what happens to a state that does not fit.
 
-    ``resize`` is the caller's word: True gives a file that exists the shape that was asked for,
-    and grows it; None grows it where no capacity was asked for; False does neither.
+    ``resize`` True gives an existing file the requested shape, and grows it. None grows a file
+    without a requested capacity. False does neither.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Room:
         self._is_near_told = False
 
     def look(self) -> Shape | None:
-        """Reads the shape of the file. Returns what to make of it, if that was asked for."""
+        """Reads the shape of the file. Returns the shape to give it, if one was requested."""
         with Reader(self._path) as reader:
             report = reader.report()
         self._found = Shape(
@@ -140,7 +140,7 @@ class Room:
         if byte_count > _NEAR_FRACTION * capacity:
             self._is_near_told = True
             log.warning(
-                "%s: the state takes %d bytes of the %d that a slot holds; a larger one ends as "
+                "%s: the state takes %d bytes of the %d that a slot holds; a larger one raises "
                 "TooLarge: close the file in time and run %s, or open it with resize=True",
                 self._path, byte_count, capacity, self.command(capacity=2 * byte_count),
             )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What a checkpoint holds beside what the live state expects, decided before anything is read.
+"""Compares a checkpoint with the live state, before any tensor is read.
 
 The walk goes through the state document and the live state side by side. A strict request fails
-with everything that differs; a partial one leaves out of the document what does not fit.
+and lists every difference. A partial one removes from the document what does not fit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Leaf:
 
     dtype: str
     shape: tuple[int, ...]
-    #: How it is spread over processes, and which part is here; nothing for a whole tensor.
+    #: How it is spread over processes, and which part is here; nothing for a full tensor.
     sharding: str = ""
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class ResumeReport:
 
     path: str = ""
     step: int | None = None
-    #: The parts that the checkpoint holds, asked for or not.
+    #: The parts that the checkpoint holds, requested or not.
     held_parts: list[str] = field(default_factory=list)
     #: How many tensors and arrays of the checkpoint fit the live state.
     matched_count: int = 0
@@ -140,7 +140,7 @@ class ResumeReport:
         if not own:
             return f"all {self.matched_count} tensors fit" if self.matched_count else "it fits"
         others = f"{self.matched_count} tensors fit; " if self.matched_count else ""
-        return f"{others}{own} reads what was saved in its own way"
+        return f"{others}{own} reads saved state in its own way"
 
     def _hints(self) -> Iterator[str]:
         """What may be the reason: another name of a part, the shards of one rank."""
@@ -229,7 +229,7 @@ class Comparison:
         self.wants_tensors = self.wants_tensors or other.wants_tensors
 
     def parts(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The named parts of a state; what is in the checkpoint alone was not asked for."""
+        """The named parts of a state; a part that only the checkpoint has was not requested."""
         kept = {}
         # What an optimizer can take depends on how its parameters fit, and schedulers on that.
         for name in sorted(self.targets, key=self._place):
@@ -294,7 +294,7 @@ class Comparison:
             self.report.overwritten.append(f"{other_name} and {name}")
 
     def leaf(self, node: Any, live: Leaf, name: str) -> Any:
-        """A tensor or array beside the node that should hold it."""
+        """Compares a tensor or array with the node that should hold it."""
         self.wants_tensors = True
         saved = self.memory.leaf(node, self.tensors) if isinstance(node, dict) else None
         if saved is None:
@@ -321,7 +321,7 @@ class Comparison:
 
     @property
     def is_empty(self) -> bool:
-        """True when nothing is filled, or no tensor where tensors are asked for."""
+        """True when nothing is filled, or no tensor where tensors are wanted."""
         return not self.filled_count or (self.wants_tensors and not self.filled_tensor_count)
 
     def reshaped(self, name: str, saved: str, live: str) -> Any:
@@ -332,7 +332,7 @@ class Comparison:
     def mapping(
         self, node: Any, target: dict[Any, Any], name: str, *, is_closed: bool = False
     ) -> Any:
-        """A dictionary; what it holds beside tensors and objects is replaced.
+        """A dictionary; whatever it holds besides tensors and objects is replaced.
 
         One that is closed has all keys and no others.
         """

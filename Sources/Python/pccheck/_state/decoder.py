@@ -74,7 +74,7 @@ class Decoder:
         except RecursionError:
             raise
         except _DECODING_ERRORS as error:
-            raise StateFormatError(f"the state document has a broken {tag}: {error}") from error
+            raise StateFormatError(f"the state document has a damaged {tag}: {error}") from error
 
     def decode_other(self, tag: str, document: dict[str, Any]) -> Any:
         """Tags of torch values, read without torch."""

@@ -53,7 +53,7 @@ class Encoder:
         self._arrays: list[np.ndarray] = []
 
     def encode_state(self, value: object) -> Any:
-        """The JSON form of a whole state; its tensors are appended to ``entries``."""
+        """The JSON form of a state; its tensors are appended to ``entries``."""
         try:
             return self.encode(value, "")
         except (RecursionError, _TooDeep):

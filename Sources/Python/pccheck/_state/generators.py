@@ -139,7 +139,7 @@ def restore(name: str, live: Any, value: Any) -> None:
             f"a {type(value).__qualname__}"
         )  # fmt: skip
         raise CheckpointError(
-            f"'{name}' was saved as {saved}, and cannot go on as {describe(kind_of(live))}"
+            f"'{name}' was saved as {saved}, and cannot continue as {describe(kind_of(live))}"
         )
     if isinstance(live, random.Random):
         live.setstate(value.getstate())
@@ -161,7 +161,7 @@ def _restore_children(name: str, live: Any, saved: Any) -> None:
     else:
         log.warning(
             "'%s' was seeded differently when it was saved: what it spawns from now on are other "
-            "generators; take the one that load() returns to go on with the same", name,
+            "generators; take the one that load() returns to continue with the same", name,
         )  # fmt: skip
 
 

@@ -35,17 +35,17 @@ def load_from(
     *,
     sequence_maximum: int = 0,
 ) -> tuple[CheckpointInfo, Any]:
-    """What is asked for, of a step or of the newest checkpoint that is whole.
+    """Loads the request from a step or from the newest intact checkpoint.
 
-    Says in the log why a newer checkpoint was passed over.
+    Logs why a newer checkpoint was passed over.
     """
-    teller = _Teller(path, reader)
+    journal = _Journal(path, reader)
     try:
         info = reader.select_newest(
             None if step is None else step_number(step), sequence_maximum=sequence_maximum
         )
         while True:
-            teller.tell(info)
+            journal.note(info)
             try:
                 state = _load_named(path, reader, info, loading)
                 loading.rejections = reader.rejections()
@@ -56,21 +56,21 @@ def load_from(
                 _locate(error, path, info)
                 info = reader.select_next(error)
     except Exception as error:
-        teller.tell(None)
+        journal.note(None)
         loading.explain(error)
         raise
 
 
 def _locate(error: CheckpointError, path: str, info: CheckpointInfo) -> None:
-    """Says in an error that arose in Python of which checkpoint it is."""
+    """Names the checkpoint in an error that arose in Python."""
     if not error.code and printable(path) not in str(error):
         error.reword(f"{path}, step {info.step} in slot {info.slot}: {error}")
 
 
 def load_selected(reader: Reader, loading: Loading) -> Any:
-    """What is asked for of the selected checkpoint; every byte that it read was verified.
+    """Loads the request from the selected checkpoint; every byte that it reads is verified.
 
-    Only the chunks that hold something of it are read.
+    It reads only the chunks that hold something of the request.
     """
     try:
         manifest = Manifest(reader)
@@ -106,24 +106,24 @@ def _load_named(path: str, reader: Reader, info: CheckpointInfo, loading: Loadin
             loading.report.path, loading.report.step = path, info.step
 
 
-class _Teller:
-    """Says in the log, once each, what is damaged and what was passed over."""
+class _Journal:
+    """Logs once each what is damaged and what was passed over."""
 
     def __init__(self, path: str, reader: Reader) -> None:
         self._path, self._reader = path, reader
-        self._told: set[tuple[int, int]] = set()
-        self._has_told_damage = False
+        self._logged: set[tuple[int, int]] = set()
+        self._has_logged_damage = False
 
-    def tell(self, found: CheckpointInfo | None) -> None:
-        if not self._has_told_damage:
-            self._has_told_damage = True
-            _tell_damage(self._path, self._reader.report())
+    def note(self, found: CheckpointInfo | None) -> None:
+        if not self._has_logged_damage:
+            self._has_logged_damage = True
+            _log_damage(self._path, self._reader.report())
         rejections = self._reader.rejections()
         for index, item in enumerate(rejections):
             key = (item["slot"], item["sequence"])
-            if key in self._told:
+            if key in self._logged:
                 continue
-            self._told.add(key)
+            self._logged.add(key)
             following = [(later["step"], later["sequence"]) for later in rejections[index + 1 :]]
             if found is not None:
                 following.append((found.step, found.sequence))
@@ -136,7 +136,7 @@ class _Teller:
             )  # fmt: skip
 
 
-def _tell_damage(path: str, found: dict[str, Any]) -> None:
+def _log_damage(path: str, found: dict[str, Any]) -> None:
     for damage in describe_damage(found):
         log.warning("%s: %s; run pcfsck to see more", path, damage)
 

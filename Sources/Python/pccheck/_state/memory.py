@@ -22,7 +22,7 @@ from .stored import StoredTensor, array_type
 class Place:
     """Live memory for a stored tensor."""
 
-    #: What decoding gives back.
+    #: What decoding returns.
     value: Any
     #: The same memory, flat and in bytes, of the kind that the decoder works on.
     memory: Any
@@ -66,7 +66,7 @@ class ArrayMemory:
         """The part of a node that fits an object with a state of its own; None for no object."""
         if not is_stateful(target):
             return None
-        # What such an object makes of its state is its own affair.
+        # The object alone decides what it does with its state.
         comparison.filled_count += 1
         return node
 

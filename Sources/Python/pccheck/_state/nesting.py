@@ -46,7 +46,7 @@ def endless(state: object) -> ValueError:
 
 
 def _deepest(state: object) -> tuple[str, bool]:
-    """The path to a container that lies inside itself, else the longest one; without recursion."""
+    """The path to a container that is inside itself, else the longest one; without recursion."""
     longest = ""
     depth = 0
     above: list[int] = []

@@ -13,7 +13,7 @@ from .stored import StoredTensor
 # What tensors share that cannot be read straight into their place.
 _BUFFER_BYTE_COUNT = 64 << 20
 _ALIGNMENT = 64
-# A tensor that is read into a buffer, and what takes it from there.
+# A tensor that is read into a buffer, and the function that copies it out.
 _Filling: TypeAlias = tuple[StoredTensor, Callable[[Any], None]]
 _Batch: TypeAlias = Sequence[_Filling]
 

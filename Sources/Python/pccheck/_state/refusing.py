@@ -41,7 +41,7 @@ def key_refusal(key: object, path: str) -> TypeError:
 
 
 def refuse_attributes(value: object, path: str, known: Set[str] = frozenset()) -> None:
-    """Raises for a dictionary that has attributes beside its items, which would be lost."""
+    """Raises for a dictionary that has attributes besides its items, which would be lost."""
     others = vars(value).keys() - known
     if others:
         name = printable(str(min(others)))

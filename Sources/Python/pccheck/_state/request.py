@@ -55,7 +55,7 @@ class Loading:
         self._changed: set[tuple[int, int, str]] = set()
 
     def selected(self, document: Any) -> Any:
-        """The part of a state document that is asked for."""
+        """The requested part of a state document."""
         if self._tensor is not None:
             return reference_to(self._tensor, document)
         if self._parts is None or not isinstance(document, dict) or tag_of(document):
@@ -107,7 +107,7 @@ class Loading:
     def must_prove(self, places: dict[str, Place]) -> bool:
         """True when what is filled may not be filled again by an older checkpoint.
 
-        Only a partial request goes on with a checkpoint that has less. A strict one fails then.
+        Only a partial request continues with a checkpoint that has less. A strict one fails then.
         """
         return bool(places) and self._strict is False
 
@@ -156,7 +156,7 @@ class Loading:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Where what was loaded is given to live objects: an error says what it left behind."""
+        """While live objects receive what was loaded: an error reports what it left behind."""
         try:
             yield
         except Exception as error:
@@ -164,7 +164,7 @@ class Loading:
             raise
 
     def explain(self, failure: Exception) -> None:
-        """Says in an error what it left behind."""
+        """Adds to an error what it left behind."""
         if not self._changed:
             return
         text = (

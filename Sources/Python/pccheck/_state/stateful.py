@@ -17,14 +17,14 @@ from .comparing import ResumeReport
 from .kinds import is_namedtuple
 from .nesting import joined
 
-# Used by resume to tell "not in the checkpoint" from a stored None.
+# Used by resume to distinguish "not in the checkpoint" from a stored None.
 _MISSING = object()
-#: What a loaded value goes into, beside objects with a state of their own.
+#: What a loaded value goes into, besides objects with a state of their own.
 FILLED_TYPES: tuple[type, ...] = (np.ndarray, *generators.GENERATOR_TYPES)
 
 
 def is_stateful(value: object) -> bool:
-    """True for objects that give and take their own state."""
+    """True for objects that return and accept their own state."""
     kind: Any = type(value)
     return _is_stateful_type(kind)
 
@@ -102,17 +102,17 @@ def fixed_error(name: str, target: object) -> TypeError:
 class Restorer:
     """Puts loaded state into live objects; what cannot be changed in place is an error."""
 
-    #: What is filled, beside objects with a state of their own.
+    #: What is filled, besides objects with a state of their own.
     filled_types: tuple[type, ...] = FILLED_TYPES
 
     def __init__(self) -> None:
-        #: Is told what a part did not take of what was loaded for it.
+        #: Records what a part did not accept of what was loaded for it.
         self.report = ResumeReport()
 
     def restore_parts(
         self, targets: dict[str, Any], loaded: dict[str, Any], report: ResumeReport | None = None
     ) -> None:
-        """Gives each part what was loaded for it; ``report`` says how it fitted."""
+        """Gives each part what was loaded for it; ``report`` records how it fitted."""
         self.report = report or self.report
         for name, target in targets.items():
             if name in loaded:

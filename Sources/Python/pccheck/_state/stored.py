@@ -32,7 +32,7 @@ STORED_ITEM_SIZE = {
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A tensor as loaded: what the manifest says, and its verified bytes."""
+    """A tensor as loaded: its entry in the manifest, and its verified bytes."""
 
     name: str
     stored_dtype: str
@@ -59,13 +59,13 @@ class View:
             self.shape = tuple(node["shape"])
             self.stride = tuple(node["stride"])
         except (KeyError, TypeError) as error:
-            raise StateFormatError(f"the state document has a broken $view: {error}") from None
+            raise StateFormatError(f"the state document has a damaged $view: {error}") from None
         numbers = (self.offset, *self.shape, *self.stride)
         is_whole = all(type(n) is int and 0 <= n < _VIEW_LIMIT for n in numbers)
         names_fit = type(self.name) is str and type(self.dtype) is str
         if not is_whole or not names_fit or len(self.shape) != len(self.stride):
             raise StateFormatError(
-                f"the state document has a broken $view of '{self.name}': its numbers make no view"
+                f"the state document has a damaged $view of '{self.name}': its numbers make no view"
             )
 
     def check(self, item_size: int, tensor: StoredTensor) -> None:

@@ -33,7 +33,7 @@ class BadPickle(CheckpointError):
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether the writer of a pickle is trusted, and how the caller says that he is."""
+    """Whether the writer of a pickle is trusted, and how the caller states that."""
 
     is_given: bool
     #: Such as ``say --trust``.

@@ -1,4 +1,4 @@
-"""Tensors on a CUDA device: copied to pinned memory by a stream beside the one that trains.
+"""Tensors on a CUDA device: copied to pinned memory by a stream apart from the one that trains.
 
     compute stream   … step n │ event          step n+1 …
     side stream               └ waits │ copies │ event
@@ -34,7 +34,7 @@ class Streams(Protocol):
         ...
 
     def allocate(self, byte_count: int) -> torch.Tensor:
-        """Host memory that a device can copy to by itself."""
+        """Host memory that a device can copy to directly."""
         ...
 
     def follow(self, device: torch.device) -> None:
@@ -80,7 +80,7 @@ class CudaStreams:
         side.wait_stream(torch.cuda.current_stream(device))
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """An asynchronous copy; the allocator is told which stream reads the source."""
+        """An asynchronous copy; the allocator learns which stream reads the source."""
         side = self._sides[source.device]
         with torch.cuda.stream(side):
             target.copy_(source, non_blocking=True)
@@ -155,7 +155,7 @@ class Arenas:
             try:
                 memory = self._free.popleft()
             except IndexError:
-                # Another thread was quicker.
+                # Another thread did so first.
                 break
             if memory.nbytes >= byte_count:
                 return Lease(self, memory)
@@ -179,7 +179,7 @@ class Copies:
         self._events: list[Any] = []
 
     def handles(self, tensor: torch.Tensor) -> bool:
-        """True when `add` takes the tensor."""
+        """True when `add` accepts the tensor."""
         return self._streams.handles(tensor)
 
     def add(self, source: torch.Tensor) -> int:

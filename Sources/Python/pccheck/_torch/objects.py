@@ -1,5 +1,5 @@
-"""What a save records about its objects beside their state: their class, and, of optimizers, the
-names of their parameters. spec/STATE.md says how it is stored.
+"""What a save records of its objects besides their state: their class, and, of optimizers, the
+names of their parameters. spec/STATE.md specifies how it is stored.
 
 The state of an optimizer numbers its parameters. Their names say which is which when the live
 optimizer has them in another order, or has more of them.

@@ -19,11 +19,11 @@ from .trainable import Trainable
 from .types import PLAIN_TENSOR_TYPES
 
 class CollectionPutOff:
-    """Describing a large state makes many small objects, and no garbage: while that goes on, the
-    collector would look through all of them again and again.
+    """Pauses the garbage collector while a large state is described.
 
-    Of use for large states only, and an interrupt at the wrong moment leaves the collector off:
-    whoever comes next turns it on again.
+    The description makes many small objects and no garbage, which the collector would search
+    again and again. An interrupt at the wrong moment leaves the collector off; the next use turns
+    it on again.
     """
 
     #: A save of fewer tensors takes no time worth this.

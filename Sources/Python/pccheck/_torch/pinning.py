@@ -21,7 +21,7 @@ def pin_for_cuda(address: int, byte_count: int) -> Callable[[], object]:
     """
     if not torch.cuda.is_available():
         raise CheckpointError(
-            "pin=True needs CUDA, and torch finds none; use pin='auto' to go on without"
+            "pin=True needs CUDA, and torch finds none; use pin='auto' to continue without it"
         )
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     result = runtime.cudaHostRegister(address, byte_count, 0)

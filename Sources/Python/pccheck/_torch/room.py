@@ -13,7 +13,7 @@ from .sharded import local_of
 _MOMENT_COUNTS = {
     "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1, "ASGD": 1, "Rprop": 2, "Adadelta": 2,
 }  # fmt: skip
-# The Adam family, and whatever torch does not tell of.
+# The Adam family, and classes that torch does not know.
 _USUAL_MOMENT_COUNT = 2
 
 
@@ -47,7 +47,7 @@ def _moment_count(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> in
 
 
 def _room_of_history(optimizer: torch.optim.LBFGS) -> int:
-    """A direction and a step for each iteration that it remembers, and three vectors beside."""
+    """A direction and a step for each iteration that it remembers, and three vectors more."""
     group = optimizer.param_groups[0]
     byte_count = sum(local_of(parameter).nbytes for parameter in group["params"])
     held = sum(

@@ -1,8 +1,8 @@
-"""Tensors that several processes share: each saves its own shard, and says where it lies.
+"""Tensors that several processes share: each saves its own shard, and records where it belongs.
 
 A DTensor is stored as the local tensor of this rank, with the global shape, the placements and
 the mesh. It comes back into a live DTensor of the same sharding, or as a ``LocalShard``; the files
-of all ranks together give whole tensors again.
+of all ranks together make full tensors again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def local_of(value: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a tensor lies on a mesh of processes, and which part of it is here."""
+    """How a tensor is spread over a mesh of processes, and which part of it is here."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -76,17 +76,17 @@ class Sharding:
                 _counts(mesh["ranks"]), _counts(mesh["coordinate"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
-            raise StateFormatError(f"the state document has a broken $dtensor: {error}") from None
+            raise StateFormatError(f"the state document has a damaged $dtensor: {error}") from None
         dimensions = len(sharding.mesh_shape)
         if len(sharding.placements) != dimensions or len(sharding.coordinate) != dimensions:
             raise StateFormatError(
-                f"the state document has a broken $dtensor: {len(sharding.placements)} placements "
+                f"the state document has a damaged $dtensor: {len(sharding.placements)} placements "
                 f"and {len(sharding.coordinate)} coordinates for a mesh of {dimensions} dimensions"
             )
         return sharding
 
     def document(self) -> dict[str, Any]:
-        """What is stored beside the local tensor."""
+        """What is stored besides the local tensor."""
         return {
             "shape": list(self.shape), "stride": list(self.stride),
             "placements": list(self.placements),
@@ -111,7 +111,7 @@ class Sharding:
         return f"sharded {' '.join(self.placements)} on ranks {_ranks(self.mesh_ranks)}, {mesh}"
 
     def window(self) -> tuple[slice, ...] | None:
-        """The part of the whole tensor that is here; None when it is no block of it."""
+        """The part of the full tensor that is here; None when it is no block of it."""
         starts, sizes = [0] * len(self.shape), list(self.shape)
         for placement, count, place in zip(
             self.placements, self.mesh_shape, self.coordinate, strict=True
@@ -200,7 +200,7 @@ def _ranks(ranks: tuple[int, ...]) -> str:
     return ", ".join(map(str, ranks))
 
 
-# -- whole tensors again
+# -- full tensors again
 
 
 def joined(values: Sequence[Any], path: str = "") -> Any:

@@ -13,9 +13,9 @@ from .sharded import local_of
 
 log = logging.getLogger("pccheck")
 
-#: The key in the part's state that says on which base it stands.
+#: The key in the part's state that records its base.
 BASE_KEY = "pccheck.base"
-# So many elements of each frozen tensor, spread over it, tell one base from another.
+# So many elements of each frozen tensor, spread over it, distinguish one base from another.
 _SAMPLE_COUNT = 1024
 
 
@@ -52,7 +52,7 @@ class Trainable:
     def base(self) -> dict[str, Any]:
         """A fingerprint of the frozen parameters: names, types, shapes, and a sample of values.
 
-        Taken anew each time: nothing tells what went through ``.data``, as when adapters are
+        Computed each time: nothing reports what went through ``.data``, as when adapters are
         merged into their base.
         """
         frozen = self._frozen()
@@ -89,7 +89,7 @@ def trainable(model: torch.nn.Module, *, buffers: bool = True) -> Trainable:
     Parameters with ``requires_grad`` are saved under their own names, and with ``buffers`` the
     persistent buffers. A fingerprint of the frozen ones is saved too: resuming onto another base is
     a ``StateMismatch``, which ``strict=False`` turns into a warning. It is made of a sample of
-    each tensor, and tells models apart, not every changed value.
+    each tensor, and distinguishes models, not every changed value.
     """
     return Trainable(model, buffers)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of modules, schedulers and the like, beside the live ones."""
+"""Compares saved modules, schedulers and other objects with the live ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _compare_keys(
             comparison.report.unexpected.append(f"{name}.{key}")
             continue
         found.add(key)
-        # What a module makes of its extra state is its own affair.
+        # The module alone decides what it does with its extra state.
         is_own = key not in live or key.endswith(_EXTRA_STATE)
         if is_own or (not _fits(comparison, child, live[key]) and dry_run.accepts(key)):
             comparison.fill_tensor()

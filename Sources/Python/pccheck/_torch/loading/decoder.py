@@ -118,7 +118,7 @@ class TorchDecoder(Decoder):
 
 
 class LiveShards:
-    """The DTensors of a live state, and the meshes that they lie on."""
+    """The DTensors of a live state, and the meshes that they are on."""
 
     def __init__(self) -> None:
         #: DTensor and its local tensor, by the identity of the node that fills them.
@@ -145,7 +145,7 @@ class TorchMemory(ArrayMemory):
         return memory, memory.data_ptr()
 
     def dropped_spans(self, target: Any) -> list[tuple[int, int]]:
-        """The state of optimizers, which they replace as a whole."""
+        """The state of optimizers, which they replace altogether."""
         tensors = [
             tensor
             for value in stateful_objects(target)
@@ -158,7 +158,7 @@ class TorchMemory(ArrayMemory):
         return [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in own]
 
     def is_read(self, kind: str) -> bool:
-        """False for tensors of which only type and shape are asked for."""
+        """False for tensors of which only type and shape are wanted."""
         is_meta = self.device is not None and self.device.type == "meta"
         return not is_meta or kind not in ("$tensor", "$view")
 

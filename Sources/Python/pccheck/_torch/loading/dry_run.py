@@ -1,7 +1,7 @@
 """Asks the modules of torch that read their state in a way of their own what they would accept.
 
-A batch norm takes files of before it counted batches; observers of quantization take buffers of
-any length. Such a module loads tensors without memory into a shadow of itself: nothing live is
+A batch norm accepts files of before it counted batches; observers of quantization accept buffers
+of any length. Such a module loads tensors without memory into a shadow of itself: nothing live is
 touched, and no byte is read.
 """
 
@@ -115,7 +115,7 @@ def _shadow(module: _Module, made: dict[int, _Module]) -> _Module:
                 name: child if child is None else _shadow(child, made)
                 for name, child in module._modules.items()
             },
-            # What it has beside tensors may be shared with the live module.
+            # What it has besides tensors may be shared with the live module.
             set_extra_state=lambda _: None,
         )
     return made[id(module)]

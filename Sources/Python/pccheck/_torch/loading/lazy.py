@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint that are read when they are asked for."""
+"""Tensors of a checkpoint that are read on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .decoder import TorchDecoder, TorchMemory, tensor_type
 
 
 class LazyTensor:
-    """One stored tensor: its type and shape at once, its values when they are asked for.
+    """One stored tensor: its type and shape at once, its values on request.
 
     Every byte that a load returns was verified. Tied tensors are one LazyTensor, and are read
     once for each call of ``load``.
@@ -136,6 +136,6 @@ def load_lazily(
     try:
         return load_from(os.fspath(path), reader, step, Loading(LazyMemory(reader, device)))[1]
     except BaseException:
-        # Whoever keeps the error must not keep the slot pinned.
+        # The error may be kept; it must not keep the slot pinned.
         reader.close()
         raise

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of an optimizer, beside the live one.
+"""Compares a saved optimizer with the live one.
 
 Parameters are matched by their names where both sides know them, else by their place. A group
 takes the settings of the saved group that had its parameters.
@@ -263,7 +263,7 @@ class _Matching:
     # -- what is kept
 
     def pruned(self, *, keeps_settings: bool) -> Any:
-        """The saved state as the live optimizer takes it."""
+        """The saved state as the live optimizer accepts it."""
         origins = self._origins()
         if origins != list(range(len(self._saved.groups))):
             self._comparison.regrouped.append(self._optimizer)

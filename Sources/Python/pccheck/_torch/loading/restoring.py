@@ -47,11 +47,11 @@ class TorchRestorer(Restorer):
         except RuntimeError as error:
             reason = " ".join(str(error).split()).rstrip(" .")
             raise CheckpointError(
-                f"'{name}' reads what was saved in a way of its own, and refused it: {reason}; its "
+                f"'{name}' reads saved state in its own way, and refused it: {reason}; its "
                 "tensors hold unspecified values now: load another checkpoint into them, or "
                 "initialize them again"
             ) from error
-        # What has a way of its own may say nothing.
+        # A method of its own may report nothing.
         if name in self.report.unchecked and hasattr(found, "missing_keys"):
             self._tell_partial(name, module, found)
 
@@ -60,7 +60,7 @@ class TorchRestorer(Restorer):
         expected = set(module.state_dict())
         if expected and expected <= set(found.missing_keys):
             raise CheckpointError(
-                f"{self.report.path}: '{name}' reads what was saved in a way of its own, and took "
+                f"{self.report.path}: '{name}' reads saved state in its own way, and accepted "
                 f"none of it: saved are {_shown(found.unexpected_keys)}, it has {_shown(expected)}"
             )
         report = self.report
@@ -101,7 +101,7 @@ def _fill(name: str, target: torch.Tensor, value: Any) -> None:
             "tensor; pass what it was saved as"
         )
     if target.is_meta and not value.is_meta:
-        # torch takes the copy, and keeps nothing of it.
+        # torch accepts the copy, and keeps nothing of it.
         raise CheckpointError(
             f"'{printable(name)}' is on the meta device, which holds no values; give it memory "
             "before the resume: torch.empty_like(tensor, device=…)"

@@ -69,7 +69,7 @@ class TorchEncoder(Encoder):
         }
 
     def encode_state(self, value: object) -> Any:
-        """The JSON form of a whole state; its tensors are appended to ``entries``."""
+        """The JSON form of a state; its tensors are appended to ``entries``."""
         document = super().encode_state(value)
         _Leaves(
             self, self._leaves, self._in_place, self._device_copies, self._host_copies
@@ -162,7 +162,7 @@ class _Leaves:
         plan.learn(signature, before, leaves, entries[len(before) :], self._small)
 
     def _is_ordinary(self, addresses: list[int]) -> bool:
-        """True when each tensor is stored by itself, in the order in which they are met."""
+        """True when each tensor is stored alone, in the order in which they are met."""
         tensors = [tensor for _, tensor, _ in self._leaves]
         real = [address for address in addresses if address]
         return (
@@ -288,7 +288,7 @@ class _Leaves:
         return name
 
     def _copy_rest(self) -> None:
-        """Makes or queues the copies, and says where they will be."""
+        """Makes or queues the copies, and returns where they will be."""
         entries = self._encoder.entries
         copied = self._host_copies.begin()
         indices = list(self._on_host)

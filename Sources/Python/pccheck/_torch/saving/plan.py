@@ -1,4 +1,4 @@
-"""What one save found out about the tensors of a state, for the next one of the same structure.
+"""What one save learned about the tensors of a state, for the next one of the same structure.
 
 A state of 100,000 small tensors costs more to describe than to copy. From one save to the next its
 names, types and shapes stay; only addresses and values change.
@@ -92,7 +92,7 @@ class Plan:
         return entries
 
     def release(self) -> None:
-        """Lets go of the memory of the last state: whoever reads it holds it."""
+        """Releases the memory of the last state: its readers hold it."""
         for entry in self._entries:
             entry.owner = None
 

@@ -1,6 +1,6 @@
 """Notices that tensors which are read in place were changed before they were copied.
 
-torch counts the in-place changes of every tensor, whoever makes them: optimizers,
+torch counts in-place changes of every tensor, by any code: optimizers,
 ``load_state_dict``, ``nn.init``, an averaged or schedule-free swap of weights. It does not count
 what is written through ``.data``, through NumPy, or by other processes.
 """
