@@ -64,19 +64,15 @@ public final class CheckpointWriter: Sendable {
         let start = try WriterOpening(storage: storage, options: options).recover()
         let pool = try makePool(start.identity.geometry, storage, options)
         var state = EngineState(
-            storage: storage,
+            storage: storage, geometry: start.identity.geometry,
             slots: SlotTable(
                 slots: start.identity.geometry.slots, kept: start.kept, held: start.held,
                 unreadable: start.unreadable),
-            superblock: start.superblock, superblockDigest: .zero,
-            nextSequence: start.nextSequence,
+            superblock: start.superblock, nextSequence: start.nextSequence,
             freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
-        state.statistics.quarantinedSlotCount = start.unreadable.count
         state.statistics.storageKind = storage.kind
         state.statistics.storageDetail = storage.detail
         state.statistics.poolByteCount = UInt64(pool.byteCount)
-        state.statistics.newestDurableStep = start.superblock.anchor?.step
-        state.statistics.newestDurableSequence = start.superblock.anchor?.sequence ?? .none
         let engine = Engine(
             storage: storage, identity: start.identity, options: options, pool: pool, state: state)
         engine.monitor.withLock { state in
@@ -86,7 +82,7 @@ public final class CheckpointWriter: Sendable {
         // Before any slot is written: from here on the medium names this writer, and an adopted
         // checkpoint is anchored.
         let digest = try engine.writeSuperblock(start.superblock)
-        engine.monitor.withLock { $0.superblockDigest = digest }
+        engine.monitor.withLock { $0.open(superblockDigest: digest) }
         try engine.start()
         return (engine, start.recovered)
     }
@@ -145,6 +141,9 @@ public final class CheckpointWriter: Sendable {
         needsApproval: Bool = false
     ) throws(CheckpointError) -> CheckpointTicket {
         try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
+        let request = SaveRequest(
+            step: step, payload: payload, userMetadata: userMetadata, isUrgent: isUrgent,
+            needsApproval: needsApproval)
         let began = SystemClock.monotonicTime
         var deadline: UInt64 = 0
         var isWaitingUrgently = false
@@ -154,7 +153,7 @@ public final class CheckpointWriter: Sendable {
         }
         while true {
             let attempt = try engine.monitor.withLock { state throws(CheckpointError) in
-                try begin(step: step, payload, userMetadata, isUrgent, needsApproval, &state)
+                try state.admit(request, patience: engine.options.urgentPatienceNanoseconds)
             }
             switch attempt {
             case .begun(let ticket, let brokenPin):
@@ -164,7 +163,7 @@ public final class CheckpointWriter: Sendable {
             case .noSlot(let pinnedCount):
                 if isUrgent, !isWaitingUrgently {
                     isWaitingUrgently = true
-                    engine.monitor.withLock { $0.urgentWaitCount += 1 }
+                    engine.monitor.withLock { $0.beginUrgentWait() }
                 }
                 if pinnedCount > 0 { lookAtPins(step: step) }
                 try waitForSlot(
@@ -186,8 +185,8 @@ public final class CheckpointWriter: Sendable {
         }
         // Before the size: a caller may make room, with another writer, and try again.
         try engine.monitor.withLock { state throws(CheckpointError) in
-            try checkOpen(state)
-            try checkOrder(step, state)
+            try state.checkOpen()
+            try state.checkOrder(step)
         }
         let capacity = engine.geometry.slotByteCount
         guard payload.byteCount <= capacity else {
@@ -210,100 +209,8 @@ public final class CheckpointWriter: Sendable {
         }
     }
 
-    private enum Attempt {
-        /// - Parameter brokenPin: the slot, when it was taken from readers.
-        case begun(CheckpointTicket, brokenPin: SlotIndex?)
-        /// Nothing can be taken; so many slots are free, but pinned by readers.
-        case noSlot(pinnedCount: Int)
-    }
-
-    private func begin(
-        step: UInt64, _ payload: CheckpointPayload, _ userMetadata: String, _ isUrgent: Bool,
-        _ needsApproval: Bool, _ state: inout EngineState
-    ) throws(CheckpointError) -> Attempt {
-        try checkOpen(state)
-        try checkOrder(step, state)
-        // Beyond the limit a crash could forget that the number was given.
-        guard state.nextSequence < state.superblock.sequenceLimit else {
-            throw CheckpointError(
-                .slotsExhausted,
-                "\(engine.storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
-                    + "become durable; check the device, then reopen the file")
-        }
-        // Whoever waits for an urgent one to go first has no slot to complain about.
-        if !isUrgent, state.urgentWaitCount > 0 { return .noSlot(pinnedCount: 0) }
-        guard let (slot, isPinned) = try takeSlot(isUrgent: isUrgent, &state) else {
-            let isFull = state.inFlight.count >= engine.geometry.inFlightCount
-            let pinnedCount = isFull ? 0 : state.slots.free.count
-            if pinnedCount == 0 {
-                state.pinStall = nil
-            } else if state.pinStall == nil {
-                state.pinStall = PinStall(beganTime: SystemClock.monotonicTime)
-            }
-            return .noSlot(pinnedCount: pinnedCount)
-        }
-        state.pinStall = nil
-        let sequence = SequenceNumber(rawValue: state.nextSequence)
-        state.nextSequence += 1
-        state.lastStep = step
-        state.slots.take(slot, for: sequence)
-        let checkpoint = InFlightCheckpoint(
-            sequence: sequence, slot: slot, step: step, payload: payload,
-            userMetadata: userMetadata, chunkByteCount: engine.geometry.chunkByteCount,
-            isUrgent: isUrgent, needsApproval: needsApproval, urgency: engine.urgency)
-        state.inFlight.append(checkpoint)
-        state.statistics.savedCount += 1
-        state.enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
-        if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
-        return .begun(checkpoint.ticket, brokenPin: isPinned ? slot : nil)
-    }
-
-    private func checkOrder(_ step: UInt64, _ state: EngineState) throws(CheckpointError) {
-        guard let last = state.lastStep, step < last else { return }
-        throw CheckpointError(
-            .stepBackwards,
-            "\(engine.storage.path): step \(step) is below step \(last), the last one saved by "
-                + "this writer; call rewind first when training really went back")
-    }
-
-    private func checkOpen(_ state: EngineState) throws(CheckpointError) {
-        if let error = state.failStop { throw error }
-        guard !state.isClosing else {
-            throw CheckpointError(
-                .closed, "\(engine.storage.path): this writer is closed; open the file again")
-        }
-    }
-
-    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends. An
-    /// urgent save loses patience with readers, and takes one all the same.
-    private func takeSlot(
-        isUrgent: Bool, _ state: inout EngineState
-    ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
-        if state.slots.free.isEmpty, state.inFlight.isEmpty, state.slots.quarantinedCount > 0 {
-            throw CheckpointError(
-                .slotsExhausted,
-                "\(engine.storage.path): \(state.slots.quarantinedCount) slots are out of use "
-                    + "after failed flushes or reads, and none is left; reopen the file, and check "
-                    + "the device if that repeats")
-        }
-        guard state.inFlight.count < engine.geometry.inFlightCount else { return nil }
-        for slot in state.slots.free {
-            do throws(StorageError) {
-                if try engine.storage.tryLock(.slot(slot), exclusive: true) { return (slot, false) }
-            } catch {
-                throw CheckpointError(error, slot: slot)
-            }
-        }
-        guard isUrgent, let stall = state.pinStall, let slot = state.slots.free.first,
-            SystemClock.monotonicTime - stall.beganTime >= engine.options.urgentPatienceNanoseconds
-        else { return nil }
-        // Its readers find the mark before the first chunk: COMMIT.md, rules 7 and 8.
-        state.statistics.brokenPinCount += 1
-        return (slot, true)
-    }
-
     private func endUrgentWait() {
-        engine.monitor.withLock { $0.urgentWaitCount -= 1 }
+        engine.monitor.withLock { $0.endUrgentWait() }
         engine.monitor.wakeAll()
     }
 
@@ -345,25 +252,12 @@ public final class CheckpointWriter: Sendable {
     /// Finds out whom a save waits for, now and then, and tells the log once when it takes long.
     private func lookAtPins(step: UInt64, isFailing: Bool = false) {
         let now = SystemClock.monotonicTime
-        let slots = engine.monitor.withLock { state -> [SlotIndex] in
-            guard state.pinStall?.isLookDue(now: now, isFailing: isFailing) == true else {
-                return []
-            }
-            state.pinStall?.lookedTime = now
-            return state.slots.free
-        }
+        let slots = engine.monitor.withLock { $0.beginPinLook(now: now, isFailing: isFailing) }
         guard !slots.isEmpty else { return }
         // Not with the lock held: all of /proc is read.
         let pins = engine.storage.slotPins(slots)
         let limit = engine.options.pinWarningNanoseconds
-        let waited = engine.monitor.withLock { state -> UInt64? in
-            guard let stall = state.pinStall else { return nil }
-            state.pinStall?.pins = pins
-            let waited = now - min(stall.beganTime, now)
-            guard !stall.isReported, waited >= limit, !pins.isEmpty else { return nil }
-            state.pinStall?.isReported = true
-            return waited
-        }
+        let waited = engine.monitor.withLock { $0.endPinLook(pins, now: now, limit: limit) }
         guard let waited else { return }
         engine.options.logger.warning(
             "a save waits for readers",
@@ -415,33 +309,21 @@ public final class CheckpointWriter: Sendable {
     ///
     /// One that has ended, or that needed no approval, is left alone.
     public func approve(_ ticket: CheckpointTicket) {
-        engine.monitor.withLock { state in
-            guard let checkpoint = state.awaitingApproval(ticket) else { return }
-            checkpoint.needsApproval = false
-            if checkpoint.writesLeft == 0, checkpoint.failure == nil {
-                state.written.append(checkpoint)
-            }
-        }
+        engine.monitor.withLock { $0.approve(ticket) }
         engine.monitor.wakeAll()
     }
 
     /// Ends a checkpoint that was not approved as failed, with the code `rejected`: its slot is
     /// released, and what was durable stays so.
     public func reject(_ ticket: CheckpointTicket, because reason: String) {
-        engine.monitor.withLock { state in
-            guard let checkpoint = state.awaitingApproval(ticket) else { return }
-            state.fail(checkpoint, CheckpointError(.rejected, reason, slot: checkpoint.slot))
-        }
+        engine.monitor.withLock { $0.reject(ticket, because: reason) }
         engine.monitor.wakeAll()
     }
 
     /// Says that training goes back to `step` on purpose: saves may use any step from there on.
     /// They still get higher sequences, and so they are newer.
     public func rewind(to step: UInt64) throws(CheckpointError) {
-        try engine.monitor.withLock { state throws(CheckpointError) in
-            try checkOpen(state)
-            state.lastStep = step
-        }
+        try engine.monitor.withLock { state throws(CheckpointError) in try state.rewind(to: step) }
     }
 
     public var statistics: WriterStatistics {
@@ -465,12 +347,7 @@ public final class CheckpointWriter: Sendable {
         }
         if wasClosed { return }
         if ownerProcessID != ThisProcess.id { return }
-        engine.monitor.withLock { state in
-            state.isClosing = true
-            for checkpoint in state.inFlight where checkpoint.needsApproval {
-                state.fail(checkpoint, Self.neverApproved)
-            }
-        }
+        engine.monitor.withLock { $0.close() }
         engine.monitor.wakeAll()
         engine.monitor.wait { $0.inFlight.isEmpty }
         engine.stop()
@@ -485,11 +362,6 @@ public final class CheckpointWriter: Sendable {
         }
         _ = try engine.writeSuperblock(last)
     }
-
-    private static let neverApproved = CheckpointError(
-        .rejected,
-        "the writer was closed before this checkpoint was approved; approve or reject each one "
-            + "that asks for it before closing")
 
     /// Stops at once, as a crash would: what is in flight fails, and nothing more is written.
     public func abandon() {

@@ -72,3 +72,15 @@ public struct WriterStatistics: Sendable, Hashable {
         recent.append(line)
     }
 }
+
+extension WriterStatistics.TimeLine {
+    /// Of a checkpoint that has ended as durable.
+    init(_ item: SealedCheckpoint) {
+        let ticket = item.checkpoint.ticket
+        self.init(
+            step: ticket.step, sequence: ticket.sequence,
+            payloadByteCount: item.checkpoint.payloadByteCount,
+            storedByteCount: item.storedByteCount, stagedNanoseconds: ticket.stagedNanoseconds,
+            durableNanoseconds: ticket.durableNanoseconds)
+    }
+}

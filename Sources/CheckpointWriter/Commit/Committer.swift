@@ -17,11 +17,7 @@ extension Engine {
     private func nextBatch() -> [InFlightCheckpoint]? {
         monitor.waitFor { state -> [InFlightCheckpoint]?? in
             if state.isStopped { return .some(nil) }
-            guard !state.written.isEmpty else { return nil }
-            let batch = state.written.sorted { $0.sequence < $1.sequence }
-            state.written = []
-            for checkpoint in batch { checkpoint.isCommitting = true }
-            return batch
+            return state.takeBatch().map { .some($0) }
         }
     }
 
@@ -32,20 +28,15 @@ extension Engine {
         do throws(CheckpointError) {
             try flush("F1")
         } catch {
-            return failAfterFlush(sealed, error)
+            options.logger.error("a flush failed", metadata: ["error": "\(error)"])
+            return monitor.withLock { $0.failFlush(sealed, error) }
         }
         // A crash here leaves complete slots that no superblock names: COMMIT.md state C2.
         publish(sealed)
     }
 
-    private struct Sealed {
-        let checkpoint: InFlightCheckpoint
-        let headerDigest: Digest
-        let storedByteCount: UInt64
-    }
-
     /// Writes a slot's header and chunk table, which lie side by side, in one call.
-    private func seal(_ checkpoint: InFlightCheckpoint) -> Sealed? {
+    private func seal(_ checkpoint: InFlightCheckpoint) -> SealedCheckpoint? {
         let record = monitor.withLock { _ in
             checkpoint.commitRecord(identity: identity, codec: options.codec)
         }
@@ -56,14 +47,11 @@ extension Engine {
         } catch {
             let error = CheckpointError(error, slot: checkpoint.slot)
             options.logger.error("a commit record failed", metadata: ["error": "\(error)"])
-            monitor.withLock { state in
-                checkpoint.isCommitting = false
-                state.fail(checkpoint, error)
-            }
+            monitor.withLock { $0.failSeal(checkpoint, error) }
             return nil
         }
         monitor.withLock { $0.statistics.metadataWriteCount += 1 }
-        return Sealed(
+        return SealedCheckpoint(
             checkpoint: checkpoint, headerDigest: header.digest,
             storedByteCount: record.header.storedByteCount)
     }
@@ -85,24 +73,11 @@ extension Engine {
         }
     }
 
-    /// F1 failed. The kernel reports a lost write once and then forgets it, so whatever was
-    /// written before is lost for good: not only this batch, but also the chunks that younger
-    /// checkpoints have already written. Their slots are not used again by this writer.
-    private func failAfterFlush(_ sealed: [Sealed], _ error: CheckpointError) {
-        options.logger.error("a flush failed", metadata: ["error": "\(error)"])
-        monitor.withLock { state in
-            for item in sealed { item.checkpoint.isCommitting = false }
-            for checkpoint in state.inFlight where checkpoint.hasWritten {
-                state.fail(checkpoint, error, isSlotDoubtful: true)
-            }
-        }
-    }
-
     // MARK: F2
 
     /// Decides what the next superblock says: the newest of the batch, unless something newer is
     /// durable already, and as many older ones as the file retains.
-    private func plan(_ sealed: [Sealed], _ state: EngineState) -> Superblock? {
+    private func plan(_ sealed: [SealedCheckpoint], _ state: EngineState) -> Superblock? {
         let current = state.superblock.anchor
         let newer = sealed.filter { $0.checkpoint.sequence > current?.sequence ?? .none }
         guard let newest = newer.last else { return nil }
@@ -136,7 +111,7 @@ extension Engine {
         return next
     }
 
-    private func publish(_ sealed: [Sealed]) {
+    private func publish(_ sealed: [SealedCheckpoint]) {
         guard let next = monitor.withLock({ plan(sealed, $0) }) else {
             // Late: a newer checkpoint is durable already. Never published, so that the anchor
             // cannot go back.
@@ -145,10 +120,8 @@ extension Engine {
         do throws(CheckpointError) {
             let digest = try writeSuperblock(next)
             monitor.withLock { state in
-                state.superblock = next
-                state.superblockDigest = digest
                 // A crash here leaves what the new superblock anchors: COMMIT.md state C4.
-                state.slots.releaseHeld()
+                state.publish(next, digest: digest)
                 settle(sealed, &state)
             }
         } catch {
@@ -183,56 +156,19 @@ extension Engine {
         }
     }
 
-    /// The superblock is durable: reuse what it no longer names, and end the tickets.
-    private func settle(_ sealed: [Sealed], _ state: inout EngineState) {
-        let anchor = state.superblock.anchor
-        var kept: [SlotIndex: SequenceNumber] = [:]
-        if let anchor { kept[anchor.slot] = anchor.sequence }
-        for entry in state.superblock.retained { kept[entry.slot] = entry.sequence }
-        for slot in state.slots.keptSlots where kept[slot] == nil { state.slots.release(slot) }
-        for item in sealed {
-            let checkpoint = item.checkpoint
-            checkpoint.isCommitting = false
-            state.statistics.payloadByteCount += checkpoint.payloadByteCount
-            state.statistics.storedByteCount += item.storedByteCount
-            if kept[checkpoint.slot] == checkpoint.sequence {
-                state.slots.keep(checkpoint.slot, sequence: checkpoint.sequence)
-                state.statistics.durableCount += 1
-                state.end(checkpoint, .durable)
-                record(item, &state)
-            } else {
-                state.slots.release(checkpoint.slot)
-                state.statistics.supersededCount += 1
-                state.end(checkpoint, .superseded(by: anchor?.sequence ?? .none))
-            }
-        }
-        state.statistics.newestDurableStep = anchor?.step
-        state.statistics.newestDurableSequence = anchor?.sequence ?? .none
-    }
-
-    private func record(_ item: Sealed, _ state: inout EngineState) {
-        let ticket = item.checkpoint.ticket
-        let line = WriterStatistics.TimeLine(
-            step: ticket.step, sequence: ticket.sequence,
-            payloadByteCount: item.checkpoint.payloadByteCount,
-            storedByteCount: item.storedByteCount, stagedNanoseconds: ticket.stagedNanoseconds,
-            durableNanoseconds: ticket.durableNanoseconds)
-        state.statistics.add(line)
-        commitObserver.observe(line)
+    private func settle(_ sealed: [SealedCheckpoint], _ state: inout EngineState) {
+        state.settle(sealed) { commitObserver.observe($0) }
     }
 
     /// A superblock could not be committed. What is on the medium is unknown, so nothing is
     /// written any more: reopening the file finds the truth.
-    private func failStop(_ sealed: [Sealed], _ cause: CheckpointError) {
+    private func failStop(_ sealed: [SealedCheckpoint], _ cause: CheckpointError) {
         var error = cause
         error.code = .failStop
         error.message +=
             "; this writer accepts no more checkpoints, because it cannot know which superblock "
             + "is on the medium: reopen the file to go on from what is"
         options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
-        monitor.withLock { state in
-            for item in sealed { item.checkpoint.isCommitting = false }
-            state.stopSaving(error)
-        }
+        monitor.withLock { $0.stopSaving(sealed, error) }
     }
 }

@@ -18,7 +18,7 @@ final class Engine: Sendable {
     let pool: StagingMemory
     let monitor: Monitor<EngineState>
     let commitObserver: CommitObserver
-    let urgency = StagingUrgency()
+    let urgency: StagingUrgency
     /// Set when chunks go from the caller's memory straight to the medium.
     private let medium: (any ByteAddressableStorage)?
     let snapshotWorkerCount: Int
@@ -32,6 +32,7 @@ final class Engine: Sendable {
         self.identity = identity
         self.options = options
         self.pool = pool
+        urgency = state.urgency
         monitor = Monitor(state)
         commitObserver = CommitObserver()
         medium = Self.directMedium(storage, options)
@@ -77,11 +78,7 @@ final class Engine: Sendable {
     func stop() {
         let stopped = CheckpointError(
             .closed, "\(storage.path): the writer was stopped before this checkpoint was durable")
-        monitor.withLock { state in
-            state.isClosing = true
-            state.isStopped = true
-            for checkpoint in state.inFlight { state.fail(checkpoint, stopped) }
-        }
+        monitor.withLock { $0.stop(stopped) }
         monitor.wakeAll()
         let joining = threads.withLock { threads in
             defer { threads = [] }
@@ -92,15 +89,6 @@ final class Engine: Sendable {
 
     // MARK: Snapshot workers
 
-    private struct Copy {
-        let checkpoint: InFlightCheckpoint
-        let payload: CheckpointPayload
-        let index: Int
-        let isEarly: Bool
-        /// nil when the chunk goes straight to the medium.
-        let buffer: AlignedBuffer?
-    }
-
     private func runSnapshotWorker() {
         let copier = DigestingCopier()
         while let copy = nextCopy() {
@@ -110,27 +98,23 @@ final class Engine: Sendable {
                 let elapsed = SystemClock.monotonicTime - began
                 let isQuiet = monitor.withLock { state in
                     state.statistics.copyNanoseconds += elapsed
-                    finishCopy(copy, done, &state)
+                    state.finishCopy(copy, done)
                     return urgency.isUrgent && state.isCopying
                 }
                 // Writers that stand back need not be woken for each chunk; the last one does it.
                 if !isQuiet { monitor.wakeAll() }
             } catch {
-                abandon(copy.checkpoint, error) { _ in copy.checkpoint.busyCount -= 1 }
+                logAbandoned(copy.checkpoint, error)
+                monitor.withLock { $0.failCopy(copy, error) }
                 monitor.wakeAll()
             }
         }
     }
 
-    private enum CopyResult {
-        case staged(StagedChunk)
-        case written(ChunkWriter.Result)
-    }
-
     /// The device gets whole blocks; what lies behind the payload is zero.
     private func perform(
-        _ copy: Copy, with copier: DigestingCopier
-    ) throws(CheckpointError) -> CopyResult {
+        _ copy: ChunkCopy, with copier: DigestingCopier
+    ) throws(CheckpointError) -> ChunkCopy.Result {
         let range = copy.checkpoint.chunkRange(copy.index)
         let padded = Self.paddedByteCount(range.count)
         if let buffer = copy.buffer {
@@ -169,48 +153,10 @@ final class Engine: Sendable {
                 writeNanoseconds: SystemClock.monotonicTime - began))
     }
 
-    private func nextCopy() -> Copy? {
-        monitor.waitFor { state -> Copy?? in
+    private func nextCopy() -> ChunkCopy? {
+        monitor.waitFor { state -> ChunkCopy?? in
             if state.isStopped { return .some(nil) }
-            guard let checkpoint = state.nextToCopy, let payload = checkpoint.payload,
-                medium == nil || checkpoint.isMarked
-            else { return nil }
-            var buffer: AlignedBuffer?
-            if medium == nil {
-                guard let free = state.takeFreeBuffer() else { return nil }
-                buffer = free
-            } else {
-                checkpoint.hasWritten = true
-            }
-            let chunk = checkpoint.takeChunk()
-            checkpoint.busyCount += 1
-            return Copy(
-                checkpoint: checkpoint, payload: payload, index: chunk.index,
-                isEarly: chunk.isEarly, buffer: buffer)
-        }
-    }
-
-    private func finishCopy(_ copy: Copy, _ done: CopyResult, _ state: inout EngineState) {
-        let checkpoint = copy.checkpoint
-        checkpoint.busyCount -= 1
-        checkpoint.copiedCount += 1
-        if checkpoint.failure != nil {
-            if let buffer = copy.buffer { state.freeBuffers.append(buffer) }
-            return state.endIfFailed(checkpoint)
-        }
-        switch done {
-        case .staged(let chunk): state.enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
-        case .written(let result): finishChunk(checkpoint, index: copy.index, result, &state)
-        }
-        if copy.isEarly {
-            checkpoint.copiedEarlyCount += 1
-            if checkpoint.copiedEarlyCount == checkpoint.earlyChunks.count {
-                checkpoint.ticket.markEarlyCopied()
-            }
-        }
-        if checkpoint.copiedCount == checkpoint.chunkCount {
-            checkpoint.payload = nil
-            checkpoint.ticket.markStaged()
+            return state.takeCopy(isDirect: medium != nil).map { .some($0) }
         }
     }
 
@@ -261,13 +207,8 @@ final class Engine: Sendable {
             if state.isStopped { return .stop }
             // A mark never stands back: chunks wait for it.
             let standsBack = urgency.isUrgent && state.isCopying
-            guard let index = state.nextWriteIndex(onlyMarks: standsBack) else {
-                return mayWait ? nil : .nothing
-            }
-            let item = state.writeQueue.remove(at: index)
-            item.checkpoint.busyCount += 1
-            item.checkpoint.hasWritten = true
-            return .item(item)
+            if let item = state.takeWrite(onlyMarks: standsBack) { return .item(item) }
+            return mayWait ? nil : .nothing
         }
     }
 
@@ -277,9 +218,9 @@ final class Engine: Sendable {
         }
         do throws(CheckpointError) {
             try writeHeader(item.checkpoint.writingHeader(identity: identity, codec: options.codec))
-            monitor.withLock { finishWrite(item, nil, &$0) }
+            monitor.withLock { $0.finishWrite(item, nil) }
         } catch {
-            abandon(item, error)
+            fail(item, error)
         }
         monitor.wakeAll()
     }
@@ -287,85 +228,34 @@ final class Engine: Sendable {
     private func end(_ done: ChunkWriter.Completion) {
         if let error = done.error {
             let error = CheckpointError(error, slot: done.item.checkpoint.slot)
-            done.isUnresolved ? failStop(unresolved: done.item, error) : abandon(done.item, error)
+            done.isUnresolved ? failStop(unresolved: done.item, error) : fail(done.item, error)
         } else {
-            monitor.withLock { finishWrite(done.item, done.result, &$0) }
+            monitor.withLock { $0.finishWrite(done.item, done.result) }
         }
         monitor.wakeAll()
     }
 
-    private func abandon(_ item: WriteItem, _ error: CheckpointError) {
-        abandon(item.checkpoint, error) { release(item, &$0) }
+    private func fail(_ item: WriteItem, _ error: CheckpointError) {
+        logAbandoned(item.checkpoint, error)
+        monitor.withLock { $0.failWrite(item, error) }
     }
 
-    /// Ends a checkpoint after a failed write, once `release` gave back what the write held.
-    private func abandon(
-        _ checkpoint: InFlightCheckpoint, _ error: CheckpointError,
-        _ release: (inout EngineState) -> Void
-    ) {
+    private func logAbandoned(_ checkpoint: InFlightCheckpoint, _ error: CheckpointError) {
         options.logger.error(
             "a write failed; this checkpoint is abandoned",
             metadata: ["error": "\(error)", "step": "\(checkpoint.step)"])
-        monitor.withLock { state in
-            release(&state)
-            state.fail(checkpoint, error)
-        }
     }
 
-    /// The write may still be going on, and would then land in whatever the slot is used for next:
-    /// no slot is used again, and the buffer never.
     private func failStop(unresolved item: WriteItem, _ cause: CheckpointError) {
         var error = cause
         error.code = .failStop
         options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
-        monitor.withLock { state in
-            item.checkpoint.busyCount -= 1
-            state.stopSaving(error)
-        }
+        monitor.withLock { $0.stopSaving(unresolved: item, error) }
     }
 
     private func writeHeader(_ header: SlotHeader) throws(CheckpointError) {
         try withCheckpointErrors(slot: header.slot) { () throws(StorageError) in
             try storage.writeBlocks(header.encoded().bytes, at: header.ownOffset)
-        }
-    }
-
-    private func release(_ item: WriteItem, _ state: inout EngineState) {
-        item.checkpoint.busyCount -= 1
-        if let chunk = item.chunk { state.freeBuffers.append(chunk.buffer) }
-    }
-
-    private func finishWrite(
-        _ item: WriteItem, _ done: ChunkWriter.Result?, _ state: inout EngineState
-    ) {
-        release(item, &state)
-        if let done, let index = item.chunk?.index {
-            finishChunk(item.checkpoint, index: index, done, &state)
-        } else {
-            item.checkpoint.isMarked = true
-            state.statistics.metadataWriteCount += 1
-            finishOne(item.checkpoint, &state)
-        }
-    }
-
-    private func finishChunk(
-        _ checkpoint: InFlightCheckpoint, index: Int, _ done: ChunkWriter.Result,
-        _ state: inout EngineState
-    ) {
-        checkpoint.entries[index] = done.entry
-        checkpoint.logicalDigest.setLeaves(done.leaves, at: checkpoint.chunkRange(index).offset)
-        state.statistics.chunkWriteCount += 1
-        state.statistics.compressNanoseconds += done.compressNanoseconds
-        state.statistics.writeNanoseconds += done.writeNanoseconds
-        finishOne(checkpoint, &state)
-    }
-
-    private func finishOne(_ checkpoint: InFlightCheckpoint, _ state: inout EngineState) {
-        guard checkpoint.failure == nil else { return state.endIfFailed(checkpoint) }
-        checkpoint.writesLeft -= 1
-        // Joined here: the commit record exists only after every completion has arrived.
-        if checkpoint.writesLeft == 0, !checkpoint.needsApproval {
-            state.written.append(checkpoint)
         }
     }
 

@@ -1,76 +1,230 @@
 internal import CheckpointFormat
 internal import CheckpointStorage
 
-/// A chunk that was copied out of the caller's memory.
-struct StagedChunk {
-    let index: Int
-    let buffer: AlignedBuffer
-    /// The digests of its leaves, taken while it was copied.
-    let leaves: [Digest]
-}
-
-/// One piece of work for a writer worker.
-struct WriteItem {
-    let checkpoint: InFlightCheckpoint
-    /// nil for the "writing" header.
-    let chunk: StagedChunk?
-
-    /// Urgent ones, then the oldest checkpoint first; its header before its chunks, in order.
-    static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool { left.rank < right.rank }
-
-    private var rank: (Int, UInt64, Int) {
-        (checkpoint.isUrgent ? 0 : 1, checkpoint.sequence.rawValue, chunk?.index ?? -1)
-    }
-}
-
 /// Everything the engine's threads share, behind one lock.
+///
+/// Every change of it, and of the checkpoints in flight, is a method here. The other types ask for
+/// one with the lock held, and wake the waiting threads afterwards. Between two calls:
+///
+/// - `inFlight` is ordered by sequence, and sequences only grow, up to what the durable superblock
+///   reserved. Each of its checkpoints has a slot of its own, which `slots` calls in flight.
+/// - A slot that the durable superblock names is never free: `slots` follows `superblock`, which
+///   changes only when its successor is durable.
+/// - A staging buffer is in `freeBuffers`, in `writeQueue`, or with a worker that `busyCount` of
+///   its checkpoint counts.
+/// - A checkpoint in `written` has all its chunks on the medium, is approved, and has not failed.
+/// - A checkpoint that has failed has nothing in `writeQueue` or `written`. It ends, and its slot
+///   is free or quarantined, once nothing of it is under way.
+/// - After a fail-stop, and once the writer is closing, nothing is begun.
 struct EngineState {
-    let storage: any Storage
-    var slots: SlotTable
+    private let storage: any Storage
+    private let geometry: Geometry
+    let urgency = StagingUrgency()
+    private(set) var slots: SlotTable
     /// The newest durable superblock and its digest.
-    var superblock: Superblock
-    var superblockDigest: Digest
-    var nextSequence: UInt64
+    private(set) var superblock: Superblock
+    private(set) var superblockDigest = Digest.zero
+    private(set) var nextSequence: UInt64
     /// The last step that this writer was given; nil until the first.
-    var lastStep: UInt64?
+    private var lastStep: UInt64?
 
     /// Every checkpoint that has not ended, oldest first.
-    var inFlight: [InFlightCheckpoint] = []
-    var freeBuffers: [AlignedBuffer]
+    private(set) var inFlight: [InFlightCheckpoint] = []
+    private var freeBuffers: [AlignedBuffer]
     /// Sorted by `WriteItem.isBefore`.
-    var writeQueue: [WriteItem] = []
+    private var writeQueue: [WriteItem] = []
     /// All chunks are written; the committer's to take.
-    var written: [InFlightCheckpoint] = []
+    private var written: [InFlightCheckpoint] = []
 
-    var failStop: CheckpointError?
-    /// No new checkpoints; those in flight go on.
-    var isClosing = false
+    private(set) var failStop: CheckpointError?
+    /// No new checkpoints; those in flight continue.
+    private(set) var isClosing = false
     /// Threads end as soon as they see it.
-    var isStopped = false
+    private(set) var isStopped = false
     /// Urgent saves that wait for a slot: the others stand back until they have one.
-    var urgentWaitCount = 0
+    private(set) var urgentWaitCount = 0
     /// Set while a save waits for readers.
-    var pinStall: PinStall?
+    private(set) var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
-    var stallBegan: UInt64?
+    private var stallBegan: UInt64?
+    /// They decide nothing: whoever has something to count adds to them.
     var statistics = WriterStatistics()
+
+    init(
+        storage: any Storage, geometry: Geometry, slots: SlotTable, superblock: Superblock,
+        nextSequence: UInt64, freeBuffers: [AlignedBuffer]
+    ) {
+        self.storage = storage
+        self.geometry = geometry
+        self.slots = slots
+        self.superblock = superblock
+        self.nextSequence = nextSequence
+        self.freeBuffers = freeBuffers
+        statistics.quarantinedSlotCount = slots.quarantinedCount
+        statistics.newestDurableStep = superblock.anchor?.step
+        statistics.newestDurableSequence = superblock.anchor?.sequence ?? .none
+    }
+
+    /// The first superblock of this writer is durable.
+    mutating func open(superblockDigest: Digest) { self.superblockDigest = superblockDigest }
+
+    // MARK: Admission
+
+    enum Admission {
+        /// - Parameter brokenPin: the slot, when it was taken from readers.
+        case begun(CheckpointTicket, brokenPin: SlotIndex?)
+        /// Nothing can be taken; so many slots are free, but pinned by readers.
+        case noSlot(pinnedCount: Int)
+    }
+
+    /// - Throws: `failStop`, `closed`.
+    func checkOpen() throws(CheckpointError) {
+        if let failStop { throw failStop }
+        guard !isClosing else {
+            throw CheckpointError(
+                .closed, "\(storage.path): this writer is closed; open the file again")
+        }
+    }
+
+    /// - Throws: `stepBackwards`.
+    func checkOrder(_ step: UInt64) throws(CheckpointError) {
+        guard let lastStep, step < lastStep else { return }
+        throw CheckpointError(
+            .stepBackwards,
+            "\(storage.path): step \(step) is below step \(lastStep), the last one saved by "
+                + "this writer; call rewind first when training really went back")
+    }
+
+    /// Training goes back: saves may use any step from `step` on.
+    mutating func rewind(to step: UInt64) throws(CheckpointError) {
+        try checkOpen()
+        lastStep = step
+    }
+
+    /// Begins a checkpoint, where there is a slot for it.
+    ///
+    /// - Parameter patience: how long an urgent one leaves a slot to its readers.
+    mutating func admit(
+        _ request: SaveRequest, patience: UInt64
+    ) throws(CheckpointError) -> Admission {
+        try checkOpen()
+        try checkOrder(request.step)
+        // Beyond the limit a crash could forget that the number was given.
+        guard nextSequence < superblock.sequenceLimit else {
+            throw CheckpointError(
+                .slotsExhausted,
+                "\(storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
+                    + "become durable; check the device, then reopen the file")
+        }
+        // Whoever waits for an urgent one to go first has no slot to complain about.
+        if !request.isUrgent, urgentWaitCount > 0 { return .noSlot(pinnedCount: 0) }
+        guard let (slot, isPinned) = try takeSlot(isUrgent: request.isUrgent, patience: patience)
+        else {
+            let isFull = inFlight.count >= geometry.inFlightCount
+            let pinnedCount = isFull ? 0 : slots.free.count
+            if pinnedCount == 0 {
+                pinStall = nil
+            } else if pinStall == nil {
+                pinStall = PinStall(beganTime: SystemClock.monotonicTime)
+            }
+            return .noSlot(pinnedCount: pinnedCount)
+        }
+        pinStall = nil
+        return .begun(begin(request, in: slot).ticket, brokenPin: isPinned ? slot : nil)
+    }
+
+    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends. An
+    /// urgent save loses patience with readers, and takes one all the same.
+    private mutating func takeSlot(
+        isUrgent: Bool, patience: UInt64
+    ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
+        if slots.free.isEmpty, inFlight.isEmpty, slots.quarantinedCount > 0 {
+            throw CheckpointError(
+                .slotsExhausted,
+                "\(storage.path): \(slots.quarantinedCount) slots are out of use "
+                    + "after failed flushes or reads, and none is left; reopen the file, and check "
+                    + "the device if that repeats")
+        }
+        guard inFlight.count < geometry.inFlightCount else { return nil }
+        for slot in slots.free {
+            do throws(StorageError) {
+                if try storage.tryLock(.slot(slot), exclusive: true) { return (slot, false) }
+            } catch {
+                throw CheckpointError(error, slot: slot)
+            }
+        }
+        guard isUrgent, let pinStall, let slot = slots.free.first,
+            SystemClock.monotonicTime - pinStall.beganTime >= patience
+        else { return nil }
+        // Its readers find the mark before the first chunk: COMMIT.md, rules 7 and 8.
+        statistics.brokenPinCount += 1
+        return (slot, true)
+    }
+
+    private mutating func begin(
+        _ request: SaveRequest, in slot: SlotIndex
+    ) -> InFlightCheckpoint {
+        let sequence = SequenceNumber(rawValue: nextSequence)
+        nextSequence += 1
+        lastStep = request.step
+        slots.take(slot, for: sequence)
+        let checkpoint = InFlightCheckpoint(
+            request, sequence: sequence, slot: slot, chunkByteCount: geometry.chunkByteCount,
+            urgency: urgency)
+        inFlight.append(checkpoint)
+        statistics.savedCount += 1
+        enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
+        if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
+        return checkpoint
+    }
+
+    mutating func beginUrgentWait() { urgentWaitCount += 1 }
+    mutating func endUrgentWait() { urgentWaitCount -= 1 }
+
+    /// The slots whose readers are to be looked at now; empty while that is not due.
+    mutating func beginPinLook(now: UInt64, isFailing: Bool) -> [SlotIndex] {
+        guard pinStall?.isLookDue(now: now, isFailing: isFailing) == true else { return [] }
+        pinStall?.lookedTime = now
+        return slots.free
+    }
+
+    /// - Returns: how long saves have waited for these readers, when that is to be reported.
+    mutating func endPinLook(_ pins: [SlotPin], now: UInt64, limit: UInt64) -> UInt64? {
+        guard let stall = pinStall else { return nil }
+        pinStall?.pins = pins
+        let waited = now - min(stall.beganTime, now)
+        guard !stall.isReported, waited >= limit, !pins.isEmpty else { return nil }
+        pinStall?.isReported = true
+        return waited
+    }
+
+    // MARK: Approval
+
+    /// The caller's memory did not change while it was copied. One that has ended, or that needed
+    /// no approval, is left alone.
+    mutating func approve(_ ticket: CheckpointTicket) {
+        guard let checkpoint = awaitingApproval(ticket) else { return }
+        checkpoint.needsApproval = false
+        if checkpoint.writesLeft == 0, checkpoint.failure == nil { written.append(checkpoint) }
+    }
+
+    mutating func reject(_ ticket: CheckpointTicket, because reason: String) {
+        guard let checkpoint = awaitingApproval(ticket) else { return }
+        fail(checkpoint, CheckpointError(.rejected, reason, slot: checkpoint.slot))
+    }
+
+    private func awaitingApproval(_ ticket: CheckpointTicket) -> InFlightCheckpoint? {
+        inFlight.first { $0.ticket === ticket && $0.needsApproval }
+    }
+
+    // MARK: Copying
 
     /// State is being copied, and the pool does not hold that up.
     var isCopying: Bool { nextToCopy != nil && !freeBuffers.isEmpty }
 
-    /// The place in the queue of the next write: a mark, or a chunk behind its mark.
-    func nextWriteIndex(onlyMarks: Bool) -> Int? {
-        writeQueue.firstIndex { $0.chunk == nil || !onlyMarks && $0.checkpoint.isMarked }
-    }
-
-    /// The checkpoint of a ticket, while the caller's word on it is awaited.
-    func awaitingApproval(_ ticket: CheckpointTicket) -> InFlightCheckpoint? {
-        inFlight.first { $0.ticket === ticket && $0.needsApproval }
-    }
-
     /// The oldest checkpoint with something left to copy; but urgent ones before the others, and
     /// then those with an early part, as their callers wait.
-    var nextToCopy: InFlightCheckpoint? {
+    private var nextToCopy: InFlightCheckpoint? {
         var next: InFlightCheckpoint?
         var early: InFlightCheckpoint?
         for checkpoint in inFlight
@@ -82,8 +236,27 @@ struct EngineState {
         return early ?? next
     }
 
+    /// The next chunk to copy, into a buffer of the pool, or straight to the medium behind its
+    /// mark.
+    mutating func takeCopy(isDirect: Bool) -> ChunkCopy? {
+        guard let checkpoint = nextToCopy, let payload = checkpoint.payload else { return nil }
+        var buffer: AlignedBuffer?
+        if isDirect {
+            guard checkpoint.isMarked else { return nil }
+            checkpoint.hasWritten = true
+        } else {
+            guard let free = takeFreeBuffer() else { return nil }
+            buffer = free
+        }
+        let chunk = checkpoint.takeChunk()
+        checkpoint.busyCount += 1
+        return ChunkCopy(
+            checkpoint: checkpoint, payload: payload, index: chunk.index, isEarly: chunk.isEarly,
+            buffer: buffer)
+    }
+
     /// A free buffer of the pool; nil while there is none, which counts as a stall.
-    mutating func takeFreeBuffer() -> AlignedBuffer? {
+    private mutating func takeFreeBuffer() -> AlignedBuffer? {
         guard let buffer = freeBuffers.popLast() else {
             if stallBegan == nil { stallBegan = SystemClock.monotonicTime }
             return nil
@@ -95,7 +268,39 @@ struct EngineState {
         return buffer
     }
 
-    mutating func enqueue(_ item: WriteItem) {
+    mutating func finishCopy(_ copy: ChunkCopy, _ done: ChunkCopy.Result) {
+        let checkpoint = copy.checkpoint
+        checkpoint.busyCount -= 1
+        checkpoint.copiedCount += 1
+        if checkpoint.failure != nil {
+            if let buffer = copy.buffer { freeBuffers.append(buffer) }
+            return endIfFailed(checkpoint)
+        }
+        switch done {
+        case .staged(let chunk): enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
+        case .written(let result): finishChunk(checkpoint, index: copy.index, result)
+        }
+        if copy.isEarly {
+            checkpoint.copiedEarlyCount += 1
+            if checkpoint.copiedEarlyCount == checkpoint.earlyChunks.count {
+                checkpoint.ticket.markEarlyCopied()
+            }
+        }
+        if checkpoint.copiedCount == checkpoint.chunkCount {
+            checkpoint.payload = nil
+            checkpoint.ticket.markStaged()
+        }
+    }
+
+    /// The medium refused a chunk that goes straight to it.
+    mutating func failCopy(_ copy: ChunkCopy, _ error: CheckpointError) {
+        copy.checkpoint.busyCount -= 1
+        fail(copy.checkpoint, error)
+    }
+
+    // MARK: Writing
+
+    private mutating func enqueue(_ item: WriteItem) {
         // Items arrive almost in order, so the search from the end is short.
         var index = writeQueue.endIndex
         while index > 0, WriteItem.isBefore(item, writeQueue[index - 1]) { index -= 1 }
@@ -104,9 +309,168 @@ struct EngineState {
             statistics.writeQueueCountMaximum, writeQueue.count)
     }
 
+    /// The next write: a mark, or a chunk behind its mark.
+    mutating func takeWrite(onlyMarks: Bool) -> WriteItem? {
+        let next = writeQueue.firstIndex {
+            $0.chunk == nil || !onlyMarks && $0.checkpoint.isMarked
+        }
+        guard let next else { return nil }
+        let item = writeQueue.remove(at: next)
+        item.checkpoint.busyCount += 1
+        item.checkpoint.hasWritten = true
+        return item
+    }
+
+    /// - Parameter done: of a chunk; nil for a mark.
+    mutating func finishWrite(_ item: WriteItem, _ done: ChunkWriter.Result?) {
+        release(item)
+        if let done, let index = item.chunk?.index {
+            finishChunk(item.checkpoint, index: index, done)
+        } else {
+            item.checkpoint.isMarked = true
+            statistics.metadataWriteCount += 1
+            finishOne(item.checkpoint)
+        }
+    }
+
+    mutating func failWrite(_ item: WriteItem, _ error: CheckpointError) {
+        release(item)
+        fail(item.checkpoint, error)
+    }
+
+    /// The write may still be going on, and would then land in whatever the slot is used for next:
+    /// no slot is used again, and the buffer never.
+    mutating func stopSaving(unresolved item: WriteItem, _ error: CheckpointError) {
+        item.checkpoint.busyCount -= 1
+        stopSaving(error)
+    }
+
+    private mutating func release(_ item: WriteItem) {
+        item.checkpoint.busyCount -= 1
+        if let chunk = item.chunk { freeBuffers.append(chunk.buffer) }
+    }
+
+    private mutating func finishChunk(
+        _ checkpoint: InFlightCheckpoint, index: Int, _ done: ChunkWriter.Result
+    ) {
+        checkpoint.entries[index] = done.entry
+        checkpoint.logicalDigest.setLeaves(done.leaves, at: checkpoint.chunkRange(index).offset)
+        statistics.chunkWriteCount += 1
+        statistics.compressNanoseconds += done.compressNanoseconds
+        statistics.writeNanoseconds += done.writeNanoseconds
+        finishOne(checkpoint)
+    }
+
+    private mutating func finishOne(_ checkpoint: InFlightCheckpoint) {
+        guard checkpoint.failure == nil else { return endIfFailed(checkpoint) }
+        checkpoint.writesLeft -= 1
+        // Joined here: the commit record exists only after every completion has arrived.
+        if checkpoint.writesLeft == 0, !checkpoint.needsApproval { written.append(checkpoint) }
+    }
+
+    // MARK: Committing
+
+    /// All checkpoints whose chunks are written, oldest first; nil when there are none.
+    mutating func takeBatch() -> [InFlightCheckpoint]? {
+        if written.isEmpty { return nil }
+        let batch = written.sorted { $0.sequence < $1.sequence }
+        written = []
+        for checkpoint in batch { checkpoint.isCommitting = true }
+        return batch
+    }
+
+    /// The commit record of one of a batch could not be written.
+    mutating func failSeal(_ checkpoint: InFlightCheckpoint, _ error: CheckpointError) {
+        checkpoint.isCommitting = false
+        fail(checkpoint, error)
+    }
+
+    /// F1 failed. The kernel reports a lost write once and then forgets it, so whatever was
+    /// written before is lost for good: not only this batch, but also the chunks that younger
+    /// checkpoints have already written. Their slots are not used again by this writer.
+    mutating func failFlush(_ sealed: [SealedCheckpoint], _ error: CheckpointError) {
+        for item in sealed { item.checkpoint.isCommitting = false }
+        for checkpoint in inFlight where checkpoint.hasWritten {
+            fail(checkpoint, error, isSlotDoubtful: true)
+        }
+    }
+
+    /// F2 is over: the superblock is durable.
+    mutating func publish(_ next: Superblock, digest: Digest) {
+        superblock = next
+        superblockDigest = digest
+        slots.releaseHeld()
+    }
+
+    /// Reuses what the durable superblock no longer names, and ends the tickets of a batch.
+    ///
+    /// - Parameter observe: called for each that is durable.
+    mutating func settle(
+        _ sealed: [SealedCheckpoint], observe: (WriterStatistics.TimeLine) -> Void
+    ) {
+        let kept = superblock.keptSlots
+        for slot in slots.keptSlots where kept[slot] == nil { slots.release(slot) }
+        for item in sealed {
+            let checkpoint = item.checkpoint
+            checkpoint.isCommitting = false
+            statistics.payloadByteCount += checkpoint.payloadByteCount
+            statistics.storedByteCount += item.storedByteCount
+            if kept[checkpoint.slot] == checkpoint.sequence {
+                slots.keep(checkpoint.slot, sequence: checkpoint.sequence)
+                statistics.durableCount += 1
+                end(checkpoint, .durable)
+                let line = WriterStatistics.TimeLine(item)
+                statistics.add(line)
+                observe(line)
+            } else {
+                slots.release(checkpoint.slot)
+                statistics.supersededCount += 1
+                end(checkpoint, .superseded(by: superblock.anchor?.sequence ?? .none))
+            }
+        }
+        statistics.newestDurableStep = superblock.anchor?.step
+        statistics.newestDurableSequence = superblock.anchor?.sequence ?? .none
+    }
+
+    /// What is on the medium is unknown.
+    mutating func stopSaving(_ sealed: [SealedCheckpoint], _ error: CheckpointError) {
+        for item in sealed { item.checkpoint.isCommitting = false }
+        stopSaving(error)
+    }
+
+    // MARK: Ending
+
+    /// No new checkpoints; those that were not approved fail.
+    mutating func close() {
+        isClosing = true
+        for checkpoint in inFlight where checkpoint.needsApproval {
+            fail(checkpoint, Self.neverApproved)
+        }
+    }
+
+    private static let neverApproved = CheckpointError(
+        .rejected,
+        "the writer was closed before this checkpoint was approved; approve or reject each one "
+            + "that asks for it before closing")
+
+    /// Threads end, and everything in flight fails.
+    mutating func stop(_ error: CheckpointError) {
+        isClosing = true
+        isStopped = true
+        for checkpoint in inFlight { fail(checkpoint, error) }
+    }
+
+    /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing
+    /// more is begun.
+    private mutating func stopSaving(_ error: CheckpointError) {
+        failStop = failStop ?? error
+        statistics.isFailStop = true
+        for checkpoint in inFlight { fail(checkpoint, error, isSlotDoubtful: true) }
+    }
+
     /// Marks a checkpoint as failed, takes its work out of the queue, and ends it as soon as
     /// nothing of it is under way.
-    mutating func fail(
+    private mutating func fail(
         _ checkpoint: InFlightCheckpoint, _ error: CheckpointError, isSlotDoubtful: Bool = false
     ) {
         if isSlotDoubtful { checkpoint.isSlotDoubtful = true }
@@ -122,16 +486,8 @@ struct EngineState {
         endIfFailed(checkpoint)
     }
 
-    /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing
-    /// more is begun.
-    mutating func stopSaving(_ error: CheckpointError) {
-        failStop = failStop ?? error
-        statistics.isFailStop = true
-        for checkpoint in inFlight { fail(checkpoint, error, isSlotDoubtful: true) }
-    }
-
     /// Ends a failed checkpoint once no thread reads its memory or writes its slot.
-    mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
+    private mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
         guard let failure = checkpoint.failure, checkpoint.busyCount == 0,
             !checkpoint.isCommitting, inFlight.contains(where: { $0 === checkpoint })
         else { return }
@@ -145,7 +501,7 @@ struct EngineState {
         end(checkpoint, .failed(failure))
     }
 
-    mutating func end(_ checkpoint: InFlightCheckpoint, _ outcome: CheckpointOutcome) {
+    private mutating func end(_ checkpoint: InFlightCheckpoint, _ outcome: CheckpointOutcome) {
         inFlight.removeAll { $0 === checkpoint }
         checkpoint.payload = nil
         // Lets readers pin the slot again. Failing to unlock only keeps them away.

@@ -2,8 +2,8 @@ internal import CheckpointFormat
 internal import CheckpointStorage
 
 /// One checkpoint between `save` and its outcome.
-// Unchecked: the constants are set in init; the variables are touched only with the engine's
-// lock held.
+// Unchecked: the constants are set in init; only methods of `EngineState` change the variables,
+// with its lock held.
 final class InFlightCheckpoint: @unchecked Sendable {
     let sequence: SequenceNumber
     let slot: SlotIndex
@@ -51,17 +51,17 @@ final class InFlightCheckpoint: @unchecked Sendable {
     var logicalDigest: TreeDigest
 
     init(
-        sequence: SequenceNumber, slot: SlotIndex, step: UInt64, payload: CheckpointPayload,
-        userMetadata: String, chunkByteCount: Int, isUrgent: Bool, needsApproval: Bool,
+        _ request: SaveRequest, sequence: SequenceNumber, slot: SlotIndex, chunkByteCount: Int,
         urgency: StagingUrgency
     ) {
+        let payload = request.payload
         self.sequence = sequence
         self.slot = slot
-        self.step = step
+        step = request.step
         self.payload = payload
-        self.userMetadata = userMetadata
-        self.isUrgent = isUrgent
-        self.needsApproval = needsApproval
+        userMetadata = request.userMetadata
+        isUrgent = request.isUrgent
+        needsApproval = request.needsApproval
         self.chunkByteCount = chunkByteCount
         payloadByteCount = payload.byteCount
         payloadKind = payload.kind

@@ -355,7 +355,7 @@ struct WriterOpening {
 
 extension Superblock {
     /// The slots that it names, and the sequences that they hold.
-    fileprivate var keptSlots: [SlotIndex: SequenceNumber] {
+    var keptSlots: [SlotIndex: SequenceNumber] {
         var kept: [SlotIndex: SequenceNumber] = [:]
         if let anchor { kept[anchor.slot] = anchor.sequence }
         for entry in retained { kept[entry.slot] = entry.sequence }

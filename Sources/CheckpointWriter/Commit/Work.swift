@@ -1,0 +1,57 @@
+internal import CheckpointFormat
+internal import CheckpointStorage
+
+// What the state hands to the engine's threads, and what they bring back.
+
+/// What a caller asks to save.
+struct SaveRequest {
+    let step: UInt64
+    let payload: CheckpointPayload
+    let userMetadata: String
+    var isUrgent: Bool
+    let needsApproval: Bool
+}
+
+/// One chunk to copy out of the caller's memory.
+struct ChunkCopy {
+    let checkpoint: InFlightCheckpoint
+    let payload: CheckpointPayload
+    let index: Int
+    let isEarly: Bool
+    /// nil when the chunk goes straight to the medium.
+    let buffer: AlignedBuffer?
+
+    enum Result {
+        case staged(StagedChunk)
+        case written(ChunkWriter.Result)
+    }
+}
+
+/// A chunk that was copied out of the caller's memory.
+struct StagedChunk {
+    let index: Int
+    let buffer: AlignedBuffer
+    /// The digests of its leaves, taken while it was copied.
+    let leaves: [Digest]
+}
+
+/// One piece of work for a writer worker.
+struct WriteItem {
+    let checkpoint: InFlightCheckpoint
+    /// nil for the "writing" header.
+    let chunk: StagedChunk?
+
+    /// Urgent ones, then the oldest checkpoint first; its header before its chunks, in order.
+    static func isBefore(_ left: WriteItem, _ right: WriteItem) -> Bool { left.rank < right.rank }
+
+    private var rank: (Int, UInt64, Int) {
+        (checkpoint.isUrgent ? 0 : 1, checkpoint.sequence.rawValue, chunk?.index ?? -1)
+    }
+}
+
+/// A checkpoint whose commit record is written, but not flushed.
+struct SealedCheckpoint {
+    let checkpoint: InFlightCheckpoint
+    let headerDigest: Digest
+    let storedByteCount: UInt64
+}
