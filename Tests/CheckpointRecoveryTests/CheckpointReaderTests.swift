@@ -38,17 +38,18 @@ import Testing
             let part = try selected.readBytes(start..<end)
             #expect(part == Array(content.bytes[Int(start)..<Int(end)]), "\(start)..<\(end)")
         }
-        var whole: [UInt8] = []
-        try selected.forEachChunk { index, offset, bytes throws(CheckpointError) in
-            #expect(offset == UInt64(whole.count) && index == Int(offset) / (64 << 10))
-            for byte in 0..<bytes.byteCount {
-                // Safe: below the span's count.
-                whole.append(unsafe bytes.unsafeLoad(fromByteOffset: byte, as: UInt8.self))
+        let whole = Monitor<[UInt8]>([])
+        try selected.forEachChunk(inOrder: true) { chunk, bytes in
+            // Safe: the view is valid during the call.
+            let part = unsafe bytes.withUnsafeBytes { unsafe Array($0) }
+            whole.withLock {
+                #expect(Int(chunk.payloadOffset) == $0.count && chunk.index == $0.count >> 16)
+                $0 += part
             }
         }
-        #expect(whole == content.bytes)
+        #expect(whole.withLock { $0 } == content.bytes)
         try selected.verify()
-        #expect(try selected.chunk(1) == Array(content.bytes[65536..<131_072]))
+        #expect(try selected.leadingChunks(65_537) == Array(content.bytes[..<131_072]))
     }
 
     /// A first checkpoint that is complete but not anchored yet is no damage.
@@ -138,14 +139,9 @@ import Testing
         #expect(error?.message.contains("chunk 2 has digest") == true)
         #expect(throws: CheckpointError.self) { try selected.readBytes(0..<200_000) }
         #expect(throws: CheckpointError.self) {
-            try selected.forEachChunk { _, _, _ throws(CheckpointError) in }
+            try selected.forEachChunk { _, _ in }
         }
         #expect(try selected.readBytes(0..<131_072).count == 131_072)
-        #expect(try selected.chunkStatus(1) == .intact)
-        guard case .damaged = try selected.chunkStatus(2) else {
-            Issue.record("chunk 2 must be damaged")
-            return
-        }
     }
 
     /// Both chunks fail, one of them late: the error is that of the first, whoever fails first.
@@ -314,9 +310,8 @@ import Testing
         #expect(error?.code == .busy)
         let calls: [() throws -> Void] = [
             { _ = try first.readBytes(0..<1) }, { try first.verify() },
-            { _ = try first.check() }, { _ = try first.chunk(0) },
-            { _ = try first.chunkStatus(0) }, { try first.read([]) },
-            { try first.forEachChunk { _, _, _ throws(CheckpointError) in } },
+            { _ = try first.check() }, { _ = try first.leadingChunks(1) },
+            { try first.read([]) }, { try first.forEachChunk { _, _ in } },
         ]
         for (number, call) in calls.enumerated() {
             let closed = #expect(throws: CheckpointError.self) { try call() }
@@ -347,12 +342,16 @@ import Testing
         let (builder, content) = try builder()
         let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
         let selected = try reader.select(try #require(reader.decision.candidates.first))
-        var seen: [UInt64] = []
-        try selected.forEachChunk { _, offset, bytes throws(CheckpointError) in
+        let seen = Monitor<[UInt64]>([])
+        try selected.forEachChunk(inOrder: true) { chunk, bytes in
             SystemClock.sleep(nanoseconds: 20_000_000)
-            seen.append(offset + UInt64(bytes.byteCount))
+            let end = chunk.payloadOffset + UInt64(bytes.byteCount)
+            seen.withLock { $0.append(end) }
         }
-        #expect(seen == [65_536, 131_072, 196_608, 262_144, UInt64(content.bytes.count)])
+        #expect(
+            seen.withLock { $0 } == [
+                65_536, 131_072, 196_608, 262_144, UInt64(content.bytes.count),
+            ])
     }
 
     @Test(arguments: [1, 2]) func aConsumerMayStopEarly(workerCount: Int) throws {
@@ -360,9 +359,9 @@ import Testing
         let reader = try CheckpointReader(storage: builder.storage(), workerCount: workerCount)
         let selected = try reader.select(try #require(reader.decision.candidates.first))
         let error = #expect(throws: CheckpointError.self) {
-            try selected.forEachChunk { index, _, _ throws(CheckpointError) in
+            try selected.forEachChunk(inOrder: true) { chunk, _ throws(CheckpointError) in
                 SystemClock.sleep(nanoseconds: 20_000_000)
-                if index == 0 { throw CheckpointError(.closed, "enough") }
+                if chunk.index == 0 { throw CheckpointError(.closed, "enough") }
             }
         }
         #expect(error?.message == "enough")

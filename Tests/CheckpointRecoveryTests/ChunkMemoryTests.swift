@@ -28,12 +28,12 @@ import Testing
 
     @Test(arguments: [Codec.none, .zstd]) func aChunkThatDoesNotFitIsAnError(codec: Codec) throws {
         let reader = try reader(codec: codec)
-        let calls: [() throws -> Void] = [
-            { _ = try reader.makeBuffers() },
-            { try reader.loadInOrder([0]) { _ in Issue.record("there is no such memory") } },
-        ]
-        for call in calls {
-            let error = #expect(throws: CheckpointError.self) { try call() }
+        for inOrder in [false, true] {
+            let error = #expect(throws: CheckpointError.self) {
+                try reader.forEachChunk([0], inOrder: inOrder) { _, _ in
+                    Issue.record("there is no such memory")
+                }
+            }
             #expect(error?.code == .outOfMemory && error?.slot == reader.candidate.slot)
             let size = reader.candidate.header.chunkByteCount
             #expect(error?.message.contains("chunks of \(size) bytes") == true)

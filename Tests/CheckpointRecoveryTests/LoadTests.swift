@@ -30,15 +30,14 @@ import Testing
         let selected = try reader.select(candidate)
         defer { selected.close() }
         let calls: [() throws -> Void] = [
-            { _ = try selected.readBytes(0..<10) }, { _ = try selected.chunk(0) },
-            { _ = try selected.manifest() },
+            { _ = try selected.readBytes(0..<10) }, { _ = try selected.manifest() },
+            { _ = try selected.leadingChunks(10) },
             {
-                try selected.scanChunks([0]) { _, _, _ in
+                try selected.forEachChunk([0]) { _, _ in
                 } damaged: { _ in
                 }
             },
-            { try selected.forEachChunk(of: [0]) { _, _, _ throws(CheckpointError) in } },
-            { try selected.makeChunkLoader().withChunk(0) { _ throws(CheckpointError) in } },
+            { try selected.forEachChunk([0], inOrder: true) { _, _ in } },
         ]
         for (number, call) in calls.enumerated() {
             let error = #expect(throws: CheckpointError.self) { try call() }
@@ -51,7 +50,7 @@ import Testing
         let selected = try reader.select(candidate, proof: .waived)
         defer { selected.close() }
         #expect(try selected.readBytes(0..<10) == Array(ImageBuilder.bytes(10, seed: 6)))
-        #expect(throws: CheckpointError.self) { try selected.chunk(1) }
+        #expect(throws: CheckpointError.self) { try selected.readBytes(65_536..<65_537) }
         let load = Load(reader, proof: .waived)
         #expect(try load.next().candidate.sequence.rawValue == 6)
     }

@@ -2,6 +2,7 @@ import CheckpointFormat
 import CheckpointRecovery
 import CheckpointStorage
 import StorageFaults
+import Synchronization
 import Testing
 
 /// Reading where there are no locks, and reading a slot that a writer has taken all the same: what
@@ -57,16 +58,15 @@ import Testing
         ("readBytes", { _ = try $0.readBytes(0..<300_001) }),
         ("verify", { try $0.verify() }),
         ("check", { _ = try $0.check() }),
-        ("chunk", { _ = try $0.chunk(2) }),
-        ("chunkStatus", { _ = try $0.chunkStatus(2) }),
-        ("forEachChunk", { try $0.forEachChunk { _, _, _ throws(CheckpointError) in } }),
-        ("loader", { try $0.makeChunkLoader().withChunk(2) { _ throws(CheckpointError) in } }),
+        ("leadingChunks", { _ = try $0.leadingChunks(200_000) }),
+        ("forEachChunk", { try $0.forEachChunk { _, _ in } }),
+        ("one chunk", { try $0.forEachChunk([2]) { _, _ in } }),
+        ("in order", { try $0.forEachChunk(inOrder: true) { _, _ in } }),
         (
-            "scanChunks",
-            { selected in
-                try selected.scanChunks([2]) { _, _, _ throws(CheckpointError) in
-                } damaged: { damage throws(CheckpointError) in
-                    throw selected.error(damage)
+            "with damage",
+            {
+                try $0.forEachChunk { _, _ in
+                } damaged: { _ in
                 }
             }
         ),
@@ -112,9 +112,11 @@ import Testing
         let error = #expect(throws: CheckpointError.self) { try selected.verify() }
         #expect(error?.code == .corrupt)
         #expect(try selected.check().damage.map(\.index) == [2])
-        guard case .damaged = try selected.chunkStatus(2) else {
-            Issue.record("chunk 2 must be damaged")
-            return
+        let damaged = Mutex<[Int]>([])
+        try selected.forEachChunk { _, _ in
+        } damaged: { damage in
+            damaged.withLock { $0.append(damage.index) }
         }
+        #expect(damaged.withLock { $0 } == [2])
     }
 }

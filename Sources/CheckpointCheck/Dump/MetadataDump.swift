@@ -210,23 +210,23 @@ public struct MetadataDump {
         else { return nil }
         let count = Int(byteCount)
         let chunkByteCount = header.chunkByteCount
-        var manifest: [UInt8] = []
-        // What follows the manifest in its last chunk.
-        var rest: [UInt8] = []
+        let found = Monitor<[UInt8]>([])
         let reader = CheckpointReader(storage: storage, decision: decision, workerCount: 1)
         do throws(CheckpointError) {
             let selected = try reader.select(candidate, proof: .waived)
             defer { selected.close() }
-            for index in 0...(count - 1) / chunkByteCount {
-                let chunk = try selected.chunk(index)
-                let wanted = count - manifest.count
-                manifest += chunk.prefix(wanted)
-                rest = Array(chunk.dropFirst(wanted))
+            let chunks = Array(0...(count - 1) / chunkByteCount)
+            try selected.forEachChunk(chunks, inOrder: true) { chunk, _ throws(CheckpointError) in
+                found.withLock { $0 += chunk.restored.array(0..<chunk.entry.rawByteCount) }
             }
         } catch {
             report.omissions.append("the manifest of slot \(candidate.slot): \(error.message)")
-            if manifest.isEmpty { return nil }
+            if found.withLock({ $0.isEmpty }) { return nil }
         }
+        let bytes = found.withLock { $0 }
+        var manifest = Array(bytes.prefix(count))
+        // What follows the manifest in its last chunk.
+        let rest = bytes.dropFirst(count)
         // One that does not match before must not match behind.
         let isAll = UInt64(manifest.count + rest.count) == header.payloadByteCount
         let isRight = isAll && Self.treeDigest(manifest + rest) == header.logicalDigest

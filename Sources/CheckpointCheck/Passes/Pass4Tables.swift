@@ -77,12 +77,8 @@ enum Pass4Tables {
     private static func manifest(
         _ selected: SelectedCheckpoint
     ) throws(CheckpointError) -> [UInt8] {
-        let count = Int(selected.candidate.header.manifestByteCount)
-        var bytes: [UInt8] = []
-        for index in selected.candidate.table.entries.indices where bytes.count < count {
-            bytes += try selected.chunk(index)
-        }
-        return Array(bytes.prefix(count))
+        let count = selected.candidate.header.manifestByteCount
+        return Array(try selected.leadingChunks(count).prefix(Int(count)))
     }
 
     private static func report(

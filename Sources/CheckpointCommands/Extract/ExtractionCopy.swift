@@ -35,7 +35,6 @@ struct ExtractionCopy: Sendable {
     private struct Progress {
         var ledger = ChecksumLedger()
         var byteCount: UInt64 = 0
-        var digest: TreeDigest
     }
 
     /// Reads by several threads and writes each chunk's bytes where they belong.
@@ -52,42 +51,26 @@ struct ExtractionCopy: Sendable {
         let wanted = readsAll ? Array(0..<header.chunkCount) : file.chunks(of: header)
         let chunks = wanted.filter { holes?.contains($0) != true }
         let isWhole = holes == nil && chunks.count == header.chunkCount
-        let state = Monitor(Progress(digest: TreeDigest(byteCount: header.payloadByteCount)))
+        let state = Monitor(Progress())
         let total = chunks.reduce(UInt64(0)) {
             $0 + UInt64(selected.candidate.table.entries[$1].rawByteCount)
         }
         let bar = ProgressBar("\(title) step \(selected.candidate.step)", total: total)
         defer { bar.finish() }
         try writeLiterals(to: sink, state)
-        try selected.scanChunks(chunks) { _, offset, bytes throws(CheckpointError) in
+        try selected.forEachChunk(isWhole ? nil : chunks) { chunk, bytes throws(CheckpointError) in
             try Interruption.check()
-            try write(bytes, payloadOffset: offset, to: sink, state)
-            let leaves = isWhole ? TreeDigest.leaves(of: bytes) : []
+            try write(bytes, payloadOffset: chunk.payloadOffset, to: sink, state)
             let done = state.withLock { state in
-                if isWhole { state.digest.setLeaves(leaves, at: offset) }
                 state.byteCount += UInt64(bytes.byteCount)
                 return state.byteCount
             }
             bar.update(done)
-        } damaged: { damage throws(CheckpointError) in
-            throw selected.error(damage)
         }
-        if isWhole { try checkDigest(state.withLock { $0.digest.finish() }, header) }
         guard let archive = file.archive else { return [] }
         let checksums = state.withLock { $0.ledger }.checksums(of: archive)
         if let sink { try seal(archive, checksums, sink) }
         return checksums
-    }
-
-    private func checkDigest(
-        _ found: Digest, _ header: SlotHeader
-    ) throws(CheckpointError) {
-        guard found == header.logicalDigest else {
-            throw CheckpointError(
-                .corrupt,
-                "slot \(header.slot): every chunk matches its digest, but the payload has digest "
-                    + "\(found), expected \(header.logicalDigest)", slot: header.slot)
-        }
     }
 
     private func writeLiterals(
@@ -167,7 +150,7 @@ struct ExtractionCopy: Sendable {
         let bar = ProgressBar(
             "\(title) step \(selected.candidate.step)", total: file.contentByteCount)
         defer { bar.finish() }
-        var writer = StreamWriter(file, checksums, sink)
+        let writer = Monitor(StreamWriter(file, checksums, sink))
         for run in runs() {
             let size = UInt64(header.chunkByteCount)
             let chunks = run.reduce(into: Set<Int>()) { chunks, slice in
@@ -175,20 +158,30 @@ struct ExtractionCopy: Sendable {
                 chunks.formUnion(Int(slice.range.lowerBound / size)...Int(last))
             }
             let intact = chunks.subtracting(holes ?? []).sorted()
-            try selected.forEachChunk(of: intact) { _, start, bytes throws(CheckpointError) in
+            try selected.forEachChunk(intact, inOrder: true) {
+                chunk, bytes throws(CheckpointError) in
                 try Interruption.check()
-                let end = start + UInt64(bytes.byteCount)
-                for slice in Self.overlapping(run, start..<end) {
-                    let shared = slice.range.clamped(to: start..<end)
-                    let first = Int(shared.lowerBound - start)
-                    let offset = slice.part.offset + (shared.lowerBound - slice.range.lowerBound)
-                    try writer.write(
-                        bytes.extracting(first..<first + shared.count), at: offset)
+                let position = try writer.withLock { writer throws(CheckpointError) in
+                    try write(bytes, payloadOffset: chunk.payloadOffset, of: run, to: &writer)
+                    return writer.position
                 }
-                bar.update(writer.position)
+                bar.update(position)
             }
         }
-        try writer.finish()
+        try writer.withLock { writer throws(CheckpointError) in try writer.finish() }
+    }
+
+    private func write(
+        _ bytes: RawSpan, payloadOffset start: UInt64, of run: ArraySlice<Slice>,
+        to writer: inout StreamWriter
+    ) throws(CheckpointError) {
+        let end = start + UInt64(bytes.byteCount)
+        for slice in Self.overlapping(run, start..<end) {
+            let shared = slice.range.clamped(to: start..<end)
+            let first = Int(shared.lowerBound - start)
+            let offset = slice.part.offset + (shared.lowerBound - slice.range.lowerBound)
+            try writer.write(bytes.extracting(first..<first + shared.count), at: offset)
+        }
     }
 
     /// The slices in the order of the file, cut wherever that goes back in the payload.

@@ -25,11 +25,8 @@ public final class CheckpointReader: Sendable {
         workerCount: Int = CheckpointReader.defaultWorkerCount,
         fingerprint: String? = nil
     ) throws(CheckpointError) {
-        let storage: FileStorage
-        do throws(StorageError) {
-            storage = try FileStorage(path: path, access: .read, mode: mode)
-        } catch {
-            throw CheckpointError(error)
+        let storage = try withCheckpointErrors { () throws(StorageError) in
+            try FileStorage(path: path, access: .read, mode: mode)
         }
         try self.init(storage: storage, workerCount: workerCount, fingerprint: fingerprint)
     }
@@ -98,12 +95,8 @@ public final class CheckpointReader: Sendable {
             reader: PayloadReader(
                 storage: storage, candidate: candidate, workerCount: workerCount),
             pins: pins, proof: proof)
-        let header: [UInt8]
-        do throws(StorageError) {
-            header = try storage.readBlocks(
-                at: candidate.headerOffset, count: Limits.blockByteCount)
-        } catch {
-            throw CheckpointError(error, slot: candidate.slot)
+        let header = try withCheckpointErrors(slot: candidate.slot) { () throws(StorageError) in
+            try storage.readBlocks(at: candidate.headerOffset, count: Limits.blockByteCount)
         }
         let found = Digest(of: header, 0..<SlotHeader.Layout.checksum.offset)
         guard found == candidate.headerDigest else { throw candidate.taken(in: storage.path) }

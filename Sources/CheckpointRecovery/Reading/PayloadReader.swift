@@ -1,5 +1,5 @@
-internal import CheckpointFormat
-internal import CheckpointStorage
+public import CheckpointFormat
+public import CheckpointStorage
 
 /// The buffers in which one worker reads and restores chunks of one checkpoint.
 final class ChunkBuffers: Sendable {
@@ -36,19 +36,25 @@ extension ChunkEntry {
     }
 }
 
-/// A chunk whose stored bytes matched their digest, restored in a buffer.
-struct LoadedChunk: Sendable {
-    let index: Int
+/// A chunk whose stored bytes matched their digest, with what they restore to.
+public struct VerifiedChunk: Sendable {
+    public let index: Int
+    public let entry: ChunkEntry
     /// Byte offset in the payload.
-    let payloadOffset: UInt64
-    let buffer: AlignedBuffer
-    let byteCount: Int
+    public let payloadOffset: UInt64
+    /// Its first `entry.storedByteCount` bytes, and zeros up to `paddedByteCount`.
+    public let stored: AlignedBuffer
+    /// Its first `entry.rawByteCount` bytes.
+    public let restored: AlignedBuffer
     /// Known already when the chunk was stored as it is.
     fileprivate let storedLeaves: [Digest]?
 
+    /// `entry.storedByteCount` rounded up to a multiple of 4096.
+    public var paddedByteCount: Int { entry.paddedByteCount }
+
     /// The leaf digests of the restored bytes.
     var leaves: [Digest] {
-        storedLeaves ?? buffer.withBytes(0..<byteCount) { TreeDigest.leaves(of: $0) }
+        storedLeaves ?? restored.withBytes(0..<entry.rawByteCount) { TreeDigest.leaves(of: $0) }
     }
 }
 
@@ -61,7 +67,7 @@ struct PayloadReader: Sendable {
     var entries: [ChunkEntry] { candidate.table.entries }
 
     /// Reads, verifies and restores chunk `index` in `buffers`.
-    func load(_ index: Int, into buffers: ChunkBuffers) throws(ChunkDamage) -> LoadedChunk {
+    func load(_ index: Int, into buffers: ChunkBuffers) throws(ChunkDamage) -> VerifiedChunk {
         let entry = entries[index]
         let offset = candidate.dataOffset + entry.storedOffset
         do throws(StorageError) {
@@ -79,7 +85,7 @@ struct PayloadReader: Sendable {
                 cause: .digest(found: found, expected: entry.digest))
         }
         guard entry.codec != .none, let raw = buffers.raw else {
-            return loaded(index, buffers.stored, leaves)
+            return chunk(index, buffers.stored, buffers.stored, leaves)
         }
         do throws(FormatError) {
             // Safe: both views lie inside buffers that this worker alone uses.
@@ -92,16 +98,18 @@ struct PayloadReader: Sendable {
         } catch {
             throw ChunkDamage(index: index, byteOffset: offset, cause: .codec(error))
         }
-        return loaded(index, raw, nil)
+        return chunk(index, buffers.stored, raw, nil)
     }
 
-    private func loaded(
-        _ index: Int, _ buffer: AlignedBuffer, _ leaves: [Digest]?
-    ) -> LoadedChunk {
-        LoadedChunk(
-            index: index,
+    private func chunk(
+        _ index: Int, _ stored: AlignedBuffer, _ restored: AlignedBuffer, _ leaves: [Digest]?
+    ) -> VerifiedChunk {
+        let entry = entries[index]
+        stored.fillWithZeros(entry.storedByteCount..<entry.paddedByteCount)
+        return VerifiedChunk(
+            index: index, entry: entry,
             payloadOffset: UInt64(index) * UInt64(candidate.header.chunkByteCount),
-            buffer: buffer, byteCount: entries[index].rawByteCount, storedLeaves: leaves)
+            stored: stored, restored: restored, storedLeaves: leaves)
     }
 
     /// The public form of a chunk's damage: `busy` when a writer has taken the slot meanwhile.
@@ -120,21 +128,6 @@ struct PayloadReader: Sendable {
             slot: candidate.slot, byteOffset: damage.byteOffset)
     }
 
-    /// Loads `indices`, in any order and by several threads, and hands each to `body`.
-    ///
-    /// - Throws: the error of the lowest index that failed; all chunks before it were handed out.
-    func loadAll(
-        _ indices: [Int],
-        _ body: @escaping @Sendable (LoadedChunk) throws(CheckpointError) -> Void
-    ) throws(CheckpointError) {
-        try tryAll(indices) { _, result throws(CheckpointError) in
-            switch result {
-            case .success(let chunk): try body(chunk)
-            case .failure(let damage): throw publicForm(damage)
-            }
-        }
-    }
-
     /// That a writer has taken the slot for another checkpoint; nil while the header is the
     /// candidate's.
     ///
@@ -149,42 +142,75 @@ struct PayloadReader: Sendable {
         return candidate.taken(in: storage.path)
     }
 
-    /// The same, but hands damage to `body` too, which decides whether to go on. A slot that was
-    /// taken is none, and ends it with `busy`.
-    func tryAll(
-        _ indices: [Int],
-        _ body:
-            @escaping @Sendable (Int, Result<LoadedChunk, ChunkDamage>) throws(CheckpointError)
-            -> Void
+    /// Loads the chunks `indices` by several threads, and hands each to `body`, with a view of its
+    /// restored bytes that is valid during the call. Both closures run on any of the threads.
+    ///
+    /// - Parameters:
+    ///   - inOrder: one at a time, in the order of `indices`, while other threads read ahead.
+    ///   - isInBackground: the threads, the calling one among them, give way to others from now on.
+    ///   - damaged: gets the damage of a chunk instead of `body`; nil throws it.
+    /// - Throws: the error of the first of `indices` that failed; all before it were handed out.
+    ///   `busy` when a writer took the slot meanwhile, which is no damage.
+    func forEachChunk(
+        _ indices: [Int], inOrder: Bool = false, isInBackground: Bool = false,
+        _ body: @escaping @Sendable (VerifiedChunk, RawSpan) throws(CheckpointError) -> Void,
+        damaged: (@Sendable (ChunkDamage) throws(CheckpointError) -> Void)? = nil
     ) throws(CheckpointError) {
-        try forEach(indices, workerCount: workerCount) {
+        let turn = inOrder ? Turn() : nil
+        try forEach(indices.count, workerCount: workerCount) {
+            if isInBackground { WorkerThread.yieldToOthers(nice: 10) }
             guard let buffers = ChunkBuffers(for: candidate.table) else { return nil }
-            return { index throws(CheckpointError) in
-                let chunk = Result { () throws(ChunkDamage) in try load(index, into: buffers) }
-                if case .failure = chunk, let taken { throw taken }
-                try body(index, chunk)
+            return { position throws(CheckpointError) in
+                let result = Result { () throws(ChunkDamage) in
+                    try load(indices[position], into: buffers)
+                }
+                // After an error nothing is handed out.
+                if turn?.begin(position) == false { return }
+                do throws(CheckpointError) {
+                    try handOut(result, body, damaged)
+                    turn?.end(position)
+                } catch {
+                    turn?.stop()
+                    throw error
+                }
             }
         }
     }
 
-    /// Calls what `makeWorker` returns, once per thread, with each of `indices`, in any order and
-    /// by several threads. Those for which it returns nil, for want of memory, take no part.
+    private func handOut(
+        _ result: Result<VerifiedChunk, ChunkDamage>,
+        _ body: (VerifiedChunk, RawSpan) throws(CheckpointError) -> Void,
+        _ damaged: ((ChunkDamage) throws(CheckpointError) -> Void)?
+    ) throws(CheckpointError) {
+        switch result {
+        case .success(let chunk):
+            try chunk.restored.withBytes(0..<chunk.entry.rawByteCount) {
+                bytes throws(CheckpointError) in try body(chunk, bytes)
+            }
+        case .failure(let damage):
+            if let taken { throw taken }
+            guard let damaged else { throw publicForm(damage) }
+            try damaged(damage)
+        }
+    }
+
+    /// Calls what `makeWorker` returns, once per thread, with each number below `count`. They begin
+    /// in order. A thread for which it returns nil, because memory is short, takes no part.
     ///
-    /// - Throws: the error of the lowest index that failed; none is begun after an error.
+    /// - Throws: the error of the lowest number that failed; none is begun after an error.
     ///   `outOfMemory` when there is room for no thread at all.
     func forEach(
-        _ indices: [Int], workerCount: Int,
+        _ count: Int, workerCount: Int,
         _ makeWorker: @escaping @Sendable () -> ((Int) throws(CheckpointError) -> Void)?
     ) throws(CheckpointError) {
         struct Progress {
             var next = 0
-            /// By position in `indices`.
             var failures: [Int: CheckpointError] = [:]
         }
         let progress = Monitor(Progress())
         let claim: @Sendable () -> Int? = {
             progress.withLock { progress in
-                guard progress.failures.isEmpty, progress.next < indices.count else { return nil }
+                guard progress.failures.isEmpty, progress.next < count else { return nil }
                 progress.next += 1
                 return progress.next - 1
             }
@@ -192,7 +218,7 @@ struct PayloadReader: Sendable {
         let work: @Sendable ((Int) throws(CheckpointError) -> Void) -> Void = { process in
             while let claimed = claim() {
                 let outcome = Result { () throws(CheckpointError) in
-                    try process(indices[claimed])
+                    try process(claimed)
                 }
                 if case .failure(let error) = outcome {
                     progress.withLock { $0.failures[claimed] = error }
@@ -202,7 +228,7 @@ struct PayloadReader: Sendable {
         // The caller works too, and comes first to the memory. A system that has no room for more
         // threads gets fewer.
         guard let process = makeWorker() else { throw noRoom }
-        let threads = (1..<max(1, min(workerCount, indices.count))).compactMap {
+        let threads = (1..<max(1, min(workerCount, count))).compactMap {
             try? WorkerThread(name: "pcc-read-\($0)") {
                 if let process = makeWorker() { work(process) }
             }
@@ -222,110 +248,26 @@ struct PayloadReader: Sendable {
                 + "process cannot have the memory to hold one; raise its limit (ulimit -v), or use "
                 + "a machine with more", slot: candidate.slot)
     }
-
-    /// Buffers of one's own.
-    func makeBuffers() throws(CheckpointError) -> ChunkBuffers {
-        guard let buffers = ChunkBuffers(for: candidate.table) else { throw noRoom }
-        return buffers
-    }
-
-    /// `load` with the public error.
-    func load(_ index: Int, _ buffers: ChunkBuffers) throws(CheckpointError) -> LoadedChunk {
-        do throws(ChunkDamage) {
-            return try load(index, into: buffers)
-        } catch {
-            throw self.error(error)
-        }
-    }
-
-    /// Loads the chunks `indices`, several at once, and hands them to `body` on this thread in that
-    /// order.
-    func loadInOrder(
-        _ indices: [Int], _ body: (LoadedChunk) throws(CheckpointError) -> Void
-    ) throws(CheckpointError) {
-        let count = indices.count
-        let threadCount = workerCount > 1 ? min(workerCount, count) : 0
-        let buffers = (0...threadCount).compactMap { _ in ChunkBuffers(for: candidate.table) }
-        if buffers.isEmpty { throw noRoom }
-        let queue = OrderedQueue(count: count, buffers)
-        let loadNext: @Sendable () -> Bool = {
-            guard let (position, buffers) = queue.claim() else { return false }
-            let result = Result { () throws(CheckpointError) in
-                try load(indices[position], buffers)
-            }
-            queue.deliver(position, result, buffers)
-            return true
-        }
-        // A system that has no room for more threads gets fewer.
-        let threads = (0..<threadCount).compactMap { number in
-            try? WorkerThread(name: "pcc-read-\(number)") { while loadNext() {} }
-        }
-        defer {
-            queue.stop()
-            for thread in threads { thread.join() }
-        }
-        for position in 0..<count {
-            if threads.isEmpty { _ = loadNext() }
-            let (result, buffers) = queue.take(position)
-            try body(try result.get())
-            queue.giveBack(buffers)
-        }
-    }
 }
 
-/// Hands chunk numbers to workers in order, and their results to one consumer in order.
-private final class OrderedQueue: Sendable {
-    typealias Delivery = (result: Result<LoadedChunk, CheckpointError>, buffers: ChunkBuffers)
+/// Lets threads go on one at a time, in the order of their numbers.
+private final class Turn: Sendable {
+    /// nil after an error.
+    private let next = Monitor<Int?>(0)
 
-    private struct State {
-        var next = 0
-        var free: [ChunkBuffers]
-        var delivered: [Int: Delivery] = [:]
-        var isStopped = false
-    }
-
-    private enum Claim { case work(Int, ChunkBuffers), end }
-
-    private let count: Int
-    private let state: Monitor<State>
-
-    /// - Parameter buffers: one at least; as many chunks are under way at once.
-    init(count: Int, _ buffers: [ChunkBuffers]) {
-        self.count = count
-        state = Monitor(State(free: buffers))
-    }
-
-    /// The next chunk and buffers for it; nil at the end. Numbers are given in order, so the one
-    /// that the consumer waits for always has buffers.
-    func claim() -> (Int, ChunkBuffers)? {
-        let claim = state.waitFor { state -> Claim? in
-            if state.isStopped || state.next == count { return .end }
-            guard let buffers = state.free.popLast() else { return nil }
-            state.next += 1
-            return .work(state.next - 1, buffers)
+    /// Waits until every lower number has ended; false after an error.
+    func begin(_ number: Int) -> Bool {
+        next.waitFor { next in
+            guard let next else { return false }
+            return next == number ? true : nil
         }
-        guard case .work(let index, let buffers) = claim else { return nil }
-        return (index, buffers)
     }
 
-    func deliver(
-        _ index: Int, _ result: Result<LoadedChunk, CheckpointError>, _ buffers: ChunkBuffers
-    ) {
-        state.withLock { $0.delivered[index] = (result, buffers) }
-        state.wakeAll()
-    }
+    func end(_ number: Int) { set(number + 1) }
+    func stop() { set(nil) }
 
-    func take(_ index: Int) -> Delivery {
-        state.waitFor { $0.delivered.removeValue(forKey: index) }
-    }
-
-    func giveBack(_ buffers: ChunkBuffers) {
-        state.withLock { $0.free.append(buffers) }
-        state.wakeAll()
-    }
-
-    func stop() {
-        state.withLock { $0.isStopped = true }
-        state.wakeAll()
+    private func set(_ number: Int?) {
+        next.withLock { $0 = number }
+        next.wakeAll()
     }
 }

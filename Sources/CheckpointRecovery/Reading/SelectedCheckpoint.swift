@@ -25,12 +25,6 @@ internal import Synchronization
     }
 }
 
-/// Whether a chunk can be read.
-public enum ChunkStatus: Hashable, Sendable {
-    case intact
-    case damaged(CheckpointError)
-}
-
 /// A checkpoint whose slot is pinned, where there are locks: no writer reuses it until `close`.
 ///
 /// Every byte handed out was verified against its chunk's digest first, and the first byte of a
@@ -186,18 +180,13 @@ public final class SelectedCheckpoint: Sendable {
         }
         let parts = wanted
         let isWhole = parts.count == reader.entries.count
-        let digest = Monitor(TreeDigest(byteCount: candidate.header.payloadByteCount))
-        try reader.loadAll(parts.keys.sorted()) { chunk throws(CheckpointError) in
+        try forEachChunk(isWhole ? nil : parts.keys.sorted()) { chunk, _ throws(CheckpointError) in
             for destination in parts[chunk.index] ?? [] { Self.copy(chunk, to: destination) }
-            guard isWhole else { return }
-            let leaves = chunk.leaves
-            digest.withLock { $0.setLeaves(leaves, at: chunk.payloadOffset) }
         }
-        if isWhole { try reader.checkLogicalDigest(digest.withLock { $0.finish() }) }
     }
 
-    private static func copy(_ chunk: LoadedChunk, to destination: Destination) {
-        let chunkEnd = chunk.payloadOffset + UInt64(chunk.byteCount)
+    private static func copy(_ chunk: VerifiedChunk, to destination: Destination) {
+        let chunkEnd = chunk.payloadOffset + UInt64(chunk.entry.rawByteCount)
         let start = max(chunk.payloadOffset, destination.payloadOffset)
         let end = min(chunkEnd, destination.payloadOffset + UInt64(destination.byteCount))
         let target = Int(start - destination.payloadOffset)
@@ -208,7 +197,7 @@ public final class SelectedCheckpoint: Sendable {
             rebasing: destination.buffer[target..<target + count]
         ).stream(
             from: UnsafeRawBufferPointer(
-                start: chunk.buffer.baseAddress + source, count: count))
+                start: chunk.restored.baseAddress + source, count: count))
     }
 
     private func checkBounds(_ range: Range<UInt64>) throws(CheckpointError) {
@@ -242,42 +231,46 @@ public final class SelectedCheckpoint: Sendable {
         return try reader.check(progress: progress, stopsAtDamage: false)
     }
 
-    /// Hands every chunk's bytes, verified and restored, to `body` in payload order on this
-    /// thread, while others read ahead.
+    /// Hands chunks to `body`, each verified and with a view of its restored bytes, which is valid
+    /// during the call, as its buffers are. Several threads read; both closures run on any of them.
     ///
     /// - Parameters:
-    ///   - indices: only these chunks, in this order; nil for all.
-    ///   - body: gets the chunk's index, its byte offset in the payload, and a view that is valid
-    ///     during the call. What it throws ends the walk.
+    ///   - indices: only these chunks; nil for all, and the payload's digest is verified at the end:
+    ///     what was handed out is what was saved once this returns.
+    ///   - inOrder: one at a time, in the order of `indices`, while other threads read ahead.
+    ///   - isInBackground: the threads, the calling one among them, give way to others from now on.
+    ///   - damaged: gets the damage of a chunk instead of `body`; nil throws it. The payload's
+    ///     digest is not verified then.
+    /// - Throws: what the closures throw, which ends the walk; `corrupt`, `inputOutput`; `busy` when
+    ///   a writer took the slot meanwhile.
     public func forEachChunk(
-        of indices: [Int]? = nil,
-        _ body: (Int, UInt64, RawSpan) throws(CheckpointError) -> Void
+        _ indices: [Int]? = nil, inOrder: Bool = false, isInBackground: Bool = false,
+        _ body: @escaping @Sendable (VerifiedChunk, RawSpan) throws(CheckpointError) -> Void,
+        damaged: (@Sendable (ChunkDamage) throws(CheckpointError) -> Void)? = nil
     ) throws(CheckpointError) {
         try prove()
-        let chosen = indices ?? Array(reader.entries.indices)
-        try reader.loadInOrder(chosen) { chunk throws(CheckpointError) in
-            try chunk.buffer.withBytes(0..<chunk.byteCount) { bytes throws(CheckpointError) in
-                try body(chunk.index, chunk.payloadOffset, bytes)
-            }
-        }
+        let isWhole = indices == nil && damaged == nil
+        let digest = Monitor(TreeDigest(byteCount: candidate.header.payloadByteCount))
+        try reader.forEachChunk(
+            indices ?? Array(reader.entries.indices), inOrder: inOrder,
+            isInBackground: isInBackground,
+            { chunk, bytes throws(CheckpointError) in
+                if isWhole {
+                    let leaves = chunk.leaves
+                    digest.withLock { $0.setLeaves(leaves, at: chunk.payloadOffset) }
+                }
+                try body(chunk, bytes)
+            }, damaged: damaged)
+        if isWhole { try reader.checkLogicalDigest(digest.withLock { $0.finish() }) }
     }
 
-    /// The verified, restored bytes of one chunk.
-    public func chunk(_ index: Int) throws(CheckpointError) -> [UInt8] {
+    /// The chunks that hold the first `byteCount` bytes of the payload. They may be all of it: its
+    /// digest is not looked at.
+    public func leadingChunks(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
         try prove()
-        let loaded = try reader.load(index, reader.makeBuffers())
-        return loaded.buffer.array(0..<loaded.byteCount)
+        return try reader.leadingChunks(byteCount)
     }
 
-    /// Reads chunk `index` and says whether it is whole.
-    public func chunkStatus(_ index: Int) throws(CheckpointError) -> ChunkStatus {
-        try checkOpen()
-        do throws(CheckpointError) {
-            _ = try reader.load(index, reader.makeBuffers())
-            return .intact
-        } catch {
-            if error.code == .busy { throw error }
-            return .damaged(error)
-        }
-    }
+    /// What keeps a chunk from being read, for people.
+    public func error(_ damage: ChunkDamage) -> CheckpointError { reader.error(damage) }
 }

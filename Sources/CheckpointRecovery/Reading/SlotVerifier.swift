@@ -32,13 +32,8 @@ public enum SlotVerifier {
         let header = candidate.header
         guard header.payloadKind == .safetensors else { return }
         let reader = PayloadReader(storage: storage, candidate: candidate, workerCount: 1)
-        let buffers = try reader.makeBuffers()
         let byteCount = min(header.manifestByteCount, UInt64(Limits.manifestByteCount) + 8)
-        var bytes: [UInt8] = []
-        for index in reader.entries.indices where UInt64(bytes.count) < byteCount {
-            let chunk = try reader.load(index, buffers)
-            bytes += chunk.buffer.array(0..<chunk.byteCount)
-        }
+        let bytes = try reader.leadingChunks(byteCount)
         do throws(FormatError) {
             _ = try SafetensorsManifest(decoding: bytes, header: header)
         } catch {
@@ -50,6 +45,19 @@ public enum SlotVerifier {
 }
 
 extension PayloadReader {
+    /// See `SelectedCheckpoint.leadingChunks`.
+    func leadingChunks(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
+        let chunkByteCount = UInt64(candidate.header.chunkByteCount)
+        let count = (byteCount + chunkByteCount - 1) / chunkByteCount
+        let bytes = Monitor<[UInt8]>([])
+        try forEachChunk(
+            Array(0..<min(Int(count), entries.count)), inOrder: true
+        ) { chunk, _ throws(CheckpointError) in
+            bytes.withLock { $0 += chunk.restored.array(0..<chunk.entry.rawByteCount) }
+        }
+        return bytes.withLock { $0 }
+    }
+
     /// The digest of the whole payload, once every chunk is known to match its own.
     func checkLogicalDigest(_ found: Digest) throws(CheckpointError) {
         let expected = candidate.header.logicalDigest
@@ -95,7 +103,7 @@ extension PayloadReader {
             }
         }
         let needs = ChunkExaminer.Needs(entries)
-        try forEach(Array(entries.indices), workerCount: needs.workerCount(atMost: workerCount)) {
+        try forEach(entries.count, workerCount: needs.workerCount(atMost: workerCount)) {
             guard let examiner = ChunkExaminer(self, needs) else { return nil }
             return { index throws(CheckpointError) in
                 try take(index, Result { () throws(ChunkDamage) in try examiner.leaves(index) })

@@ -24,7 +24,7 @@ public enum CheckpointCopy {
         public var replacesExisting = false
         /// Accept a network file system.
         public var allowsNetwork = false
-        /// Give way to other threads of the machine; see `forEachStoredChunk`.
+        /// Give way to other threads of the machine; see `forEachChunk`.
         public var isInBackground = false
 
         public init() {}
@@ -126,8 +126,8 @@ public enum CheckpointCopy {
         }
         let done = Mutex<UInt64>(0)
         try progress(0, total)
-        try selected.forEachStoredChunk(isInBackground: options.isInBackground) {
-            chunk throws(CheckpointError) in
+        try selected.forEachChunk(isInBackground: options.isInBackground) {
+            chunk, _ throws(CheckpointError) in
             try withCheckpointErrors(orElse: whenFull) { () throws(StorageError) in
                 try writePayload(chunk, storage)
             }
@@ -147,7 +147,7 @@ public enum CheckpointCopy {
     }
 
     private static func writePayload(
-        _ chunk: StoredChunk, _ storage: FileStorage
+        _ chunk: VerifiedChunk, _ storage: FileStorage
     ) throws(StorageError) {
         let whole = chunk.entry.rawByteCount / Limits.blockByteCount * Limits.blockByteCount
         if whole > 0 { try storage.write(chunk.restored, 0..<whole, at: chunk.payloadOffset) }

@@ -54,10 +54,8 @@ struct NewCheckpointFile: ~Copyable {
         var offset: UInt64 = 0
         while offset < byteCount {
             let count = Int(min(UInt64(buffer.byteCount), byteCount - offset))
-            do throws(StorageError) {
+            try withCheckpointErrors(orElse: whenFull) { () throws(StorageError) in
                 try storage.write(buffer, 0..<count, at: offset)
-            } catch {
-                throw CheckpointError(error.orElse(whenFull))
             }
             offset += UInt64(count)
             try progress?(offset, byteCount)
@@ -76,8 +74,8 @@ struct NewCheckpointFile: ~Copyable {
         let table = selected.candidate.table.withoutGaps
         let (storage, whenFull) = (storage, whenFull)
         let done = Mutex<UInt64>(0)
-        try selected.forEachStoredChunk(isInBackground: isInBackground) {
-            chunk throws(CheckpointError) in
+        try selected.forEachChunk(isInBackground: isInBackground) {
+            chunk, _ throws(CheckpointError) in
             let offset = dataOffset + table.entries[chunk.index].storedOffset
             try withCheckpointErrors(orElse: whenFull) { () throws(StorageError) in
                 try storage.write(chunk.stored, 0..<chunk.paddedByteCount, at: offset)

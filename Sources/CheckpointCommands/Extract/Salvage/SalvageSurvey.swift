@@ -50,11 +50,11 @@ struct SalvageSurvey: Sendable {
         let bar = ProgressBar("surveying step \(header.step)", total: header.payloadByteCount)
         defer { bar.finish() }
         let present = entries.indices.filter { !source.missingChunks.contains($0) }
-        try selected.scanChunks(present) { _, offset, bytes throws(CheckpointError) in
+        try selected.forEachChunk(present) { chunk, bytes throws(CheckpointError) in
             try Interruption.check()
             let leaves = TreeDigest.leaves(of: bytes)
             let done = state.withLock { state in
-                state.digest.setLeaves(leaves, at: offset)
+                state.digest.setLeaves(leaves, at: chunk.payloadOffset)
                 state.byteCount += UInt64(bytes.byteCount)
                 return state.byteCount
             }

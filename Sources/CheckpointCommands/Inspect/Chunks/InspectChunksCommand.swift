@@ -44,9 +44,9 @@ struct InspectChunksCommand: ToolCommand {
         defer { progress.finish() }
         let done = ByteCounter()
         let damage = Monitor<[Int: CheckpointError]>([:])
-        try selected.scanChunks(Array(entries.indices)) { index, _, _ throws(CheckpointError) in
+        try selected.forEachChunk { chunk, _ throws(CheckpointError) in
             try Interruption.check()
-            progress.update(done.add(entries[index].storedByteCount))
+            progress.update(done.add(chunk.entry.storedByteCount))
         } damaged: { found throws(CheckpointError) in
             try Interruption.check()
             let error = selected.error(found)
@@ -91,4 +91,10 @@ struct InspectChunksCommand: ToolCommand {
                 ]
             ).bytes)
     }
+}
+
+/// Whether a chunk can be read.
+enum ChunkStatus: Hashable, Sendable {
+    case intact
+    case damaged(CheckpointError)
 }

@@ -151,15 +151,15 @@ struct TensorComparison {
         let progress = ProgressBar("comparing", total: byteCount)
         defer { progress.finish() }
         let done = ByteCounter()
-        let loaders = Monitor<[ChunkLoader]>([])
+        let others = RecentChunks(second)
         let merge = OrderedMerge<[Part], [Int: Part]>([:]) { total, parts in
             for part in parts { total[part.change, default: Part(change: part.change)].add(part) }
         }
-        try first.selected.scanChunks(order) { index, offset, bytes throws(CheckpointError) in
+        try first.selected.forEachChunk(order) { chunk, bytes throws(CheckpointError) in
             try Interruption.check()
             let parts = try compare(
-                (byChunk[index] ?? []).map { pairs[$0] }, index, offset, bytes, loaders)
-            merge.deliver(parts, at: positions[index] ?? 0)
+                (byChunk[chunk.index] ?? []).map { pairs[$0] }, chunk, bytes, others)
+            merge.deliver(parts, at: positions[chunk.index] ?? 0)
             progress.update(done.add(bytes.byteCount))
         } damaged: { damage throws(CheckpointError) in
             try Interruption.check()
@@ -178,11 +178,11 @@ struct TensorComparison {
         first.candidate.table.entries[chunk].rawByteCount
     }
 
-    /// What lies of `pairs` in chunk `index` of the first.
+    /// What lies of `pairs` in `chunk` of the first.
     private func compare(
-        _ pairs: [Pair], _ index: Int, _ offset: UInt64, _ bytes: RawSpan,
-        _ loaders: Monitor<[ChunkLoader]>
+        _ pairs: [Pair], _ chunk: VerifiedChunk, _ bytes: RawSpan, _ others: RecentChunks
     ) throws(CheckpointError) -> [Part] {
+        let offset = chunk.payloadOffset
         let window = offset..<offset + UInt64(bytes.byteCount)
         var parts: [Part] = []
         for pair in pairs {
@@ -190,7 +190,7 @@ struct TensorComparison {
             let range = pair.first.clamped(to: window)
             let here = bytes.extracting(
                 Int(range.lowerBound - offset)..<Int(range.upperBound - offset))
-            if isEqual(index, pair) {
+            if isEqual(chunk.index, pair) {
                 // Safe: both views are valid during the call.
                 unsafe here.withUnsafeBytes { a in
                     unsafe part.difference.add(a, a, pair.decoder)
@@ -198,7 +198,7 @@ struct TensorComparison {
             } else {
                 let start = pair.second.lowerBound + (range.lowerBound - pair.first.lowerBound)
                 try compare(
-                    here, start..<start + UInt64(range.count), pair.decoder, loaders, &part)
+                    here, start..<start + UInt64(range.count), pair.decoder, others, &part)
             }
             parts.append(part)
         }
@@ -208,7 +208,7 @@ struct TensorComparison {
     /// Compares `bytes` of the first with `range` of the second, which may lie in several chunks.
     private func compare(
         _ bytes: RawSpan, _ range: Range<UInt64>, _ decoder: ElementDecoder,
-        _ loaders: Monitor<[ChunkLoader]>, _ part: inout Part
+        _ others: RecentChunks, _ part: inout Part
     ) throws(CheckpointError) {
         let size = UInt64(second.header.chunkByteCount)
         for chunk in chunks(range, second) {
@@ -219,24 +219,16 @@ struct TensorComparison {
                     piece.lowerBound - range.lowerBound)..<Int(
                         piece.upperBound - range.lowerBound))
             let there = Int(piece.lowerBound - begin)..<Int(piece.upperBound - begin)
-            let loader =
-                loaders.withLock { free -> ChunkLoader? in
-                    let index = free.firstIndex { $0.loadedIndex == chunk } ?? free.indices.last
-                    return index.map { free.remove(at: $0) }
-                } ?? second.selected.makeChunkLoader()
-            defer { loaders.withLock { $0.append(loader) } }
             do throws(CheckpointError) {
-                part.difference.merge(
-                    try loader.withChunk(chunk) { other throws(CheckpointError) in
-                        var difference = TensorDifference()
-                        // Safe: both views are valid during the call.
-                        unsafe here.withUnsafeBytes { a in
-                            unsafe other.extracting(there).withUnsafeBytes { b in
-                                unsafe difference.add(a, b, decoder)
-                            }
+                let other = try others.chunk(chunk)
+                // Safe: both views are valid during the call.
+                unsafe here.withUnsafeBytes { a in
+                    other.withBytes(there) { other in
+                        unsafe other.withUnsafeBytes { b in
+                            unsafe part.difference.add(a, b, decoder)
                         }
-                        return difference
-                    })
+                    }
+                }
             } catch {
                 guard [.corrupt, .inputOutput].contains(error.code) else { throw error }
                 part.damage.append(error.message)
@@ -271,5 +263,38 @@ struct TensorComparison {
             }
         }
         return part
+    }
+}
+
+/// The chunks of a checkpoint that were read last: many small tensors lie in one of them.
+private final class RecentChunks: Sendable {
+    private let checkpoint: ComparedCheckpoint
+    private let recent = Monitor<[(index: Int, bytes: AlignedBuffer)]>([])
+
+    init(_ checkpoint: ComparedCheckpoint) { self.checkpoint = checkpoint }
+
+    /// The restored bytes of chunk `index`, verified.
+    func chunk(_ index: Int) throws(CheckpointError) -> AlignedBuffer {
+        let known = recent.withLock { $0.first { $0.index == index }?.bytes }
+        if let known { return known }
+        let byteCount = checkpoint.candidate.table.entries[index].rawByteCount
+        guard let bytes = AlignedBuffer.forTransfers(byteCount: byteCount) else {
+            throw CheckpointError(
+                .outOfMemory,
+                "\(checkpoint.title): this process cannot have the memory for a chunk of "
+                    + "\(byteCount) bytes; raise its limit (ulimit -v), or use a machine with more",
+                slot: checkpoint.candidate.slot)
+        }
+        // Safe: nobody else has the buffer yet.
+        try checkpoint.selected.read([
+            unsafe Destination(
+                payloadOffset: UInt64(index) * UInt64(checkpoint.header.chunkByteCount),
+                buffer: UnsafeMutableRawBufferPointer(start: bytes.baseAddress, count: byteCount))
+        ])
+        // One for each thread that compares.
+        recent.withLock {
+            $0 = ($0 + [(index, bytes)]).suffix(CheckpointReader.defaultWorkerCount)
+        }
+        return bytes
     }
 }

@@ -75,9 +75,9 @@ struct TensorScan {
         let progress = ProgressBar("reading step \(selected.candidate.step)", total: total)
         defer { progress.finish() }
         let done = ByteCounter()
-        try selected.scanChunks(chunks) { index, offset, bytes throws(CheckpointError) in
+        try selected.forEachChunk(chunks) { chunk, bytes throws(CheckpointError) in
             try Interruption.check()
-            merge.deliver(parts(offset, bytes), at: positions[index] ?? 0)
+            merge.deliver(parts(chunk.payloadOffset, bytes), at: positions[chunk.index] ?? 0)
             progress.update(done.add(bytes.byteCount))
         } damaged: { damage throws(CheckpointError) in
             try Interruption.check()
