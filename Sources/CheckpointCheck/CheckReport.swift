@@ -41,7 +41,7 @@ public struct SlotCheck: Hashable, Sendable {
     public let sequence: SequenceNumber?
     public let step: UInt64?
     public let payloadByteCount: UInt64?
-    /// Every chunk of it was read and is whole.
+    /// Every chunk of it was read and is intact.
     public let isVerified: Bool
     public let damagedChunkCount: Int
 }

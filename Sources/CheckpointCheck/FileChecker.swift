@@ -5,7 +5,7 @@ public import CheckpointStorage
 /// pcfsck's engine: runs the passes over one file and says what a resume would load.
 ///
 /// It never writes and takes no lock but the shared pin of the slot that it is reading, so that it
-/// may run beside a writer.
+/// may run while a writer is running.
 public struct FileChecker: Sendable {
     private let storage: any Storage
 
@@ -111,7 +111,7 @@ extension ResumeVerdict {
         let why = context.unloadable[report.slot]
         let explanation: String
         switch report.reason {
-        case .writing: explanation = "it was never completed: its header says writing"
+        case .writing: explanation = "it was never completed: its header is in state writing"
         case .headerDamaged, .blank, .foreign, .misdirected, .unreadable:
             explanation =
                 "its header cannot be used: "

@@ -25,16 +25,16 @@ public enum ProblemCatalogue {
     static let identityDamaged = Problem(
         "PCK-I001", .error, "identity copy damaged",
         "One of the two copies of the identity block does not match its checksum or its rules; the "
-            + "other copy is whole, so nothing is lost yet.",
+            + "other copy is intact, so nothing is lost yet.",
         "Run pcfsck -p to rewrite it.", .safe, "rewrite from the other copy")
     static let identityCopiesDiffer = Problem(
         "PCK-I002", .error, "identity copies differ",
-        "Both copies of the identity block are whole, but they describe different files.",
+        "Both copies of the identity block are intact, but they describe different files.",
         "The head's copy is used. Compare the file with its source; two files were mixed.",
         .asked, "rewrite the other copy from the head's")
     static let identityLost = Problem(
         "PCK-I003", .error, "no identity block usable",
-        "Neither copy can be used, so nobody knows where anything lies in the file.",
+        "Neither copy can be used, so nothing records where anything is in the file.",
         "Restore the file from a copy.")
     static let wrongMagic = Problem(
         "PCK-I004", .error, "not a PCcheck file",
@@ -66,8 +66,8 @@ public enum ProblemCatalogue {
         "Nothing. pcfsck changes nothing in such a file.")
     static let fileTooLong = Problem(
         "PCK-I011", .warning, "bytes after the end",
-        "The file is longer than its identity block says; what follows belongs to nothing.",
-        "Find out who appended to the file. The checkpoints are not touched by it.")
+        "The file is longer than its identity block records; the rest belongs to nothing.",
+        "Find out who appended to the file. It does not touch the checkpoints.")
     static let identityUnreadable = Problem(
         "PCK-I012", .error, "identity copy unreadable",
         "The medium did not return one of the two copies of the identity block.",
@@ -91,21 +91,21 @@ public enum ProblemCatalogue {
     static let superblockDamaged = Problem(
         "PCK-B001", .error, "superblock copy damaged",
         "One of the two copies of a superblock does not match its checksum or its rules; its twin "
-            + "at the other end of the file is whole.",
+            + "at the other end of the file is intact.",
         "Run pcfsck -p to rewrite it.", .safe, "rewrite from its twin")
     static let superblockPairDamaged = Problem(
         "PCK-B002", .error, "both copies of a superblock damaged",
-        "Neither copy of one parity is whole. A crash while a superblock is written leaves this, "
+        "Neither copy of one parity is intact. A crash while a superblock is written leaves this, "
             + "and then it is a warning; after a clean close it is damage.",
         "Recovery uses the previous superblock and the slot headers. Open the file for writing "
             + "once, and the next commit rewrites both copies.",
-        .full, "new superblocks that name what is whole")
+        .full, "new superblocks that name what is intact")
     static let superblocksLost = Problem(
         "PCK-B003", .error, "no superblock left",
-        "None of the four copies is whole. Complete slots can still be loaded once every chunk of "
+        "None of the four copies is intact. Complete slots can still be loaded once every chunk of "
             + "them is verified, because slot headers carry the identity.",
         "Open the file for writing: it anchors the newest checkpoint that verifies.",
-        .full, "new superblocks that name what is whole")
+        .full, "new superblocks that name what is intact")
     static let superblockOutdated = Problem(
         "PCK-B004", .info, "superblock copy not updated",
         "A crash came between the writes of the two copies, so that one is of an older "
@@ -114,30 +114,30 @@ public enum ProblemCatalogue {
         .full, "rewrite from its twin")
     static let fork = Problem(
         "PCK-B005", .error, "two writers",
-        "Two whole copies of one generation say different things: two writers were at work.",
+        "Two intact copies of one generation differ: two writers were at work.",
         "Extract the checkpoint you want with pcextract and start a new file. Give each rank its "
             + "own path.",
-        .asked, "new superblocks that go on from the one that is followed")
+        .asked, "new superblocks that continue from the one that is followed")
     static let anchorMismatch = Problem(
         "PCK-B006", .error, "anchored slot does not match",
         "The newest superblock names a slot whose header is not the one it was written for.",
-        "Recovery goes on with the next candidate that verifies.",
-        .full, "new superblocks that name what is whole")
+        "Recovery continues with the next candidate that verifies.",
+        .full, "new superblocks that name what is intact")
     static let superblockMisplaced = Problem(
         "PCK-B007", .error, "superblock of another place",
         "A superblock copy belongs to another file or to another place in this one; its twin is "
-            + "whole.",
+            + "intact.",
         "Run pcfsck -p to rewrite it. Ask what wrote there.", .safe, "rewrite from its twin")
     static let superblockUnreadable = Problem(
         "PCK-B008", .error, "superblock copy unreadable",
         "The medium did not return a superblock copy, or the file ends before it.",
         "Copy the file to another medium while its twin can be read.")
     static let parentMismatch = Problem(
-        "PCK-B009", .error, "superblock history broken",
+        "PCK-B009", .error, "superblock history damaged",
         "The newest superblock was not written after the previous one that is in the file: two "
             + "writers took turns, or a write was lost.",
         "Verify the checkpoint with --verify full, extract it, and start a new file.",
-        .asked, "new superblocks that go on from the newest")
+        .asked, "new superblocks that continue from the newest")
     static let notClosed = Problem(
         "PCK-B010", .info, "not closed",
         "The last writer did not close the file: it crashed, was killed, or is still at work.",
@@ -158,7 +158,7 @@ public enum ProblemCatalogue {
         "PCK-S002", .info, "complete but not anchored",
         "The crash came between the two barriers: the checkpoint is complete, but no superblock "
             + "names it.",
-        "Nothing: a resume verifies every chunk of it, and uses it when it is whole.",
+        "Nothing: a resume verifies every chunk of it, and uses it when it is intact.",
         .full, "anchor it when every chunk verifies")
     static let headerDamaged = Problem(
         "PCK-S003", .error, "slot header damaged",
@@ -173,12 +173,12 @@ public enum ProblemCatalogue {
         .full, "write an empty header when nothing keeps the slot")
     static let headerForeign = Problem(
         "PCK-S005", .error, "slot header of another file",
-        "The header is whole, but of a file with another UUID.",
+        "The header is intact, but belongs to a file with another UUID.",
         "Ask what wrote there. If the slot was kept, its checkpoint is lost.",
         .full, "write an empty header when nothing keeps the slot")
     static let headerMisdirected = Problem(
         "PCK-S006", .error, "slot header of another place",
-        "The header is whole, but says that it lives elsewhere in this file.",
+        "The header is intact, but records another place in this file.",
         "A write went astray: check the device. If the slot was kept, its checkpoint is lost.",
         .full, "write an empty header when nothing keeps the slot")
     static let headerUnreadable = Problem(
@@ -187,10 +187,10 @@ public enum ProblemCatalogue {
         "Copy the file to another medium.")
     static let headerStale = Problem(
         "PCK-S008", .error, "slot holds an older checkpoint",
-        "The superblock says that this slot holds a newer checkpoint than it does: the write of "
+        "The superblock records that this slot holds a newer checkpoint than it does: the write of "
             + "its header was lost.",
         "The medium acknowledged a write that it did not keep. Replace it.",
-        .full, "new superblocks that name what is whole")
+        .full, "new superblocks that name what is intact")
     static let slotInUse = Problem(
         "PCK-S009", .info, "slot being rewritten",
         "A writer took the slot while it was being checked.",
@@ -225,7 +225,7 @@ public enum ProblemCatalogue {
         "PCK-T004", .error, "manifest invalid",
         "The directory of tensors is as it was saved, but breaks the rules of safetensors, or its "
             + "size is not the one that the slot header records.",
-        "A faulty program made the file. pcextract --format raw gives the bytes.")
+        "A faulty program made the file. Extract its bytes with pcextract --format raw.")
 
     private static let table = [tableDamaged, tableInvalid, manifestDamaged, manifestInvalid]
 
@@ -236,7 +236,7 @@ public enum ProblemCatalogue {
         "The stored bytes of a chunk do not match their digest. In a slot that no superblock "
             + "keeps, a crash explains it.",
         "The checkpoint cannot be loaded; recovery uses the next one. pcextract --slot with "
-            + "--salvage writes what lies in whole chunks, and a map of what does not.",
+            + "--salvage writes what is in intact chunks, and a map of what is not.",
         .full, "new superblocks without it when it was kept")
     static let chunkUndecodable = Problem(
         "PCK-C002", .error, "chunk cannot be decompressed",
@@ -254,9 +254,9 @@ public enum ProblemCatalogue {
         .full, "new superblocks without it when it was kept")
 
     static let notVerified = Problem(
-        "PCK-C005", .warning, "not verified for want of memory",
-        "A chunk must be in memory to be verified, and this process could not have as much as the "
-            + "file's chunk size asks for. Nothing is known of this checkpoint's payload.",
+        "PCK-C005", .warning, "not verified: not enough memory",
+        "PCcheck verifies a chunk in memory, and this process cannot allocate as much as the "
+            + "file's chunk size needs. Nothing is known of this checkpoint's payload.",
         "Raise the limit (ulimit -v), or check the file on a machine with more memory.")
 
     private static let payload = [
@@ -281,13 +281,13 @@ public enum ProblemCatalogue {
         .asked, "write an empty header into the slot that nothing keeps")
     static let stepDiffers = Problem(
         "PCK-X004", .error, "superblock and slot disagree",
-        "The newest superblock and the header that it anchors give different steps.",
+        "The newest superblock and the header that it anchors record different steps.",
         "A faulty program made the file. Keep it and report it.",
         .full, "new superblocks with the slot's step")
     static let reservedBlockUsed = Problem(
         "PCK-X005", .warning, "reserved block in use",
         "The reserved block behind the head superblocks is not zero.",
-        "A newer program wrote there, or a write went astray. Nothing durable is touched by it.",
+        "A newer program wrote there, or a write went astray. It touches nothing durable.",
         .full, "write zeros")
 
     private static let cross = [

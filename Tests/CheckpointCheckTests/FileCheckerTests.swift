@@ -226,7 +226,7 @@ import Testing
         let mirror = damaged.geometry.identityOffsets[1]
         #expect(
             plan.repairs.first?.description
-                == "PCK-I001: rewrite the block at byte \(mirror) from the whole copy at byte 0")
+                == "PCK-I001: rewrite the block at byte \(mirror) from the intact copy at byte 0")
         #expect(try plan.apply(to: storage).count == 2)
         #expect(storage.contents == (try builder().bytes))
         #expect(check(storage).findings.isEmpty)

@@ -187,7 +187,7 @@ public struct MetadataDump {
         try put(header.bytes, at: slot.headerOffset)
     }
 
-    /// The slot's chunk table as it lies in the file; a large one is not kept in the image.
+    /// The slot's chunk table as it is in the file; a large one is not kept in the image.
     private func table(
         of blocks: MetadataImage.SlotBlocks, _ header: SlotHeader, _ geometry: Geometry
     ) -> [UInt8]? {
@@ -197,7 +197,7 @@ public struct MetadataDump {
         return bytes.map { Array($0.prefix(header.tableByteCount)) }
     }
 
-    /// The chunks that the manifest lies in, without what follows it.
+    /// The chunks that the manifest is in, without what follows it.
     ///
     /// - Returns: a new digest of the payload, where these chunks are all of it.
     private mutating func copyManifest(

@@ -16,7 +16,7 @@ struct CheckContext {
     var hasMediumFailure: Bool
     /// Something could not be looked at, though neither the file nor the medium is to blame.
     var isIncomplete = false
-    /// Slots of which every chunk was read and is whole.
+    /// Slots of which every chunk was read and is intact.
     var verified: Set<SlotIndex> = []
     var damagedChunkCounts: [SlotIndex: Int] = [:]
     /// Candidates that a resume would reject, and why.
@@ -75,7 +75,7 @@ struct CheckContext {
         return superblock.retained.first { $0.slot == slot }?.sequence
     }
 
-    /// How bad damage in `slot` is: what is kept must be whole; what is not may be torn by a
+    /// How bad damage in `slot` is: what is kept must be intact; what is not may be torn by a
     /// crash, which a clean close excludes.
     func severity(of slot: SlotIndex) -> Severity {
         guard let superblock = decision?.superblock else { return .warning }

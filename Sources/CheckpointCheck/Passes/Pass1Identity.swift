@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 
 /// Pass 1: the two identity blocks and the size of the file.
 ///
-/// Checks that both copies are whole and equal, that their features are known, and that the file
+/// Checks that both copies are intact and equal, that their features are known, and that the file
 /// is as long as they say. When neither copy is usable it says why, and no other pass runs.
 enum Pass1Identity {
     static func run(_ context: inout CheckContext) {

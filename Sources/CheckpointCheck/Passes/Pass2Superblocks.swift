@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 
 /// Pass 2: the four superblock copies.
 ///
-/// Checks that each is whole, that the two of one parity say the same, that the newest one was
+/// Checks that each is intact, that the two of one parity say the same, that the newest one was
 /// written after the one before it, and that its anchor is where it says.
 enum Pass2Superblocks {
     static func run(_ context: inout CheckContext) {
@@ -21,7 +21,7 @@ enum Pass2Superblocks {
             context.report(
                 Finding(
                     ProblemCatalogue.superblocksLost, found: found.joined(separator: "; "),
-                    expected: "a whole superblock"))
+                    expected: "an intact superblock"))
             return
         }
         for parity in [0, 1] {
@@ -70,7 +70,7 @@ enum Pass2Superblocks {
                     newest.isCleanClose ? .error : .warning, at: first.offset,
                     found: damaged.map { "at byte \($0.offset): \(problemText($0))" }
                         .joined(separator: "; "),
-                    expected: "a whole copy of generation \(newest.generation.rawValue &+ 1) or "
+                    expected: "an intact copy of generation \(newest.generation.rawValue &+ 1) or "
                         + "\(newest.generation.rawValue &- 1)"))
         }
     }

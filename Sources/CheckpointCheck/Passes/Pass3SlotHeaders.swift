@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 
 /// Pass 3: the header of every slot.
 ///
-/// Checks that each is whole and belongs to this place of this file. Damage in a slot that no
+/// Checks that each is intact and belongs to this place of this file. Damage in a slot that no
 /// superblock keeps is what a crash leaves, and is reported as such.
 enum Pass3SlotHeaders {
     static func run(_ context: inout CheckContext) {
@@ -43,7 +43,7 @@ enum Pass3SlotHeaders {
             context.report(
                 finding(
                     ProblemCatalogue.headerDamaged, context.severity(of: report.slot),
-                    found: found, expected: "a whole slot header"))
+                    found: found, expected: "an intact slot header"))
         case .blank:
             context.report(
                 finding(

@@ -3,7 +3,7 @@ internal import CheckpointRecovery
 
 /// Pass 4: chunk tables, and the manifests of safetensors payloads.
 ///
-/// The tables were decoded with the metadata. A manifest lies in the first chunks of the payload;
+/// The tables were decoded with the metadata. A manifest is in the first chunks of the payload;
 /// they are read, verified and decoded even when the rest of the payload is not.
 enum Pass4Tables {
     static func run(_ context: inout CheckContext) {
@@ -63,7 +63,7 @@ enum Pass4Tables {
         }
     }
 
-    /// A size that no manifest has is the header's lie, whatever lies in the chunks.
+    /// A size that no manifest has is the header's lie, whatever is in the chunks.
     private static func checkClaim(_ header: SlotHeader) throws(FormatError) {
         let limit = UInt64(Limits.manifestByteCount) + 8
         guard header.manifestByteCount <= limit else {
@@ -101,6 +101,6 @@ enum Pass4Tables {
             Finding(
                 ProblemCatalogue.manifestDamaged, context.severity(of: candidate.slot),
                 slot: candidate.slot, at: error.byteOffset ?? candidate.dataOffset,
-                found: error.message, expected: "a whole manifest"))
+                found: error.message, expected: "an intact manifest"))
     }
 }

@@ -42,7 +42,7 @@ struct RepairFacts: Sendable {
 /// Order of the steps, and why a crash between them does no harm:
 /// 1. copies of followed blocks over ignored ones (`SafeRepairs`): recovery decides the same;
 /// 2. new superblocks (`SuperblockSuccession`), which name only what was verified in full, and a
-///    sequence limit above everything seen: recovery goes on from what it went on from before;
+///    sequence limit above everything seen: recovery continues from what it continued from before;
 /// 3. empty headers over headers that recovery cannot use, in slots that no superblock keeps by
 ///    then: what they might have told of sequences, the limit tells;
 /// 4. the reserved block, which nobody reads.
@@ -129,7 +129,7 @@ struct FullRepairs {
 
     // MARK: Identity
 
-    /// Two whole identity blocks that differ: which file is this?
+    /// Two intact identity blocks that differ: which file is this?
     private mutating func settleIdentity() -> Bool {
         guard
             let other = decision.identityFindings.first(where: {
@@ -164,15 +164,15 @@ struct FullRepairs {
         if decision.isFork {
             return isAllowed(
                 ProblemCatalogue.fork,
-                "Go on with what a resume follows now, which names \(names)? The other superblock "
-                    + "of generation \(decision.highestGeneration) is overwritten then.")
+                "Continue from what a resume follows now, which names \(names)? The other "
+                    + "superblock of generation \(decision.highestGeneration) is overwritten then.")
         }
-        // Asked of the decision, not of what was found: a cut block may count once it is whole.
+        // Asked of the decision, not of what was found: a cut block may count once it is intact.
         if decision.otherParent != nil {
             return isAllowed(
                 ProblemCatalogue.parentMismatch,
-                "Go on from the newest superblock, which names \(names)? What tells of another "
-                    + "writer is overwritten then.")
+                "Continue from the newest superblock, which names \(names)? Traces of another "
+                    + "writer are overwritten then.")
         }
         return true
     }
@@ -194,8 +194,8 @@ struct FullRepairs {
         }
         if anchor == nil && decision.mayHoldDurable {
             notes.append(
-                "no checkpoint is whole, so the superblocks stay as they are: the wreck is left "
-                    + "for pcextract")
+                "no checkpoint is intact, so the superblocks stay as they are; extract what is "
+                    + "left with pcextract")
             kept = Set(decision.slots.map(\.slot))
             return
         }
@@ -210,7 +210,7 @@ struct FullRepairs {
     }
 
     /// A crash came between the two copies of a superblock. The older one is not followed by
-    /// anybody while its twin is whole.
+    /// anybody while its twin is intact.
     private func outdatedCopies() -> [Repair] {
         [0, 1].compactMap { parity in
             let pair = decision.superblockFindings.filter { $0.parity == parity }
@@ -289,7 +289,7 @@ struct FullRepairs {
         if let anchor, !anchor.isAnchored, isRepeated(anchor) {
             notes.append(
                 "two slots hold sequence \(anchor.sequence), so none is anchored; pccheck rescue "
-                    + "--back-to takes the one you want")
+                    + "--back-to chooses one")
             return nil
         }
         return (anchor, retained)

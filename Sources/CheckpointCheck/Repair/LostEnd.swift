@@ -32,7 +32,7 @@ struct LostEnd {
     private func labelled(_ repair: Repair) -> Repair {
         let action = repair.sourceByteOffset.map { source in
             "restore the block at byte \(repair.byteOffset), where the file has lost its end, from "
-                + "the whole copy at byte \(source)"
+                + "the intact copy at byte \(source)"
         }
         return Repair(
             ProblemCatalogue.endLost, .full, at: repair.byteOffset, from: repair.sourceByteOffset,

@@ -30,14 +30,14 @@ public struct Repair: Hashable, Sendable {
         self.bytes = bytes
     }
 
-    /// A block that is rewritten from its whole copy.
+    /// A block that is rewritten from its intact copy.
     static func copy(
         _ problem: Problem, _ fixClass: Problem.Fix.Class, at byteOffset: UInt64,
         from sourceByteOffset: UInt64, old oldBytes: [UInt8], new bytes: [UInt8]
     ) -> Repair {
         Repair(
             problem, fixClass, at: byteOffset, from: sourceByteOffset,
-            "rewrite the block at byte \(byteOffset) from the whole copy at byte "
+            "rewrite the block at byte \(byteOffset) from the intact copy at byte "
                 + "\(sourceByteOffset)", old: oldBytes, new: bytes)
     }
 }

@@ -186,7 +186,7 @@ struct RepairMedium {
         // on it.
         defer { try? storage.unlock(.writer) }
         try withCheckpointErrors { () throws(StorageError) in try storage.flush() }
-        // What a failed flush left in the page cache looks whole, and is not on the medium.
+        // What a failed flush left in the page cache looks intact, and is not on the medium.
         storage.discardCache()
         return try body(self)
     }

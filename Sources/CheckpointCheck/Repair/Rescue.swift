@@ -77,7 +77,7 @@ public struct Rescue: Sendable {
             decision: decision, extends: lost?.oldByteCount)
     }
 
-    /// When both identity blocks are whole and differ, and nothing in the file belongs to the
+    /// When both identity blocks are intact and differ, and nothing in the file belongs to the
     /// head's: the same file as the mirror describes it.
     private static func withoutHead(
         _ image: MetadataImage, _ decision: RecoveryDecision
@@ -157,8 +157,8 @@ private struct RescueDraft {
         case .anchored:
             throw CheckpointError(
                 .invalidArgument,
-                "slot \(slot) is anchored already: a resume loads it when it is whole and nothing "
-                    + "newer is; pcfsck --verify full says whether it is",
+                "slot \(slot) is anchored already: a resume loads it when it is intact and nothing "
+                    + "newer is; check it with pcfsck --verify full",
                 slot: slot)
         case .retained, .older, .stale:
             throw CheckpointError(
@@ -225,7 +225,7 @@ private struct RescueDraft {
         }
         throw CheckpointError(
             .corrupt,
-            "no slot holds a whole checkpoint, so there is nothing to name"
+            "no slot holds an intact checkpoint, so there is nothing to name"
                 + (damage.map { ": \($0.message)" } ?? "; pcinspect shows what is left"))
     }
 
@@ -233,7 +233,7 @@ private struct RescueDraft {
 
     /// Newer complete checkpoints, from the oldest to the newest, which would be loaded instead.
     ///
-    /// - Throws: `invalidArgument` when one is whole and it was not asked to go back.
+    /// - Throws: `invalidArgument` when one is intact and it was not asked to go back.
     func inTheWay(
         of target: Candidate, _ verify: (Candidate) throws(CheckpointError) -> Void
     ) throws(CheckpointError) -> [Candidate] {
@@ -244,14 +244,14 @@ private struct RescueDraft {
         for candidate in newer where (try? verify(candidate)) != nil {
             throw CheckpointError(
                 .invalidArgument,
-                "slot \(candidate.slot) holds a newer whole checkpoint, of step "
+                "slot \(candidate.slot) holds a newer intact checkpoint, of step "
                     + "\(candidate.step) and sequence \(candidate.sequence); promote that one, or "
                     + "set it aside with --back-to \(target.slot)", slot: candidate.slot)
         }
         return []
     }
 
-    /// As many older ones as the file retains and as are whole.
+    /// As many older ones as the file retains and as are intact.
     func retained(
         below target: Candidate, _ verify: (Candidate) throws(CheckpointError) -> Void
     ) -> [Candidate] {
@@ -275,7 +275,7 @@ private struct RescueDraft {
             return Repair(
                 problem, .asked, at: candidate.headerOffset,
                 "set aside step \(candidate.step) in slot \(candidate.slot): its header at byte "
-                    + "\(candidate.headerOffset) says writing again", old: old,
+                    + "\(candidate.headerOffset) is in state writing again", old: old,
                 new: header.encoded().bytes)
         }
     }

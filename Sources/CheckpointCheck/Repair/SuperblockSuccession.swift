@@ -2,11 +2,11 @@ internal import CheckpointFormat
 internal import CheckpointRecovery
 
 /// The superblocks that a repair writes: one generation above the newest, so that neither
-/// generation nor sequence goes back, and a second one when the pair below would not be whole.
+/// generation nor sequence goes back, and a second one when the pair below would not be intact.
 ///
 /// Order: both copies of the first generation are flushed before the second one begins. A crash
 /// before that leaves the old newest superblock untouched, at the other parity, and none, one or
-/// two whole copies of the new one: COMMIT.md state C3. From then on the new one is the authority,
+/// two intact copies of the new one: COMMIT.md state C3. From then on the new one is the authority,
 /// and what the second generation overwrites is ignored.
 struct SuperblockSuccession {
     let image: MetadataImage

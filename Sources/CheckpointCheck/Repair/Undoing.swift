@@ -39,7 +39,7 @@ public struct Undoing: Sendable {
         }
     }
 
-    /// Blocks that did not lie in the file, or not wholly, before the repair gave it its size.
+    /// Blocks that did not are in the file, or not wholly, before the repair gave it its size.
     private var appendedOffsets: Set<UInt64> {
         Set(undo.records.map(\.byteOffset).filter { $0 + Geometry.block > undo.fileByteCount })
     }
@@ -116,7 +116,7 @@ public struct Undoing: Sendable {
         if bytes == record.oldBytes { return .old }
         if Digest(of: bytes) == record.newDigest { return .new }
         // The record of a superblock ends before its block does: what is torn behind it may leave
-        // a whole one, of before the repair or of the repair.
+        // an intact one, of before the repair or of the repair.
         let used = Array(bytes[..<Superblock.recordByteCount])
         let rest = [UInt8](repeating: 0, count: bytes.count - used.count)
         if record.oldBytes.starts(with: used) || Digest(of: used + rest) == record.newDigest {
@@ -125,7 +125,7 @@ public struct Undoing: Sendable {
         return Self.isSealed(bytes, identity) ? .changed : .torn
     }
 
-    /// The block is a whole one of any kind.
+    /// The block is a intact one of any kind.
     private static func isSealed(_ bytes: [UInt8], _ identity: IdentityBlock) -> Bool {
         if (try? IdentityBlock(decoding: bytes)) != nil { return true }
         let superblock = try? Superblock(

@@ -81,7 +81,7 @@ import Testing
     @Test(arguments: ["nothing-left", "chunks-damaged-all"])
     func aWreckIsLeft(_ name: String) throws {
         let plan = FullRepairTests.plan(try storage(name))
-        #expect(plan.isEmpty && plan.notes.contains { $0.contains("no checkpoint is whole") })
+        #expect(plan.isEmpty && plan.notes.contains { $0.contains("no checkpoint is intact") })
     }
 
     @Test(arguments: ["appended", "manifest-invalid", "payload-digest-wrong", "table-overlap"])
