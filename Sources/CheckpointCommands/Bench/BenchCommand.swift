@@ -14,7 +14,7 @@ struct BenchCommand: ToolCommand {
             the limit when it is installed; a plain O_DIRECT writer always. Files are made in \
             --directory, on the file system to be measured, and removed again. Without --only, \
             the parts durable, load, loop and open run, in a few minutes; a part that needs more \
-            disk space or memory than there is says so before it begins.
+            disk space or memory than is available ends with an error before it begins.
 
             durable, load: against fio. loop: a training loop, with a processor that rests or \
             works. open: recovery from metadata. sweep: one parameter at a time. codec: ratio \
@@ -32,12 +32,10 @@ struct BenchCommand: ToolCommand {
         static let standard: [Part] = [.durable, .load, .loop, .open]
     }
 
-    @Option(help: ArgumentHelp("Where the files go.", valueName: "path"), completion: .directory)
+    @Option(help: .of("path", "Where the files go."), completion: .directory)
     var directory = "."
 
-    @Option(
-        parsing: .upToNextOption,
-        help: ArgumentHelp("What to measure (default: durable load loop open)."))
+    @Option(parsing: .upToNextOption, help: "What to measure (default: durable load loop open).")
     var only: [Part] = []
 
     @Flag(help: "Measure every part, every fio setting and every case of the loop.")
@@ -45,13 +43,10 @@ struct BenchCommand: ToolCommand {
 
     @Option(
         parsing: .upToNextOption,
-        help: ArgumentHelp(
-            "Bytes of one checkpoint (default: 1GiB 256MiB 64MiB 4MiB).", valueName: "sizes"))
+        help: .of("sizes", "Bytes of one checkpoint (default: 1GiB 256MiB 64MiB 4MiB)."))
     var size: [ByteSize] = []
 
-    @Option(
-        help: ArgumentHelp(
-            "Rounds; medians are reported (default: 5; loop, sweep 3).", valueName: "n"))
+    @Option(help: .of("n", "Rounds; medians are reported (default: 5; loop, sweep 3)."))
     var rounds: Int?
 
     @OptionGroup(title: "Engine")
@@ -71,36 +66,29 @@ struct BenchCommand: ToolCommand {
         @Option(help: "How chunks are compressed.")
         var codec = CodecArgument(.none)
 
-        @Option(help: ArgumentHelp("Unit of I/O and checksums.", valueName: "size"))
+        @Option(help: .of("size", "Unit of I/O and checksums."))
         var chunk: ByteSize = "4MiB"
 
         @Option(
             parsing: .upToNextOption,
-            help: ArgumentHelp(
-                "Checkpoints in flight (default: 1; loop 1 2).", valueName: "n"))
+            help: .of("n", "Checkpoints in flight (default: 1; loop 1 2)."))
         var inFlight: [Int] = []
 
-        @Option(
-            help: ArgumentHelp(
-                "Bytes of the staging pool (default: one slot up to 2 GiB).", valueName: "size"))
+        @Option(help: .of("size", "Bytes of the staging pool (default: one slot up to 2 GiB)."))
         var pool: ByteSize?
 
-        @Option(help: ArgumentHelp("Threads that compress and write chunks.", valueName: "n"))
+        @Option(help: .of("n", "Threads that compress and write chunks."))
         var writerWorkers = WriterOptions().writerWorkerCount
 
-        @Option(
-            help: ArgumentHelp(
-                "Writes that each of them keeps under way, where the back end can.",
-                valueName: "n"))
+        @Option(help: .of("n", "Writes that each of them keeps under way, where the back end can."))
         var queueDepth = WriterOptions().writeQueueDepth
 
         @Option(
-            help: ArgumentHelp(
-                "Threads that copy and digest state (default: 1 to 4, by the processors).",
-                valueName: "n"))
+            help: .of(
+                "n", "Threads that copy and digest state (default: 1 to 4, by the processors)."))
         var snapshotWorkers: Int?
 
-        @Option(help: ArgumentHelp("Threads that read and verify chunks.", valueName: "n"))
+        @Option(help: .of("n", "Threads that read and verify chunks."))
         var readWorkers = CheckpointReader.defaultWorkerCount
     }
 
@@ -109,18 +97,18 @@ struct BenchCommand: ToolCommand {
         @Option(help: "durable, load: none, the quick or the full set of fio settings.")
         var fioSettings: Fio.Selection?
 
-        @Option(help: ArgumentHelp("loop: bytes of state.", valueName: "size"))
+        @Option(help: .of("size", "loop: bytes of state."))
         var loopSize: ByteSize = "256MiB"
 
-        @Option(help: ArgumentHelp("loop: steps.", valueName: "n"))
+        @Option(help: .of("n", "loop: steps."))
         var loopSteps = 60
 
-        @Option(help: ArgumentHelp("loop: milliseconds of one step.", valueName: "n"))
+        @Option(help: .of("n", "loop: milliseconds of one step."))
         var stepMilliseconds = 50
 
         @Option(
             parsing: .upToNextOption,
-            help: ArgumentHelp("loop: save every so many steps (default: 1 5 10).", valueName: "n"))
+            help: .of("n", "loop: save every so many steps (default: 1 5 10)."))
         var interval: [Int] = []
 
         @Option(parsing: .upToNextOption, help: "loop: what a save does that finds no slot.")
@@ -134,34 +122,30 @@ struct BenchCommand: ToolCommand {
         @Option(parsing: .upToNextOption, help: "sweep: what to vary (default: everything).")
         var axis: [SweepAxis] = []
 
-        @Option(help: ArgumentHelp("sweep: bytes of state but for axis size.", valueName: "size"))
+        @Option(help: .of("size", "sweep: bytes of state but for axis size."))
         var sweepSize: ByteSize = "256MiB"
 
-        @Option(help: ArgumentHelp("sweep: the largest size of axis size.", valueName: "size"))
+        @Option(help: .of("size", "sweep: the largest size of axis size."))
         var sweepLimit: ByteSize = "4GiB"
 
         @Option(
             parsing: .upToNextOption,
-            help: ArgumentHelp("codec: files of real weights.", valueName: "file.safetensors"),
+            help: .of("file.safetensors", "codec: files of real weights."),
             completion: .file(extensions: ["safetensors"]))
         var weights: [String] = []
 
         @Option(
             parsing: .upToNextOption,
-            help: ArgumentHelp(
-                "codec: bytes per second of slowed-down writes (default: 250MB).",
-                valueName: "size"))
+            help: .of("size", "codec: bytes per second of slowed-down writes (default: 250MB)."))
         var throttle: [ByteSize] = []
 
-        @Option(help: ArgumentHelp("steady: how many checkpoints.", valueName: "n"))
+        @Option(help: .of("n", "steady: how many checkpoints."))
         var checkpoints = 10_000
 
-        @Option(help: ArgumentHelp("steady: bytes of state.", valueName: "size"))
+        @Option(help: .of("size", "steady: bytes of state."))
         var steadySize: ByteSize = "1MiB"
 
-        @Option(
-            help: ArgumentHelp("pmem: where the files go.", valueName: "path"),
-            completion: .directory)
+        @Option(help: .of("path", "pmem: where the files go."), completion: .directory)
         var pmemDirectory = "/dev/shm"
     }
 

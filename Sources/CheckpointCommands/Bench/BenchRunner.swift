@@ -42,14 +42,21 @@ struct BenchRunner {
         return Double(ticket.stagedNanoseconds) / 1e6
     }
 
+    /// Runs `work`, which moves `byteCount` bytes and returns the seconds that count, and adds what
+    /// it took.
+    func measure(
+        _ byteCount: Double, _ rate: inout Samples, _ cpuSecondsPerGiB: inout Samples,
+        _ work: () throws(CheckpointError) -> Double
+    ) throws(CheckpointError) {
+        let before = ThisProcess.cpuTime
+        let elapsed = try work()
+        let cpu = Double(ThisProcess.cpuTime - before) / 1e9
+        rate.add(byteCount / elapsed / 1e6)
+        cpuSecondsPerGiB.add(cpu * Double(1 << 30) / byteCount)
+    }
+
     /// Small checkpoints are saved several times a round: one alone is over before it says much.
     func savesPerRound(_ byteCount: UInt64) -> Int { byteCount < 256 << 20 ? 20 : 1 }
-
-    func openPlain(_ path: String) throws(CheckpointError) -> FileStorage {
-        try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: .write)
-        }
-    }
 
     var hasFio: Bool { settings.fio != .none && Fio.isInstalled }
 

@@ -34,6 +34,21 @@ struct BenchTable {
         table.add([StyledText(name)] + figures + [StyledText(unit), StyledText(remark)])
     }
 
+    /// A limit in MB/s, and how much of it `own` reaches.
+    mutating func add(
+        limit name: String, _ limit: Samples, reachedBy own: Samples, _ mark: String = ""
+    ) {
+        let ratio = Figure.decimal(own.ratios(to: limit).median, 2)
+        add(name, limit, digits: 0, unit: "MB/s", "pccheck is \(ratio) of it\(mark)")
+    }
+
+    mutating func add(_ fio: Fio.Rates, reachedBy own: Samples) {
+        let best = fio.best?.setting.name
+        for (setting, rate) in fio.entries {
+            add(limit: setting.name, rate, reachedBy: own, setting.name == best ? " (best)" : "")
+        }
+    }
+
     var lines: [StyledText] { table.lines(width: nil) }
 }
 
@@ -48,10 +63,9 @@ enum Figure {
         guard product < 0x1p63 else { return "—" }
         let scaled = UInt64(product)
         let whole = scaled / UInt64(factor)
-        let part = String(scaled % UInt64(factor))
         let sign = value < 0 && scaled > 0 ? "-" : ""
         if digits == 0 { return "\(sign)\(whole)" }
-        return "\(sign)\(whole)." + String(repeating: "0", count: digits - part.count) + part
+        return "\(sign)\(whole).\((scaled % UInt64(factor)).digits(digits))"
     }
 
     /// `+ 1.37 MiB`, `- 12 KiB`.

@@ -45,16 +45,8 @@ final class BenchWorkspace {
     /// An ordinary file of `byteCount` bytes, all of them written.
     func writePlainFile(_ name: String, byteCount: UInt64) throws(CheckpointError) -> String {
         let path = path(name)
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: byteCount)
-        } catch {
-            throw CheckpointError(error)
-        }
-        let temporaryPath = file.temporaryPath
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: temporaryPath, access: .write)
-        }
+        var file = try NewFile.begun(path, byteCount: byteCount)
+        let storage = try FileStorage.opened(file.temporaryPath, .write)
         let zeros = AlignedBuffer(byteCount: 4 << 20)
         var offset: UInt64 = 0
         while offset < byteCount {
@@ -65,11 +57,7 @@ final class BenchWorkspace {
             }
             offset += UInt64(count)
         }
-        do throws(StorageError) {
-            try file.publish(replacing: true)
-        } catch {
-            throw CheckpointError(error)
-        }
+        try file.finish(replacing: true)
         return path
     }
 }

@@ -106,18 +106,18 @@ extension BenchRunner {
             writer = try CheckpointWriter(path: path, options: options)
         }
         let before = writer.statistics
-        let cpuBefore = ThisProcess.cpuTime
         // Small files several times: one save alone is over before it says much.
         let count = max(1, min(20, Int((64 << 20) / max(1, weights.payload.byteCount))))
-        var elapsed = 0.0
-        for number in 1...count {
-            elapsed += try save(weights.payload, UInt64(number), writer).durable
-        }
-        let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
-        let after = writer.statistics
         let payload = Double(count) * Double(weights.payload.byteCount)
-        entry.durable.add(payload / elapsed / 1e6)
-        entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / payload)
+        try measure(payload, &entry.durable, &entry.cpuSecondsPerGiB) {
+            () throws(CheckpointError) in
+            var elapsed = 0.0
+            for number in 1...count {
+                elapsed += try save(weights.payload, UInt64(number), writer).durable
+            }
+            return elapsed
+        }
+        let after = writer.statistics
         entry.payloadByteCount += after.payloadByteCount - before.payloadByteCount
         entry.storedByteCount += after.storedByteCount - before.storedByteCount
         let compressing = after.compressNanoseconds - before.compressNanoseconds

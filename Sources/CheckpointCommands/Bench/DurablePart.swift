@@ -62,14 +62,14 @@ extension BenchRunner {
         let size = Quantity.bytes(byteCount)
         try progress("filling \(size) of state")
         let state = BenchState(byteCount: byteCount)
-        let copies = try MemcpyTarget(byteCount: state.byteCount)
+        let target = try copyTarget(byteCount: state.byteCount)
         try progress("writing files for \(size)")
         let plainPath = try workspace.writePlainFile(
             "plain", byteCount: UInt64(state.byteCount))
         let path = try workspace.createFile(
             "durable", capacity: UInt64(state.byteCount), inFlight: settings.inFlightCount,
             chunkByteCount: settings.chunkByteCount)
-        let plain = try openPlain(plainPath)
+        let plain = try FileStorage.opened(plainPath, .write)
         let memory = MemoryPeak()
         let writer = try CheckpointWriter(path: path, options: settings.writerOptions)
         let count = savesPerRound(byteCount)
@@ -104,10 +104,10 @@ extension BenchRunner {
             for _ in 0..<count {
                 step += 1
                 entry.staged.add(try stagedMilliseconds(state.payload, step, writer))
-                entry.memcpy.add(
-                    1e3
-                        * (try copies.seconds(
-                            state, threadCount: writer.statistics.snapshotWorkerCount, settings)))
+                let seconds = try PlainWrites.copySeconds(
+                    state, to: target, threadCount: writer.statistics.snapshotWorkerCount,
+                    chunkByteCount: settings.chunkByteCount)
+                entry.memcpy.add(seconds * 1e3)
             }
         }
         entry.fio.dropFailed(roundCount: settings.roundCount)
@@ -126,28 +126,26 @@ extension BenchRunner {
         _ state: BenchState, _ writer: CheckpointWriter, _ step: inout UInt64,
         _ entry: inout DurableSection.Entry
     ) throws(CheckpointError) {
-        let cpuBefore = ThisProcess.cpuTime
-        var elapsed = 0.0
-        for _ in 0..<entry.savesPerRound {
-            step += 1
-            let times = try save(state.payload, step, writer)
-            elapsed += times.durable
-            entry.save.add(times.durable * 1e3)
-            entry.call.add(times.call)
+        var times: [SaveTimes] = []
+        try measure(
+            Double(entry.savesPerRound) * Double(entry.byteCount), &entry.checkpoint,
+            &entry.cpuSecondsPerGiB
+        ) { () throws(CheckpointError) in
+            for _ in 0..<entry.savesPerRound {
+                step += 1
+                times.append(try save(state.payload, step, writer))
+            }
+            return times.reduce(0) { $0 + $1.durable }
         }
-        let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
-        let byteCount = Double(entry.savesPerRound) * Double(entry.byteCount)
-        entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / byteCount)
-        entry.checkpoint.add(byteCount / elapsed / 1e6)
+        for time in times {
+            entry.save.add(time.durable * 1e3)
+            entry.call.add(time.call)
+        }
     }
-}
 
-/// Memory that the state is copied into, of the kind that a staging pool is made of: touched, and
-/// in huge pages where the kernel has them.
-struct MemcpyTarget {
-    private let buffer: AlignedBuffer
-
-    init(byteCount: Int) throws(CheckpointError) {
+    /// Memory that the state is copied into, of the kind that a staging pool is made of: touched,
+    /// and in huge pages where the kernel has them.
+    private func copyTarget(byteCount: Int) throws(CheckpointError) -> AlignedBuffer {
         guard let memory = StagingMemory(byteCount: byteCount),
             let buffer = memory.buffers(of: byteCount).first
         else {
@@ -156,15 +154,7 @@ struct MemcpyTarget {
                 "there is no memory to copy \(byteCount) bytes to; choose a smaller "
                     + "--size")
         }
-        self.buffer = buffer
-    }
-
-    func seconds(
-        _ state: BenchState, threadCount: Int, _ settings: BenchSettings
-    ) throws(CheckpointError) -> Double {
-        try PlainWrites.copySeconds(
-            state, to: buffer, threadCount: threadCount,
-            chunkByteCount: settings.chunkByteCount)
+        return buffer
     }
 }
 
@@ -178,18 +168,10 @@ extension DurableSection.Entry {
         let title =
             "One durable checkpoint of \(Quantity.bytes(byteCount)) "
             + "(\(backend), pool \(Quantity.bytes(poolByteCount)))"
-        func ratio(_ other: Samples) -> String {
-            "pccheck is \(Figure.decimal(checkpoint.ratios(to: other).median, 2)) of it"
-        }
         var table = BenchTable()
         table.add("pccheck, checksums on", checkpoint, digits: 0, unit: "MB/s")
-        let best = fio.best?.setting.name
-        for item in fio.entries {
-            let mark = item.setting.name == best ? " (best)" : ""
-            table.add(
-                item.setting.name, item.rate, digits: 0, unit: "MB/s", ratio(item.rate) + mark)
-        }
-        table.add("plain O_DIRECT", plain, digits: 0, unit: "MB/s", ratio(plain))
+        table.add(fio, reachedBy: checkpoint)
+        table.add(limit: "plain O_DIRECT", plain, reachedBy: checkpoint)
         table.add("save to durable", save, digits: 2, unit: "ms")
         if !bare.isEmpty {
             let more = Figure.decimal(save.median - bare.median, 2)

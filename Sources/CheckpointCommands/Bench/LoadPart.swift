@@ -71,18 +71,16 @@ extension BenchRunner {
         for round in 1...settings.roundCount {
             try progress("load, \(size), round \(round) of \(settings.roundCount)")
             entry.fio.measure(fioTarget)
-            let cpuBefore = ThisProcess.cpuTime
-            var elapsed = 0.0
-            for _ in 0..<fioTarget.loopCount {
-                try Interruption.check()
-                elapsed += try seconds { () throws(CheckpointError) in
-                    try load(path, into: target)
+            try measure(
+                Double(fioTarget.loopCount * state.byteCount), &entry.load, &entry.cpuSecondsPerGiB
+            ) { () throws(CheckpointError) in
+                try seconds { () throws(CheckpointError) in
+                    for _ in 0..<fioTarget.loopCount {
+                        try Interruption.check()
+                        try load(path, into: target)
+                    }
                 }
             }
-            let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
-            let loaded = Double(fioTarget.loopCount * state.byteCount)
-            entry.load.add(loaded / elapsed / 1e6)
-            entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / loaded)
             let tensor = try loadTensor(path, into: target)
             entry.tensorByteCount = tensor.byteCount
             entry.tensor.add(tensor.milliseconds)
@@ -168,17 +166,9 @@ extension LoadSection.Entry {
         let title =
             "Verified load of \(Quantity.bytes(byteCount)) into the caller's memory "
             + "(\(backend), \(Quantity.plural(workerCount, "thread")))"
-        func ratio(_ other: Samples) -> String {
-            "pccheck is \(Figure.decimal(load.ratios(to: other).median, 2)) of it"
-        }
         var table = BenchTable()
         table.add("pccheck, every chunk verified", load, digits: 0, unit: "MB/s")
-        let best = fio.best?.setting.name
-        for item in fio.entries {
-            let mark = item.setting.name == best ? " (best)" : ""
-            table.add(
-                item.setting.name, item.rate, digits: 0, unit: "MB/s", ratio(item.rate) + mark)
-        }
+        table.add(fio, reachedBy: load)
         table.add(
             "one tensor of \(Quantity.bytes(tensorByteCount))", tensor, digits: 2, unit: "ms")
         table.add("CPU", cpuSecondsPerGiB, digits: 3, unit: "s/GiB")

@@ -150,7 +150,8 @@ extension BenchRunner {
             steps[kind] = TrainingStep(kind, milliseconds: settings.stepMilliseconds)
         }
         return LoopMaterial(
-            state: state, plain: try openPlain(plainPath), paths: paths, steps: steps)
+            state: state, plain: try FileStorage.opened(plainPath, .write), paths: paths,
+            steps: steps)
     }
 
     private func plainLoop(_ step: TrainingStep?) throws(CheckpointError) -> Double {

@@ -24,7 +24,7 @@ enum Machine {
 
     static var memoryByteCount: UInt64 { memoryInfo("MemTotal:") ?? 0 }
 
-    /// What can be had without swapping, by the kernel and by the control group.
+    /// What is available without swapping, by the kernel and by the cgroup.
     static var availableMemoryByteCount: UInt64? {
         guard var available = memoryInfo("MemAvailable:") else { return nil }
         if let limit = text("/sys/fs/cgroup/memory.max").flatMap({ UInt64($0) }),

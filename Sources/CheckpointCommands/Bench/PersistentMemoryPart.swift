@@ -69,11 +69,11 @@ extension BenchRunner {
                 state, to: mapping, threadCount: writer.statistics.snapshotWorkerCount,
                 chunkByteCount: settings.chunkByteCount)
             section.copy.add(Double(state.byteCount) / copySeconds / 1e6)
-            let cpuBefore = ThisProcess.cpuTime
-            let elapsed = try save(state.payload, UInt64(round + 2), writer).durable
-            let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
-            section.checkpoint.add(Double(state.byteCount) / elapsed / 1e6)
-            section.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / Double(state.byteCount))
+            try measure(
+                Double(state.byteCount), &section.checkpoint, &section.cpuSecondsPerGiB
+            ) { () throws(CheckpointError) in
+                try save(state.payload, UInt64(round + 2), writer).durable
+            }
         }
         try writer.close()
         return section
@@ -98,9 +98,7 @@ extension PersistentMemorySection {
             + (backendDetail.map { "; \($0))" } ?? ")")
         var table = BenchTable()
         table.add("pccheck, checksums on", checkpoint, digits: 0, unit: "MB/s")
-        table.add(
-            "non-temporal memcpy", copy, digits: 0, unit: "MB/s",
-            "pccheck is \(Figure.decimal(checkpoint.ratios(to: copy).median, 2)) of it")
+        table.add(limit: "non-temporal memcpy", copy, reachedBy: checkpoint)
         table.add("CPU", cpuSecondsPerGiB, digits: 3, unit: "s/GiB")
         return [StyledText(title, .bold)] + table.lines + [""]
     }

@@ -53,7 +53,7 @@ struct SweepPoint: Sendable {
 struct SweepSection: BenchSection {
     struct Entry: Sendable {
         let point: SweepPoint
-        /// Set when this point cannot be had here.
+        /// Set when this point is not available here.
         var skipReason: String?
         var backend = ""
         var poolByteCount: UInt64 = 0
@@ -113,7 +113,7 @@ extension BenchRunner {
         try progress("sweep of \(axis.rawValue), preparing")
         let workspace = BenchWorkspace(directory: settings.directory)
         let plainPath = try workspace.writePlainFile("plain", byteCount: largest)
-        let plain = try openPlain(plainPath)
+        let plain = try FileStorage.opened(plainPath, .write)
         var paths: [String] = []
         for (index, point) in points.enumerated() {
             paths.append(
@@ -167,7 +167,7 @@ extension BenchRunner {
         do throws(CheckpointError) {
             writer = try CheckpointWriter(path: path, options: options)
         } catch {
-            // A back end that is not to be had here is a finding, not a failure.
+            // A back end that is not available here is a finding, not a failure.
             guard point.axis == .backend else { throw error }
             entry.skipReason = error.message
             return
@@ -177,16 +177,16 @@ extension BenchRunner {
         let payload = state.payload
         let count = sweepSaveCount(point)
         var number: UInt64 = 0
-        var elapsed = 0.0
-        let cpuBefore = ThisProcess.cpuTime
-        for _ in 0..<count {
-            number += 1
-            elapsed += try save(payload, number, writer).durable
+        try measure(
+            Double(count) * Double(state.byteCount), &entry.durable, &entry.cpuSecondsPerGiB
+        ) { () throws(CheckpointError) in
+            var elapsed = 0.0
+            for _ in 0..<count {
+                number += 1
+                elapsed += try save(payload, number, writer).durable
+            }
+            return elapsed
         }
-        let cpu = Double(ThisProcess.cpuTime - cpuBefore) / 1e9
-        let byteCount = Double(count) * Double(state.byteCount)
-        entry.cpuSecondsPerGiB.add(cpu * Double(1 << 30) / byteCount)
-        entry.durable.add(byteCount / elapsed / 1e6)
         number += 1
         entry.staged.add(try stagedMilliseconds(payload, number, writer))
         try measureSustained(

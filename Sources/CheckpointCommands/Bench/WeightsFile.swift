@@ -2,10 +2,6 @@ internal import CheckpointFormat
 internal import CheckpointStorage
 internal import CheckpointWriter
 
-#if canImport(Glibc)
-    internal import Glibc
-#endif
-
 /// A `.safetensors` file in memory, ready to be checkpointed.
 struct WeightsFile {
     let path: String
@@ -56,17 +52,8 @@ struct WeightsFile {
     private static func read(
         _ path: String
     ) throws(CheckpointError) -> (content: AlignedBuffer, byteCount: Int) {
-        func failure(_ operation: String) -> CheckpointError {
-            CheckpointError(
-                StorageError(operation: operation, path: path, osErrorNumber: errno))
-        }
-        // Safe: the stream is used by this function alone and closed once.
-        guard let file = unsafe fopen(path, "re") else { throw failure("open") }
-        // Safe: as above.
-        defer { unsafe _ = fclose(file) }
-        guard unsafe fseek(file, 0, SEEK_END) == 0 else { throw failure("seek") }
-        let byteCount = unsafe ftell(file)
-        guard byteCount >= 0, unsafe fseek(file, 0, SEEK_SET) == 0 else { throw failure("seek") }
+        let file = try FileStorage.opened(path, .read, mode: .buffered)
+        let byteCount = Int(file.byteCount)
         if let available = Machine.availableMemoryByteCount, available / 3 < UInt64(byteCount) {
             throw CheckpointError(
                 .outOfMemory,
@@ -74,9 +61,9 @@ struct WeightsFile {
                     + "but \(Quantity.bytes(available)) are available; choose smaller --weights")
         }
         let content = AlignedBuffer(byteCount: byteCount)
-        // Safe: the buffer has as many bytes.
-        let count = unsafe fread(content.baseAddress, 1, byteCount, file)
-        guard count == byteCount else { throw failure("read") }
+        try withCheckpointErrors { () throws(StorageError) in
+            try file.read(into: content, 0..<byteCount, at: 0)
+        }
         return (content, byteCount)
     }
 }

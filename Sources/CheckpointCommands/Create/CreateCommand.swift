@@ -24,19 +24,17 @@ struct CreateCommand: ToolCommand {
     @Argument(help: "The file to create, or a block device to fill.", completion: .file())
     var file: String
 
-    @Option(help: ArgumentHelp("The largest checkpoint that fits.", valueName: "size"))
+    @Option(help: .of("size", "The largest checkpoint that fits."))
     var capacity: ByteSize
 
-    @Option(help: ArgumentHelp("Checkpoints in flight at once, 1 to 64.", valueName: "n"))
+    @Option(help: .of("n", "Checkpoints in flight at once, 1 to 64."))
     var inFlight = 2
 
-    @Option(help: ArgumentHelp("Durable checkpoints to keep, 1 to 16.", valueName: "n"))
+    @Option(help: .of("n", "Durable checkpoints to keep, 1 to 16."))
     var retain = 1
 
     @Option(
-        help: ArgumentHelp(
-            "Unit of I/O and checksums: a multiple of 64K up to 256M (default: 4M).",
-            valueName: "size"))
+        help: .of("size", "Unit of I/O and checksums: a multiple of 64K up to 256M (default: 4M)."))
     var chunk: ByteSize?
 
     enum Preallocation: String, ExpressibleByArgument, CaseIterable {
@@ -44,22 +42,19 @@ struct CreateCommand: ToolCommand {
     }
 
     @Option(
-        help: ArgumentHelp(
+        help: .of(
+            "fallocate|zero",
             "fallocate: reserve every block, and let the first save into each slot write it. "
-                + "zero: write zeros too, which takes as long as writing the whole file.",
-            valueName: "fallocate|zero"))
+                + "zero: write zeros too, which takes as long as writing the whole file."))
     var prealloc = Preallocation.fallocate
 
-    @Option(
-        help: ArgumentHelp(
-            "Name of model and topology; a resume with another one is refused.",
-            valueName: "text"))
+    @Option(help: .of("text", "Name of model and topology; a resume with another one is refused."))
     var fingerprint = ""
 
-    @Option(help: ArgumentHelp("This process's rank in a distributed job.", valueName: "n"))
+    @Option(help: .of("n", "This process's rank in a distributed job."))
     var rank: UInt32 = 0
 
-    @Option(help: ArgumentHelp("Processes of the job.", valueName: "n"))
+    @Option(help: .of("n", "Processes of the job."))
     var worldSize: UInt32 = 1
 
     @Flag(

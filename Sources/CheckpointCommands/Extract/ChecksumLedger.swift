@@ -10,7 +10,7 @@ struct ChecksumLedger: Sendable {
 
     private var entries: [Int: [Entry]] = [:]
 
-    /// - Parameter offset: where the part lies in the file.
+    /// - Parameter offset: where the part is in the file.
     mutating func add(member: Int, offset: UInt64, byteCount: UInt64, checksum: UInt32) {
         entries[member, default: []].append(
             Entry(offset: offset, byteCount: byteCount, checksum: checksum))

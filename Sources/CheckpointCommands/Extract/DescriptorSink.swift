@@ -51,7 +51,7 @@ final class DescriptorSink: Sendable {
     func write(_ bytes: RawSpan, at offset: UInt64? = nil) throws(CheckpointError) {
         var done = 0
         while done < bytes.byteCount {
-            // Safe: the range lies in the span, which outlives the call.
+            // Safe: the range is in the span, which outlives the call.
             let count = unsafe bytes.withUnsafeBytes { buffer in
                 let start = unsafe buffer.baseAddress.map { unsafe $0 + done }
                 let rest = buffer.count - done

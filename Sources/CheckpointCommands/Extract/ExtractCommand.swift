@@ -20,7 +20,7 @@ struct ExtractCommand: ToolCommand {
             standard output; what is written there was verified in full before.
 
             Without --slot and --step the newest checkpoint is taken. When that is damaged, the \
-            next older one is taken instead: standard error says so, and the exit status is 4 \
+            next older one is taken instead: standard error reports it, and the exit status is 4 \
             although OUT was written.
 
             Exit status: 0 done, 4 damage was found or something is missing, 8 it failed or there \
@@ -32,8 +32,7 @@ struct ExtractCommand: ToolCommand {
     var file: String
 
     @Option(
-        name: .shortAndLong,
-        help: ArgumentHelp("Where to write; - is standard output.", valueName: "out"),
+        name: .shortAndLong, help: .of("out", "Where to write; - is standard output."),
         completion: .file())
     var output: String?
 
@@ -43,29 +42,27 @@ struct ExtractCommand: ToolCommand {
     var all = false
 
     @Option(
-        help: ArgumentHelp(
+        help: .of(
+            "format",
             "safetensors, raw (the payload's bytes, or the tensors' one after another), npz for "
-                + "NumPy, pt for torch.load; default: by the suffix of OUT, else safetensors.",
-            valueName: "format"))
+                + "NumPy, pt for torch.load; default: by the suffix of OUT, else safetensors."))
     var format: OutputFormat?
 
     @Option(
         name: .customLong("tensor"), parsing: .singleValue,
-        help: ArgumentHelp(
-            "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated.",
-            valueName: "glob"))
+        help: .of(
+            "glob", "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated."))
     var patterns: [String] = []
 
     @Option(
         name: .customLong("exclude"), parsing: .singleValue,
-        help: ArgumentHelp(
-            "No tensor whose name fits this pattern; may be repeated.", valueName: "glob"))
+        help: .of("glob", "No tensor whose name fits this pattern; may be repeated."))
     var exclusions: [String] = []
 
     @Option(
-        help: ArgumentHelp(
-            "Cut into files of at most this many bytes of tensors, with an index beside them.",
-            valueName: "size"))
+        help: .of(
+            "size",
+            "Cut into files of at most this many bytes of tensors, with an index beside them."))
     var shardSize: ByteSize?
 
     @Flag(help: "pt: the tensors by name, not the state nested as it was saved.")
@@ -75,21 +72,20 @@ struct ExtractCommand: ToolCommand {
     var salvage = false
 
     @Option(
-        help: ArgumentHelp(
-            "Tensors with holes: skip leaves them out (default), zero fills their holes.",
-            valueName: "skip|zero"))
+        help: .of(
+            "skip|zero",
+            "Tensors with holes: skip leaves them out (default), zero fills their holes."))
     var holes: HoleTreatment?
 
     @Option(
-        help: ArgumentHelp(
-            "Where the map of the holes goes (default: OUT.holes.json).", valueName: "file"),
+        help: .of("file", "Where the map of the holes goes (default: OUT.holes.json)."),
         completion: .file())
     var map: String?
 
     @Option(
-        help: ArgumentHelp(
-            "When the names of the tensors are lost, take those of the checkpoint in this slot.",
-            valueName: "index"))
+        help: .of(
+            "index",
+            "When the names of the tensors are lost, take those of the checkpoint in this slot."))
     var manifestFrom: UInt32?
 
     @Flag(help: "List the checkpoints of FILE and the tensors of the chosen one; write nothing.")

@@ -36,11 +36,12 @@ struct ExtractListing {
             ])
         }
         output.line("\("checkpoints", .bold), in the order in which they are tried")
-        table.lines(width: output.columnCount).forEach(output.line)
+        output.show(table.lines(width:))
         output.line()
         if let tensors {
-            TensorScreen.lines(candidate, tensors, metadata: [], width: output.columnCount)
-                .forEach(output.line)
+            TensorScreen.forEachLine(
+                candidate, tensors, metadata: [], width: output.columnCount
+            ) { output.line($0) }
         } else {
             output.line("slot \(candidate.slot) holds opaque bytes; use --format raw")
         }
@@ -53,28 +54,17 @@ struct ExtractListing {
                 "action": .string("list"),
                 "file": InspectionJSON.file(inspection),
                 "checkpoints": .array(inspection.decision.candidates.map(Self.json)),
-                "chosen_slot": .count(Int(candidate.slot.rawValue)),
-                "tensors": tensors.map { .array($0.map(Self.json)) } ?? .null,
+                "chosen_slot": .count(candidate.slot.rawValue),
+                "tensors": tensors.map { .array($0.map { .object($0.jsonMembers) }) } ?? .null,
             ])
     }
 
     private static func json(_ candidate: Candidate) -> JSONValue {
-        .dictionary([
-            "slot": .count(Int(candidate.slot.rawValue)),
-            "sequence": .integer(candidate.sequence.rawValue),
-            "step": .integer(candidate.step),
+        candidate.json([
             "kind": .string(candidate.kind.rawValue),
             "payload_byte_count": .integer(candidate.header.payloadByteCount),
             "completed_time_nanoseconds": .integer(candidate.header.completedTime),
         ])
     }
 
-    private static func json(_ tensor: SafetensorsManifest.Tensor) -> JSONValue {
-        .dictionary([
-            "name": .string(tensor.name),
-            "dtype": .string(tensor.elementType.name),
-            "shape": .array(tensor.shape.map { .integer($0) }),
-            "byte_count": .count(tensor.dataRange.count),
-        ])
-    }
 }

@@ -16,24 +16,23 @@ struct Extraction {
     func one() throws(CheckpointError) -> ExitStatus {
         let target = try ExtractionTarget(output, source: inspection.path)
         if command.salvage { return try salvageOne(target) }
-        var rejections = lostNewest(from: inspection.decision.candidates.first)
-        let result = try newestThatWorks(&rejections) {
+        var passed = lostNewest(from: inspection.decision.candidates.first)
+        let result = try newestThatWorks(&passed) {
             selected throws(CheckpointError) -> ExtractionResult? in
             try extract(selected, to: target)
         }
-        let status: ExitStatus = rejections.isEmpty ? .clean : .uncorrected
-        if let result { report([result], rejections, [target.name]) }
-        return status
+        if let result { report([result], passed.all, [target.name]) }
+        return passed.all.isEmpty ? .clean : .uncorrected
     }
 
     /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
     /// in its place; says so.
-    private func lostNewest(from next: Candidate?) -> [ExtractionRejection] {
-        guard !command.choice.isPinned, let lost = inspection.lostNewest(from: next) else {
-            return []
+    private func lostNewest(from next: Candidate?) -> PassedOver {
+        var passed = PassedOver("pcextract")
+        if !command.choice.isPinned, let lost = inspection.lostNewest(from: next) {
+            passed.add(lost)
         }
-        say(lost.message)
-        return [lost]
+        return passed
     }
 
     private func salvageOne(_ target: ExtractionTarget) throws(CheckpointError) -> ExitStatus {
@@ -42,7 +41,7 @@ struct Extraction {
             throw SalvageSource.refusal(command.choice, inspection)
         }
         defer { selected.close() }
-        let rejections = lostNewest(from: source.candidate)
+        let rejections = lostNewest(from: source.candidate).all
         let result = try salvage(source, selected, target, map: command.map)
         if let result { report([result], rejections, [target.name]) }
         let isWhole = rejections.isEmpty && result?.isIncomplete != true
@@ -82,25 +81,23 @@ struct Extraction {
     /// Gives the newest checkpoint that fits to `use`, then the next one when it is damaged and
     /// was not asked for by name.
     private func newestThatWorks<Value>(
-        _ rejections: inout [ExtractionRejection],
+        _ passed: inout PassedOver,
         _ use: (SelectedCheckpoint) throws(CheckpointError) -> Value
     ) throws(CheckpointError) -> Value {
         guard inspection.decision.candidates.contains(where: command.choice.accepts) else {
             throw command.choice.missing(inspection)
         }
         let load = inspection.search(proof: .demanded, where: command.choice.accepts)
-        var told = rejections
-        defer { rejections = told }
         while true {
             let selected: SelectedCheckpoint
             do throws(CheckpointError) {
                 selected = try load.next()
             } catch {
                 if command.choice.isPinned, let first = load.rejections.first { throw first.error }
-                tell(load.rejections, &told, next: nil)
+                passed.add(load.rejections, next: nil)
                 throw load.rejections.isEmpty ? error : nothingWorks(error)
             }
-            tell(load.rejections, &told, next: selected.candidate)
+            passed.add(load.rejections, next: selected.candidate)
             do throws(CheckpointError) {
                 return try use(selected)
             } catch {
@@ -114,31 +111,7 @@ struct Extraction {
         return CheckpointError(
             .corrupt,
             "\(inspection.path): every checkpoint is damaged; run pcfsck --verify full "
-                + "\(inspection.path), or take what is left with --salvage")
-    }
-
-    /// Says what was rejected since the last time.
-    private func tell(
-        _ rejections: [Load.Rejection], _ told: inout [ExtractionRejection], next: Candidate?
-    ) {
-        for rejection in rejections {
-            let candidate = rejection.candidate
-            guard !told.contains(where: { $0.isOf(candidate) }) else { continue }
-            told.append(
-                ExtractionRejection(
-                    slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
-                    message: rejection.error.message))
-            say(rejection.error.message)
-            guard let next else { continue }
-            let why = rejection.error.code == .busy ? "taken by a writer" : "damaged"
-            say(
-                "step \(candidate.step) is \(why); falling back to step \(next.step) in slot "
-                    + "\(next.slot)")
-        }
-    }
-
-    private func say(_ text: String) {
-        Output.diagnostics.line("\("pcextract:", .yellow) \(text)")
+                + "\(inspection.path), or extract what is left with --salvage")
     }
 
     // MARK: All checkpoints
@@ -147,13 +120,13 @@ struct Extraction {
     /// from it. What a writer takes meanwhile is released for something newer, which is written.
     func all() throws(CheckpointError) -> ExitStatus {
         let sources = SalvageSources(inspection)
-        var rejections = lostSlots(besides: sources)
-        for rejection in rejections { say(rejection.message) }
+        var passed = PassedOver("pcextract")
+        for lost in lostSlots(besides: sources) { passed.add(lost) }
         guard !sources.isEmpty else { throw command.choice.missing(inspection) }
         try makeDirectory()
         var results: [ExtractionResult] = []
         var names: [String] = []
-        while let (source, selected) = try nextOfAll(sources, &rejections) {
+        while let (source, selected) = try nextOfAll(sources, &passed) {
             defer { selected.close() }
             let name = name(of: source.candidate, among: sources, names)
             do throws(CheckpointError) {
@@ -163,36 +136,22 @@ struct Extraction {
                 names.append(target.name)
             } catch {
                 try sources.reject(error)
-                if error.code != .busy { pass(over: source.candidate, error, &rejections) }
+                if error.code != .busy { passed.add(source.candidate, error) }
             }
         }
-        if results.isEmpty && rejections.isEmpty { throw command.choice.missing(inspection) }
-        report(results, rejections, names)
-        let isDamaged = !rejections.isEmpty || results.contains(where: \.isIncomplete)
+        if results.isEmpty && passed.all.isEmpty { throw command.choice.missing(inspection) }
+        report(results, passed.all, names)
+        let isDamaged = !passed.all.isEmpty || results.contains(where: \.isIncomplete)
         return isDamaged ? .uncorrected : .clean
     }
 
-    /// The next checkpoint to write; what the search rejects by itself is told.
+    /// The next checkpoint to write.
     private func nextOfAll(
-        _ sources: SalvageSources, _ rejections: inout [ExtractionRejection]
+        _ sources: SalvageSources, _ passed: inout PassedOver
     ) throws(CheckpointError) -> (SalvageSource, SelectedCheckpoint)? {
         let next = try sources.next(proof: command.salvage ? .waived : .demanded)
-        for rejection in sources.rejections
-        where !rejections.contains(where: { $0.isOf(rejection.candidate) }) {
-            pass(over: rejection.candidate, rejection.error, &rejections)
-        }
+        passed.add(sources.rejections, next: nil)
         return next
-    }
-
-    private func pass(
-        over candidate: Candidate, _ error: CheckpointError,
-        _ rejections: inout [ExtractionRejection]
-    ) {
-        say(error.message)
-        rejections.append(
-            ExtractionRejection(
-                slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
-                message: error.message))
     }
 
     /// Slots that are too damaged to be tried at all.
@@ -215,7 +174,7 @@ struct Extraction {
             throw CheckpointError(
                 .corrupt,
                 "slot \(source.candidate.slot): the chunk table of step \(source.candidate.step) "
-                    + "is damaged; --salvage takes what is left", slot: source.candidate.slot)
+                    + "is damaged; --salvage extracts what is left", slot: source.candidate.slot)
         }
         return try extract(selected, to: target)
     }
@@ -244,17 +203,15 @@ struct Extraction {
         _ results: [ExtractionResult], _ rejections: [ExtractionRejection], _ names: [String]
     ) {
         if command.json {
-            Output.standard.write(
-                JSONValue.document(
-                    tool: "pcextract",
-                    [
-                        "action": .string("extract"),
-                        "file": InspectionJSON.file(inspection),
-                        "output": .string(output),
-                        "checkpoints": .array(results.map { $0.json() }),
-                        "rejected": .array(rejections.map { $0.json() }),
-                    ]
-                ).bytes)
+            Output.standard.document(
+                "pcextract",
+                [
+                    "action": .string("extract"),
+                    "file": InspectionJSON.file(inspection),
+                    "output": .string(output),
+                    "checkpoints": .array(results.map { $0.json() }),
+                    "rejected": .array(rejections.map { $0.json() }),
+                ])
             return
         }
         if command.all { return reportAll(results, rejections, names) }
@@ -271,7 +228,7 @@ struct Extraction {
         let output = Output.diagnostics
         var table = TableLayout(ExtractionResult.columns)
         for (result, name) in zip(results, names) { table.add(result.row(name: name)) }
-        if !command.quiet { table.lines(width: output.columnCount).forEach(output.line) }
+        if !command.quiet { output.show(table.lines(width:)) }
         for result in results where result.isIncomplete || result.remark != nil {
             output.line("\("step \(result.candidate.step)", .bold)")
             result.details.forEach { output.line("  \($0)") }

@@ -88,7 +88,7 @@ struct ExtractionCopy: Sendable {
         _ state: Monitor<Progress>
     ) throws(CheckpointError) {
         let end = payloadOffset + UInt64(bytes.byteCount)
-        for slice in Self.overlapping(slices[...], payloadOffset..<end) {
+        for slice in slices.overlapping(payloadOffset..<end, by: \.range) {
             let shared = slice.range.clamped(to: payloadOffset..<end)
             let start = Int(shared.lowerBound - payloadOffset)
             let piece = bytes.extracting(start..<start + shared.count)
@@ -108,22 +108,6 @@ struct ExtractionCopy: Sendable {
             $0.ledger.add(
                 member: member, offset: offset, byteCount: UInt64(byteCount), checksum: found)
         }
-    }
-
-    /// Those of `slices`, which do not overlap each other, that overlap `range`.
-    private static func overlapping(
-        _ slices: ArraySlice<Slice>, _ range: Range<UInt64>
-    ) -> ArraySlice<Slice> {
-        var (low, high) = (slices.startIndex, slices.endIndex)
-        while low < high {
-            let middle = (low + high) / 2
-            if slices[middle].range.upperBound <= range.lowerBound {
-                low = middle + 1
-            } else {
-                high = middle
-            }
-        }
-        return slices[low...].prefix { $0.range.lowerBound < range.upperBound }
     }
 
     /// Fills in what was not known before the data was read.
@@ -152,11 +136,7 @@ struct ExtractionCopy: Sendable {
         defer { bar.finish() }
         let writer = Monitor(StreamWriter(file, checksums, sink))
         for run in runs() {
-            let size = UInt64(header.chunkByteCount)
-            let chunks = run.reduce(into: Set<Int>()) { chunks, slice in
-                let last = (slice.range.upperBound - 1) / size
-                chunks.formUnion(Int(slice.range.lowerBound / size)...Int(last))
-            }
+            let chunks = Set(run.flatMap { header.chunks(of: $0.range) })
             let intact = chunks.subtracting(holes ?? []).sorted()
             try selected.forEachChunk(intact, inOrder: true) {
                 chunk, bytes throws(CheckpointError) in
@@ -176,7 +156,7 @@ struct ExtractionCopy: Sendable {
         to writer: inout StreamWriter
     ) throws(CheckpointError) {
         let end = start + UInt64(bytes.byteCount)
-        for slice in Self.overlapping(run, start..<end) {
+        for slice in run.overlapping(start..<end, by: \.range) {
             let shared = slice.range.clamped(to: start..<end)
             let first = Int(shared.lowerBound - start)
             let offset = slice.part.offset + (shared.lowerBound - slice.range.lowerBound)

@@ -96,7 +96,7 @@ struct ExtractionResult {
             lines.append(
                 """
                 \("note:", .yellow) the chunk table is damaged: each chunk matches its own entry, \
-                but nothing says that all are of this step
+                but nothing proves that all are of this step
                 """)
         }
         return lines
@@ -106,7 +106,7 @@ struct ExtractionResult {
         let written = map.tensors.count { $0.isWritten }
         var lines: [StyledText] = [
             """
-            tensors: \(map.count(.whole)) whole, \(map.count(.partlyLost)) partly lost, \
+            tensors: \(map.count(.whole)) intact, \(map.count(.partlyLost)) partly lost, \
             \(map.count(.fullyLost)) lost; \(written) written
             """
         ]
@@ -123,10 +123,7 @@ struct ExtractionResult {
     // MARK: For programs
 
     func json() -> JSONValue {
-        .dictionary([
-            "slot": .count(Int(candidate.slot.rawValue)),
-            "sequence": .integer(candidate.sequence.rawValue),
-            "step": .integer(candidate.step),
+        candidate.json([
             "kind": .string(candidate.kind.rawValue),
             "is_complete": .bool(!isIncomplete),
             "format": .string(format.rawValue),
@@ -172,9 +169,44 @@ struct ExtractionRejection {
 
     func json() -> JSONValue {
         .dictionary([
-            "slot": .count(Int(slot.rawValue)), "step": .number(step),
+            "slot": .count(slot.rawValue), "step": .number(step),
             "message": .string(message),
         ])
+    }
+}
+
+/// The checkpoints that a command passed over. Standard error reports each of them once.
+struct PassedOver {
+    let tool: String
+    private(set) var all: [ExtractionRejection] = []
+
+    init(_ tool: String) { self.tool = tool }
+
+    func say(_ text: String) { Output.diagnostics.line("\("\(tool):", .yellow) \(text)") }
+
+    mutating func add(_ rejection: ExtractionRejection) {
+        say(rejection.message)
+        all.append(rejection)
+    }
+
+    mutating func add(_ candidate: Candidate, _ error: CheckpointError) {
+        add(
+            ExtractionRejection(
+                slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
+                message: error.message))
+    }
+
+    /// What a search rejected since the last time, and what it takes instead.
+    mutating func add(_ rejections: [Load.Rejection], next: Candidate?) {
+        for rejection in rejections
+        where !all.contains(where: { $0.isOf(rejection.candidate) }) {
+            add(rejection.candidate, rejection.error)
+            guard let next else { continue }
+            let why = rejection.error.code == .busy ? "taken by a writer" : "damaged"
+            say(
+                "step \(rejection.candidate.step) is \(why); falling back to step \(next.step) in "
+                    + "slot \(next.slot)")
+        }
     }
 }
 

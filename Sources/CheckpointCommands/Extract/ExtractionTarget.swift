@@ -33,23 +33,9 @@ struct ExtractionTarget {
             return
         }
         name = path
-        var facts = stat()
-        // Safe: stat fills the struct that it is given; the path is passed as a C string.
-        guard unsafe stat(path, &facts) == 0 else {
-            kind = .file(path: path)
-            return
-        }
-        var sourceFacts = stat()
-        // Safe: as above.
-        if unsafe stat(source, &sourceFacts) == 0, facts.st_dev == sourceFacts.st_dev,
-            facts.st_ino == sourceFacts.st_ino
-        {
-            throw CheckpointError(
-                .invalidArgument, "\(path) is the checkpoint file itself; choose another name")
-        }
-        switch facts.st_mode & S_IFMT {
-        case S_IFREG:
-            kind = .file(path: Self.resolved(path))
+        switch try OutputPath.kind(path, source: source) {
+        case nil: kind = .file(path: path)
+        case S_IFREG: kind = .file(path: Self.resolved(path))
         case S_IFDIR:
             throw CheckpointError(
                 .invalidArgument, "\(path) is a directory; give the name of a file in it")
@@ -107,11 +93,6 @@ struct ExtractionTarget {
             }
         }
         return true
-    }
-
-    private func verify(_ selected: SelectedCheckpoint) throws(CheckpointError) {
-        _ = try ExtractionCopy(OutputFile(path: name), title: "verifying")
-            .scatter(selected, to: nil, readsAll: true)
     }
 
     /// What was written to a stream cannot be taken back: another checkpoint must not follow it.

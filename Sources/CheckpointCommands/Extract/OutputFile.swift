@@ -75,11 +75,10 @@ struct OutputFile: Sendable {
 
     /// The chunks that hold the payload's part in it, in order.
     func chunks(of header: SlotHeader) -> [Int] {
-        let size = UInt64(header.chunkByteCount)
         var chunks = Set<Int>()
         for part in parts {
             guard case .payload(let range) = part.source else { continue }
-            chunks.formUnion(Int(range.lowerBound / size)...Int((range.upperBound - 1) / size))
+            chunks.formUnion(header.chunks(of: range))
         }
         return chunks.sorted()
     }

@@ -89,12 +89,8 @@ struct OutputPlan: Sendable {
     /// `model.safetensors` becomes `model-00002-of-00003.safetensors`.
     static func path(_ path: String, number: Int, of count: Int) -> String {
         if count == 1 { return path }
-        func digits(_ value: Int) -> String {
-            let text = String(value)
-            return String(repeating: "0", count: max(0, 5 - text.count)) + text
-        }
         let (stem, suffix) = split(path)
-        return "\(stem)-\(digits(number + 1))-of-\(digits(count))\(suffix)"
+        return "\(stem)-\((number + 1).digits(5))-of-\(count.digits(5))\(suffix)"
     }
 
     /// The path without its suffix, and the suffix with its dot.
@@ -123,13 +119,6 @@ struct OutputPlan: Sendable {
 
     // MARK: Formats
 
-    private static func range(
-        _ tensor: SafetensorsManifest.Tensor, _ manifest: SafetensorsManifest
-    ) -> Range<UInt64> {
-        let start = manifest.dataOffset
-        return start + tensor.dataRange.lowerBound..<start + tensor.dataRange.upperBound
-    }
-
     /// The payload as it is.
     private mutating func addPayload(_ request: Request, _ source: Source) {
         var file = OutputFile(path: request.path)
@@ -142,7 +131,7 @@ struct OutputPlan: Sendable {
         _ path: String, _ manifest: SafetensorsManifest, _ tensors: [SafetensorsManifest.Tensor]
     ) {
         var file = OutputFile(path: path)
-        for tensor in tensors { file.append(payload: Self.range(tensor, manifest)) }
+        for tensor in tensors { file.append(payload: manifest.payloadRange(of: tensor)) }
         files.append(file)
     }
 
@@ -163,7 +152,7 @@ struct OutputPlan: Sendable {
                 }, metadata: manifest.metadata.filter { hasState || $0.key == "format" })
             file.append(encoded.bytes)
             for index in encoded.order {
-                file.append(payload: Self.range(tensors[index], manifest))
+                file.append(payload: manifest.payloadRange(of: tensors[index]))
             }
         } catch {
             throw CheckpointError(.corrupt, "the new manifest: \(error)")
@@ -180,7 +169,7 @@ struct OutputPlan: Sendable {
             file.addMember(
                 NumpyArchive.key(of: tensor.name) + ".npy",
                 head: NumpyArchive.header(NumpyArchive.form(of: tensor)),
-                payload: Self.range(tensor, manifest), alignment: 64)
+                payload: manifest.payloadRange(of: tensor), alignment: 64)
         }
         let note = Self.note(source.header, manifest, tensors)
         let form = NumpyArchive.Form(type: "|u1", shape: [UInt64(note.count)], isStandIn: false)
@@ -248,7 +237,7 @@ struct OutputPlan: Sendable {
         add("byteorder", Array("little".utf8))
         for (number, tensor) in tensors.enumerated() {
             file.addMember(
-                "archive/data/\(number)", head: [], payload: Self.range(tensor, manifest),
+                "archive/data/\(number)", head: [], payload: manifest.payloadRange(of: tensor),
                 alignment: 64)
         }
         add("version", Array("3\n".utf8))

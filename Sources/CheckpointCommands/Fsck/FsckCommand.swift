@@ -14,21 +14,21 @@ struct FsckCommand: ToolCommand {
 
     static let configuration = CommandConfiguration(
         commandName: "pcfsck",
-        abstract: "Check checkpoint files, and say what a resume would load.",
+        abstract: "Check checkpoint files, and report what a resume would load.",
         usage: """
             pcfsck [-n|-p|-y] [--undo UNDO] [--verify DEPTH] [-q|--json] FILE...
             pcfsck --apply-undo UNDO FILE
             pcfsck --explain ID|all
             """,
         discussion: """
-            Reads only, unless -p or -y is given, and says what each of them would do. -p makes \
+            Only reads without -p and -y, and reports what each of them would do. -p makes \
             repairs that are proven to lose nothing: it rewrites a damaged copy of a block from \
-            its whole twin. -y makes all repairs that have one right answer: new superblocks \
+            its intact twin. -y makes all repairs that have one right answer: new superblocks \
             that name only what was verified in full, empty headers in slots that nothing keeps, \
             copies that the file lost with its end. \
             What would be a choice between data is asked about on a terminal, and else left.
 
-            -y first writes an undo file, which --apply-undo takes the repair back with.
+            -y first writes an undo file, from which --apply-undo restores FILE.
 
             Exit status, bits that may be combined: 0 clean, 1 errors were corrected, 4 errors \
             were left, 8 a file cannot be read, 16 usage, 32 cancelled.
@@ -47,21 +47,21 @@ struct FsckCommand: ToolCommand {
     var allRepairs = false
 
     @Option(
-        help: ArgumentHelp(
-            "Where to write the undo file (default: FILE.undo-TIME with -y, none with -p).",
-            valueName: "undo"), completion: .file())
+        help: .of(
+            "undo",
+            "Where to write the undo file (default: FILE.undo-TIME with -y, none with -p)."),
+        completion: .file())
     var undo: String?
 
     @Option(
-        help: ArgumentHelp(
-            "Restore FILE, byte for byte, as it was before a repair.", valueName: "undo"),
+        help: .of("undo", "Restore FILE, byte for byte, as it was before a repair."),
         completion: .file())
     var applyUndo: String?
 
     @Option(
-        help: ArgumentHelp(
-            "metadata: in milliseconds, whatever the size. full: every chunk too.",
-            valueName: "metadata|full"))
+        help: .of(
+            "metadata|full", "metadata: in milliseconds, whatever the size. full: every chunk too.")
+    )
     var verify = Depth.metadata
 
     @Flag(name: .shortAndLong, help: "Print only the table of the files.")
@@ -71,9 +71,8 @@ struct FsckCommand: ToolCommand {
     var json = false
 
     @Option(
-        help: ArgumentHelp(
-            "Say what a finding means and what to do about it; all says it of every one.",
-            valueName: "id"),
+        help: .of(
+            "id", "Explain a finding and what to do about it; all explains every one."),
         completion: .list(ProblemCatalogue.all.map(\.id) + ["all"]))
     var explain: String?
 
@@ -117,7 +116,7 @@ struct FsckCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let output = Output.standard
         for problem in explained {
-            FsckScreen.explain(problem, width: output.columnCount).forEach(output.line)
+            output.show { FsckScreen.explain(problem, width: $0) }
         }
         if files.isEmpty { return .clean }
         if let applyUndo { return try undoRepair(applyUndo, files[0]) }
@@ -144,14 +143,11 @@ struct FsckCommand: ToolCommand {
             }
         }
         if json {
-            output.write(
-                JSONValue.document(
-                    tool: "pcfsck",
-                    ["exit_status": .count(Int(status.rawValue)), "files": .array(documents)]
-                ).bytes)
+            Output.standard.document(
+                "pcfsck", ["exit_status": .count(Int(status.rawValue)), "files": .array(documents)])
         } else if quiet || files.count > 1 {
             if !quiet { output.line() }
-            summary.lines(width: output.columnCount).forEach(output.line)
+            output.show(summary.lines(width:))
         }
         return status
     }
@@ -162,7 +158,7 @@ struct FsckCommand: ToolCommand {
     ///
     /// - Parameter number: which of the files it is, from 1.
     private func check(_ path: String, number: Int) throws(CheckpointError) -> FsckRun {
-        let reader = try open(path, .read)
+        let reader = try FileStorage.opened(path, .read)
         let report = { (storage: FileStorage, isChanged: Bool) in
             self.report(storage, isChanged, number: number)
         }
@@ -171,7 +167,7 @@ struct FsckCommand: ToolCommand {
         let before = report(reader, false)
         var run = FsckRun(
             report: before, fullPlan: session.foresee(before),
-            isWriterAtWork: isWriterAtWork(reader))
+            isWriterAtWork: (try? reader.isWriterAtWork) ?? nil)
         if level == .none { return run }
         do throws(CheckpointError) {
             try session.repair(&run)
@@ -187,16 +183,14 @@ struct FsckCommand: ToolCommand {
         _ undoPath: String, _ path: String
     ) throws(CheckpointError) -> ExitStatus {
         let undo = try UndoFileAccess.read(undoPath)
-        let count = try Undoing(undo).apply(to: open(path, .write))
+        let count = try Undoing(undo).apply(to: FileStorage.opened(path, .write))
         if json {
-            Output.standard.write(
-                JSONValue.document(
-                    tool: "pcfsck",
-                    [
-                        "exit_status": .integer(0), "path": .string(path),
-                        "undo_file": .string(undoPath), "restored_block_count": .count(count),
-                    ]
-                ).bytes)
+            Output.standard.document(
+                "pcfsck",
+                [
+                    "exit_status": .integer(0), "path": .string(path),
+                    "undo_file": .string(undoPath), "restored_block_count": .count(count),
+                ])
             return .clean
         }
         let what =
@@ -210,42 +204,21 @@ struct FsckCommand: ToolCommand {
         return .clean
     }
 
-    /// nil when nobody can tell, be it that the question failed.
-    private func isWriterAtWork(_ storage: FileStorage) -> Bool? {
-        (try? storage.isLockedByAnother(.writer)) ?? nil
-    }
-
-    private func open(
-        _ path: String, _ access: FileStorage.Access
-    ) throws(CheckpointError) -> FileStorage {
-        do throws(StorageError) {
-            return try FileStorage(path: path, access: access)
-        } catch {
-            throw CheckpointError(error)
-        }
-    }
-
     private func report(
         _ storage: FileStorage, _ isChanged: Bool, number: Int
     ) -> CheckReport {
         let place = files.count > 1 ? "\(number) of \(files.count): " : ""
-        let progress = ProgressBar("\(place)verifying \(storage.path)", total: 0)
-        defer { progress.finish() }
-        let options = CheckOptions(depth: verify == .full ? .full : .metadata)
-        return FileChecker(storage: storage).run(options: options) { state in
-            if Interruption.isRequested {
-                // Checking changes nothing, so that the process may end anywhere in it.
-                progress.finish()
-                Output.standard.flush()
-                let changes = isChanged ? "the repairs above were made" : "nothing was changed"
-                Output.diagnostics.line(
-                    "pcfsck: cancelled in \(storage.path)\(Self.reached(state)); \(changes)")
-                Output.diagnostics.flush()
-                Glibc.exit(ExitStatus.cancelled.rawValue)
-            }
-            if state.stage == .payload, state.totalByteCount > 0 {
-                progress.update(state.doneByteCount, of: state.totalByteCount)
-            }
+        let depth: CheckOptions.Depth = verify == .full ? .full : .metadata
+        return storage.check(depth, "\(place)verifying \(storage.path)") { state, progress in
+            guard Interruption.isRequested else { return }
+            // Checking changes nothing, so that the process may end anywhere in it.
+            progress.finish()
+            Output.standard.flush()
+            let changes = isChanged ? "the repairs above were made" : "nothing was changed"
+            Output.diagnostics.line(
+                "pcfsck: cancelled in \(storage.path)\(Self.reached(state)); \(changes)")
+            Output.diagnostics.flush()
+            Glibc.exit(ExitStatus.cancelled.rawValue)
         }
     }
 
@@ -274,7 +247,7 @@ struct FsckRun {
     var notes: [String] = []
     /// How a repair failed.
     var failure = ExitStatus.clean
-    /// A writer had the file open during the check; nil where there are no locks that tell.
+    /// A writer had the file open during the check; nil where there are no locks that show it.
     let isWriterAtWork: Bool?
 
     init(report: CheckReport, fullPlan: RepairPlan, isWriterAtWork: Bool?) {

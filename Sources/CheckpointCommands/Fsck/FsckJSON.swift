@@ -13,7 +13,7 @@ enum FsckJSON {
             "file_byte_count": .integer(report.fileByteCount),
             "depth": .string(report.depth.rawValue),
             "is_clean": .bool(report.isClean),
-            "is_writer_at_work": run.isWriterAtWork.map(JSONValue.bool) ?? .null,
+            "is_writer_at_work": .flag(run.isWriterAtWork),
             "file_uuid": .text(report.identity?.fileUUID),
             "verified_byte_count": .integer(report.verifiedByteCount),
             "findings": .array(report.findings.map(finding)),

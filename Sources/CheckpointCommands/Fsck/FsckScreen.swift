@@ -28,10 +28,7 @@ struct FsckScreen {
     /// All findings; of many alike in one slot, such as damaged chunks, only the first ones.
     private var findings: [StyledText] {
         var lines: [StyledText] = []
-        var rest = report.findings[...]
-        while let first = rest.first {
-            let group = rest.prefix { $0.id == first.id && $0.slot == first.slot }
-            rest = rest.dropFirst(group.count)
+        for group in report.findingGroups {
             for finding in group.prefix(Self.groupCount) { lines += self.lines(finding) }
             if group.count > Self.groupCount {
                 let more = Quantity.count(UInt64(group.count - Self.groupCount))
@@ -50,15 +47,11 @@ struct FsckScreen {
             case .warning: .yellow
             case .info: .cyan
             }
-        var place: [String] = []
-        if let slot = finding.slot { place.append("slot \(slot)") }
-        if let chunk = finding.chunk { place.append("chunk \(chunk)") }
-        if let offset = finding.byteOffset { place.append("byte \(offset)") }
         let severity = StyledText(finding.severity.rawValue, style).padded(to: 9, isRight: false)
         var text = "found \(finding.found), expected \(finding.expected)"
         if finding.isFixable { text += "; pcfsck -p repairs it" }
         var head: StyledText = "  \(severity)\(finding.id)  \(finding.problem.title, .bold)"
-        if !place.isEmpty { head.append("  " + place.joined(separator: ", "), .dim) }
+        if !finding.place.isEmpty { head.append("  \(finding.place)", .dim) }
         return [head] + TextWrap.lines(text, indent: Self.textIndent, width: width)
     }
 
@@ -108,7 +101,7 @@ struct FsckScreen {
         switch run.isWriterAtWork {
         case true?: text.append("; a writer is at work", .cyan)
         case false?: break
-        case nil: text.append("; no locks here tell whether a writer is at work", .yellow)
+        case nil: text.append("; no locks here show whether a writer is at work", .yellow)
         }
         if fixable > 0, run.refusal == nil {
             text.append("; pcfsck -p repairs \(fixable) of them", nil)
@@ -137,5 +130,29 @@ struct FsckScreen {
         return [head] + TextWrap.lines(problem.explanation, indent: 2, width: width)
             + TextWrap.lines(problem.advice, indent: 2, width: width)
             + (fix.map { TextWrap.lines($0, indent: 2, width: width) } ?? [])
+    }
+}
+
+extension CheckReport {
+    /// Findings of one kind in one slot: damaged chunks come by the thousand, and all say the same.
+    var findingGroups: [ArraySlice<Finding>] {
+        findings.indices.filter { index in
+            index == 0 || findings[index].id != findings[index - 1].id
+                || findings[index].slot != findings[index - 1].slot
+        }.map { start in
+            findings[start...].prefix {
+                $0.id == findings[start].id && $0.slot == findings[start].slot
+            }
+        }
+    }
+}
+
+extension Finding {
+    /// `slot 2, chunk 17, byte 24576`; empty for the file.
+    var place: String {
+        [
+            slot.map { "slot \($0)" }, chunk.map { "chunk \($0)" },
+            byteOffset.map { "byte \($0)" },
+        ].compactMap { $0 }.joined(separator: ", ")
     }
 }

@@ -23,8 +23,7 @@ enum RepairPrompt {
                 \(path, .bold): \(question.problem.id)  \(question.problem.title, .bold)
                 """
             output.line(head)
-            TextWrap.lines(question.text, indent: 2, width: output.columnCount)
-                .forEach(output.line)
+            output.show { TextWrap.lines(question.text, indent: 2, width: $0) }
             output.write(Array("  yes or no? [n] ".utf8))
             output.flush()
             if ["y", "yes"].contains(try answer().lowercased()) {

@@ -59,7 +59,7 @@ enum RepairScreen {
         }
         if let undoPath = run.undoPath {
             lines += TextWrap.lines(
-                "pcfsck --apply-undo \(undoPath) \(run.report.path) takes it back", indent: 4,
+                "pcfsck --apply-undo \(undoPath) \(run.report.path) undoes it", indent: 4,
                 width: nil)
         }
         if let refusal = run.refusal {

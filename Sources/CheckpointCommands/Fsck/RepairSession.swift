@@ -52,9 +52,7 @@ struct RepairSession {
         if first.isEmpty && first.questions.isEmpty { return }
         try Interruption.check()
         let path = run.report.path
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: .write)
-        }
+        let storage = try FileStorage.opened(path, .write)
         let medium = LockedFile(storage)
         try medium.lock()
         defer { medium.unlock() }
@@ -142,7 +140,7 @@ struct LockedFile {
     init(_ storage: FileStorage) { self.storage = storage }
 
     /// Takes the writer lock, and makes reads see the medium: what an earlier writer's failed
-    /// flush left in the page cache looks whole and is not there.
+    /// flush left in the page cache looks intact and is not there.
     func lock() throws(CheckpointError) {
         let isLocked = try withCheckpointErrors { () throws(StorageError) in
             try storage.tryLock(.writer, exclusive: true)

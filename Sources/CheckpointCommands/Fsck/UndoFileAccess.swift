@@ -46,9 +46,7 @@ enum UndoFileAccess {
     }
 
     static func read(_ path: String) throws(CheckpointError) -> UndoFile {
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: .read, mode: .buffered)
-        }
+        let storage = try FileStorage.opened(path, .read, mode: .buffered)
         let count = storage.byteCount
         let block = UInt64(Limits.blockByteCount)
         guard count <= UInt64(UndoFile.byteCountMaximum), count > 0, count % block == 0 else {

@@ -38,10 +38,10 @@ struct InspectedFile: ParsableArguments {
 
 /// Which checkpoint of the file a command is about.
 struct CheckpointChoice: ParsableArguments {
-    @Option(help: ArgumentHelp("Only the checkpoint in this slot.", valueName: "index"))
+    @Option(help: .of("index", "Only the checkpoint in this slot."))
     var slot: UInt32?
 
-    @Option(help: ArgumentHelp("Only a checkpoint of this training step.", valueName: "step"))
+    @Option(help: .of("step", "Only a checkpoint of this training step."))
     var step: UInt64?
 
     func validate() throws {

@@ -19,14 +19,12 @@ struct InspectMetadumpCommand: ToolCommand {
             sending it.
 
             Chunks that hold the manifest are stored without the tensor bytes behind it, and the \
-            digests that cover them are made anew; the report says how many.
+            digests that cover them are made anew; the report counts them.
             """)
 
     @OptionGroup var options: InspectedFile
 
-    @Option(
-        name: .shortAndLong, help: ArgumentHelp("The file to write.", valueName: "out"),
-        completion: .file())
+    @Option(name: .shortAndLong, help: .of("out", "The file to write."), completion: .file())
     var output: String
 
     @Flag(
@@ -40,28 +38,19 @@ struct InspectMetadumpCommand: ToolCommand {
     var obfuscateNames = false
 
     func execute() throws -> ExitStatus {
-        let storage = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: options.file, access: .read)
+        let storage = try FileStorage.opened(options.file, .read)
+        if let kind = try OutputPath.kind(output, source: options.file), kind != S_IFREG {
+            throw CheckpointError(
+                .invalidArgument, "\(output) is no regular file; give the name of a new file")
         }
-        try Self.checkIsOther(output, than: options.file)
-        var file: NewFile
-        do throws(StorageError) {
-            file = try NewFile(beside: output, byteCount: 0)
-        } catch {
-            throw CheckpointError(error)
-        }
+        var file = try NewFile.begun(output, byteCount: 0)
         let report = try Self.write(
             storage, to: file.temporaryPath, output, obfuscatesNames: obfuscateNames)
-        do throws(StorageError) {
-            try file.publish(replacing: true)
-        } catch {
-            throw CheckpointError(error)
-        }
+        try file.finish(replacing: true)
         if options.json {
             Output.standard.write(json(report, storage).bytes)
         } else {
-            let output = Output.standard
-            lines(report, storage, width: output.columnCount).forEach(output.line)
+            Output.standard.show { lines(report, storage, width: $0) }
         }
         return .clean
     }
@@ -77,33 +66,13 @@ struct InspectMetadumpCommand: ToolCommand {
                     + "but its metadata holes, cannot be made there; choose another file system",
                 osErrorNumber: errno)
         }
-        let target = try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: .write, mode: .buffered, allowsNetwork: true)
-        }
+        let target = try FileStorage.opened(path, .write, mode: .buffered, allowsNetwork: true)
         return try MetadataDump.run(storage, obfuscatesNames: obfuscatesNames) {
             offset, bytes throws(CheckpointError) in
             try Interruption.check()
-            do throws(StorageError) {
+            try withCheckpointErrors { () throws(StorageError) in
                 try target.writeBlocks(bytes, at: offset)
-            } catch {
-                throw CheckpointError(error)
             }
-        }
-    }
-
-    private static func checkIsOther(
-        _ output: String, than input: String
-    ) throws(CheckpointError) {
-        var (target, source) = (stat(), stat())
-        // Safe: stat fills the structs that it is given; the paths are passed as C strings.
-        guard unsafe stat(output, &target) == 0, unsafe stat(input, &source) == 0 else { return }
-        if target.st_dev == source.st_dev && target.st_ino == source.st_ino {
-            throw CheckpointError(
-                .invalidArgument, "\(output) is the checkpoint file itself; choose another name")
-        }
-        if target.st_mode & S_IFMT != S_IFREG {
-            throw CheckpointError(
-                .invalidArgument, "\(output) is no regular file; give the name of a new file")
         }
     }
 

@@ -12,20 +12,17 @@ struct InspectSlotsCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
         if options.json {
-            Output.standard.write(
-                JSONValue.document(
-                    tool: "pcinspect",
-                    [
-                        "file": InspectionJSON.file(inspection),
-                        "slots": InspectionJSON.slots(inspection),
-                        "candidates": InspectionJSON.candidates(inspection.decision),
-                    ]
-                ).bytes)
+            Output.standard.document(
+                "pcinspect",
+                [
+                    "file": InspectionJSON.file(inspection),
+                    "slots": InspectionJSON.slots(inspection),
+                    "candidates": InspectionJSON.candidates(inspection.decision),
+                ])
         } else {
             for (index, report) in inspection.decision.slots.enumerated() {
                 if index > 0 { Output.standard.line() }
-                let output = Output.standard
-                lines(report, inspection, width: output.columnCount).forEach(output.line)
+                Output.standard.show { lines(report, inspection, width: $0) }
             }
         }
         return inspection.status
@@ -35,38 +32,35 @@ struct InspectSlotsCommand: ToolCommand {
         _ report: SlotReport, _ inspection: Inspection, width: Int?
     ) -> [StyledText] {
         let label = report.reason.label(isWriterAtWork: inspection.isWriterAtWork)
-        var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) {
-            table.add([StyledText(name, .dim), value])
-        }
+        var facts = FactTable()
         let geometry = inspection.geometry
-        add(
+        facts.add(
             "at byte",
             """
             header \(report.headerOffset), table \(geometry.tableOffset(report.slot)), data \
             \(geometry.slotDataOffset(report.slot))
             """)
         if let pin = inspection.pins.first(where: { $0.slot == report.slot }) {
-            add("reader", "\(pin.description)")
+            facts.add("reader", "\(pin.description)")
         }
-        if let detail = report.detail { add("damage", StyledText("\(detail)", .red)) }
+        if let detail = report.detail { facts.add("damage", StyledText("\(detail)", .red)) }
         if let header = report.usedHeader {
-            add("step", "\(header.step), sequence \(header.sequence)")
-            add("began", "\(Quantity.date(header.beganTime))")
+            facts.add("step", "\(header.step), sequence \(header.sequence)")
+            facts.add("began", "\(Quantity.date(header.beganTime))")
             if header.state == .complete {
-                add("completed", completed(header, inspection))
+                facts.add("completed", completed(header, inspection))
                 if let rate = header.storedBytesPerSecond {
-                    add("rate", "\(Quantity.rate(bytesPerSecond: rate)) stored")
+                    facts.add("rate", "\(Quantity.rate(bytesPerSecond: rate)) stored")
                 }
-                add("payload", payload(header))
-                add("stored", stored(header))
-                add("logical digest", "\(header.logicalDigest)")
+                facts.add("payload", payload(header))
+                facts.add("stored", stored(header))
+                facts.add("logical digest", "\(header.logicalDigest)")
             } else {
-                add("intended payload", "\(Quantity.bytes(header.payloadByteCount))")
+                facts.add("intended payload", "\(Quantity.bytes(header.payloadByteCount))")
             }
-            if !header.userMetadata.isEmpty { add("user metadata", "\(header.userMetadata)") }
+            if !header.userMetadata.isEmpty { facts.add("user metadata", "\(header.userMetadata)") }
         }
-        return ["\("slot \(report.slot)", .bold)  \(label)"] + table.wrappedLines(width: width)
+        return ["\("slot \(report.slot)", .bold)  \(label)"] + facts.lines(width: width)
     }
 
     private func completed(_ header: SlotHeader, _ inspection: Inspection) -> StyledText {

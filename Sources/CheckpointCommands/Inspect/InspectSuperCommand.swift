@@ -12,25 +12,22 @@ struct InspectSuperCommand: ToolCommand {
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: options.file)
         if options.json {
-            Output.standard.write(
-                JSONValue.document(
-                    tool: "pcinspect",
-                    [
-                        "file": InspectionJSON.file(inspection),
-                        "identity": InspectionJSON.identity(inspection),
-                        "identity_copies": InspectionJSON.identityCopies(inspection),
-                        "superblocks": InspectionJSON.superblocks(inspection),
-                    ]
-                ).bytes)
+            Output.standard.document(
+                "pcinspect",
+                [
+                    "file": InspectionJSON.file(inspection),
+                    "identity": InspectionJSON.identity(inspection),
+                    "identity_copies": InspectionJSON.identityCopies(inspection),
+                    "superblocks": InspectionJSON.superblocks(inspection),
+                ])
         } else {
             let output = Output.standard
-            identityLines(inspection, width: output.columnCount).forEach(output.line)
+            output.show { identityLines(inspection, width: $0) }
             output.line()
-            copyLines(inspection, width: output.columnCount).forEach(output.line)
+            output.show { copyLines(inspection, width: $0) }
             if let superblock = inspection.decision.superblock {
                 output.line()
-                superblockLines(superblock, inspection, width: output.columnCount)
-                    .forEach(output.line)
+                output.show { superblockLines(superblock, inspection, width: $0) }
             }
         }
         return inspection.status
@@ -39,48 +36,46 @@ struct InspectSuperCommand: ToolCommand {
     private func identityLines(_ inspection: Inspection, width: Int?) -> [StyledText] {
         let identity = inspection.decision.identity
         let geometry = identity.geometry
-        var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) {
-            table.add([StyledText(name, .dim), value])
-        }
+        var facts = FactTable()
         for copy in inspection.decision.identityFindings {
             let state: StyledText =
                 SummaryScreen.failure(copy.result).map { StyledText($0, .red) }
                 ?? (copy.agreesWithChosen
-                    ? StyledText("whole", .green) : StyledText("differs", .red))
-            add("identity (\(copy.position.rawValue))", "byte \(copy.offset): \(state)")
+                    ? StyledText("intact", .green) : StyledText("differs", .red))
+            facts.add("identity (\(copy.position.rawValue))", "byte \(copy.offset): \(state)")
         }
-        add("format version", "\(identity.version.major).\(identity.version.minor)")
-        add("file id", "\(identity.fileUUID)")
-        add("creator", "\(identity.creator), \(Quantity.date(identity.createdTime))")
-        add("fingerprint", "\(identity.fingerprint.isEmpty ? "—" : identity.fingerprint)")
-        add("rank", "\(identity.rank) of \(identity.worldSize)")
+        facts.add("format version", "\(identity.version.major).\(identity.version.minor)")
+        facts.add("file id", "\(identity.fileUUID)")
+        facts.add("creator", "\(identity.creator), \(Quantity.date(identity.createdTime))")
+        facts.add("fingerprint", "\(identity.fingerprint.isEmpty ? "—" : identity.fingerprint)")
+        facts.add("rank", "\(identity.rank) of \(identity.worldSize)")
         let features = identity.features
-        add(
+        facts.add(
             "features",
             """
             compat 0x\(String(features.compatible, radix: 16)), ro_compat \
             0x\(String(features.readOnlyCompatible, radix: 16)), incompat \
             0x\(String(features.incompatible, radix: 16))
             """)
-        add(
+        facts.add(
             "slots",
             """
             \(geometry.slotCount): \(geometry.inFlightCount) in flight + \(geometry.retainCount) \
             retained, of \(Quantity.bytes(geometry.slotByteCount))
             """)
-        add(
+        facts.add(
             "chunks",
             """
             \(Quantity.bytes(UInt64(geometry.chunkByteCount))), at most \
             \(Quantity.count(UInt64(geometry.chunkCapacity))) in a slot
             """)
-        add(
+        facts.add(
             "metadata region",
             "byte \(geometry.metadataOffset), \(geometry.metadataStride) bytes per slot")
-        add("data region", "byte \(geometry.dataOffset), \(geometry.dataStride) bytes per slot")
-        add("file size", "\(geometry.fileByteCount) bytes")
-        return ["\("identity block", .bold)"] + table.wrappedLines(width: width)
+        facts.add(
+            "data region", "byte \(geometry.dataOffset), \(geometry.dataStride) bytes per slot")
+        facts.add("file size", "\(geometry.fileByteCount) bytes")
+        return ["\("identity block", .bold)"] + facts.lines(width: width)
     }
 
     private func copyLines(_ inspection: Inspection, width: Int?) -> [StyledText] {
@@ -110,43 +105,40 @@ struct InspectSuperCommand: ToolCommand {
     private func state(_ copy: SuperblockReport) -> StyledText {
         switch copy.target {
         case .differs(let found?):
-            StyledText("whole, but its slot holds sequence \(found)", .yellow)
-        case .differs(nil): StyledText("whole, but its slot holds something else", .yellow)
-        default: StyledText("whole", .green)
+            StyledText("intact, but its slot holds sequence \(found)", .yellow)
+        case .differs(nil): StyledText("intact, but its slot holds something else", .yellow)
+        default: StyledText("intact", .green)
         }
     }
 
     private func superblockLines(
         _ superblock: Superblock, _ inspection: Inspection, width: Int?
     ) -> [StyledText] {
-        var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) {
-            table.add([StyledText(name, .dim), value])
-        }
+        var facts = FactTable()
         let age = Quantity.age(of: superblock.commitTime, now: inspection.now)
-        add("generation", "\(superblock.generation)")
-        add("written", "\(Quantity.date(superblock.commitTime)), \(age)")
-        add("clean close", "\(superblock.isCleanClose ? "yes" : "no")")
-        add(
+        facts.add("generation", "\(superblock.generation)")
+        facts.add("written", "\(Quantity.date(superblock.commitTime)), \(age)")
+        facts.add("clean close", "\(superblock.isCleanClose ? "yes" : "no")")
+        facts.add(
             "writer",
             """
             process \(superblock.writerPID) on boot \(superblock.writerBootID), \
             \(superblock.storageKind.name) storage
             """)
         if superblock.storageKind == .persistentMemory {
-            add("unsafe shutdowns", "\(superblock.unsafeShutdownCount)")
+            facts.add("unsafe shutdowns", "\(superblock.unsafeShutdownCount)")
         }
         if let anchor = superblock.anchor {
-            add(
+            facts.add(
                 "anchors", "step \(anchor.step), sequence \(anchor.sequence), slot \(anchor.slot)")
-            add("header digest", "\(anchor.headerDigest)")
+            facts.add("header digest", "\(anchor.headerDigest)")
         } else {
-            add("anchors", "nothing yet")
+            facts.add("anchors", "nothing yet")
         }
         let retained = superblock.retained.map { "slot \($0.slot) (sequence \($0.sequence))" }
-        add("retains", "\(retained.isEmpty ? "—" : retained.joined(separator: ", "))")
-        add("parent digest", "\(superblock.parentDigest)")
-        add("watermark step", "\(superblock.watermarkStep.map { "\($0)" } ?? "unknown")")
-        return ["\("newest superblock", .bold)"] + table.wrappedLines(width: width)
+        facts.add("retains", "\(retained.isEmpty ? "—" : retained.joined(separator: ", "))")
+        facts.add("parent digest", "\(superblock.parentDigest)")
+        facts.add("watermark step", "\(superblock.watermarkStep.map { "\($0)" } ?? "unknown")")
+        return ["\("newest superblock", .bold)"] + facts.lines(width: width)
     }
 }

@@ -8,7 +8,7 @@ struct Inspection {
     let storage: FileStorage
     let image: MetadataImage
     let decision: RecoveryDecision
-    /// A writer has the file open now; nil where there are no locks that tell.
+    /// A writer has the file open now; nil where there are no locks that show it.
     let isWriterAtWork: Bool?
     /// Slots that readers keep from a writer now.
     let pins: [SlotPin]
@@ -17,20 +17,16 @@ struct Inspection {
 
     /// Reads the metadata of `path` without a lock, until no writer moved on meanwhile.
     init(path: String) throws(CheckpointError) {
-        do throws(StorageError) {
-            storage = try FileStorage(path: path, access: .read)
-            isWriterAtWork = try storage.isLockedByAnother(.writer)
-        } catch {
-            throw CheckpointError(error)
-        }
+        storage = try .opened(path, .read)
+        // A writer closes the file before it releases the lock: asked in this order, a free lock
+        // means that the superblock read below shows how its holder ended.
+        isWriterAtWork = try storage.isWriterAtWork
         image = try MetadataImage.readSettled(from: storage)
         self.path = path
         do throws(CheckpointError) {
             decision = try SlotSelection.decide(image, allowsTruncation: true)
         } catch {
-            var located = error
-            located.message = "\(path): \(error.message)"
-            throw located
+            throw error.about(path)
         }
         pins = storage.slotPins(decision.identity.geometry.slots)
         now = SystemClock.wallTime
@@ -47,7 +43,7 @@ struct Inspection {
     }
 
     /// The newest checkpoint that fits, damaged or not, for a command that shows it. The search
-    /// goes on only while a writer takes what it finds, or its header cannot be read again.
+    /// continues only while a writer takes what it finds, or its header cannot be read again.
     func shown(
         _ choice: CheckpointChoice, where isWanted: @escaping (Candidate) -> Bool = { _ in true }
     ) throws(CheckpointError) -> SelectedCheckpoint {
@@ -68,7 +64,7 @@ struct Inspection {
         return (anchor, report)
     }
 
-    /// Whether anything is damaged: what pcinspect's exit status tells.
+    /// Whether anything is damaged: what pcinspect's exit status reports.
     var isDamaged: Bool {
         decision.end != .whole || decision.isFork || !image.readFailures.isEmpty
             || decision.identityFindings.contains { !$0.agreesWithChosen }

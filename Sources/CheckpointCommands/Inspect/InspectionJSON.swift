@@ -78,7 +78,7 @@ enum InspectionJSON {
             "retained": .array(
                 superblock.retained.map {
                     .dictionary([
-                        "slot": .count(Int($0.slot.rawValue)),
+                        "slot": .count($0.slot.rawValue),
                         "sequence": .integer($0.sequence.rawValue),
                     ])
                 }),
@@ -91,7 +91,7 @@ enum InspectionJSON {
 
     private static func slot(_ report: SlotReport, _ inspection: Inspection) -> JSONValue {
         .dictionary([
-            "slot": .count(Int(report.slot.rawValue)),
+            "slot": .count(report.slot.rawValue),
             "reason": .string(report.reason.rawValue),
             "is_damaged": .bool(report.reason.isDamage),
             "error": .text(report.detail),
@@ -122,18 +122,15 @@ enum InspectionJSON {
             "logical_digest": .text(header.logicalDigest),
             "header_digest": .text(digest),
             "user_metadata": .text(header.userMetadata),
-            "stored_bytes_per_second": header.storedBytesPerSecond.map { .decimal($0) } ?? .null,
+            "stored_bytes_per_second": .figure(header.storedBytesPerSecond),
         ])
     }
 
     static func candidates(_ decision: RecoveryDecision) -> JSONValue {
         .array(
             decision.candidates.map { candidate in
-                .dictionary([
-                    "slot": .count(Int(candidate.slot.rawValue)),
+                candidate.json([
                     "kind": .string(candidate.kind.rawValue),
-                    "sequence": .integer(candidate.sequence.rawValue),
-                    "step": .integer(candidate.step),
                     "payload_byte_count": .integer(candidate.header.payloadByteCount),
                 ])
             })
@@ -146,12 +143,43 @@ enum InspectionJSON {
             "is_truncated": .bool(inspection.decision.isTruncated),
             "has_lost_end": .bool(inspection.decision.hasLostEnd),
             "is_damaged": .bool(inspection.isDamaged),
-            "is_writer_at_work": inspection.isWriterAtWork.map(JSONValue.bool) ?? .null,
+            "is_writer_at_work": .flag(inspection.isWriterAtWork),
         ])
     }
 
     private static func failure<Value>(_ result: Result<Value, FormatError>) -> FormatError? {
         if case .failure(let error) = result { error } else { nil }
+    }
+}
+
+extension SafetensorsManifest.Tensor {
+    /// Its name, type, shape and size.
+    var jsonMembers: [JSONValue.Member] {
+        [
+            .init(key: "name", value: .string(name)),
+            .init(key: "dtype", value: .string(elementType.name)),
+            .init(key: "shape", value: .array(shape.map { .integer($0) })),
+            .init(key: "byte_count", value: .count(dataRange.count)),
+        ]
+    }
+
+    func json(_ more: KeyValuePairs<String, JSONValue>) -> JSONValue {
+        .object(jsonMembers + more.map { .init(key: $0, value: $1) })
+    }
+}
+
+extension Candidate {
+    /// What names it, and more.
+    func json(_ more: KeyValuePairs<String, JSONValue>) -> JSONValue {
+        .object(jsonMembers + more.map { .init(key: $0, value: $1) })
+    }
+
+    var jsonMembers: [JSONValue.Member] {
+        [
+            .init(key: "slot", value: .count(slot.rawValue)),
+            .init(key: "sequence", value: .integer(sequence.rawValue)),
+            .init(key: "step", value: .integer(step)),
+        ]
     }
 }
 

@@ -15,7 +15,7 @@ struct KeepCommand: ToolCommand {
             sequence, times and fingerprint. FILE is only read.
 
             Without --step the newest checkpoint is taken. When that is damaged, the next older \
-            one is taken instead: standard error says so, and the exit status is 4 although OUT \
+            one is taken instead: standard error reports it, and the exit status is 4 although OUT \
             was written. For other formats use pcextract, which reads a live file as well.
 
             Exit status: 0 done, 4 damage was found, 8 it failed or there is no such checkpoint, \
@@ -26,13 +26,11 @@ struct KeepCommand: ToolCommand {
     var file: String
 
     @Option(
-        name: .shortAndLong,
-        help: ArgumentHelp("The file to write; it must not exist.", valueName: "out"),
+        name: .shortAndLong, help: .of("out", "The file to write; it must not exist."),
         completion: .file())
     var output: String
 
-    @Option(
-        help: ArgumentHelp("Take the newest checkpoint of this step.", valueName: "s"))
+    @Option(help: .of("s", "Take the newest checkpoint of this step."))
     var step: UInt64?
 
     @Flag(help: "Print JSON for programs.")
@@ -49,30 +47,27 @@ struct KeepCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let inspection = try Inspection(path: file)
-        if let loss = inspection.decision.lostEndError { say(loss.about(file).message) }
-        var told: [ExtractionRejection] = []
+        var passed = PassedOver("pccheck")
+        if let loss = inspection.decision.lostEndError { passed.say(loss.about(file).message) }
         if step == nil, let lost = inspection.lostNewest(from: inspection.decision.candidates.first)
         {
-            say(lost.message)
-            told.append(lost)
+            passed.add(lost)
         }
-        let kept = try copy(inspection, &told)
-        report(kept, told)
-        return told.isEmpty ? .clean : .uncorrected
+        let kept = try copy(inspection, &passed)
+        report(kept, passed.all)
+        return passed.all.isEmpty ? .clean : .uncorrected
     }
 
     private func copy(
-        _ inspection: Inspection, _ told: inout [ExtractionRejection]
+        _ inspection: Inspection, _ passed: inout PassedOver
     ) throws(CheckpointError) -> Candidate {
         let reader = CheckpointReader(storage: inspection.storage, decision: inspection.decision)
         let load = Load(
             reader, request: step.map { "of step \($0)" } ?? "that fits the request"
         ) { candidate in step == nil || candidate.step == step }
-        let lostCount = told.count
         while true {
             let selected = try load.next()
-            told.removeSubrange(lostCount...)
-            for rejection in load.rejections { told.append(passedOver(rejection, selected)) }
+            passed.add(load.rejections, next: selected.candidate)
             do throws(CheckpointError) {
                 try write(selected, inspection.decision.identity)
                 selected.close()
@@ -99,24 +94,6 @@ struct KeepCommand: ToolCommand {
         }
     }
 
-    private func passedOver(
-        _ rejection: Load.Rejection, _ next: SelectedCheckpoint
-    ) -> ExtractionRejection {
-        let candidate = rejection.candidate
-        let why = rejection.error.code == .busy ? "taken by a writer" : "damaged"
-        say(rejection.error.message)
-        say(
-            "step \(candidate.step) is \(why); falling back to step \(next.candidate.step) in slot "
-                + "\(next.candidate.slot)")
-        return ExtractionRejection(
-            slot: candidate.slot, step: candidate.step, sequence: candidate.sequence,
-            message: rejection.error.message)
-    }
-
-    private func say(_ text: String) {
-        Output.diagnostics.line("\("pccheck:", .yellow) \(text)")
-    }
-
     private func report(_ candidate: Candidate, _ rejected: [ExtractionRejection]) {
         if json {
             Output.standard.write(document(candidate, rejected).bytes)
@@ -138,7 +115,7 @@ struct KeepCommand: ToolCommand {
                 "command": .string("keep"),
                 "path": .string(file),
                 "output": .string(output),
-                "slot": .integer(UInt64(candidate.slot.rawValue)),
+                "slot": .count(candidate.slot.rawValue),
                 "sequence": .integer(candidate.sequence.rawValue),
                 "step": .integer(candidate.step),
                 "payload_byte_count": .integer(candidate.header.payloadByteCount),

@@ -15,34 +15,28 @@ struct RescueCommand: ToolCommand {
         discussion: """
             For files that recovery cannot decide about, or decides otherwise than you would. The \
             checkpoint is verified in full first. Then new superblocks name it; checkpoints that \
-            are newer are set aside: they are not loaded any more, their numbers are not given \
-            again, and --promote takes one back while no writer has reused its slot.
+            are newer are set aside: they are not loaded any more, their numbers are not used \
+            again, and --promote restores one while no writer has reused its slot.
 
             --output writes a new file, which appears when it is complete, was checked in full, \
             and loads what was asked for; FILE is only read. --in-place changes FILE itself, and \
             writes an undo file first: pcfsck --apply-undo UNDO FILE restores it.
 
-            Exit status: 0 done, 4 no such whole checkpoint, 8 it failed, 16 usage, 32 cancelled.
+            Exit status: 0 done, 4 no such intact checkpoint, 8 it failed, 16 usage, 32 cancelled.
             """)
 
     @Argument(help: "The checkpoint file.", completion: .file())
     var file: String
 
     @Option(
-        help: ArgumentHelp(
-            "Anchor the complete checkpoint in this slot, newer than the anchored one.",
-            valueName: "slot"))
+        help: .of(
+            "slot", "Anchor the complete checkpoint in this slot, newer than the anchored one."))
     var promote: UInt32?
 
-    @Option(
-        help: ArgumentHelp(
-            "Go back to the checkpoint in this slot, and set newer ones aside.",
-            valueName: "slot"))
+    @Option(help: .of("slot", "Go back to the checkpoint in this slot, and set newer ones aside."))
     var backTo: UInt32?
 
-    @Option(
-        help: ArgumentHelp(
-            "Go back to the newest checkpoint of this step.", valueName: "s"))
+    @Option(help: .of("s", "Go back to the newest checkpoint of this step."))
     var step: UInt64?
 
     @Flag(
@@ -52,17 +46,13 @@ struct RescueCommand: ToolCommand {
             """)
     var rebuild = false
 
-    @Option(
-        help: ArgumentHelp("The file to write; it must not exist.", valueName: "out"),
-        completion: .file())
+    @Option(help: .of("out", "The file to write; it must not exist."), completion: .file())
     var output: String?
 
     @Flag(help: "Change FILE itself; needs --undo.")
     var inPlace = false
 
-    @Option(
-        help: ArgumentHelp("Where to write the undo file.", valueName: "undo"),
-        completion: .file())
+    @Option(help: .of("undo", "Where to write the undo file."), completion: .file())
     var undo: String?
 
     @Flag(help: "Verify and print the plan; write nothing.")
@@ -90,7 +80,7 @@ struct RescueCommand: ToolCommand {
 
     func execute() throws -> ExitStatus {
         let stamp = RepairStamp.now
-        let storage = try open(inPlace ? .write : .read)
+        let storage = try FileStorage.opened(file, inPlace ? .write : .read)
         try checkUnused(storage)
         if inPlace { return try rescueInPlace(storage, stamp) }
         // Before anything is copied: is there such a checkpoint?
@@ -129,21 +119,10 @@ struct RescueCommand: ToolCommand {
             rescue, RescueOutcome(kind: .inPlace(undo: undo ?? ""), report: check))
     }
 
-    private func open(
-        _ access: FileStorage.Access
-    ) throws(CheckpointError) -> FileStorage {
-        try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: file, access: access)
-        }
-    }
-
-    /// A file that is being written to changes while it is copied. Where no lock tells, the copy's
-    /// own check has the last word.
+    /// A file that is being written to changes while it is copied. Where no lock shows that, the
+    /// check of the copy decides.
     private func checkUnused(_ storage: FileStorage) throws(CheckpointError) {
-        let isLocked = try withCheckpointErrors { () throws(StorageError) in
-            try storage.isLockedByAnother(.writer)
-        }
-        guard isLocked != true else {
+        guard try storage.isWriterAtWork != true else {
             throw CheckpointError(
                 .locked,
                 "\(file): a writer has it open; close it before the rescue, or copy a checkpoint "
@@ -185,25 +164,18 @@ struct RescueCommand: ToolCommand {
         return .backTo(candidate.slot)
     }
 
-    /// The check of what was written: it loads what was asked for, and every byte of that is whole.
+    /// Checks what was written: it loads what was asked for, and every byte of that is intact.
     private func verify(
         _ storage: FileStorage, loads target: Candidate, _ path: String
     ) throws(CheckpointError) -> CheckReport {
-        let progress = ProgressBar("checking \(path)", total: 0)
-        defer { progress.finish() }
-        let report = FileChecker(storage: storage).run(options: CheckOptions(depth: .full)) {
-            state in
-            if state.totalByteCount > 0 {
-                progress.update(state.doneByteCount, of: state.totalByteCount)
-            }
-        }
+        let report = storage.check(.full, "checking \(path)")
         guard report.resume.choice?.slot == target.slot, report.resume.isProven else {
             let found = report.resume.choice.map { "step \($0.step) in slot \($0.slot)" }
             throw CheckpointError(
                 .corrupt,
                 "\(path): after the rescue a resume would load \(found ?? "nothing"), expected "
                     + "step \(target.step) in slot \(target.slot)"
-                    + (undo.map { "; pcfsck --apply-undo \($0) \(path) takes it back" }
+                    + (undo.map { "; pcfsck --apply-undo \($0) \(path) undoes it" }
                         ?? "; nothing was published"))
         }
         return report

@@ -8,7 +8,7 @@ internal import CheckpointStorage
 /// A copy of a checkpoint file that has no name until it is published.
 ///
 /// What the medium does not return is zero in the copy, block by block, so that a rescue also gets
-/// a file off a failing disk; the digests tell which chunks that cost.
+/// a file off a failing disk; the digests show which chunks that cost.
 final class RescueCopy {
     private static let pieceByteCount = 4 << 20
 
@@ -28,12 +28,8 @@ final class RescueCopy {
             throw CheckpointError(
                 .exists, "\(path) exists; choose another name for the rescued file")
         }
-        do throws(StorageError) {
-            file = try NewFile(beside: path, byteCount: byteCount)
-            storage = try FileStorage(path: file.temporaryPath, access: .write)
-        } catch {
-            throw CheckpointError(error)
-        }
+        file = try .begun(path, byteCount: byteCount)
+        storage = try .opened(file.temporaryPath, .write)
         try copy(source, byteCount, path)
     }
 
@@ -48,10 +44,8 @@ final class RescueCopy {
             try Interruption.check()
             let count = Int(min(UInt64(Self.pieceByteCount), byteCount - offset))
             unreadableBlockCount += Self.read(source, buffer, count, offset)
-            do throws(StorageError) {
+            try withCheckpointErrors { () throws(StorageError) in
                 try storage.write(buffer, 0..<count, at: offset)
-            } catch {
-                throw CheckpointError(error)
             }
             offset += UInt64(count)
             progress.update(offset)
@@ -80,11 +74,7 @@ final class RescueCopy {
     ///
     /// - Returns: how many blocks could not be read and are zero.
     func publish() throws(CheckpointError) -> Int {
-        do throws(StorageError) {
-            try file.publish(replacing: false)
-        } catch {
-            throw CheckpointError(error)
-        }
+        try file.finish(replacing: false)
         return unreadableBlockCount
     }
 }

@@ -38,7 +38,7 @@ struct RescueScreen {
             }
         case .inPlace(let undo):
             lines.append("\("✔", .green) \(path, .bold) loads step \(rescue.target.step)")
-            lines.append("  pcfsck --apply-undo \(undo) \(path) takes it back")
+            lines.append("  pcfsck --apply-undo \(undo) \(path) undoes it")
         }
         if let left = outcome.report?.findings, !left.isEmpty {
             let counts = Dictionary(grouping: left, by: \.id).mapValues(\.count)
@@ -82,7 +82,7 @@ enum RescueJSON {
                 "output": .text(output),
                 "undo_file": .text(undo),
                 "is_dry_run": .bool(outcome.report == nil),
-                "slot": .integer(UInt64(target.slot.rawValue)),
+                "slot": .count(target.slot.rawValue),
                 "sequence": .integer(target.sequence.rawValue),
                 "step": .integer(target.step),
                 "payload_byte_count": .integer(target.header.payloadByteCount),

@@ -26,13 +26,13 @@ struct ResizeCommand: ToolCommand {
     @Argument(help: "The checkpoint file.", completion: .file())
     var file: String
 
-    @Option(help: ArgumentHelp("The largest checkpoint that fits.", valueName: "size"))
+    @Option(help: .of("size", "The largest checkpoint that fits."))
     var capacity: ByteSize?
 
-    @Option(help: ArgumentHelp("Checkpoints in flight at once, 1 to 64.", valueName: "n"))
+    @Option(help: .of("n", "Checkpoints in flight at once, 1 to 64."))
     var inFlight: Int?
 
-    @Option(help: ArgumentHelp("Durable checkpoints to keep, 1 to 16.", valueName: "r"))
+    @Option(help: .of("r", "Durable checkpoints to keep, 1 to 16."))
     var retain: Int?
 
     @Flag(help: "Verify and print what would be done; write nothing.")

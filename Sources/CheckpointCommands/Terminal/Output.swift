@@ -1,3 +1,4 @@
+internal import CheckpointFormat
 internal import CheckpointStorage
 internal import Synchronization
 
@@ -41,6 +42,19 @@ final class Output: Sendable {
     /// Columns to lay out for; nil when the output is not a terminal and nothing is to be cut.
     var columnCount: Int? { isTerminal ? TerminalSize.columnCount(descriptor) ?? 80 : nil }
 
+    /// Lines that are laid out for this output's width.
+    func show(_ lines: (_ width: Int?) throws(CheckpointError) -> [StyledText])
+        throws(CheckpointError)
+    {
+        try lines(columnCount).forEach { line($0) }
+    }
+    func show(_ lines: (_ width: Int?) -> [StyledText]) { lines(columnCount).forEach { line($0) } }
+
+    /// A tool's JSON document.
+    func document(_ tool: String, _ members: KeyValuePairs<String, JSONValue>) {
+        write(JSONValue.document(tool: tool, members).bytes)
+    }
+
     func line(_ text: StyledText = "") {
         write(Array((fitted(text).rendered(isColored: isColored) + "\n").utf8))
     }
@@ -71,7 +85,7 @@ final class Output: Sendable {
         if state.isBroken || state.errorNumber != 0 { return }
         var start = 0
         while start < state.buffer.count {
-            // Safe: the range lies in the buffer.
+            // Safe: the range is in the buffer.
             let count = unsafe state.buffer.withUnsafeBytes { bytes in
                 unsafe Glibc.write(
                     descriptor, bytes.baseAddress.map { unsafe $0 + start }, bytes.count - start)

@@ -57,9 +57,7 @@ enum Quantity {
         if unit == 1 || count % unit == 0 || whole >= 100 { return "\(whole) \(name)" }
         let scale: UInt64 = whole >= 10 ? 10 : 100
         let part = (count % unit) * scale / unit
-        let digits = String(part)
-        let zeros = String(repeating: "0", count: (scale == 10 ? 1 : 2) - digits.count)
-        return "\(whole).\(zeros)\(digits) \(name)"
+        return "\(whole).\(part.digits(scale == 10 ? 1 : 2)) \(name)"
     }
 
     /// `1 234 567`.
@@ -144,13 +142,9 @@ enum Quantity {
         if nanoseconds == 0 { return "—" }
         let seconds = nanoseconds / second
         let (year, month, day) = civilDate(daysSince1970: seconds / 86_400)
-        let time = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(twoDigits)
-        return "\(year)-\(twoDigits(month))-\(twoDigits(day)) "
+        let time = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map { $0.digits(2) }
+        return "\(year)-\(month.digits(2))-\(day.digits(2)) "
             + time.joined(separator: ":") + " UTC"
-    }
-
-    private static func twoDigits(_ value: UInt64) -> String {
-        value < 10 ? "0\(value)" : "\(value)"
     }
 
     /// The Gregorian date; Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
@@ -177,6 +171,14 @@ enum Quantity {
         if part > 0 { filled = max(filled, 1) }
         return String(repeating: full, count: filled)
             + String(repeating: "░", count: width - filled)
+    }
+}
+
+extension BinaryInteger {
+    /// At least `count` digits, with `filler` before them.
+    func digits(_ count: Int, radix: Int = 10, filler: Character = "0") -> String {
+        let text = String(self, radix: radix)
+        return String(repeating: filler, count: max(0, count - text.count)) + text
     }
 }
 

@@ -36,7 +36,7 @@ import Testing
         let run = try ToolRun(.pcfsck, ["-n", file.path])
         #expect(run.status == 4)
         for text in [
-            "-p would", "-y would, too", "rewrite the block at byte 0 from the whole copy",
+            "-p would", "-y would, too", "rewrite the block at byte 0 from the intact copy",
             "write superblock generation 1 at byte 8192, which anchors step 20 in slot 1",
             "write an empty header into slot 2", "verified in full before",
         ] {

@@ -128,13 +128,13 @@ def test_whether_a_writer_is_at_work_is_unknown(saved: Path, run_without_locks) 
         said = run_without_locks(BIN / "pcinspect", saved)
         assert said.returncode == 0, said.stderr
         line = next(line for line in said.stdout.splitlines() if "writer" in line)
-        assert f"unknown: there are no locks here that tell; process {os.getpid()}" in " ".join(
+        assert f"unknown: there are no locks here that show it; process {os.getpid()}" in " ".join(
             said.stdout.split()
         ), line
         said = run_without_locks(BIN / "pcinspect", "watch", "--count", "1", "--json", saved)
         assert json.loads(said.stdout.splitlines()[0])["writer"] == "unknown"
         said = run_without_locks(BIN / "pcfsck", saved)
-        assert "no locks here tell whether a writer is at work" in " ".join(said.stdout.split())
+        assert "no locks here show whether a writer is at work" in " ".join(said.stdout.split())
 
 
 def test_damage_is_still_damage(saved: Path, tmp_path: Path, run_without_locks) -> None:

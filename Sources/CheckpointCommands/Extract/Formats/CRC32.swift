@@ -36,7 +36,7 @@ enum CRC32 {
         var crc: UInt32 = .max
         var position = 0
         while position + 8 <= bytes.count {
-            // Safe: eight bytes from `position` lie in the buffer, and an index is below 2048.
+            // Safe: eight bytes from `position` are in the buffer, and an index is below 2048.
             unsafe crc ^= UInt32(
                 littleEndian: bytes.loadUnaligned(fromByteOffset: position, as: UInt32.self))
             let next = unsafe UInt32(
@@ -53,7 +53,7 @@ enum CRC32 {
             position += 8
         }
         while position < bytes.count {
-            // Safe: the position lies in the buffer, and the index is below 256.
+            // Safe: the position is in the buffer, and the index is below 256.
             unsafe crc = crc >> 8 ^ tables[Int(crc & 0xFF ^ UInt32(bytes[position]))]
             position += 1
         }

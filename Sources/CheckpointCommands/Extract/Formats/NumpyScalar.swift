@@ -44,22 +44,9 @@ enum NumpyScalar {
         switch byteCount {
         case 8: Double(bitPattern: bits)
         case 4: Double(Float(bitPattern: UInt32(bits)))
-        case 2: half(UInt16(bits))
+        case 2: ElementDecoder.half(UInt16(bits))
         default: nil
         }
-    }
-
-    /// IEEE 754 binary16, which not every processor has.
-    private static func half(_ bits: UInt16) -> Double {
-        let exponent = Int(bits >> 10 & 0x1F)
-        let fraction = Double(bits & 0x3FF) / 1024
-        let magnitude =
-            switch exponent {
-            case 0: Double(sign: .plus, exponent: -14, significand: 1) * fraction
-            case 31: fraction == 0 ? Double.infinity : .nan
-            default: Double(sign: .plus, exponent: exponent - 15, significand: 1) * (1 + fraction)
-            }
-        return bits >> 15 == 1 ? -magnitude : magnitude
     }
 
     func write(_ pickle: inout PickleWriter) {

@@ -1,6 +1,6 @@
 internal import CheckpointFormat
 
-/// The `data.pkl` of a `.pt` file: a nest of Python values whose tensors lie in other members.
+/// The `data.pkl` of a `.pt` file: a nest of Python values whose tensors are in other members.
 struct TorchPickle {
     /// How torch is to see stored bytes.
     struct Form: Equatable, Sendable {

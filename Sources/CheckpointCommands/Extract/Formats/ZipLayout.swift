@@ -10,7 +10,7 @@ struct ZipLayout: Sendable {
     struct Member: Sendable {
         let name: [UInt8]
         let byteCount: UInt64
-        /// Where the local header lies in the archive.
+        /// Where the local header is in the archive.
         let headerOffset: UInt64
         let dataOffset: UInt64
 

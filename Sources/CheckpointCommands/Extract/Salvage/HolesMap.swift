@@ -42,7 +42,7 @@ struct HolesMap: Sendable {
             return lost == UInt64(tensor.dataRange.count) ? .fullyLost : .partlyLost
         }
 
-        /// The elements that lie in a hole, if only in part.
+        /// The elements that are in a hole, if only in part.
         var lostElements: [Range<UInt64>] {
             let bits = UInt64(tensor.elementType.bitCount)
             var parts: [Range<UInt64>] = []
@@ -70,12 +70,13 @@ struct HolesMap: Sendable {
     func count(_ state: TensorState) -> Int { tensors.count { $0.state == state } }
 
     static func entries(
-        _ tensors: [SafetensorsManifest.Tensor], dataOffset: UInt64, _ survey: SalvageSurvey,
+        _ tensors: [SafetensorsManifest.Tensor], of manifest: SafetensorsManifest,
+        _ survey: SalvageSurvey,
         isWritten: (Bool) -> Bool
     ) -> [TensorEntry] {
         tensors.map { tensor in
-            let start = dataOffset + tensor.dataRange.lowerBound
-            let lost = survey.lost(in: start..<dataOffset + tensor.dataRange.upperBound)
+            let range = manifest.payloadRange(of: tensor)
+            let (start, lost) = (range.lowerBound, survey.lost(in: range))
             return TensorEntry(
                 tensor: tensor, payloadOffset: start,
                 lostBytes: lost.map { $0.lowerBound - start..<$0.upperBound - start },
@@ -87,14 +88,14 @@ struct HolesMap: Sendable {
     {
         let header = source.candidate.header
         var slot = JSONValue.null
-        if case .slot(let other) = names { slot = .count(Int(other.rawValue)) }
+        if case .slot(let other) = names { slot = .count(other.rawValue) }
         return .document(
             tool: "pcextract",
             [
                 "file": .string(file),
                 "output": .string(output),
                 "format": .string(format.rawValue),
-                "slot": .count(Int(header.slot.rawValue)),
+                "slot": .count(header.slot.rawValue),
                 "sequence": .integer(header.sequence.rawValue),
                 "step": .integer(header.step),
                 "payload_byte_count": .integer(header.payloadByteCount),
@@ -128,11 +129,7 @@ struct HolesMap: Sendable {
 
     private static func json(_ entry: TensorEntry) -> JSONValue {
         let elements = entry.lostElements
-        return .dictionary([
-            "name": .string(entry.tensor.name),
-            "dtype": .string(entry.tensor.elementType.name),
-            "shape": .array(entry.tensor.shape.map { .integer($0) }),
-            "byte_count": .count(entry.tensor.dataRange.count),
+        return entry.tensor.json([
             "payload_offset": .integer(entry.payloadOffset),
             "state": .string(entry.state.rawValue),
             "is_written": .bool(entry.isWritten),

@@ -2,7 +2,7 @@ internal import ArgumentParser
 internal import CheckpointFormat
 internal import CheckpointRecovery
 
-/// What is written of a tensor that lies in a hole.
+/// What is written of a tensor that is in a hole.
 enum HoleTreatment: String, ExpressibleByArgument, CaseIterable, Sendable {
     /// Nothing: a loader that misses it says so.
     case skip
@@ -47,7 +47,7 @@ struct Salvage {
         let tensors = try request.choice.selectSome(from: manifest)
         // Bytes keep their places: in a raw file a hole is always zeros.
         let isZeroed = treatment == .zero || request.format == .raw
-        return HolesMap.entries(tensors, dataOffset: manifest.dataOffset, survey) {
+        return HolesMap.entries(tensors, of: manifest, survey) {
             $0 || isZeroed
         }
     }
@@ -64,7 +64,7 @@ struct Salvage {
                     && (map.names == .own || request.format == .raw)))
     }
 
-    /// The directory of the tensors: the checkpoint's own when it is whole.
+    /// The directory of the tensors: the checkpoint's own when it is intact.
     private func manifest(
         _ selected: SelectedCheckpoint, _ survey: SalvageSurvey, _ reader: CheckpointReader
     ) throws(CheckpointError) -> (SafetensorsManifest?, HolesMap.Names) {
@@ -75,7 +75,7 @@ struct Salvage {
             return (try selected.tensorManifest(), .own)
         }
         let lost = survey.lost(in: 0..<header.manifestByteCount)
-        var why = "it lies in a damaged chunk"
+        var why = "it is in a damaged chunk"
         if lost.isEmpty {
             do throws(CheckpointError) {
                 return (try selected.tensorManifest(), .own)

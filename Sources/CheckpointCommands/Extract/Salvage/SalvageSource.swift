@@ -1,7 +1,7 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
 
-/// A slot that something may be salvaged from: its header is whole and says that it was completed.
+/// A slot that something may be salvaged from: its header is intact and says that it was completed.
 struct SalvageSource {
     /// Its table has an entry for every chunk; those in `missingChunks` stand for nothing.
     let candidate: Candidate
@@ -64,7 +64,7 @@ struct SalvageSource {
         return CheckpointError(
             .corrupt,
             "\(inspection.path): slot \(torn.slot) is torn: its checkpoint of step "
-                + "\(torn.header?.step ?? 0) was never completed, so no digest says which of its "
+                + "\(torn.header?.step ?? 0) was never completed, so no digest shows which of its "
                 + "bytes are right, and nothing of it is written; take another slot, see "
                 + "pcextract --list", slot: torn.slot)
     }

@@ -9,7 +9,7 @@ struct SalvageSurvey: Sendable {
         let chunk: Int
         /// In the payload.
         let range: Range<UInt64>
-        /// Where its bytes lie in the checkpoint file; nil when the table does not say.
+        /// Where its bytes are in the checkpoint file; nil when the table does not say.
         let fileOffset: UInt64?
         let reason: Reason
         let detail: String
@@ -75,7 +75,7 @@ struct SalvageSurvey: Sendable {
         let missing = source.missingChunks.map { chunk in
             Hole(
                 chunk: chunk, range: Self.range(chunk, header), fileOffset: nil,
-                reason: .noTableEntry, detail: "the chunk table has no sound entry for it")
+                reason: .noTableEntry, detail: "the chunk table has no intact entry for it")
         }
         let found = state.withLock { $0 }
         holes = (found.holes + missing).sorted { $0.chunk < $1.chunk }
@@ -92,19 +92,8 @@ struct SalvageSurvey: Sendable {
 
     /// The parts of `range` of the payload that are lost, joined where they touch.
     func lost(in range: Range<UInt64>) -> [Range<UInt64>] {
-        // The holes are sorted and do not overlap: skip those before the range.
-        var (low, high) = (0, holes.count)
-        while low < high {
-            let middle = (low + high) / 2
-            if holes[middle].range.upperBound <= range.lowerBound {
-                low = middle + 1
-            } else {
-                high = middle
-            }
-        }
         var parts: [Range<UInt64>] = []
-        for hole in holes[low...] {
-            guard hole.range.lowerBound < range.upperBound else { break }
+        for hole in holes.overlapping(range, by: \.range) {
             let part = hole.range.clamped(to: range)
             if let last = parts.last, last.upperBound == part.lowerBound {
                 parts[parts.count - 1] = last.lowerBound..<part.upperBound

@@ -51,7 +51,7 @@ struct ChunkScreen {
         }
         let rows = stride(from: 0, to: cells.count, by: Self.mapColumnCount).map { start in
             let end = min(start + Self.mapColumnCount, cells.count)
-            var row = StyledText("  \(Self.padded(start * chunksPerCell))  ", .dim)
+            var row = StyledText("  \((start * chunksPerCell).digits(7, filler: " "))  ", .dim)
             // Neighbours of one style are one part, so that a terminal gets few sequences.
             var (run, style) = ("", cells[start].style)
             for cell in cells[start..<end] {
@@ -69,11 +69,6 @@ struct ChunkScreen {
                 ? "█ stored as it is  ▓ compressed" : "█ intact  ▓ intact, compressed  ✘ damaged")
             + (chunksPerCell > 1 ? "; \(Quantity.plural(chunksPerCell, "chunk")) per cell" : "")
         return rows + [StyledText("           \(legend)", .dim)]
-    }
-
-    private static func padded(_ number: Int) -> String {
-        let text = "\(number)"
-        return String(repeating: " ", count: max(0, 7 - text.count)) + text
     }
 
     private func glyph(_ chunks: Range<Int>) -> (glyph: String, style: StyledText.Style?) {

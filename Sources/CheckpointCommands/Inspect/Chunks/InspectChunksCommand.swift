@@ -26,9 +26,7 @@ struct InspectChunksCommand: ToolCommand {
         if options.json {
             writeJSON(candidate, inspection, states)
         } else {
-            let output = Output.standard
-            ChunkScreen(candidate, states, listsAll: all).lines(width: output.columnCount)
-                .forEach(output.line)
+            Output.standard.show(ChunkScreen(candidate, states, listsAll: all).lines(width:))
         }
         let isDamaged = states?.contains { $0 != .intact } ?? false
         return isDamaged ? inspection.status.union(.uncorrected) : inspection.status
@@ -79,17 +77,15 @@ struct InspectChunksCommand: ToolCommand {
                 "error": error,
             ])
         }
-        Output.standard.write(
-            JSONValue.document(
-                tool: "pcinspect",
-                [
-                    "file": InspectionJSON.file(inspection),
-                    "slot": .count(Int(candidate.slot.rawValue)),
-                    "header": InspectionJSON.header(
-                        candidate.header, digest: candidate.headerDigest),
-                    "chunks": .array(chunks),
-                ]
-            ).bytes)
+        Output.standard.document(
+            "pcinspect",
+            [
+                "file": InspectionJSON.file(inspection),
+                "slot": .count(candidate.slot.rawValue),
+                "header": InspectionJSON.header(
+                    candidate.header, digest: candidate.headerDigest),
+                "chunks": .array(chunks),
+            ])
     }
 }
 

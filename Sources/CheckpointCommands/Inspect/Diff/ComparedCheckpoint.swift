@@ -6,7 +6,7 @@ struct ComparedTensor: Sendable {
     let name: String
     let elementType: ElementType
     let shape: [UInt64]
-    /// Where its bytes lie in the payload.
+    /// Where its bytes are in the payload.
     let range: Range<UInt64>
 
     var elementCount: UInt64 { shape.reduce(1, *) }
@@ -51,11 +51,10 @@ struct ComparedCheckpoint {
             throw error.about(inspection.path)
         }
         metadata = manifest.metadata
-        let start = manifest.dataOffset
         tensors = Manifest.select(patterns, from: manifest).map {
             ComparedTensor(
                 name: $0.name, elementType: $0.elementType, shape: $0.shape,
-                range: start + $0.dataRange.lowerBound..<start + $0.dataRange.upperBound)
+                range: manifest.payloadRange(of: $0))
         }
     }
 

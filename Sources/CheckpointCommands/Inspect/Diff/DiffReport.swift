@@ -84,11 +84,8 @@ struct DiffReport {
     }
 
     private func side(_ side: ComparedCheckpoint) -> JSONValue {
-        .dictionary([
+        side.candidate.json([
             "file": InspectionJSON.file(side.inspection),
-            "slot": .count(Int(side.candidate.slot.rawValue)),
-            "sequence": .integer(side.candidate.sequence.rawValue),
-            "step": .integer(side.candidate.step),
             "logical_digest": .text(side.header.logicalDigest),
         ])
     }
@@ -118,8 +115,8 @@ struct DiffReport {
             "compared_element_count": .number(difference?.elementCount),
             "changed_element_count": .number(difference?.changedCount),
             "changed_not_finite_count": .number(difference?.changedNotFiniteCount),
-            "maximum_absolute_difference": difference.map { .decimal($0.largest) } ?? .null,
-            "relative_l2_difference": difference?.relativeNorm.map { .decimal($0) } ?? .null,
+            "maximum_absolute_difference": .figure(difference?.largest),
+            "relative_l2_difference": .figure(difference?.relativeNorm),
             "damage": .array(change.damage.map { .string($0) }),
         ])
     }

@@ -21,26 +21,20 @@ struct InspectDiffCommand: ToolCommand {
     @Argument(help: "One checkpoint file, or two.", completion: .file())
     var files: [String]
 
-    @Option(
-        parsing: .upToNextOption,
-        help: ArgumentHelp("The checkpoints in these two slots.", valueName: "index"))
+    @Option(parsing: .upToNextOption, help: .of("index", "The checkpoints in these two slots."))
     var slots: [UInt32] = []
 
     @Option(
-        parsing: .upToNextOption,
-        help: ArgumentHelp("The checkpoints of these two training steps.", valueName: "step"))
+        parsing: .upToNextOption, help: .of("step", "The checkpoints of these two training steps."))
     var steps: [UInt64] = []
 
     @Option(
         name: .customLong("tensor"), parsing: .singleValue,
-        help: ArgumentHelp(
-            "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated.",
-            valueName: "glob"))
+        help: .of(
+            "glob", "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated."))
     var patterns: [String] = []
 
-    @Option(
-        help: ArgumentHelp(
-            "List so many tensors, those that changed most first; 0 lists all.", valueName: "n"))
+    @Option(help: .of("n", "List so many tensors, those that changed most first; 0 lists all."))
     var top: UInt32 = 20
 
     @Flag(help: "Print JSON for programs.")
@@ -68,9 +62,7 @@ struct InspectDiffCommand: ToolCommand {
         if json {
             Output.standard.write(report.json(top: Int(top)).bytes)
         } else {
-            let output = Output.standard
-            DiffScreen(report, top: Int(top)).lines(width: output.columnCount)
-                .forEach(output.line)
+            Output.standard.show(DiffScreen(report, top: Int(top)).lines(width:))
         }
         return report.status.union(first.status).union(second.status)
     }

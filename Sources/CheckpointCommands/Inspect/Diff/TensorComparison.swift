@@ -20,8 +20,8 @@ struct TensorChange: Sendable {
 
 /// Compares the tensors of two checkpoints in one pass over the chunks of the first.
 ///
-/// Several threads read and verify a chunk of the first, and what lies against it of the second;
-/// memory does not grow with the payload. Where both checkpoints record the same digest for the
+/// Several threads read and verify a chunk of the first, and the same part of the second; memory
+/// does not grow with the payload. Where both checkpoints record the same digest for the
 /// same chunk, the second is not read, and a tensor that lies only in such chunks not at all.
 struct TensorComparison {
     /// Two tensors whose elements are compared.
@@ -32,7 +32,7 @@ struct TensorComparison {
         let second: Range<UInt64>
         let decoder: ElementDecoder
 
-        /// No element lies in two chunks, whose sizes are multiples of 64 KiB.
+        /// No element is in two chunks, whose sizes are multiples of 64 KiB.
         var isAligned: Bool {
             let size = UInt64(decoder.unitByteCount)
             return size.nonzeroBitCount == 1 && first.lowerBound % size == 0
@@ -112,15 +112,12 @@ struct TensorComparison {
             let decoder = ElementDecoder(a.elementType)
         else { return nil }
         let pair = Pair(change: index, first: a.range, second: b.range, decoder: decoder)
-        if change.kind == .same && chunks(a.range, first).allSatisfy({ isEqual($0, pair) }) {
+        if change.kind == .same
+            && first.header.chunks(of: a.range).allSatisfy({ isEqual($0, pair) })
+        {
             return nil
         }
         return pair
-    }
-
-    private func chunks(_ range: Range<UInt64>, _ side: ComparedCheckpoint) -> Range<Int> {
-        let size = UInt64(side.header.chunkByteCount)
-        return Int(range.lowerBound / size)..<Int((range.upperBound - 1) / size + 1)
     }
 
     /// Both sides record the same bytes for chunk `index`, and `pair` lies alike in both.
@@ -142,7 +139,9 @@ struct TensorComparison {
         let pairs = pairs.sorted { $0.first.lowerBound < $1.first.lowerBound }
         var wanted: [Int: [Int]] = [:]
         for (index, pair) in pairs.enumerated() {
-            for chunk in chunks(pair.first, first) { wanted[chunk, default: []].append(index) }
+            for chunk in first.header.chunks(of: pair.first) {
+                wanted[chunk, default: []].append(index)
+            }
         }
         let order = wanted.keys.sorted()
         let positions = Dictionary(uniqueKeysWithValues: zip(order, order.indices))
@@ -205,13 +204,13 @@ struct TensorComparison {
         return parts
     }
 
-    /// Compares `bytes` of the first with `range` of the second, which may lie in several chunks.
+    /// Compares `bytes` of the first with `range` of the second, which may are in several chunks.
     private func compare(
         _ bytes: RawSpan, _ range: Range<UInt64>, _ decoder: ElementDecoder,
         _ others: RecentChunks, _ part: inout Part
     ) throws(CheckpointError) {
         let size = UInt64(second.header.chunkByteCount)
-        for chunk in chunks(range, second) {
+        for chunk in second.header.chunks(of: range) {
             let begin = UInt64(chunk) * size
             let piece = range.clamped(to: begin..<begin + size)
             let here = bytes.extracting(
@@ -238,7 +237,7 @@ struct TensorComparison {
 
     // MARK: Piece by piece
 
-    /// For elements that may lie in two chunks: each piece is read from both sides.
+    /// For elements that may are in two chunks: each piece is read from both sides.
     private func comparePieces(_ pair: Pair) throws(CheckpointError) -> Part {
         var part = Part(change: pair.change)
         let step = UInt64(pair.decoder.unitByteCount) * Self.pieceUnitCount

@@ -49,7 +49,7 @@ struct TensorDifference: Sendable {
             var offset = 0
             while offset < first.count {
                 let unitCount = min(ElementDecoder.blockUnitCount, (first.count - offset) / size)
-                // Safe: here and below, the units lie in both runs, and the memory has room for
+                // Safe: here and below, the units are in both runs, and the memory has room for
                 // the numbers of two blocks.
                 let (p, q, y) = unsafe (a + offset, b + offset, x + room)
                 unsafe decoder.decode(p, unitCount: unitCount, into: x)
@@ -81,7 +81,7 @@ struct TensorDifference: Sendable {
     ) {
         let count = unitCount * decoder.unitElementCount
         for element in 0..<count {
-            // Safe: here and below, the elements lie in both runs, and each has its numbers.
+            // Safe: here and below, the elements are in both runs, and each has its numbers.
             if unsafe Self.differs(p, q, x, y, element, decoder) { changedCount += 1 }
         }
         var (sum, firstSum, farthest) = (squares, firstSquares, largest)
@@ -123,7 +123,7 @@ struct TensorDifference: Sendable {
             return unsafe p.loadUnaligned(fromByteOffset: offset, as: type)
                 != q.loadUnaligned(fromByteOffset: offset, as: type)
         }
-        // Packed types have a value for each bit pattern, so that the numbers tell.
+        // Packed types have a value for each bit pattern, so that the numbers show it.
         if decoder.unitElementCount > 1 {
             // Safe: there is a number for each element.
             return unsafe x[element].bitPattern != y[element].bitPattern

@@ -2,7 +2,6 @@ internal import CheckpointFormat
 
 /// Bytes as hexdump(1) shows them with -C, with the fields between them when there are any.
 struct HexdumpScreen {
-    private static let rowByteCount = 16
     private static let pieceByteCount: UInt64 = 64 << 10
 
     private let dump: HexdumpRange
@@ -121,7 +120,7 @@ private struct RowWriter {
 
     init(isWide: Bool) { self.isWide = isWide }
 
-    /// `bytes` lie at `offset`; the rows begin there.
+    /// `bytes` are at `offset`; the rows begin there.
     mutating func add(_ bytes: [UInt8], at offset: UInt64) -> [StyledText] {
         var lines: [StyledText] = []
         for start in stride(from: 0, to: bytes.count, by: 16) {
@@ -142,8 +141,7 @@ private struct RowWriter {
     func finish(at end: UInt64) -> [StyledText] { [StyledText(offsetText(end), .dim)] }
 
     private func offsetText(_ offset: UInt64) -> String {
-        let digits = String(offset, radix: 16)
-        return String(repeating: "0", count: max(0, (isWide ? 12 : 8) - digits.count)) + digits
+        offset.digits(isWide ? 12 : 8, radix: 16)
     }
 
     private func line(_ row: [UInt8], at offset: UInt64) -> StyledText {
@@ -151,11 +149,7 @@ private struct RowWriter {
         var digits = ""
         for index in 0..<16 {
             if index == 8 && !isWide { digits += " " }
-            guard index < row.count else {
-                digits += "   "
-                continue
-            }
-            digits += (row[index] < 16 ? "0" : "") + String(row[index], radix: 16) + " "
+            digits += index < row.count ? row[index].digits(2, radix: 16) + " " : "   "
         }
         let text = row.map { (0x20...0x7E).contains($0) ? String(UnicodeScalar($0)) : "." }
         return """

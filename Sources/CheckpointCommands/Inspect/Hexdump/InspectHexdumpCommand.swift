@@ -14,19 +14,19 @@ struct InspectHexdumpCommand: ToolCommand {
 
     @OptionGroup var options: InspectedFile
 
-    @Argument(help: ArgumentHelp("Which block to show.", valueName: "block"))
+    @Argument(help: .of("block", "Which block to show."))
     var block: [String] = []
 
     @Flag(help: "Name every field, with its value and whether that is right.")
     var annotate = false
 
-    @Option(help: ArgumentHelp("Begin at this byte of the file instead.", valueName: "byte"))
+    @Option(help: .of("byte", "Begin at this byte of the file instead."))
     var offset: UInt64?
 
     @Option(
-        help: ArgumentHelp(
-            "Show so many bytes, such as 512 or 64K; 256 with --offset, else the whole block.",
-            valueName: "size"))
+        help: .of(
+            "size",
+            "Show so many bytes, such as 512 or 64K; 256 with --offset, else the whole block."))
     var length: ByteSize?
 
     /// Fields and digests are compared in memory; more is left to pcfsck.
@@ -108,7 +108,7 @@ struct InspectHexdumpCommand: ToolCommand {
         }
     }
 
-    /// The entries that lie in what is shown.
+    /// The entries that are in what is shown.
     private func tableGroups(
         _ dump: HexdumpRange, _ slot: SlotIndex, _ annotation: BlockAnnotation
     ) throws(CheckpointError) -> [FieldGroup] {
@@ -136,25 +136,23 @@ struct InspectHexdumpCommand: ToolCommand {
                     + "at most \(Self.jsonByteCountLimit); give --length")
         }
         let bytes = try dump.file.bytes(at: dump.offset, count: Int(dump.shownByteCount))
-        let digits = bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
-        Output.standard.write(
-            JSONValue.document(
-                tool: "pcinspect",
-                [
-                    "file": .dictionary([
-                        "path": .string(options.file),
-                        "byte_count": .integer(dump.file.byteCount),
-                        "has_identity": .bool(dump.file.identity != nil),
-                        "error": .text(dump.file.failure?.message),
-                    ]),
-                    "block": .text(dump.block?.name),
-                    "byte_offset": .integer(dump.offset),
-                    "byte_count": .count(bytes.count),
-                    "region": .string(dump.file.region(at: dump.offset)),
-                    "bytes": .string(digits),
-                    "groups": .array(groups.map(\.json)),
-                ]
-            ).bytes)
+        let digits = bytes.map { $0.digits(2, radix: 16) }.joined()
+        Output.standard.document(
+            "pcinspect",
+            [
+                "file": .dictionary([
+                    "path": .string(options.file),
+                    "byte_count": .integer(dump.file.byteCount),
+                    "has_identity": .bool(dump.file.identity != nil),
+                    "error": .text(dump.file.failure?.message),
+                ]),
+                "block": .text(dump.block?.name),
+                "byte_offset": .integer(dump.offset),
+                "byte_count": .count(bytes.count),
+                "region": .string(dump.file.region(at: dump.offset)),
+                "bytes": .string(digits),
+                "groups": .array(groups.map(\.json)),
+            ])
     }
 }
 

@@ -176,7 +176,7 @@ struct FieldJudge {
     }
 
     static func hexadecimal(_ bytes: [UInt8]) -> String {
-        let shown = bytes.prefix(24).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        let shown = bytes.prefix(24).map { $0.digits(2, radix: 16) }.joined()
         return bytes.count > 24 ? shown + "…" : shown
     }
 
@@ -184,7 +184,7 @@ struct FieldJudge {
         bytes.map { byte in
             (0x21...0x7E).contains(byte)
                 ? String(UnicodeScalar(byte))
-                : "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
+                : "\\x" + byte.digits(2, radix: 16)
         }.joined()
     }
 }

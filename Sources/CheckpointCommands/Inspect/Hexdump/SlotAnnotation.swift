@@ -69,7 +69,7 @@ extension BlockAnnotation {
         return judge.digest(field, equals: computed, of: "the chunk table")
     }
 
-    /// The digest of as many entries as the header `block` says, whole or not.
+    /// The digest of as many entries as the header `block` says, intact or not.
     func computedTableDigest(_ block: RawBlock, _ slot: SlotIndex) -> Digest? {
         guard let geometry = file.identity?.geometry else { return nil }
         let count = block.integer(SlotHeader.Layout.chunkCount)

@@ -2,7 +2,7 @@ internal import CheckpointFormat
 internal import CheckpointRecovery
 internal import CheckpointStorage
 
-/// A file of which nothing need be whole: what can be said of its bytes all the same.
+/// A file of which nothing need be intact: what can be said of its bytes all the same.
 struct WreckedFile {
     let path: String
     let storage: FileStorage
@@ -15,11 +15,7 @@ struct WreckedFile {
     /// Reads through the page cache, so that a file may end anywhere, not only on a block.
     init(path: String) throws(CheckpointError) {
         self.path = path
-        do throws(StorageError) {
-            storage = try FileStorage(path: path, access: .read, mode: .buffered)
-        } catch {
-            throw CheckpointError(error)
-        }
+        storage = try .opened(path, .read, mode: .buffered)
         image = try MetadataImage.readSettled(from: storage)
         do throws(CheckpointError) {
             decision = try SlotSelection.decide(image, allowsTruncation: true)
@@ -66,7 +62,7 @@ struct WreckedFile {
             guard !overflow, offset < byteCount else {
                 throw CheckpointError(
                     .corrupt,
-                    "\(path): chunk \(chunk) of slot \(slot) should lie \(stored) bytes into the "
+                    "\(path): chunk \(chunk) of slot \(slot) should be \(stored) bytes into the "
                         + "slot's data, which is behind the file's end at byte \(byteCount); "
                         + "look at its entry with: pcinspect hexdump --annotate FILE table "
                         + "\(slot)", slot: slot)
@@ -96,7 +92,7 @@ struct WreckedFile {
             let why = failure.map { ": \($0.message)" } ?? ""
             throw CheckpointError(
                 .corrupt,
-                "\(path): where \(block.name) lies only an identity block tells, and neither copy "
+                "\(path): only an identity block records where \(block.name) is, and neither copy "
                     + "can be decoded\(why); show any bytes with --offset and --length",
                 slot: slot)
         }
@@ -131,7 +127,7 @@ struct WreckedFile {
         image.slots.first { $0.slot == slot }?.header
     }
 
-    /// The table entry of a chunk as it is, whether or not the table is whole.
+    /// The table entry of a chunk as it is, whether or not the table is intact.
     func entry(_ slot: SlotIndex, _ chunk: Int) throws(CheckpointError) -> RawBlock {
         let geometry = try geometry(slot, .table(slot))
         let size = ChunkEntry.Layout.byteCount
@@ -154,15 +150,13 @@ struct WreckedFile {
         let inside = Int(min(UInt64(count), byteCount - min(byteCount, offset)))
         if inside == 0 { return [] }
         let buffer = AlignedBuffer(byteCount: inside)
-        do throws(StorageError) {
+        try withCheckpointErrors { () throws(StorageError) in
             try storage.read(into: buffer, 0..<inside, at: offset)
-        } catch {
-            throw CheckpointError(error)
         }
         return buffer.array(0..<inside)
     }
 
-    /// In words, what lies at `offset`.
+    /// In words, what is at `offset`.
     func region(at offset: UInt64) -> String {
         if offset >= byteCount { return "behind the end of the file" }
         guard let geometry = identity?.geometry else {

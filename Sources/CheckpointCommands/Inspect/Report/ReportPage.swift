@@ -106,12 +106,9 @@ struct ReportPage {
 
     private var findings: HTMLText {
         if report.findings.isEmpty { return "<p>Nothing was found.</p>" }
-        // Damaged chunks come by the thousand, and all say the same.
         var html: HTMLText = ""
-        var rest = report.findings[...]
-        while let first = rest.first {
-            let group = rest.prefix { $0.id == first.id && $0.slot == first.slot }
-            rest = rest.dropFirst(group.count)
+        for group in report.findingGroups {
+            let first = group[group.startIndex]
             let places = group.prefix(8).map { finding -> HTMLText in
                 """
                 <p>\(Self.place(finding))Found \(finding.found), expected \(finding.expected).</p>
@@ -141,11 +138,8 @@ struct ReportPage {
     }
 
     private static func place(_ finding: Finding) -> String {
-        var parts: [String] = []
-        if let slot = finding.slot { parts.append("Slot \(slot)") }
-        if let chunk = finding.chunk { parts.append("chunk \(chunk)") }
-        if let offset = finding.byteOffset { parts.append("byte \(offset)") }
-        return parts.isEmpty ? "" : parts.joined(separator: ", ") + ". "
+        let place = finding.place
+        return place.isEmpty ? "" : place.prefix(1).uppercased() + place.dropFirst() + ". "
     }
 
     // MARK: What the file holds
@@ -205,7 +199,7 @@ struct ReportPage {
             }
             let anchor = superblock.anchor
             return [
-                place, superblock.isCleanClose ? "whole, closed" : "whole",
+                place, superblock.isCleanClose ? "intact, closed" : "intact",
                 "\(superblock.generation)", anchor.map { "\($0.step)" } ?? "—",
                 anchor.map { "\($0.slot)" } ?? "—", Quantity.date(superblock.commitTime),
             ]

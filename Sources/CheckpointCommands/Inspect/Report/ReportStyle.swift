@@ -53,7 +53,7 @@ enum ReportStyle {
         h2{break-after:avoid}tr,article{break-inside:avoid}}
         """
 
-    /// Sorts a table by the column whose header is pressed. The page is whole without it.
+    /// Sorts a table by the column whose header is pressed. The page is intact without it.
     static let script = """
         for(const table of document.querySelectorAll("table.sortable")){
         const heads=[...table.tHead.rows[0].cells];

@@ -11,15 +11,14 @@ struct InspectSummaryCommand: ToolCommand {
     @OptionGroup var options: InspectedFile
 
     @Option(
-        help: ArgumentHelp(
-            "Write a report page to this file instead; - is standard output.",
-            valueName: "report.html"), completion: .file())
+        help: .of("report.html", "Write a report page to this file instead; - is standard output."),
+        completion: .file())
     var html: String?
 
     @Option(
-        help: ArgumentHelp(
-            "With --html: full reads every chunk and compares it with its digest.",
-            valueName: "metadata|full"))
+        help: .of(
+            "metadata|full", "With --html: full reads every chunk and compares it with its digest.")
+    )
     var verify: FsckCommand.Depth?
 
     func validate() throws {
@@ -40,30 +39,26 @@ struct InspectSummaryCommand: ToolCommand {
             throw error
         }
         if options.json {
-            Output.standard.write(
-                JSONValue.document(
-                    tool: "pcinspect",
-                    [
-                        "file": InspectionJSON.file(inspection),
-                        "identity": InspectionJSON.identity(inspection),
-                        "identity_copies": InspectionJSON.identityCopies(inspection),
-                        "superblocks": InspectionJSON.superblocks(inspection),
-                        "slots": InspectionJSON.slots(inspection),
-                        "candidates": InspectionJSON.candidates(inspection.decision),
-                        "rates": SlotRates(inspection.decision.slots).json,
-                    ]
-                ).bytes)
+            Output.standard.document(
+                "pcinspect",
+                [
+                    "file": InspectionJSON.file(inspection),
+                    "identity": InspectionJSON.identity(inspection),
+                    "identity_copies": InspectionJSON.identityCopies(inspection),
+                    "superblocks": InspectionJSON.superblocks(inspection),
+                    "slots": InspectionJSON.slots(inspection),
+                    "candidates": InspectionJSON.candidates(inspection.decision),
+                    "rates": SlotRates(inspection.decision.slots).json,
+                ])
         } else {
-            let output = Output.standard
-            SummaryScreen(inspection).lines(width: output.columnCount).forEach(output.line)
+            Output.standard.show(SummaryScreen(inspection).lines(width:))
         }
         return inspection.status
     }
 
     /// What is left of a file that cannot be opened as one, when there is anything.
     private func showWreck() throws(CheckpointError) {
-        let output = Output.standard
         guard let file = try? WreckedFile(path: options.file) else { return }
-        try WreckScreen(file).lines(width: output.columnCount).forEach(output.line)
+        try Output.standard.show(WreckScreen(file).lines(width:))
     }
 }

@@ -1,7 +1,7 @@
 internal import CheckpointFormat
 internal import CheckpointRecovery
 
-/// How fast checkpoints were written, as the headers of the slots tell.
+/// How fast checkpoints were written, as the headers of the slots show.
 struct SlotRates {
     /// Of the newest complete slot: stored bytes over the time from its begin to its last chunk.
     let storedBytesPerSecond: Double?
@@ -31,11 +31,10 @@ struct SlotRates {
     }
 
     var json: JSONValue {
-        func number(_ value: Double?) -> JSONValue { value.map { .decimal($0) } ?? .null }
-        return .dictionary([
-            "stored_bytes_per_second": number(storedBytesPerSecond),
-            "checkpoints_per_hour": number(checkpointsPerHour),
-            "compression_ratio": number(compressionRatio),
+        .dictionary([
+            "stored_bytes_per_second": .figure(storedBytesPerSecond),
+            "checkpoints_per_hour": .figure(checkpointsPerHour),
+            "compression_ratio": .figure(compressionRatio),
         ])
     }
 }

@@ -32,29 +32,26 @@ struct SummaryScreen {
 
     private func facts(width: Int?) -> [StyledText] {
         let identity = decision.identity
-        var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) {
-            table.add([StyledText(name, .dim), value])
-        }
-        add("newest", newest)
+        var facts = FactTable()
+        facts.add("newest", newest)
         if let next = decision.candidates.first, next.kind == .unanchored {
-            add(
+            facts.add(
                 "not anchored",
                 "step \(next.step) in slot \(next.slot): complete and newer; used once verified")
         }
-        for (index, line) in map.enumerated() { add(index == 0 ? "slots" : "", line) }
-        add("", counts)
-        add("writer", writer)
+        for (index, line) in map.enumerated() { facts.add(index == 0 ? "slots" : "", line) }
+        facts.add("", counts)
+        facts.add("writer", writer)
         for (index, pin) in inspection.pins.enumerated() {
-            add(index == 0 ? "readers" : "", "\(pin.description)")
+            facts.add(index == 0 ? "readers" : "", "\(pin.description)")
         }
-        if let rates { add("rates", rates) }
-        add("superblock", superblock)
-        if !identity.fingerprint.isEmpty { add("fingerprint", "\(identity.fingerprint)") }
-        if identity.worldSize > 1 { add("rank", "\(identity.rank) of \(identity.worldSize)") }
-        add("created", "\(Quantity.date(identity.createdTime)) by \(identity.creator)")
-        add("file id", "\(identity.fileUUID)")
-        return table.wrappedLines(width: width)
+        if let rates { facts.add("rates", rates) }
+        facts.add("superblock", superblock)
+        if !identity.fingerprint.isEmpty { facts.add("fingerprint", "\(identity.fingerprint)") }
+        if identity.worldSize > 1 { facts.add("rank", "\(identity.rank) of \(identity.worldSize)") }
+        facts.add("created", "\(Quantity.date(identity.createdTime)) by \(identity.creator)")
+        facts.add("file id", "\(identity.fileUUID)")
+        return facts.lines(width: width)
     }
 
     private var newest: StyledText {
@@ -75,7 +72,7 @@ struct SummaryScreen {
         // A writer takes the mark of a clean close away before it writes anything else.
         guard isKnown || superblock.isCleanClose else {
             return """
-                \("unknown", .yellow): there are no locks here that tell; process \
+                \("unknown", .yellow): there are no locks here that show it; process \
                 \(superblock.writerPID) has not closed the file
                 """
         }
@@ -89,8 +86,8 @@ struct SummaryScreen {
         let whole = copies.filter { $0.superblock != nil }.count
         let count: StyledText =
             whole == copies.count
-            ? "\(whole) of \(copies.count) copies whole"
-            : "\("\(whole) of \(copies.count) copies whole", .red)"
+            ? "\(whole) of \(copies.count) copies intact"
+            : "\("\(whole) of \(copies.count) copies intact", .red)"
         guard let superblock = decision.superblock else { return count }
         return "generation \(superblock.generation), \(count)"
     }
@@ -271,7 +268,7 @@ struct SummaryScreen {
         for failure in inspection.image.readFailures { add("\(failure)") }
         if list.rows.isEmpty { return [] }
         return [""] + list.wrappedLines(width: width)
-            + ["", "  \("pcfsck \(inspection.path)", .bold) says what this means."]
+            + ["", "  \("pcfsck \(inspection.path)", .bold) explains this."]
     }
 
     static func failure<Value>(_ result: Result<Value, FormatError>) -> String? {

@@ -4,7 +4,7 @@ internal import CheckpointRecovery
 /// What can still be told of a file whose identity blocks are lost: the blocks that say what they
 /// are, wherever they lie.
 struct WreckScreen {
-    /// The metadata lies at the begin; what is further in is payload.
+    /// The metadata is at the begin; what is further in is payload.
     private static let headByteCount: UInt64 = 64 << 20
     private static let tailByteCount: UInt64 = 1 << 20
     private static let pieceByteCount: UInt64 = 1 << 20
@@ -17,7 +17,7 @@ struct WreckScreen {
     /// Empty when no block is recognised.
     func lines(width: Int?) throws(CheckpointError) -> [StyledText] {
         var table = TableLayout([
-            .right("byte"), .left("block"), .left("checksum"), .flexible("says"),
+            .right("byte"), .left("block"), .left("checksum"), .flexible("records"),
         ])
         let head = min(Self.headByteCount, file.byteCount) / Geometry.block * Geometry.block
         let tail = (file.byteCount - min(Self.tailByteCount, file.byteCount)) / Geometry.block
@@ -28,7 +28,7 @@ struct WreckScreen {
         let path = file.path
         return [
             "\(path, .bold): no identity block can be used",
-            "  Nothing says where slots lie; these blocks were found:",
+            "  Nothing records where slots are; these blocks were found:",
         ] + table.lines(width: width) + [
             "  pcinspect hexdump \(path) --offset BYTE --annotate shows one of them."
         ]

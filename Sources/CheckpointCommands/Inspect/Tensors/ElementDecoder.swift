@@ -138,7 +138,7 @@ struct ElementDecoder: Sendable {
     /// IEEE half precision. The exponent is moved to where single precision has it, and made
     /// right by a multiplication, which is exact, also for denormal numbers.
     @inline(__always)
-    private static func half(_ bits: UInt16) -> Double {
+    static func half(_ bits: UInt16) -> Double {
         let magnitude = UInt32(bits & 0x7FFF) << 13
         let sign = UInt32(bits & 0x8000) << 16
         let isFinite = bits & 0x7C00 != 0x7C00

@@ -12,9 +12,8 @@ struct InspectTensorsCommand: ToolCommand {
 
     @Option(
         name: .customLong("tensor"), parsing: .singleValue,
-        help: ArgumentHelp(
-            "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated.",
-            valueName: "glob"))
+        help: .of(
+            "glob", "Only tensors whose name fits this pattern of * ? [a-z]; may be repeated."))
     var patterns: [String] = []
 
     @Flag(help: "Read the tensors: least, largest, mean, deviation, NaN, Inf, zeros.")
@@ -40,8 +39,8 @@ struct InspectTensorsCommand: ToolCommand {
         } else {
             let output = Output.standard
             if let scanned {
-                StatisticsScreen(tensors, scanned, isSalvage: salvage)
-                    .lines(candidate, width: output.columnCount).forEach(output.line)
+                let screen = StatisticsScreen(tensors, scanned, isSalvage: salvage)
+                output.show { screen.lines(candidate, width: $0) }
             } else {
                 TensorScreen.forEachLine(
                     candidate, tensors, metadata: manifest.metadata, width: output.columnCount
@@ -63,7 +62,7 @@ struct InspectTensorsCommand: ToolCommand {
             tool: "pcinspect",
             [
                 "file": InspectionJSON.file(inspection),
-                "slot": .count(Int(candidate.slot.rawValue)),
+                "slot": .count(candidate.slot.rawValue),
                 "sequence": .integer(candidate.sequence.rawValue),
                 "step": .integer(candidate.step),
                 "data_offset": .integer(manifest.dataOffset),
@@ -71,14 +70,9 @@ struct InspectTensorsCommand: ToolCommand {
             ])
         let list = tensors.indices.lazy.map { index -> JSONValue in
             let tensor = tensors[index]
-            let start = manifest.dataOffset + tensor.dataRange.lowerBound
             let damaged = scanned?[index].damagedChunks ?? []
-            return .dictionary([
-                "name": .string(tensor.name),
-                "dtype": .string(tensor.elementType.name),
-                "shape": .array(tensor.shape.map { .integer($0) }),
-                "byte_count": .count(tensor.dataRange.count),
-                "payload_offset": .integer(start),
+            return tensor.json([
+                "payload_offset": .integer(manifest.payloadRange(of: tensor).lowerBound),
                 "statistics": scanned.map { statistics(tensor, $0[index]) } ?? .null,
                 "damaged_chunks": .array(damaged.map { .count($0) }),
                 "damage": .text(scanned?[index].damage),
@@ -111,7 +105,7 @@ struct InspectTensorsCommand: ToolCommand {
             "minimum": number(statistics.least),
             "maximum": number(statistics.largest),
             "mean": statistics.finiteCount == 0 ? .null : .decimal(statistics.mean),
-            "standard_deviation": statistics.standardDeviation.map { .decimal($0) } ?? .null,
+            "standard_deviation": .figure(statistics.standardDeviation),
         ])
     }
 }

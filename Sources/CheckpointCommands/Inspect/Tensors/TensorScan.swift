@@ -10,7 +10,7 @@ struct TensorScan {
     /// What is known of one tensor.
     struct Result: Sendable {
         var statistics = TensorStatistics()
-        /// Damaged chunks that the tensor lies in, the first of them with the reason.
+        /// Damaged chunks that the tensor is in, the first of them with the reason.
         var damagedChunks: [Int] = []
         var damage: String?
     }
@@ -18,7 +18,7 @@ struct TensorScan {
     private struct Part: Sendable {
         var tensor: Int
         var statistics = TensorStatistics()
-        /// The bytes before the first whole unit and behind the last one: elements that lie in
+        /// The bytes before the first whole unit and behind the last one: elements that are in
         /// two chunks.
         var head: [UInt8] = []
         var tail: [UInt8] = []
@@ -45,10 +45,7 @@ struct TensorScan {
     ) throws(CheckpointError) {
         self.selected = selected
         chunkByteCount = UInt64(selected.candidate.header.chunkByteCount)
-        let start = manifest.dataOffset
-        ranges = tensors.map {
-            start + $0.dataRange.lowerBound..<start + $0.dataRange.upperBound
-        }
+        ranges = tensors.map(manifest.payloadRange)
         var decoders: [ElementDecoder] = []
         for tensor in tensors {
             guard let decoder = ElementDecoder(tensor.elementType) else {
@@ -91,34 +88,20 @@ struct TensorScan {
         selected.candidate.table.entries[chunk].rawByteCount
     }
 
-    private func chunks(_ range: Range<UInt64>) -> Range<Int> {
-        if range.isEmpty { return 0..<0 }
-        return Int(
-            range.lowerBound / chunkByteCount)..<Int(
-                (range.upperBound - 1) / chunkByteCount + 1)
-    }
-
     private var chunkIndices: [Int] {
         var indices: [Int] = []
         for range in ranges {
-            for chunk in chunks(range) where indices.last != chunk { indices.append(chunk) }
+            for chunk in selected.candidate.header.chunks(of: range)
+            where indices.last != chunk {
+                indices.append(chunk)
+            }
         }
         return indices
     }
 
     /// The tensors with a byte in `window`.
     private func tensors(in window: Range<UInt64>) -> [Int] {
-        var (low, high) = (0, ranges.count)
-        while low < high {
-            let middle = (low + high) / 2
-            if ranges[middle].upperBound > window.lowerBound {
-                high = middle
-            } else {
-                low = middle + 1
-            }
-        }
-        return (low..<ranges.count).prefix { ranges[$0].lowerBound < window.upperBound }
-            .filter { !ranges[$0].isEmpty }
+        ranges.indices.overlapping(window) { ranges[$0] }.filter { !ranges[$0].isEmpty }
     }
 
     private func parts(_ damage: ChunkDamage) -> [Part] {

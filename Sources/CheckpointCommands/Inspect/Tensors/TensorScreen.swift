@@ -15,15 +15,6 @@ enum Manifest {
 
 /// The list of tensors that pcinspect and pcextract show.
 enum TensorScreen {
-    static func lines(
-        _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],
-        metadata: [(key: String, value: String)], width: Int?
-    ) -> [StyledText] {
-        var lines: [StyledText] = []
-        forEachLine(candidate, tensors, metadata: metadata, width: width) { lines.append($0) }
-        return lines
-    }
-
     /// Line by line: a manifest may name a million tensors.
     static func forEachLine(
         _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],

@@ -80,12 +80,12 @@ struct TensorStatistics: Sendable {
             var offset = 0
             while offset < bytes.count {
                 let unitCount = min(ElementDecoder.blockUnitCount, (bytes.count - offset) / size)
-                // Safe: the units lie in `bytes`, and the memory has room for a block's numbers.
+                // Safe: the units are in `bytes`, and the memory has room for a block's numbers.
                 unsafe decoder.decode(start + offset, unitCount: unitCount, into: target)
                 if decoder.isComplex { unsafe Self.takeAbsolutes(target, unitCount) }
                 var block = TensorStatistics()
                 unsafe block.addBlock(target, unitCount * decoder.unitElementCount)
-                // Safe: the units lie in `bytes`.
+                // Safe: the units are in `bytes`.
                 block.integers = unsafe decoder.integerRange(start + offset, unitCount: unitCount)
                 merge(block)
                 offset += unitCount * size

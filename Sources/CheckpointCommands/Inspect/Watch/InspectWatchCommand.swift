@@ -17,20 +17,20 @@ struct InspectWatchCommand: ToolCommand {
 
     @OptionGroup var options: InspectedFile
 
-    @Option(help: ArgumentHelp("Seconds between two looks.", valueName: "seconds"))
+    @Option(help: .of("seconds", "Seconds between two looks."))
     var interval = 1.0
 
-    @Option(help: ArgumentHelp("End after so many looks.", valueName: "looks"))
+    @Option(help: .of("looks", "End after so many looks."))
     var count: UInt64?
 
     @Flag(help: "End when the writer has closed the file, or is gone.")
     var untilClosed = false
 
     @Option(
-        help: ArgumentHelp(
+        help: .of(
+            "seconds",
             "End when nothing became durable for so long while a writer has the file, or when it "
-                + "is gone.",
-            valueName: "seconds"))
+                + "is gone."))
     var exitOnStall: Double?
 
     @Flag(help: "Wait for a file that is not there yet.")
@@ -126,7 +126,7 @@ private struct WatchRun {
         return watch.update(look)
     }
 
-    /// The status to end with; nil to go on.
+    /// The status to end with; nil to continue.
     var end: ExitStatus? {
         if let sample = watch.sample, watch.failure == nil {
             if sample.writer == .gone, command.untilClosed || command.exitOnStall != nil {

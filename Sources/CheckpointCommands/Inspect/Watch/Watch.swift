@@ -12,7 +12,7 @@ struct Watch {
         case writerStarted = "writer_started"
         case writerClosed = "writer_closed"
         case writerGone = "writer_gone"
-        /// Nobody can tell whether a writer is at work.
+        /// Nothing shows whether a writer is at work.
         case writerUnknown = "writer_unknown"
         case stalled, resumed
         /// Another file has the path now.
@@ -104,7 +104,7 @@ struct Watch {
         case .unknown:
             Event(
                 kind: .writerUnknown,
-                message: "no locks here tell whether a writer is at work; the file was not closed")
+                message: "no locks here show whether a writer is at work; the file was not closed")
         }
     }
 
@@ -114,7 +114,7 @@ struct Watch {
         return new.map { Event(kind: .began, message: "\(Self.name($0)) began") }
     }
 
-    /// Whether a superblock has ever named what it does not name now, nobody can tell: the
+    /// Whether a superblock has ever named what it does not name now, nothing shows it: the
     /// checkpoint may have been overtaken.
     private func finishedEvent(_ header: SlotHeader, _ next: WatchSample) -> Event {
         next.names(header)

@@ -25,21 +25,21 @@ enum WatchJSON {
                     sample == nil ? nil : watch.history.usualInterval),
                 "stall_limit_nanoseconds": .number(sample == nil ? nil : watch.stallLimit),
                 "is_stalled": .bool(watch.isStalled),
-                "commits_per_minute": rates.map { .decimal($0.commitsPerMinute) } ?? .null,
-                "durable_bytes_per_second": rates.map { .decimal($0.bytesPerSecond) } ?? .null,
+                "commits_per_minute": .figure(rates?.commitsPerMinute),
+                "durable_bytes_per_second": .figure(rates?.bytesPerSecond),
             ]
         ).line
     }
 
     private static func pins(_ pin: SlotPin) -> [JSONValue] {
         pin.holdersJSON.map {
-            .dictionary(["slot": .count(Int(pin.slot.rawValue)), "process": $0])
+            .dictionary(["slot": .count(pin.slot.rawValue), "process": $0])
         }
     }
 
     private static func checkpoint(_ header: SlotHeader) -> JSONValue {
         .dictionary([
-            "slot": .count(Int(header.slot.rawValue)),
+            "slot": .count(header.slot.rawValue),
             "sequence": .integer(header.sequence.rawValue),
             "step": .integer(header.step),
             "began_time_nanoseconds": .integer(header.beganTime),

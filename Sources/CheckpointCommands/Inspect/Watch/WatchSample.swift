@@ -11,11 +11,10 @@ struct WatchSample {
         case closed
         /// The lock is free, and the last writer did not close the file: killed, or crashed.
         case gone
-        /// There are no locks that tell, and the last writer has not closed the file.
+        /// There are no locks that show it, and the last writer has not closed the file.
         case unknown
     }
 
-    let path: String
     /// Nanoseconds since 1970.
     let time: UInt64
     let writer: Writer
@@ -26,29 +25,13 @@ struct WatchSample {
     /// Reads the metadata of `path`, which is opened anew each time, so that a file that was
     /// renamed over the path is seen. Takes no lock.
     init(path: String) throws(CheckpointError) {
-        self.path = path
-        let storage: FileStorage
-        // A writer closes the file before it lets go of the lock: asked in this order, a free lock
-        // means that the superblock read below tells how its holder ended.
-        let isLocked: Bool?
-        do throws(StorageError) {
-            storage = try FileStorage(path: path, access: .read)
-            isLocked = try storage.isLockedByAnother(.writer)
-        } catch {
-            throw CheckpointError(error)
-        }
-        do throws(CheckpointError) {
-            let image = try MetadataImage.readSettled(from: storage)
-            decision = try SlotSelection.decide(image, allowsTruncation: true)
-        } catch {
-            var located = error
-            located.message = "\(path): \(error.message)"
-            throw located
-        }
+        let inspection = try Inspection(path: path)
+        (decision, pins, time) = (inspection.decision, inspection.pins, inspection.now)
+        let isLocked = inspection.isWriterAtWork
         if decision.isTruncated {
             throw CheckpointError(
                 .corrupt,
-                "\(path) is truncated: it has \(storage.byteCount) bytes, expected "
+                "\(path) is truncated: it has \(inspection.storage.byteCount) bytes, expected "
                     + "\(decision.identity.geometry.fileByteCount); run pcfsck \(path)")
         }
         let isClosed = decision.superblock?.isCleanClose ?? false
@@ -56,11 +39,9 @@ struct WatchSample {
         // mark is believed without a lock.
         writer =
             isLocked == true ? .atWork : isClosed ? .closed : isLocked == nil ? .unknown : .gone
-        pins = storage.slotPins(decision.identity.geometry.slots)
-        time = SystemClock.wallTime
     }
 
-    /// nil when nobody can tell.
+    /// nil when nothing shows it.
     var isWriterAtWork: Bool? { writer == .unknown ? nil : writer == .atWork }
 
     var fileUUID: Identifier128 { decision.identity.fileUUID }

@@ -38,39 +38,37 @@ struct WatchScreen {
     }
 
     private func facts(_ sample: WatchSample) -> [StyledText] {
-        var table = TableLayout([.left(""), .left("")])
-        func add(_ name: String, _ value: StyledText) {
-            table.add([StyledText(name, .dim), value])
-        }
-        add("writer", writer(sample))
-        add("durable", newest(sample))
-        add("in flight", inFlight(sample))
+        var facts = FactTable()
+        facts.add("writer", writer(sample))
+        facts.add("durable", newest(sample))
+        facts.add("in flight", inFlight(sample))
         for (index, pin) in sample.pins.enumerated() {
-            add(index == 0 ? "readers" : "", "\(pin.description)")
+            facts.add(index == 0 ? "readers" : "", "\(pin.description)")
         }
         if let rates = watch.history.rates(now: sample.time) {
             let perMinute = (rates.commitsPerMinute * 10).rounded() / 10
-            add(
+            facts.add(
                 "rate",
                 """
                 \(perMinute) commits/min, \
                 \(Quantity.bytes(UInt64(rates.bytesPerSecond)))/s made durable
                 """)
         } else {
-            add("rate", "not known yet")
+            facts.add("rate", "not known yet")
         }
         if let usual = watch.history.usualInterval {
             let chart = watch.history.sparkline(columnCount: Self.chartColumnCount)
-            add("intervals", "\(chart, .cyan)  usually \(Quantity.duration(nanoseconds: usual))")
+            facts.add(
+                "intervals", "\(chart, .cyan)  usually \(Quantity.duration(nanoseconds: usual))")
         }
-        return table.lines(width: nil)
+        return facts.lines(width: nil)
     }
 
     private func writer(_ sample: WatchSample) -> StyledText {
         switch sample.writer {
         case .closed: return "none; the file was closed with nothing in flight"
         case .gone: return "\("writer gone", .red): it released the lock without closing the file"
-        case .unknown: return "\("unknown", .yellow): there are no locks here that tell"
+        case .unknown: return "\("unknown", .yellow): there are no locks here that show it"
         case .atWork:
             let process = sample.decision.superblock.map { ", process \($0.writerPID)" } ?? ""
             return watch.isStalled
