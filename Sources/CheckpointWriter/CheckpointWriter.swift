@@ -140,37 +140,32 @@ public final class CheckpointWriter: Sendable {
         step: UInt64, payload: CheckpointPayload, userMetadata: String = "", isUrgent: Bool = false,
         needsApproval: Bool = false
     ) throws(CheckpointError) -> CheckpointTicket {
-        try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
-        let request = SaveRequest(
-            step: step, payload: payload, userMetadata: userMetadata, isUrgent: isUrgent,
-            needsApproval: needsApproval)
-        let began = SystemClock.monotonicTime
+        let pending = try prepare(
+            step: step, payload: payload, userMetadata: userMetadata, needsApproval: needsApproval)
         var deadline: UInt64 = 0
-        var isWaitingUrgently = false
-        defer { if isWaitingUrgently { endUrgentWait() } }
         if case .wait(let timeout?) = engine.options.busyPolicy {
-            deadline = began &+ max(timeout, 1)
+            deadline = SystemClock.monotonicTime &+ max(timeout, 1)
         }
         while true {
-            let attempt = try engine.monitor.withLock { state throws(CheckpointError) in
-                try state.admit(request, patience: engine.options.urgentPatienceNanoseconds)
-            }
-            switch attempt {
-            case .begun(let ticket, let brokenPin):
-                engine.monitor.wakeAll()
-                if let brokenPin { tellOfBrokenPin(brokenPin, step: step) }
-                return ticket
-            case .noSlot(let pinnedCount):
-                if isUrgent, !isWaitingUrgently {
-                    isWaitingUrgently = true
-                    engine.monitor.withLock { $0.beginUrgentWait() }
-                }
-                if pinnedCount > 0 { lookAtPins(step: step) }
-                try waitForSlot(
-                    step: step, pinnedCount: pinnedCount, isUrgent: isUrgent, deadline: deadline)
-                if case .skip = engine.options.busyPolicy { return skip(step) }
-            }
+            if let ticket = try pending.begin(isUrgent: isUrgent) { return ticket }
+            if let skipped = try pending.answerOfPolicy() { return skipped }
+            try pending.wait(isUrgent: isUrgent, deadline: deadline)
         }
+    }
+
+    /// The same in parts, for a caller that must not wait for a slot without a break.
+    ///
+    /// - Throws: `tooLarge`, `stepBackwards`, `failStop`, `closed`, `forked`, `invalidArgument`.
+    public func prepare(
+        step: UInt64, payload: CheckpointPayload, userMetadata: String = "",
+        needsApproval: Bool = false
+    ) throws(CheckpointError) -> PendingSave {
+        try checkArguments(step: step, payload: payload, userMetadata: userMetadata)
+        return PendingSave(
+            self, engine,
+            SaveRequest(
+                step: step, payload: payload, userMetadata: userMetadata,
+                needsApproval: needsApproval))
     }
 
     private func checkArguments(
@@ -209,102 +204,6 @@ public final class CheckpointWriter: Sendable {
         }
     }
 
-    private func endUrgentWait() {
-        engine.monitor.withLock { $0.endUrgentWait() }
-        engine.monitor.wakeAll()
-    }
-
-    private func tellOfBrokenPin(_ slot: SlotIndex, step: UInt64) {
-        let pins = engine.storage.slotPins([slot]).map(\.description).joined()
-        engine.options.logger.warning(
-            "an urgent save took a slot from its readers",
-            metadata: [
-                "path": "\(engine.storage.path)", "step": "\(step)", "slot": "\(slot)",
-                "pins": "\(pins)",
-            ])
-    }
-
-    /// Waits until a checkpoint has ended, or, as readers do not tell when they unpin, for a
-    /// short while.
-    private func waitForSlot(
-        step: UInt64, pinnedCount: Int, isUrgent: Bool, deadline: UInt64
-    ) throws(CheckpointError) {
-        switch engine.options.busyPolicy {
-        case .skip: return
-        case .fail: throw busyError(.busy, step, pinnedCount: pinnedCount)
-        case .wait: break
-        }
-        let began = SystemClock.monotonicTime
-        let unpinDeadline = began + 20_000_000
-        engine.monitor.wait(deadline: deadline == 0 ? unpinDeadline : min(deadline, unpinDeadline))
-        {
-            $0.failStop != nil || $0.isClosing
-                || (isUrgent || $0.urgentWaitCount == 0) && $0.slots.free.count > pinnedCount
-                    && $0.inFlight.count < engine.geometry.inFlightCount
-        }
-        let now = SystemClock.monotonicTime
-        engine.monitor.withLock { $0.statistics.busyNanoseconds += now - began }
-        if deadline != 0, now >= deadline {
-            throw busyError(.timeout, step, pinnedCount: pinnedCount)
-        }
-    }
-
-    /// Finds out whom a save waits for, now and then, and tells the log once when it takes long.
-    private func lookAtPins(step: UInt64, isFailing: Bool = false) {
-        let now = SystemClock.monotonicTime
-        let slots = engine.monitor.withLock { $0.beginPinLook(now: now, isFailing: isFailing) }
-        guard !slots.isEmpty else { return }
-        // Not with the lock held: all of /proc is read.
-        let pins = engine.storage.slotPins(slots)
-        let limit = engine.options.pinWarningNanoseconds
-        let waited = engine.monitor.withLock { $0.endPinLook(pins, now: now, limit: limit) }
-        guard let waited else { return }
-        engine.options.logger.warning(
-            "a save waits for readers",
-            metadata: [
-                "path": "\(engine.storage.path)", "step": "\(step)",
-                "waited_seconds": "\(waited / 1_000_000_000)",
-                "pins": "\(pins.map(\.description).joined(separator: "; "))",
-            ])
-    }
-
-    private func busyError(
-        _ code: CheckpointError.Code, _ step: UInt64, pinnedCount: Int
-    ) -> CheckpointError {
-        if pinnedCount > 0 { lookAtPins(step: step, isFailing: true) }
-        let (pins, inFlightCount, isStandingBack, isHolding) = engine.monitor.withLock {
-            (
-                $0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0,
-                $0.slots.holdsSlot
-            )
-        }
-        let reason =
-            if pinnedCount == 0, isStandingBack {
-                "an urgent save waits for the next slot; try again"
-            } else if pinnedCount == 0, isHolding {
-                "a slot is kept until the first save since opening is durable; wait for that save"
-            } else if pinnedCount == 0 {
-                "\(inFlightCount) of \(engine.geometry.inFlightCount) checkpoints are in flight; "
-                    + "save less often, or create the file with more slots in flight"
-            } else if pins.isEmpty {
-                "a reader has pinned every free slot; close the reader, or create the file with "
-                    + "more slots in flight"
-            } else {
-                pins.map(\.description).joined(separator: "; ")
-                    + "; close that reader, or create the file with more slots in flight"
-            }
-        return CheckpointError(
-            code, "\(engine.storage.path): cannot start step \(step): \(reason)",
-            slot: pins.first?.slot)
-    }
-
-    private func skip(_ step: UInt64) -> CheckpointTicket {
-        engine.monitor.withLock { $0.statistics.skippedCount += 1 }
-        let ticket = CheckpointTicket(step: step, sequence: .none, urgency: engine.urgency)
-        ticket.resolve(.skipped)
-        return ticket
-    }
-
     /// Says that the memory of a checkpoint did not change while it was copied: commit it.
     ///
     /// One that has ended, or that needed no approval, is left alone.
@@ -327,12 +226,7 @@ public final class CheckpointWriter: Sendable {
     }
 
     public var statistics: WriterStatistics {
-        engine.monitor.withLock { state in
-            var statistics = state.statistics
-            statistics.inFlightCount = state.inFlight.count
-            statistics.pinnedSlots = state.pinStall?.pins ?? []
-            return statistics
-        }
+        engine.monitor.withLock { $0.currentStatistics(now: SystemClock.monotonicTime) }
     }
 
     /// Waits until nothing is in flight, marks the file as cleanly closed, and unlocks it.

@@ -179,6 +179,64 @@ public func pcc_writer_save(
 }
 
 @c @implementation
+public func pcc_writer_prepare(
+    _ writer: OpaquePointer?, _ step: UInt64, _ tensors: UnsafePointer<pcc_tensor>?,
+    _ tensor_count: Int, _ metadata: UnsafePointer<pcc_metadata>?, _ metadata_count: Int,
+    _ options: UnsafePointer<pcc_save_options>?, _ save: UnsafeMutablePointer<OpaquePointer?>?,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        guard let save = save else { throw invalid("save is NULL") }
+        let given = try PCCheckC.options(
+            options, default: pcc_save_options(), name: "pcc_save_options")
+        let pending = try writer.prepare(
+            step: step, payload: try payload(tensors, tensor_count, metadata, metadata_count),
+            userMetadata: try optionalText(given.user_metadata, "user_metadata") ?? "",
+            needsApproval: given.needs_approval != 0)
+        save.pointee = Handle.make(pending)
+    }
+}
+
+@c @implementation
+public func pcc_save_begin(
+    _ save: OpaquePointer?, _ is_urgent: UInt32,
+    _ ticket: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        let pending = try Handle.object(save, PendingSave.self, "save")
+        guard let ticket = ticket else { throw invalid("ticket is NULL") }
+        var begun = try pending.begin(isUrgent: is_urgent != 0)
+        if begun == nil, is_urgent == 0 { begun = try pending.answerOfPolicy() }
+        guard let begun = begun else {
+            throw CheckpointError(.busy, "there is no slot yet; wait with pcc_save_wait")
+        }
+        ticket.pointee = Handle.make(begun)
+    }
+}
+
+@c @implementation
+public func pcc_save_wait(
+    _ save: OpaquePointer?, _ is_urgent: UInt32, _ timeout_ms: Int64,
+    _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        try Handle.object(save, PendingSave.self, "save")
+            .wait(
+                isUrgent: is_urgent != 0,
+                timeoutNanoseconds: nanoseconds(milliseconds: timeout_ms))
+    }
+}
+
+@c @implementation
+public func pcc_save_dispose(_ save: UnsafeMutablePointer<OpaquePointer?>?) {
+    // Safe: the caller gives NULL or a place for a handle.
+    guard let save = save, let handle = save.pointee else { return }
+    Handle.release(handle)
+    save.pointee = nil
+}
+
+@c @implementation
 public func pcc_writer_save_opaque(
     _ writer: OpaquePointer?, _ step: UInt64, _ regions: UnsafePointer<pcc_region>?,
     _ region_count: Int, _ options: UnsafePointer<pcc_save_options>?,

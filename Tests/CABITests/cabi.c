@@ -334,6 +334,46 @@ static void refusals(const char *directory)
 }
 
 /* A message that is longer than the struct's room. */
+/* A save in parts: it does not wait where it must not, and is told what is in the way. */
+static void save_in_parts(const char *directory)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/parts.pcc", directory);
+    create(path, 1);
+    pcc_writer *writer = NULL;
+    OK(pcc_writer_open(path, NULL, &writer, &error));
+    float *values = malloc(ELEMENTS * sizeof(float));
+    fill(values, 1);
+    const uint64_t shape[1] = {ELEMENTS};
+    pcc_tensor tensor = {.name = "weight", .dtype = "F32", .shape = shape, .rank = 1,
+                         .data = values, .byte_count = ELEMENTS * sizeof(float)};
+    pcc_save_options options = {.struct_size = sizeof options, .needs_approval = 1};
+    pcc_save *first = NULL, *second = NULL;
+    OK(pcc_writer_prepare(writer, 1, &tensor, 1, NULL, 0, &options, &first, &error));
+    OK(pcc_writer_prepare(writer, 2, &tensor, 1, NULL, 0, NULL, &second, &error));
+    pcc_ticket *ticket = NULL, *next = NULL;
+    OK(pcc_save_begin(first, 0, &ticket, &error));
+    /* Not approved: the slot stays taken. */
+    CHECK(pcc_save_begin(second, 0, &next, &error) == PCC_BUSY && next == NULL);
+    CHECK(pcc_save_wait(second, 0, 20, &error) == PCC_TIMEOUT);
+    CHECK(strstr(error.message, "1 of 1 checkpoints are in flight") != NULL);
+    OK(pcc_ticket_wait_staged(ticket, -1, &error));
+    OK(pcc_writer_approve(writer, ticket, &error));
+    OK(pcc_save_wait(second, 0, -1, &error));
+    OK(pcc_save_begin(second, 0, &next, &error));
+    OK(pcc_ticket_wait(next, -1, &error));
+    pcc_save_dispose(&first);
+    pcc_save_dispose(&second);
+    pcc_save_dispose(&second);
+    CHECK(first == NULL && second == NULL);
+    CHECK(pcc_save_begin(NULL, 0, &next, &error) == PCC_INVALID_ARGUMENT);
+    pcc_ticket_free(ticket);
+    pcc_ticket_free(next);
+    OK(pcc_writer_close(writer, &error));
+    free(values);
+    passed("a save in parts waits only where it is asked to");
+}
+
 static void messages(const char *directory)
 {
     char path[4096], folder[256];
@@ -441,6 +481,7 @@ int main(int count, char **arguments)
     snprintf(path, sizeof path, "%s/crash.pcc", arguments[1]);
     crash_and_recover(arguments[0], path);
     refusals(arguments[1]);
+    save_in_parts(arguments[1]);
     messages(arguments[1]);
     fork_beside_everything(arguments[1]);
     printf("%d passed, 0 failed\n", case_count);

@@ -245,6 +245,31 @@ PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
                                           pcc_error *error);
 
 /*
+ * pcc_writer_save in parts, for a caller that must not wait for a slot without a break, such as an
+ * interpreter that handles signals. One thread at a time uses a pcc_save.
+ *
+ * pcc_writer_prepare describes the payload, once: names and metadata are copied, and
+ * options->is_urgent is not read. pcc_save_begin begins the checkpoint, and never waits: while
+ * there is no slot it returns PCC_BUSY, or a skipped ticket where the policy is to skip.
+ * pcc_save_wait returns PCC_OK when pcc_save_begin is worth another call, and PCC_TIMEOUT, with
+ * what is in the way, when the time is over. A save that is_urgent (1) waits whatever the policy,
+ * and keeps its claim on the next slot between two waits. pcc_save_dispose frees it and sets *save
+ * to NULL, also after it has begun.
+ */
+typedef struct pcc_save pcc_save;
+
+PCC_API pcc_status pcc_writer_prepare(pcc_writer *writer, uint64_t step,
+                                      const pcc_tensor *tensors, size_t tensor_count,
+                                      const pcc_metadata *metadata, size_t metadata_count,
+                                      const pcc_save_options *options, pcc_save **save,
+                                      pcc_error *error);
+PCC_API pcc_status pcc_save_begin(pcc_save *save, uint32_t is_urgent, pcc_ticket **ticket,
+                                  pcc_error *error);
+PCC_API pcc_status pcc_save_wait(pcc_save *save, uint32_t is_urgent, int64_t timeout_ms,
+                                 pcc_error *error);
+PCC_API void pcc_save_dispose(pcc_save **save);
+
+/*
  * For an application that finds out only after a ticket is staged whether its memory changed during
  * the copy. A checkpoint that was saved with needs_approval is committed after pcc_writer_approve,
  * and ends as failed with PCC_REJECTED after pcc_writer_reject; pcc_writer_close rejects the

@@ -98,10 +98,13 @@ final class Engine: Sendable {
                 let elapsed = SystemClock.monotonicTime - began
                 let isQuiet = monitor.withLock { state in
                     state.statistics.copyNanoseconds += elapsed
+                    let inFlightCount = state.inFlight.count
                     state.finishCopy(copy, done)
                     return urgency.isUrgent && state.isCopying
+                        && state.inFlight.count == inFlightCount
                 }
                 // Writers that stand back need not be woken for each chunk; the last one does it.
+                // A save that waits for a slot must be, when one is free.
                 if !isQuiet { monitor.wakeAll() }
             } catch {
                 logAbandoned(copy.checkpoint, error)

@@ -43,6 +43,9 @@ struct EngineState {
     private(set) var isStopped = false
     /// Urgent saves that wait for a slot: the others stand back until they have one.
     private(set) var urgentWaitCount = 0
+    /// How many saves wait for a slot, and the sum of the times when they began to.
+    private var waitCount: UInt64 = 0
+    private var waitBeganSum: UInt64 = 0
     /// Set while a save waits for readers.
     private(set) var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
@@ -105,8 +108,59 @@ struct EngineState {
     ///
     /// - Parameter patience: how long an urgent one leaves a slot to its readers.
     mutating func admit(
-        _ request: SaveRequest, patience: UInt64
+        _ request: SaveRequest, isUrgent: Bool, patience: UInt64
     ) throws(CheckpointError) -> Admission {
+        guard let (slot, isPinned) = try takeSlot(request, isUrgent, patience: patience) else {
+            return .noSlot(pinnedCount: pinnedCount(isUrgent))
+        }
+        pinStall = nil
+        // Its readers find the mark before the first chunk: COMMIT.md, rules 7 and 8.
+        if isPinned { statistics.brokenPinCount += 1 }
+        let checkpoint = begin(request, isUrgent: isUrgent, in: slot)
+        return .begun(checkpoint.ticket, brokenPin: isPinned ? slot : nil)
+    }
+
+    enum Chance {
+        /// `admit` would find a slot, or an error.
+        case open
+        /// As of `Admission`.
+        case noSlot(pinnedCount: Int)
+    }
+
+    /// What `admit` would find, now.
+    mutating func chance(of request: SaveRequest, isUrgent: Bool, patience: UInt64) -> Chance {
+        do throws(CheckpointError) {
+            guard let (slot, isPinned) = try takeSlot(request, isUrgent, patience: patience) else {
+                return .noSlot(pinnedCount: pinnedCount(isUrgent))
+            }
+            // `admit` takes the lock again, at once: who pins the slot in between had better not.
+            if !isPinned { try? storage.unlock(.slot(slot)) }
+            return .open
+        } catch {
+            return .open
+        }
+    }
+
+    /// How many slots are free, but pinned by readers, for a save that found none.
+    private mutating func pinnedCount(_ isUrgent: Bool) -> Int {
+        // Whoever waits for an urgent one to go first has no slot to complain about.
+        if standsBack(isUrgent) { return 0 }
+        let count = inFlight.count >= geometry.inFlightCount ? 0 : slots.free.count
+        if count == 0 {
+            pinStall = nil
+        } else if pinStall == nil {
+            pinStall = PinStall(beganTime: SystemClock.monotonicTime)
+        }
+        return count
+    }
+
+    private func standsBack(_ isUrgent: Bool) -> Bool { !isUrgent && urgentWaitCount > 0 }
+
+    /// A free slot that no reader has pinned, with its lock byte, which is held until the
+    /// checkpoint ends. An urgent save loses patience with readers, and takes one all the same.
+    private func takeSlot(
+        _ request: SaveRequest, _ isUrgent: Bool, patience: UInt64
+    ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
         try checkOpen()
         try checkOrder(request.step)
         // Beyond the limit a crash could forget that the number was given.
@@ -116,28 +170,7 @@ struct EngineState {
                 "\(storage.path): \(Limits.sequenceReserve) checkpoints in a row did not "
                     + "become durable; check the device, then reopen the file")
         }
-        // Whoever waits for an urgent one to go first has no slot to complain about.
-        if !request.isUrgent, urgentWaitCount > 0 { return .noSlot(pinnedCount: 0) }
-        guard let (slot, isPinned) = try takeSlot(isUrgent: request.isUrgent, patience: patience)
-        else {
-            let isFull = inFlight.count >= geometry.inFlightCount
-            let pinnedCount = isFull ? 0 : slots.free.count
-            if pinnedCount == 0 {
-                pinStall = nil
-            } else if pinStall == nil {
-                pinStall = PinStall(beganTime: SystemClock.monotonicTime)
-            }
-            return .noSlot(pinnedCount: pinnedCount)
-        }
-        pinStall = nil
-        return .begun(begin(request, in: slot).ticket, brokenPin: isPinned ? slot : nil)
-    }
-
-    /// A free slot that no reader has pinned; its lock byte is held until the checkpoint ends. An
-    /// urgent save loses patience with readers, and takes one all the same.
-    private mutating func takeSlot(
-        isUrgent: Bool, patience: UInt64
-    ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
+        if standsBack(isUrgent) { return nil }
         if slots.free.isEmpty, inFlight.isEmpty, slots.quarantinedCount > 0 {
             throw CheckpointError(
                 .slotsExhausted,
@@ -156,21 +189,19 @@ struct EngineState {
         guard isUrgent, let pinStall, let slot = slots.free.first,
             SystemClock.monotonicTime - pinStall.beganTime >= patience
         else { return nil }
-        // Its readers find the mark before the first chunk: COMMIT.md, rules 7 and 8.
-        statistics.brokenPinCount += 1
         return (slot, true)
     }
 
     private mutating func begin(
-        _ request: SaveRequest, in slot: SlotIndex
+        _ request: SaveRequest, isUrgent: Bool, in slot: SlotIndex
     ) -> InFlightCheckpoint {
         let sequence = SequenceNumber(rawValue: nextSequence)
         nextSequence += 1
         lastStep = request.step
         slots.take(slot, for: sequence)
         let checkpoint = InFlightCheckpoint(
-            request, sequence: sequence, slot: slot, chunkByteCount: geometry.chunkByteCount,
-            urgency: urgency)
+            request, isUrgent: isUrgent, sequence: sequence, slot: slot,
+            chunkByteCount: geometry.chunkByteCount, urgency: urgency)
         inFlight.append(checkpoint)
         statistics.savedCount += 1
         enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
@@ -180,6 +211,26 @@ struct EngineState {
 
     mutating func beginUrgentWait() { urgentWaitCount += 1 }
     mutating func endUrgentWait() { urgentWaitCount -= 1 }
+
+    mutating func beginWait(now: UInt64) {
+        waitCount += 1
+        waitBeganSum &+= now
+    }
+
+    mutating func endWait(began: UInt64, now: UInt64) {
+        waitCount -= 1
+        waitBeganSum &-= began
+        statistics.busyNanoseconds += now - began
+    }
+
+    /// The statistics, with what is going on now.
+    func currentStatistics(now: UInt64) -> WriterStatistics {
+        var current = statistics
+        current.busyNanoseconds &+= waitCount &* now &- waitBeganSum
+        current.inFlightCount = inFlight.count
+        current.pinnedSlots = pinStall?.pins ?? []
+        return current
+    }
 
     /// The slots whose readers are to be looked at now; empty while that is not due.
     mutating func beginPinLook(now: UInt64, isFailing: Bool) -> [SlotIndex] {

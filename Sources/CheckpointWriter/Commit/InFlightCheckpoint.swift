@@ -51,8 +51,8 @@ final class InFlightCheckpoint: @unchecked Sendable {
     var logicalDigest: TreeDigest
 
     init(
-        _ request: SaveRequest, sequence: SequenceNumber, slot: SlotIndex, chunkByteCount: Int,
-        urgency: StagingUrgency
+        _ request: SaveRequest, isUrgent: Bool, sequence: SequenceNumber, slot: SlotIndex,
+        chunkByteCount: Int, urgency: StagingUrgency
     ) {
         let payload = request.payload
         self.sequence = sequence
@@ -60,7 +60,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         step = request.step
         self.payload = payload
         userMetadata = request.userMetadata
-        isUrgent = request.isUrgent
+        self.isUrgent = isUrgent
         needsApproval = request.needsApproval
         self.chunkByteCount = chunkByteCount
         payloadByteCount = payload.byteCount

@@ -8,7 +8,6 @@ struct SaveRequest {
     let step: UInt64
     let payload: CheckpointPayload
     let userMetadata: String
-    var isUrgent: Bool
     let needsApproval: Bool
 }
 

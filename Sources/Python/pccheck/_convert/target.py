@@ -91,7 +91,7 @@ class Target:
         writer = native.WriterOptions(
             struct_size=c.sizeof(native.WriterOptions), world_size=1, allow_network=1,
             pool_byte_count=min(_POOL_BYTE_COUNT, 2 * settings.capacity),
-            codec=native.CODEC[settings.codec], busy_timeout_ms=200,
+            codec=native.CODEC[settings.codec],
         )  # fmt: skip
         sweep(self._path)
         place = native.encode_path(self._temporary_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -16,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Busy, CheckpointError, Closed, Forked, Timeout
+from ..errors import CheckpointError, Closed, Forked
 from . import native
 from .debug import Watch
-from .handle import Approvals, Guard, SaveHandle
+from .handle import SLICE_MILLISECONDS, Approvals, Guard, SaveHandle
 from .past import Past
 from .tensors import TensorEntry
 
@@ -27,8 +28,6 @@ log = logging.getLogger("pccheck")
 
 # A save that waits so long for readers' pins says which processes they are.
 _PIN_WARNING_SECONDS = 2.0
-# Between two attempts to get a slot from a writer whose policy is not to wait for one.
-_BUSY_PAUSE_SECONDS = 0.005
 
 #: Registers memory, given its address and size in bytes; returns what undoes that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -146,6 +145,41 @@ def metadata_array(metadata: dict[str, str]) -> c.Array[native.Metadata]:
     return rows
 
 
+class PendingSave:
+    """A save that the library knows, and that has no slot yet."""
+
+    def __init__(self, library: c.CDLL) -> None:
+        self._library = library
+        self._process = os.getpid()
+        self.save = c.c_void_p()
+
+    def __del__(self) -> None:
+        # Interrupted before it was disposed of.
+        if getattr(self, "save", None):
+            self.dispose()
+
+    def dispose(self) -> None:
+        """Gives up its claim on a slot, and frees it."""
+        if self.save and os.getpid() == self._process:
+            # It sets the pointer to NULL itself: an interrupt leaves it freed or not, never lost.
+            self._library.pcc_save_dispose(c.byref(self.save))
+
+    def wait(self, is_urgent: bool, until: float | None) -> None:
+        """Returns when there may be a slot, or a slice of time is over, so that signals are heard.
+
+        Raises ``Timeout``, with what is in the way, when the deadline of one that is not urgent has
+        passed.
+        """
+        limit = math.inf if is_urgent or until is None else until
+        left = min(1000 * (limit - time.monotonic()), SLICE_MILLISECONDS)
+        error = native.Error()
+        status = self._library.pcc_save_wait(
+            self.save, is_urgent, max(0, math.ceil(left)), c.byref(error)
+        )
+        if status != native.TIMEOUT or time.monotonic() >= limit:
+            native.check(status, error)
+
+
 class Engine:
     """An open native writer, and the checkpoints whose memory it still reads.
 
@@ -165,8 +199,6 @@ class Engine:
         self._process = os.getpid()
         self._writer: c.c_void_p | None = c.c_void_p()
         self._table = TensorTable()
-        #: Threads with an urgent save that waits for a slot.
-        self._urgent_threads: list[int] = []
         self._is_skip_told = False
         self._outstanding: list[SaveHandle] = []
         self._approvals = Approvals()
@@ -231,106 +263,125 @@ class Engine:
         entries: Sequence[TensorEntry],
         metadata: dict[str, str],
         user_metadata: bytes | None,
-        retry_busy_until: float | None,
+        wait_until: float | None,
         urgent: bool | Callable[[], bool] = False,
         watch: Watch | None = None,
         guard: Guard | None = None,
         overlap: bool | None = None,
     ) -> SaveHandle:
-        """Begins a checkpoint; while every slot is in flight, retries until the deadline.
+        """Begins a checkpoint; while every slot is in flight, waits until the deadline.
 
         An urgent one waits for a slot whatever the policy, and goes before the others. A save may
-        become urgent while it waits: ``urgent`` is asked again for every attempt.
+        become urgent while it waits: ``urgent`` is asked again after every slice of the wait.
 
         Where memory must be copied before the caller's ``save`` returns, by ``overlap`` or because
         nothing guards it, that ``save`` calls ``end_waiting`` on the handle: until then nothing
         is committed.
         """
-        rows = metadata_array(metadata)
-        began, is_told, is_waiting = time.monotonic(), False, False
-        broken_count = 0
-        thread = threading.get_ident()
+        refuse_reentry(self, os.fsdecode(self._path))
+        handle = self._handle(step, entries, watch, guard, overlap)
+        pending = PendingSave(self._library)
         try:
-            while True:
-                is_urgent = urgent() if callable(urgent) else urgent
-                if is_urgent and not is_waiting:
-                    is_waiting = True
-                    self._urgent_threads.append(thread)
-                    broken_count = self.stats()["broken_pin_count"]
-                if not is_urgent and self._stands_back(thread, retry_busy_until):
-                    time.sleep(_BUSY_PAUSE_SECONDS)
-                    continue
-                options = native.SaveOptions(
-                    c.sizeof(native.SaveOptions), is_urgent, user_metadata
-                )
-                result = self._try_save(step, entries, rows, options, watch, guard, overlap)
-                if isinstance(result, SaveHandle):
-                    if result.needs_decision:
-                        self._approvals.add(result)
-                    self._tell_of_skip(result)
-                    if is_urgent and self.stats()["broken_pin_count"] > broken_count:
-                        log.warning(
-                            "%s: the urgent save of step %d took a slot from its readers",
-                            os.fsdecode(self._path), step,
-                        )  # fmt: skip
-                    return result
-                if not is_told and time.monotonic() - began > _PIN_WARNING_SECONDS:
-                    is_told = self._warn_of_pins(step)
-                is_patient = retry_busy_until is not None and time.monotonic() < retry_busy_until
-                if not is_urgent and not is_patient:
-                    raise result
-                # The library has waited already when it says so.
-                time.sleep(0 if isinstance(result, Timeout) else _BUSY_PAUSE_SECONDS)
+            self._prepare(pending, handle, entries, metadata, user_metadata)
+            self._begin_or_wait(pending, handle, wait_until, urgent)
         finally:
-            if is_waiting:
-                self._urgent_threads.remove(thread)
+            pending.dispose()
+        if handle.needs_decision:
+            self._approvals.add(handle)
+        self._tell_of_skip(handle)
+        return handle
 
-    def _stands_back(self, thread: int, until: float | None) -> bool:
-        """Whether an urgent save of another thread is to get the next slot."""
-        is_patient = until is not None and time.monotonic() < until
-        return is_patient and any(other != thread for other in self._urgent_threads)
-
-    def _try_save(
+    def _handle(
         self,
         step: int,
         entries: Sequence[TensorEntry],
-        rows: c.Array[native.Metadata],
-        options: native.SaveOptions,
         watch: Watch | None,
         guard: Guard | None,
         overlap: bool | None,
-    ) -> SaveHandle | CheckpointError:
-        """Begins a checkpoint, or returns that there is no slot for it yet."""
-        refuse_reentry(self, os.fsdecode(self._path))
+    ) -> SaveHandle:
+        self._check_process()
+        with self.lock:
+            handle = _handle_of(step, entries, watch, guard, self._open_writer())
+        if overlap is False or (overlap is None and handle.reads_early):
+            handle.begin_waiting()
+        return handle
+
+    def _prepare(
+        self,
+        pending: PendingSave,
+        handle: SaveHandle,
+        entries: Sequence[TensorEntry],
+        metadata: dict[str, str],
+        user_metadata: bytes | None,
+    ) -> None:
+        """Describes the payload to the library, which takes the table's rows as they are now."""
+        rows = metadata_array(metadata)
+        options = native.SaveOptions(
+            c.sizeof(native.SaveOptions), 0, user_metadata, handle.needs_decision
+        )
+        error = native.Error()
         self._check_process()
         with self.lock:
             writer = self._open_writer()
-            self.reap()
             address, count = self._table.fill(entries)
+            status = self._library.pcc_writer_prepare(
+                writer, handle.step, address, count, rows, len(rows), c.byref(options),
+                c.byref(pending.save), c.byref(error),
+            )  # fmt: skip
+            native.check(status, error)
+
+    def _begin_or_wait(
+        self,
+        pending: PendingSave,
+        handle: SaveHandle,
+        until: float | None,
+        urgent: bool | Callable[[], bool],
+    ) -> None:
+        """Begins a prepared checkpoint; the library waits, and here signals are heard."""
+        began, is_told, broken_count = time.monotonic(), False, None
+        while True:
+            is_urgent = urgent() if callable(urgent) else urgent
+            if is_urgent and broken_count is None:
+                broken_count = self.stats()["broken_pin_count"]
+            busy = self._begin(pending, handle, is_urgent)
+            if busy is None:
+                break
+            if not is_urgent and until is None:
+                raise busy
+            pending.wait(is_urgent, until)
+            if not is_told and time.monotonic() - began > _PIN_WARNING_SECONDS:
+                is_told = self._warn_of_pins(handle.step)
+        if broken_count is not None and self.stats()["broken_pin_count"] > broken_count:
+            log.warning(
+                "%s: the urgent save of step %d took a slot from its readers",
+                os.fsdecode(self._path), handle.step,
+            )  # fmt: skip
+
+    def _begin(
+        self, pending: PendingSave, handle: SaveHandle, is_urgent: bool
+    ) -> CheckpointError | None:
+        """Begins a prepared checkpoint, or returns that there is no slot for it yet."""
+        self._check_process()
+        with self.lock:
+            self._open_writer()
+            self.reap()
             error = native.Error()
-            handle = _handle_of(step, entries, watch, guard, writer)
-            if overlap is False or (overlap is None and handle.reads_early):
-                handle.begin_waiting()
-            options.needs_approval = handle.needs_decision
             # Known before it begins: the writer reads the memory, so somebody must keep it,
             # whatever interrupts this.
             self._outstanding.append(handle)
             try:
-                status = self._library.pcc_writer_save(
-                    writer, step, address, count, rows, len(rows), c.byref(options),
-                    c.byref(handle._ticket), c.byref(error),
-                )  # fmt: skip
-                if status in (native.BUSY, native.TIMEOUT):
+                status = self._library.pcc_save_begin(
+                    pending.save, is_urgent, c.byref(handle._ticket), c.byref(error)
+                )
+                if status == native.BUSY:
                     return native.exception_from(status, error)
                 native.check(status, error)
                 if handle.state != "skipped":
-                    self._last_step = step
-                if options.is_urgent and handle.state == "skipped":
-                    return Busy(f"step {step} was skipped", code=native.BUSY)
+                    self._last_step = handle.step
             finally:
                 if not handle.has_begun and handle in self._outstanding:
                     self._outstanding.remove(handle)
-            return handle
+            return None
 
     def _tell_of_skip(self, handle: SaveHandle) -> None:
         """Logs once when saves are skipped because readers have every slot."""

@@ -22,13 +22,13 @@ from .saver import Saver
 log = logging.getLogger("pccheck")
 
 # A call into the library is no longer than this, so that a signal such as Ctrl-C is handled.
-_SLICE_MILLISECONDS = 100
+SLICE_MILLISECONDS = 100
 _LISTED_NAME_COUNT = 5
 # Between two looks whether the thread of a save has left what it is in.
 _DECISION_PAUSE_SECONDS = 0.001
 _LONGEST_DECISION_PAUSE_SECONDS = 0.02
 # Those that hold a handle from its begin until save() returns.
-_SAVING_FUNCTIONS = {"_try_save", "save", "_save_state"}
+_SAVING_FUNCTIONS = {"save", "_save_state"}
 
 
 class Guard(Protocol):
@@ -384,7 +384,7 @@ class SaveHandle:
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         error = native.Error()
         while True:
-            left = _SLICE_MILLISECONDS
+            left = SLICE_MILLISECONDS
             if deadline is not None:
                 left = round(1000 * min(left / 1000, max(0.0, deadline - time.monotonic())))
             status = call(self._ticket, left, c.byref(error))

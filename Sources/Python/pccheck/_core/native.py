@@ -283,6 +283,17 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
         c.c_int32,
         [_P, _SIZE, c.POINTER(Metadata), _SIZE, c.POINTER(c.c_uint64), _ERROR],
     ),
+    (
+        "pcc_writer_prepare",
+        c.c_int32,
+        [
+            _P, _U64, _P, _SIZE, c.POINTER(Metadata), _SIZE,
+            c.POINTER(SaveOptions), _HANDLE, _ERROR,
+        ],
+    ),
+    ("pcc_save_begin", c.c_int32, [_P, c.c_uint32, _HANDLE, _ERROR]),
+    ("pcc_save_wait", c.c_int32, [_P, c.c_uint32, _I64, _ERROR]),
+    ("pcc_save_dispose", None, [_HANDLE]),
     ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
     ("pcc_writer_rewind", c.c_int32, [_P, _U64, _ERROR]),

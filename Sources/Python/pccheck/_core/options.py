@@ -121,8 +121,6 @@ class EngineOptions:
         return native.WriterOptions(
             struct_size=c.sizeof(native.WriterOptions),
             on_busy=native.ON_BUSY[self.on_busy],
-            # Waiting is cut into pieces so that Ctrl-C is heeded; save() repeats it.
-            busy_timeout_ms=200 if self.on_busy == "wait" else 0,
             backend=native.BACKEND[self.backend],
             snapshot_worker_count=self.snapshot_workers,
             writer_worker_count=self.writer_workers,
