@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # At so many letters in its longest cell a column is at least so wide; the first that fits counts.
-_WIDTHS = [(80, "9rem"), (28, "7rem")]
+_WIDTHS = [(80, "var(--long-column)"), (28, "var(--middle-column)")]
 
 
 def with_widths(html: str) -> str:
