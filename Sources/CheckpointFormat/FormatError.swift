@@ -33,7 +33,7 @@ extension FormatError: CustomStringConvertible {
         case .wrongMagic(let found):
             "the magic is \(Self.escaped(found)), expected that of a PCcheck structure"
         case .strayBlock(let name):
-            "a \(name) lies where an identity block belongs: a write went astray"
+            "a \(name) is in the place of an identity block: a write was misdirected"
         case .textModeDamage:
             "line ends were rewritten, as a text-mode transfer does; copy the file in binary mode"
         case .blank: "it is all zero: never written, or lost"
@@ -48,9 +48,9 @@ extension FormatError: CustomStringConvertible {
         case .foreignFile(let found, let expected):
             "it belongs to file \(found), expected \(expected)"
         case .misdirected(let found, let expected):
-            "it says that it lives at byte \(found), expected byte \(expected)"
+            "it records byte \(found) as its place, expected byte \(expected)"
         case .wrongSlot(let found, let expected):
-            "it says that it belongs to slot \(found), expected slot \(expected)"
+            "it records slot \(found) as its own, expected slot \(expected)"
         case .reservedBytesNotZero(let offset):
             "reserved byte \(offset) is not zero; a newer writer, or damage before it was sealed"
         case .invalidField(let name, let found, let expected):

@@ -63,7 +63,7 @@ import Testing
             putBoth(Array("PCKSUPER".utf8) + [UInt8](repeating: 7, count: 4088), &builder)
         }
         #expect(error?.code == .corrupt)
-        #expect(error?.message.contains("a superblock lies where an identity block") == true)
+        #expect(error?.message.contains("a superblock is in the place of") == true)
         #expect(error?.message.contains("restore the file from a copy") == true)
     }
 
@@ -268,7 +268,7 @@ import Testing
             try SlotSelection.decide(MetadataImage.read(from: builder.storage()))
         }
         #expect(error?.code == .corrupt)
-        #expect(error?.message.contains("it says that it lives at byte") == true)
+        #expect(error?.message.contains("it records byte") == true)
         // Beside a whole head it is only a copy that differs.
         builder.flip(100)
         let longer = try ImageBuilder(capacity: 256 << 10)

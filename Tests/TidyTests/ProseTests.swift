@@ -75,7 +75,8 @@ import Testing
 
     @Test(arguments: [
         "a whole number of leaves", "It is a whole number.", "zeros to the whole file",
-        "write: broken pipe", "make bench-quick", "The next tool lies between them.",
+        "write: broken pipe", "make bench-quick", "none|quick|full", "quick (default): 1M",
+        "The next tool lies between them.",
         "It goes ongoing.", "The copies wholesale", "a recommended size",
     ])
     func aRealMeaningPasses(text: String) throws {

@@ -26,7 +26,8 @@ struct UnusedPhrase: Sendable {
         UnusedPhrase("(?:message|log|report|warning) (?:says|tells)", "reports; shows"),
         UnusedPhrase("says? so", "reports it"),
         UnusedPhrase("beside (?:a|the|that) (?:\\w+ )?writers?", "while a writer is running"),
-        UnusedPhrase("(?<!-)quick(?:er|est)?(?!-)", "fast"),
+        // Not the setting of `pccheck bench --fio-settings`.
+        UnusedPhrase("(?<![-|])quick(?:er|est)?(?![-|]| \\(default\\))", "fast"),
         UnusedPhrase("to be had|(?:cannot|can|could(?: not)?) be had", "available"),
         UnusedPhrase("for want of", "not enough; because … is missing"),
         UnusedPhrase("(?:is|are|was|were|been) tried (?:on|with|out)", "is tested"),
