@@ -219,7 +219,7 @@ def test_chunks_of_two_checkpoints_are_told_apart(path: Path, is_mixed: bool) ->
     said, found = wreck.salvage(out, status=4 if is_mixed else 0)
     assert found is not None and found["is_chunk_table_damaged"] and not found["holes"]
     assert found["payload_digest"] == ("differs" if is_mixed else "matches")
-    assert ("nothing says that all are of this step" in said) == is_mixed
+    assert ("nothing proves that all are of this step" in said) == is_mixed
 
 
 def test_a_torn_slot_is_refused(path: Path) -> None:
