@@ -76,7 +76,7 @@ public final class CheckpointTicket: Sendable {
 
     /// Waits until the caller's memory is no longer read: staged, or ended otherwise.
     ///
-    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint goes on.
+    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint continues.
     public func waitStaged(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) {
         if isStaged { return }
         let isDone = urgency.during {
@@ -90,7 +90,7 @@ public final class CheckpointTicket: Sendable {
     /// Waits until the payload's early regions are no longer read: copied, or the checkpoint has
     /// ended otherwise. Returns at once when there are none.
     ///
-    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint goes on.
+    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint continues.
     public func waitEarly(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) {
         if state.withLock({ $0.isEarlyCopied }) { return }
         let isDone = urgency.during {
@@ -101,7 +101,7 @@ public final class CheckpointTicket: Sendable {
 
     /// Waits for the end.
     ///
-    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint goes on.
+    /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint continues.
     public func wait(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) -> CheckpointOutcome
     {
         let outcome = state.waitFor(deadline: deadline(timeoutNanoseconds)) { $0.outcome }
@@ -119,6 +119,6 @@ public final class CheckpointTicket: Sendable {
         CheckpointError(
             .timeout,
             "step \(step) (sequence \(sequence)) is not \(goal) after "
-                + "\((nanoseconds ?? 0) / 1_000_000) ms; it goes on")
+                + "\((nanoseconds ?? 0) / 1_000_000) ms; it continues")
     }
 }

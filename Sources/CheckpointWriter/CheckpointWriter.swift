@@ -6,13 +6,13 @@ internal import Synchronization
 
 /// Writes checkpoints into one file, several in flight at once.
 ///
-/// Every save ends in exactly one outcome, told by its ticket. A checkpoint is *staged* once it
-/// was copied out of the caller's memory, and *durable* once it was flushed and anchored by a
-/// flushed superblock; whatever is durable stays recoverable until as many newer ones are durable
+/// Every save ends in exactly one outcome, which its ticket reports. A checkpoint is *staged* once
+/// it was copied out of the caller's memory. It is *durable* once it was flushed and anchored by a
+/// flushed superblock. Whatever is durable stays recoverable until as many newer ones are durable
 /// as the file retains. Methods may be called from any thread.
 public final class CheckpointWriter: Sendable {
     private let engine: Engine
-    /// What opening chose to go on from; nil in a file without checkpoints.
+    /// The checkpoint that opening continues from; nil in a file without checkpoints.
     public let recovered: RecoveredCheckpoint?
     private let isClosed = Mutex(false)
     private let ownerProcessID = ThisProcess.id

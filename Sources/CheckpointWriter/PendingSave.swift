@@ -58,7 +58,7 @@ public final class PendingSave {
         }
     }
 
-    /// What the writer's policy says when there is no slot: a skipped ticket; or nil to wait.
+    /// The answer of the writer's policy when there is no slot: a skipped ticket; or nil to wait.
     ///
     /// - Throws: `busy`.
     public func answerOfPolicy() throws(CheckpointError) -> CheckpointTicket? {
@@ -77,7 +77,7 @@ public final class PendingSave {
 
     /// Waits until `begin` has a slot to take, or an error to throw.
     ///
-    /// - Throws: `timeout`, with what is in the way; the save may go on waiting.
+    /// - Throws: `timeout`, with what is in the way; the save may wait again.
     public func wait(
         isUrgent: Bool, timeoutNanoseconds: UInt64? = nil
     ) throws(CheckpointError) {
@@ -136,7 +136,7 @@ public final class PendingSave {
             ])
     }
 
-    /// Finds out whom a save waits for, now and then, and tells the log once when it takes long.
+    /// Finds out whom a save waits for, now and then, and logs it once when it takes long.
     private func lookAtPins(isFailing: Bool = false) {
         let now = SystemClock.monotonicTime
         let slots = engine.monitor.withLock { $0.beginPinLook(now: now, isFailing: isFailing) }

@@ -19,7 +19,7 @@ public struct WriterStatistics: Sendable, Hashable {
     public var storageKind = StorageKind.unknown
     /// Why the medium is not reached as asked; nil when it is.
     public var storageFallbackReason: String?
-    /// What else the back end tells, such as the granularity of persistent memory, or whether the
+    /// What else the back end reports, such as the granularity of persistent memory, or whether the
     /// pool is registered with the kernel.
     public var storageDetail: String?
     public var snapshotWorkerCount = 0

@@ -75,7 +75,7 @@ extension Engine {
 
     // MARK: F2
 
-    /// Decides what the next superblock says: the newest of the batch, unless something newer is
+    /// Decides what the next superblock names: the newest of the batch, unless something newer is
     /// durable already, and as many older ones as the file retains.
     private func plan(_ sealed: [SealedCheckpoint], _ state: EngineState) -> Superblock? {
         let current = state.superblock.anchor
@@ -131,7 +131,7 @@ extension Engine {
 
     /// Both copies, one flush, and a read-back: F2.
     ///
-    /// A crash before the flush ends leaves zero, one or two whole copies: COMMIT.md state C3.
+    /// A crash before the flush ends leaves zero, one or two intact copies: COMMIT.md state C3.
     func writeSuperblock(_ superblock: Superblock) throws(CheckpointError) -> Digest {
         let encoded = superblock.encoded()
         let offsets = geometry.superblockOffsets(parity: superblock.generation.parity)

@@ -41,7 +41,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
     /// The write of the "writing" header has returned, so chunks may follow: a reader that meets
     /// one of them then finds the mark too.
     var isMarked = false
-    /// A write was handed to the medium, so a failed flush says nothing good about it.
+    /// A write was handed to the medium, so after a failed flush it may be lost.
     var hasWritten = false
     var isCommitting = false
     var failure: CheckpointError?

@@ -7,7 +7,7 @@ struct PinStall {
     var lookedTime: UInt64?
     /// What the last look showed.
     var pins: [SlotPin] = []
-    /// The log was told.
+    /// It was logged.
     var isReported = false
 
     init(beganTime: UInt64) { self.beganTime = beganTime }

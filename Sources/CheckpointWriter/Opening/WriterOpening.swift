@@ -17,7 +17,7 @@ struct WriterOpening {
         let kept: [SlotIndex: SequenceNumber]
         /// Not to be overwritten before the first save is durable.
         let held: [SlotIndex: SequenceNumber]
-        /// The checkpoint that it goes on from; nil in a file without one.
+        /// The checkpoint that it continues from; nil in a file without one.
         let recovered: RecoveredCheckpoint?
         /// They hold newer checkpoints that could not be read: not to be overwritten.
         let unreadable: [SlotIndex]
@@ -41,7 +41,7 @@ struct WriterOpening {
             // A superblock that is only in the page cache must not free slots: COMMIT.md, "Open".
             try storage.flush()
         }
-        // What an earlier writer's failed flush left in the page cache looks whole but is not on
+        // What an earlier writer's failed flush left in the page cache looks intact but is not on
         // the medium, and this flush does not bring it there: it must not be adopted.
         storage.discardCache()
         let image = try MetadataImage.read(from: storage)
@@ -70,7 +70,7 @@ struct WriterOpening {
             unreadable: choice.unreadable, nextSequence: nextSequence(decision))
     }
 
-    /// The checkpoint to go on from.
+    /// The checkpoint to continue from.
     private struct Choice {
         var candidate: Candidate?
         /// Every chunk of it was read.
@@ -199,11 +199,11 @@ struct WriterOpening {
         }
     }
 
-    /// The checkpoint to go on from: the newest of which every chunk verifies.
+    /// The checkpoint to continue from: the newest of which every chunk verifies.
     ///
     /// What no superblock names is verified because nothing else says that its F1 finished. The
     /// anchored one is verified because a rotten one is not worth keeping: going on from it would
-    /// free the slot of the older checkpoint that a load falls back to, the last whole one. An
+    /// free the slot of the older checkpoint that a load falls back to, the last intact one. An
     /// opener that trusts it holds that slot instead.
     private func choose(
         _ decision: RecoveryDecision, _ image: MetadataImage
@@ -252,7 +252,7 @@ struct WriterOpening {
         if damage == nil, decision.superblock == nil { damage = lossOfSuperblocks(decision) }
         guard var damage else { return Choice(unreadable: unreadable) }
         damage.message +=
-            "; no checkpoint is whole, so nothing is written: look with pcfsck --verify full and "
+            "; no checkpoint is intact, so nothing is written: look with pcfsck --verify full and "
             + "save what is left with pcextract, then start a new file"
         throw damage
     }
@@ -282,8 +282,8 @@ struct WriterOpening {
         decision.slots.first { $0.reason != .empty }.map { report in
             CheckpointError(
                 .corrupt,
-                "\(storage.path): no superblock is whole, and slot \(report.slot) is not empty but "
-                    + "\(report.reason.rawValue)", slot: report.slot,
+                "\(storage.path): no superblock is intact, and slot \(report.slot) is not empty "
+                    + "but \(report.reason.rawValue)", slot: report.slot,
                 byteOffset: report.headerOffset)
         }
     }

@@ -6,7 +6,7 @@ public import Logging
 public enum BusyPolicy: Sendable, Hashable {
     /// Wait for a slot; after the timeout, throw `timeout`.
     case wait(timeoutNanoseconds: UInt64?)
-    /// Save nothing, and say so through a ticket in state `skipped`.
+    /// Save nothing, and return a ticket in state `skipped`.
     case skip
     /// Throw `busy`.
     case fail
@@ -36,12 +36,12 @@ public struct WriterOptions: Sendable {
     public var rank: UInt32 = 0
     public var worldSize: UInt32 = 1
     public var allowsNetwork = false
-    /// Go on from the anchored checkpoint without reading it. Should it be rotten, the older one
+    /// Continue from the anchored checkpoint without reading it. Should it be rotten, the older one
     /// that a load falls back to is still there: its slot is not used until the first save of this
     /// writer is durable. Where that would leave no slot to save to, and after lost power, the
     /// anchored one is read all the same.
     public var trustsAnchor = false
-    /// A save that waits so long for readers' pins tells the log which slots and processes.
+    /// A save that waits so long for readers' pins logs which slots and processes.
     public var pinWarningNanoseconds: UInt64 = 2_000_000_000
     /// How long an urgent save waits for readers that have every free slot pinned, before it takes
     /// the slot that has been free the longest.
