@@ -20,7 +20,20 @@ enum CompletionScript {
         if configuration.subcommands.isEmpty {
             return withoutSubcommands(script, name, shell)
         }
-        return configuration.defaultSubcommand == nil ? script : withFiles(script, name, shell)
+        return commandsWithDefault(configuration, [name]).reduce(script) {
+            withFiles($0, $1, shell)
+        }
+    }
+
+    /// The commands whose subcommand may be left out, by the words that call them.
+    private static func commandsWithDefault(
+        _ configuration: CommandConfiguration, _ words: [String]
+    ) -> [[String]] {
+        let below = configuration.subcommands.flatMap { command in
+            let configuration = command.configuration
+            return commandsWithDefault(configuration, words + [configuration.commandName ?? ""])
+        }
+        return (configuration.defaultSubcommand == nil ? [] : [words]) + below
     }
 
     private static func withoutSubcommands(
@@ -43,26 +56,26 @@ enum CompletionScript {
     }
 
     private static func withFiles(
-        _ script: String, _ name: String, _ shell: CompletionShell
+        _ script: String, _ words: [String], _ shell: CompletionShell
     ) -> String {
+        let function = "_" + words.joined(separator: "_") + "() {\n"
         switch shell {
         case .bash:
             let offer = "        # Offer subcommand completions\n"
             return script.cut(
-                from: offer, to: "        COMPREPLY", leaving: offer + files(ofBash: name))
+                behind: function, from: offer, to: "        COMPREPLY",
+                leaving: "\(offer)        __\(words[0])_add_completions -f\n")
         case .zsh:
+            let offer = "        _describe -V subcommand subcommands && ret=0\n"
             return script.cut(
-                from: "        _describe -V subcommand subcommands && ret=0\n", to: "        ;;\n",
-                leaving: "        _describe -V subcommand subcommands && ret=0\n"
-                    + "        _files && ret=0\n")
+                behind: function, from: offer, to: "        ;;\n",
+                leaving: "\(offer)        _files && ret=0\n")
         default:
-            let isFirst = "__\(name)_should_offer_completions_for_positional \"\(name)\" -eq 1"
-            return script + "\ncomplete -c '\(name)' -n '\(isFirst)' -F\n"
+            let isFirst =
+                "__\(words[0])_should_offer_completions_for_positional "
+                + "\"\(words.joined(separator: " "))\" -eq 1"
+            return script + "\ncomplete -c '\(words[0])' -n '\(isFirst)' -F\n"
         }
-    }
-
-    private static func files(ofBash name: String) -> String {
-        "        __\(name)_add_completions -f\n"
     }
 }
 
@@ -75,8 +88,13 @@ extension StringProtocol {
 
 extension String {
     /// Without the text from the first `start` to the `end` behind it, which stays.
-    fileprivate func cut(from start: String, to end: String, leaving rest: String = "") -> String {
-        guard let first = firstRange(of: start),
+    ///
+    /// - Parameter head: what is before `start`, not always directly.
+    fileprivate func cut(
+        behind head: String = "", from start: String, to end: String, leaving rest: String = ""
+    ) -> String {
+        guard let above = head.isEmpty ? startIndex..<startIndex : firstRange(of: head),
+            let first = self[above.upperBound...].firstRange(of: start),
             let last = end.isEmpty
                 ? first.upperBound..<first.upperBound
                 : self[first.upperBound...].firstRange(of: end)

@@ -33,14 +33,15 @@ public enum Tool: String, CaseIterable, Sendable {
         // A limit on the size of files shows as EFBIG.
         _ = signal(SIGXFSZ, SIG_IGN)
         Interruption.install()
+        let arguments = Array(CommandLine.arguments.dropFirst())
         var status = refuseUnreadableArguments()
-        if status.isEmpty { status = execute(Array(CommandLine.arguments.dropFirst())) }
+        if status.isEmpty { status = execute(arguments) }
         Output.standard.flush()
         if Output.standard.errorNumber != 0 {
             let error = CheckpointError(
                 .inputOutput,
                 "standard output: \(SystemMessage.text(Output.standard.errorNumber))")
-            status.insert(report(error))
+            status.insert(described(by: arguments).report(error))
         }
         Output.diagnostics.flush()
         exit(status.rawValue)
@@ -63,6 +64,12 @@ public enum Tool: String, CaseIterable, Sendable {
         return .clean
     }
 
+    /// The tool whose manual page describes these arguments: `pccheck fsck` is pcfsck(1).
+    private func described(by arguments: [String]) -> Tool {
+        guard self == .pccheck, let name = arguments.first else { return self }
+        return Tool(rawValue: "pc\(name)") ?? self
+    }
+
     private func execute(_ arguments: [String]) -> ExitStatus {
         func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
             if let script = CompletionScript.requested(by: arguments, of: root) {
@@ -75,7 +82,7 @@ public enum Tool: String, CaseIterable, Sendable {
                 try command.run()
                 return .clean
             } catch let error as CheckpointError {
-                return report(error)
+                return described(by: arguments).report(error)
             } catch {
                 let isHelp = root.exitCode(for: error) == .success
                 let message = root.fullMessage(for: error)

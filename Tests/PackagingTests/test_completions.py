@@ -170,16 +170,21 @@ def test_subcommands(offers: Offers) -> None:
 
 
 def test_files(offers: Offers) -> None:
-    for line in ("pcfsck run", "pcinspect slots run", "pcextract run", "pccheck create run"):
+    for line in (
+        "pcfsck run", "pcinspect slots run", "pcextract run", "pccheck create run",
+        "pccheck fsck run", "pccheck inspect slots run", "pccheck extract run",
+    ):  # fmt: skip
         assert {"run-0.pcc", "run-1.pcc"} <= offers(line), line
 
 
 def test_file_without_a_subcommand(offers: Offers) -> None:
-    assert {"run-0.pcc", "run-1.pcc"} <= offers("pcinspect run")
+    for line in ("pcinspect run", "pccheck inspect run"):
+        assert {"run-0.pcc", "run-1.pcc"} <= offers(line), line
+    assert {"slots", "tensors"} <= offers("pccheck inspect ")
 
 
 def test_no_subcommand_where_there_is_none(offers: Offers) -> None:
-    for line in ("pcfsck ", "pcextract run-0.pcc h"):
+    for line in ("pcfsck ", "pcextract run-0.pcc h", "pccheck fsck ", "pccheck create run.pcc h"):
         assert "help" not in offers(line), line
 
 
@@ -189,7 +194,8 @@ def test_options(offers: Offers) -> None:
 
 
 def test_values(offers: Offers) -> None:
-    assert offers("pcfsck --verify ") >= {"metadata", "full"}
+    for line in ("pcfsck --verify ", "pccheck fsck --verify "):
+        assert offers(line) >= {"metadata", "full"}, line
     assert offers("pccheck create --prealloc ") >= {"zero", "fallocate"}
     assert {"safetensors", "raw"} <= offers("pcextract run-0.pcc --format ")
 

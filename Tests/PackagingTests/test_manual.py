@@ -63,6 +63,17 @@ def sections_for(tool: Command, subcommand: Command) -> list[str]:
     return common + ([own] if own in headings else [])
 
 
+def described_elsewhere(tool: Command, part: Command) -> bool:
+    """True for ``pccheck fsck``, which is pcfsck(1)."""
+    return tool.name == "pccheck" and f"pc{part.name}" in NAMES
+
+
+def own_parts(tool: Command) -> list[Command]:
+    """The tool and its subcommands, apart from what another page describes."""
+    own = [part for part in tool.subcommands if not described_elsewhere(tool, part)]
+    return [tool, *(part for subcommand in own for part in subcommand.all())]
+
+
 # -- how they look
 
 
@@ -99,7 +110,7 @@ def test_states_every_exit_status(tool: str) -> None:
 def test_every_option_is_documented(tool: str) -> None:
     page = sections(f"{tool}.1")
     missing = []
-    for part in command(tool).all():
+    for part in own_parts(command(tool)):
         lines = [line for name in sections_for(command(tool), part) for line in page[name]]
         missing += [f"{part.name} {option}" for option in sorted(part.options - documented(lines))]
     assert not missing, f"{tool}.1 does not document: {', '.join(missing)}"
@@ -116,16 +127,27 @@ def test_every_subcommand_is_documented(tool: str) -> None:
 @pytest.mark.parametrize("tool", NAMES)
 def test_no_other_option_is_documented(tool: str) -> None:
     page = sections(f"{tool}.1")
-    known = {option for part in command(tool).all() for option in part.options}
+    known = {option for part in own_parts(command(tool)) for option in part.options}
     for heading, lines in page.items():
         if heading.startswith("OPTIONS OF "):
             name = heading.removeprefix("OPTIONS OF ").lower()
-            own = [part for part in command(tool).all() if part.name == name]
+            own = [part for part in own_parts(command(tool)) if part.name == name]
             assert own, f"{tool}.1 has a section for {name}, which is no subcommand"
             assert documented(lines) <= own[0].options, f"{tool}.1, {heading}"
     every = {option for lines in page.values() for option in documented(lines)}
     synopsis = set(OPTION.findall("\n".join(map(plain, page["SYNOPSIS"]))))
     assert every | synopsis <= known, f"{tool}.1: {sorted((every | synopsis) - known)}"
+
+
+def test_a_subcommand_that_is_another_tool_is_all_of_it() -> None:
+    """The page sends its reader to the tool's own, so that both must have the same to say."""
+    found = [part for part in command("pccheck").subcommands
+             if described_elsewhere(command("pccheck"), part)]  # fmt: skip
+    assert [part.name for part in found] == ["fsck", "inspect", "extract"]
+    for part in found:
+        tool = command(f"pc{part.name}")
+        assert (part.options, part.subcommands) == (tool.options, tool.subcommands)
+        assert f"pc{part.name} (1)" in "\n".join(map(plain, sections("pccheck.1")["DESCRIPTION"]))
 
 
 def test_every_option_that_is_mentioned_exists() -> None:

@@ -8,12 +8,13 @@ struct ExtractCommand: ToolCommand {
         abstract: "Copy a checkpoint out of a file, verifying every byte on the way.",
         usage: """
             pcextract FILE -o OUT [--slot I | --step S] [--format FORMAT]
-                      [--tensor GLOB]... [--exclude GLOB]... [--shard-size SIZE]
-                      [--flat] [--json] [--quiet]
+                      [--tensor GLOB]... [--exclude GLOB]...
+                      [--shard-size SIZE] [--flat] [--json] [--quiet]
             pcextract FILE -o DIR --all [...]
             pcextract FILE -o OUT --salvage [--holes skip|zero] [--map FILE]
                       [--manifest-from I] [...]
-            pcextract FILE --list [--slot I | --step S] [--tensor GLOB]... [--json]
+            pcextract FILE --list [--slot I | --step S] [--tensor GLOB]...
+                      [--json]
             """,
         discussion: """
             OUT appears under its name only when it is complete, verified and durable. "-" is \

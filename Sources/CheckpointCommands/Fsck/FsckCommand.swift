@@ -16,7 +16,8 @@ struct FsckCommand: ToolCommand {
         commandName: "pcfsck",
         abstract: "Check checkpoint files, and report what a resume would load.",
         usage: """
-            pcfsck [-n|-p|-y] [--undo UNDO] [--verify DEPTH] [-q|--json] FILE...
+            pcfsck [-n|-p|-y] [--undo UNDO] [--verify DEPTH]
+                   [-q|--json] FILE...
             pcfsck --apply-undo UNDO FILE
             pcfsck --explain ID|all
             """,
