@@ -61,7 +61,7 @@ help:
 	@echo '                  make uninstall removes them'
 	@echo 'make deb          build a Debian package of the same in $(BUILD)/deb; make test-deb installs it'
 	@echo '                  on a fresh Debian without Swift, and uses it there (needs root, a minute)'
-	@echo 'make wheel        build the Python package, with every library it needs, in $(BUILD)/wheel;'
+	@echo 'make wheel        build the Python package, with the tools and every library, in $(BUILD)/wheel;'
 	@echo '                  make test-wheel tests it alone, on each installed Python from 3.10 to 3.13;'
 	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (needs root, 2 minutes)'
 	@echo 'make typecheck    run mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; 3 minutes)'
@@ -132,7 +132,7 @@ $(filter-out %/pccheck,$(TOOL_FILES)): $(BUILD)/bin/pccheck
 python: $(VENV)/pccheck-ready
 
 # Not editable: the tests use the package as a user installs it.
-$(VENV)/pccheck-ready: $(PYTHON_SOURCES) $(LIBRARY) $(VENV)/ready
+$(VENV)/pccheck-ready: $(PYTHON_SOURCES) $(LIBRARY) $(BUILD)/bin/pccheck $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		--no-deps --force-reinstall ./Sources/Python
 	@rm -rf Sources/Python/build Sources/Python/pccheck.egg-info
@@ -170,8 +170,8 @@ $(VENV)/wheel-ready: Sources/Python/requirements-wheel.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# Contains the native library, and the libraries that it needs.
-wheel: lib $(VENV)/wheel-ready
+# Contains the library, the program, and the libraries that they need.
+wheel: lib $(BUILD)/bin/pccheck $(VENV)/wheel-ready
 	rm -rf $(BUILD)/wheel
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		-w $(BUILD)/wheel/bare ./Sources/Python

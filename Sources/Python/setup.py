@@ -1,4 +1,4 @@
-"""Copies the native library into the package, so that an installed package stands alone."""
+"""Copies what is native into the package, so that an installed package stands alone."""
 
 import shutil
 from pathlib import Path
@@ -8,29 +8,36 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-LIBRARY = HERE.parents[1] / "build" / "lib" / "libpccheck.so"
+BUILD = HERE.parents[1] / "build"
+LIBRARY = BUILD / "lib" / "libpccheck.so"
+PROGRAM = BUILD / "bin" / "pccheck"
 
 
-class BuildWithLibrary(build_py):
-    """Adds libpccheck.so where `make lib` has built it."""
+class BuildWithNativeParts(build_py):
+    """Adds the library and the program where `make lib tools` has built them."""
 
     def run(self) -> None:
         super().run()
-        if LIBRARY.exists():
-            shutil.copyfile(LIBRARY.resolve(), Path(self.build_lib) / "pccheck" / LIBRARY.name)
-        else:
-            self.warn(f"{LIBRARY} is not built: the package will look for an installed library")
+        package = Path(self.build_lib) / "pccheck"
+        for built, place in ((LIBRARY, LIBRARY.name), (PROGRAM, "bin/pccheck")):
+            if built.exists():
+                target = package / place
+                target.parent.mkdir(exist_ok=True)
+                # With its mode: the program has to stay executable.
+                shutil.copy(built.resolve(), target)
+            else:
+                self.warn(f"{built} is not built: the package will look for an installed one")
 
 
 class BinaryDistribution(Distribution):
-    """Marks the wheel as specific to this kind of machine when it carries the library."""
+    """Marks the wheel as specific to this kind of machine when it carries native parts."""
 
     def has_ext_modules(self) -> bool:
-        return LIBRARY.exists()
+        return LIBRARY.exists() or PROGRAM.exists()
 
 
 class WheelForEveryPython(bdist_wheel):
-    """Says that any Python 3 will do: the library is loaded by ctypes and knows nothing of it."""
+    """Says that any Python 3 will do: nothing that is native knows anything of it."""
 
     def get_tag(self) -> tuple[str, str, str]:
         _, _, platform = super().get_tag()
@@ -38,6 +45,6 @@ class WheelForEveryPython(bdist_wheel):
 
 
 setup(
-    cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelForEveryPython},
+    cmdclass={"build_py": BuildWithNativeParts, "bdist_wheel": WheelForEveryPython},
     distclass=BinaryDistribution,
 )

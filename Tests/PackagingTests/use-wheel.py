@@ -1,8 +1,10 @@
 """Uses an installed package with nothing else at hand; prints the version of Python."""
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -35,13 +37,39 @@ for library in ("libpccheck", "libzstd", "libxxhash"):
     found = [name for name in names if library in name]
     assert any(name.startswith(sys.prefix) for name in found), (library, found)
 
-for arguments in (
-    "ls run.pcc", "verify run.pcc", "export run.pcc -o x.safetensors",
-    "convert x.safetensors -o x.pcc",
-):  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-m", "pccheck", *arguments.split()], check=True, stdout=subprocess.DEVNULL
-    )
+
+
+def output_of(*words: str) -> str:
+    """What a command prints, which has to end well."""
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+module = (sys.executable, "-m", "pccheck")
+assert "step 7 in slot" in output_of(*module, "inspect", "run.pcc")
+assert "loads step 7" in output_of(*module, "fsck", "--verify", "full", "run.pcc")
+output_of(*module, "extract", "run.pcc", "-q", "-o", "x.safetensors")
+output_of(*module, "extract", "run.pcc", "-q", "-o", "x.npz")
+with np.load("x.npz") as archive:
+    assert np.array_equal(archive["x"], state["x"])
+output_of(*module, "convert", "x.safetensors", "-o", "x.pcc")
+assert np.array_equal(pccheck.load("x.pcc")["x"], state["x"])
+# By the names that messages use.
+scripts = Path(sys.executable).parent
+for words in ("pcfsck run.pcc", "pcinspect slots run.pcc", "pcextract run.pcc --list"):
+    tool, *rest = words.split()
+    assert "7" in output_of(str(scripts / tool), *rest)
+output_of(str(scripts / "pccheck"), "keep", "run.pcc", "-o", "kept.pcc")
+output_of(str(scripts / "pccheck"), "convert", "kept.pcc", "-o", "kept.safetensors")
+refused = subprocess.run([*module, "nothing"], capture_output=True, text=True, check=False)
+assert refused.returncode == 16 and "Usage: pccheck" in refused.stderr
+# The program is the wheel's, and so are its libraries: asked for, the loader lists them.
+program = Path(pccheck.__file__).parent / "bin" / "pccheck"
+loaded = subprocess.run(
+    [program], env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True, check=True
+).stdout.splitlines()
+for library in ("libzstd", "libxxhash"):
+    (line,) = (line for line in loaded if library in line)
+    assert str(program.parents[2]) in os.path.realpath(line.split()[2]), line
 
 # An exit with a save in flight finishes it.
 code = "import numpy, pccheck; pccheck.Checkpointer('end.pcc').save(3, {'x': numpy.ones(1000000)})"

@@ -1,4 +1,4 @@
-"""``python -m pccheck``: list, verify, export and convert checkpoints."""
+"""``python -m pccheck``: converts checkpoints; every other command is the Swift program's."""
 
 import sys
 

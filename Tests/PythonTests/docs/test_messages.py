@@ -198,7 +198,7 @@ def test_the_tools_take_a_name_as_long_as_names_get(tmp_path: Path) -> None:
     out = tmp_path / ("o" * 243 + ".safetensors")
     made = [
         [TOOLS / "pccheck", "create", place, "--capacity", "64K"],
-        [sys.executable, "-m", "pccheck", "export", place, "-o", tmp_path / ("p" * 252 + ".pt")],
+        [sys.executable, "-m", "pccheck", "convert", place, "-o", tmp_path / ("p" * 252 + ".pt")],
         [TOOLS / "pcextract", place, "-o", out],
         [sys.executable, "-m", "pccheck", "convert", out, "-o", tmp_path / ("q" * 251 + ".pcc")],
     ]

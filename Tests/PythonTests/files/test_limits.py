@@ -207,9 +207,8 @@ with pccheck.Checkpointer(sys.argv[1]) as checkpointer:
         [BIN / "pcinspect", run, "--html", tmp_path / "x.html"],
         [BIN / "pcinspect", "metadump", run, "-o", tmp_path / "x.dump"],
         [BIN / "pccheck", "rescue", run, "--step", "1", "--output", tmp_path / "y.pcc"],
-        [sys.executable, "-m", "pccheck", "export", run, "-o", tmp_path / "z.safetensors"],
-        [sys.executable, "-m", "pccheck", "export", run, "-o", tmp_path / "z.npz"],
-        [sys.executable, "-m", "pccheck", "export", run, "-o", tmp_path / "z.pt"],
+        [sys.executable, "-m", "pccheck", "convert", run, "-o", tmp_path / "z.safetensors"],
+        [sys.executable, "-m", "pccheck", "convert", run, "-o", tmp_path / "z.pt"],
     ]
     for command in commands:
         ended = subprocess.run(

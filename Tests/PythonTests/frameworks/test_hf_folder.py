@@ -46,7 +46,7 @@ def test_from_pretrained_gives_the_same_outputs(
     model.config.save_pretrained(tmp_path / "config")
     options = ["--shard-size", shard_size] if shard_size else []
     out = tmp_path / "folder"
-    run("export", path, "-o", out, "--format", "hf", "--config", tmp_path / "config", *options)
+    run("convert", path, "-o", out, "--to", "hf", "--config", tmp_path / "config", *options)
     assert len(list(out.glob("*.safetensors"))) == 1 or shard_size
     loaded, info = AutoModelForCausalLM.from_pretrained(
         out, dtype=dtype, output_loading_info=True, local_files_only=True
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_a_trainer_kept(path: Path, tmp_path: Path) -> None:
     assert kept.name == "step-000000003.pcc"
     network.config.save_pretrained(tmp_path / "config")
     out = tmp_path / "folder"
-    run("export", kept, "-o", out, "--format", "hf", "--config", tmp_path / "config")
+    run("convert", kept, "-o", out, "--to", "hf", "--config", tmp_path / "config")
     loaded = AutoModelForCausalLM.from_pretrained(out)
     saved = pcc.load(kept)["model"]
     for name, value in loaded.state_dict().items():

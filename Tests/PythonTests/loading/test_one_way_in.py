@@ -246,7 +246,7 @@ def test_a_type_without_arrays_is_no_damage(path: Path, dtype: str, count: int) 
         for call in (lambda m=module: m.load(path), lambda m=module: m.load_tensor(path, "odd")):
             with pytest.raises(pccheck.UnsupportedState, match=f"'odd' has the type {dtype}"):
                 call()
-    done = run(sys.executable, "-m", "pccheck", "ls", path, "--step", "20")
+    done = run(BIN / "pcinspect", "tensors", path, "--step", "20")
     assert done.returncode == 0 and b"odd" in done.stdout
 
 
@@ -265,8 +265,8 @@ def test_a_lost_end_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> Non
     live = model(0)
     assert pcc.load_into(path, model=live).step == 20 and live.weight[0, 0] == 20
     assert "the end of the file is missing; pcfsck -y restores it" in caplog.text
-    done = run(sys.executable, "-m", "pccheck", "verify", path)
-    assert done.returncode == 4 and b"the end of the file is missing" in done.stdout
+    done = run(BIN / "pcfsck", "--verify", "full", path)
+    assert done.returncode == 4 and b"PCK-I013" in done.stdout
     with pytest.raises(pccheck.Corrupt, match="pcfsck -y"):
         pcc.Checkpointer(path)
     assert run(BIN / "pcfsck", "-y", path).returncode == 1
@@ -312,8 +312,8 @@ def busy(
         [BIN / "pcextract", "FILE", "--list"],
         [BIN / "pcinspect", "tensors", "FILE", "--stats"],
         [BIN / "pcinspect", "chunks", "FILE", "--verify"],
-        [sys.executable, "-m", "pccheck", "export", "FILE", "-o", "OUT.npz", "--force"],
-        [sys.executable, "-m", "pccheck", "verify", "FILE"],
+        [BIN / "pcfsck", "--verify", "full", "FILE"],
+        [sys.executable, "-m", "pccheck", "convert", "FILE", "-o", "OUT.safetensors", "--force"],
     ],
     ids=lambda command: " ".join([Path(command[0]).name, *map(str, command[1:3])]),
 )

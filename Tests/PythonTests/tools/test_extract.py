@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import torch
@@ -324,3 +325,45 @@ def test_a_full_disk_leaves_the_old_file(path: Path, small_disk: Path) -> None:
         said = extract(path, out, *options, status=8)
         assert "No space left on device" in said
         assert os.listdir(small_disk) == ["model.safetensors"] and out.read_text() == "old"
+
+
+def test_arrays_become_tensors_for_weights_only(path: Path, tmp_path: Path) -> None:
+    state = {
+        "array": np.arange(4, dtype=">i4"), "time": np.array(["2024-01-02"], "M8[D]"),
+        "number": np.float32(0.5), "sets": frozenset([1]), "bytes": b"\x00\xff",
+    }  # fmt: skip
+    with pccheck.Checkpointer(path) as ckpt:
+        ckpt.save(1, state).wait()
+    assert run_tool("pcextract", path, "-o", tmp_path / "a.pt").returncode == 0
+    found = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert found["array"].tolist() == [0, 1, 2, 3] and found["number"] == 0.5
+    assert found["sets"] == {1} and found["bytes"] == b"\x00\xff"
+    assert found["time"].dtype == torch.int64
+
+
+def test_pcextract_keeps_shared_storage(path: Path, tmp_path: Path) -> None:
+    base = torch.arange(24.0)
+    numbers = torch.arange(8, dtype=torch.int64)
+    pairs = torch.arange(12.0).view(torch.complex64)
+    state = {
+        "rows": [base[2:14].view(3, 4), base[6:20], base[2:14].view(3, 4)],
+        "types": (numbers, numbers.view(torch.int32), numbers.view(torch.bfloat16)),
+        "complex": {"whole": pairs, "half": pairs[1:4]},
+        "steps": [base[8:22:2], base[9:23]], "alone": torch.ones(3),
+    }  # fmt: skip
+    with pccheck.torch.Checkpointer(path) as ckpt:
+        ckpt.save(1, rng=False, **state).wait()
+    out = tmp_path / "shared.pt"
+    made = run_tool("pcextract", path, "-o", out, "--json")
+    assert json.loads(made.stdout)["checkpoints"][0]["state"] == "nested", made.stderr
+    for mmap in (False, True):
+        found = torch.load(out, weights_only=True, mmap=mmap)
+        foreign.same(found, pccheck.torch.load(path))
+        rows = found["rows"]
+        assert rows[0] is rows[2]
+        rows[0][1, 0] = -1.0
+        assert rows[1][0] == -1.0 and found["steps"][0].stride() == (2,)
+        found["types"][1][0] = 7
+        assert found["types"][0][0] == 7
+        found["complex"]["half"][0] = 9
+        assert found["complex"]["whole"][1] == 9

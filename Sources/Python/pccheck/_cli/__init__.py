@@ -1,69 +1,45 @@
 """The commands of ``python -m pccheck``.
 
-They work on the native library that the package brings; torch is imported only for the formats
-that are torch's own.
+``convert`` is Python, because it reads and writes formats that are Python's own. Everything else
+is the Swift program that the package brings.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+import os
+import sys
+from collections.abc import Sequence
 
-from ..errors import CheckpointError
-from . import converting, exporting, listing, verifying
-from .arguments import parse
-from .outcome import Status, status_of
-from .terminal import Output
+from .program import become
 
-_COMMANDS = {
-    "ls": listing.run,
-    "verify": verifying.run,
-    "export": exporting.run,
-    "convert": converting.run,
+_USAGE = 16
+#: Commands that Python had of its own, and what does the same now.
+_REPLACED = {
+    "ls": "inspect FILE, or for the tensors: inspect tensors FILE",
+    "verify": "fsck --verify full FILE",
+    "export": "extract FILE -o OUT, or for --strip and --format hf: convert FILE -o OUT",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; returns its exit status."""
-    out, diagnostics = Output.standard(), Output.diagnostics()
-    status = Status.DONE
-    with _signals_as_interrupts(), warnings.catch_warnings():
-        # torch warns of what it does well all the same; what it cannot do is an error.
-        warnings.simplefilter("ignore")
-        try:
-            options = parse(arguments, out, diagnostics)
-            if isinstance(options, Status):
-                return int(options | out.close())
-            status = _COMMANDS[options.command](options, out, diagnostics)
-        except KeyboardInterrupt:
-            diagnostics.line("pccheck: cancelled; nothing was left behind")
-            status = Status.CANCELLED
-        except (CheckpointError, OSError, MemoryError) as error:
-            diagnostics.error(error)
-            status = status_of(error)
-    return int(status | out.close())
+    """Runs ``convert`` and returns its exit status; every other command takes the place of this
+    process."""
+    command = arguments[0] if arguments else ""
+    if command == "convert":
+        # Only now: it needs more of Python than it takes to start another program.
+        from .command import run
+
+        return run(arguments[1:])
+    if command in _REPLACED:
+        sys.stderr.write(
+            f"pccheck: {command} is no longer a command; use python -m pccheck "
+            f"{_REPLACED[command]}\n"
+        )
+        return _USAGE
+    return become("pccheck", arguments)
 
 
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the work; what cleans up behind it is not disturbed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+def script() -> int:
+    """The tool under whose name this program was started, for the scripts of an environment."""
+    name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+    return main(arguments) if name == "pccheck" else become(name, arguments)

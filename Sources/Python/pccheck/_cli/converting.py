@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import Any
 
-from .._convert import back, inputs
+from .._convert import back, hf_folder, inputs
+from .._convert.choosing import Choice
 from .._convert.output import refuse_existing, refuse_itself
 from .._convert.stored import with_checkpoint
 from .._convert.target import Encoded, Settings, Target
@@ -46,6 +47,7 @@ def _into(
             f"{options.output} does not end in .pcc, and none of the inputs is a .pcc file; "
             "convert into a .pcc file first"
         )
+    _refuse_options_of_back(options)
     refuse_existing(options.output, options.force)
     work = _ordered(options, kinds)
     reading = inputs.Options(options.trust, options.ignore_checksums)
@@ -92,6 +94,13 @@ def _into(
     return Status.DONE
 
 
+def _refuse_options_of_back(options: argparse.Namespace) -> None:
+    for name in ("config", "shard_size", "tensor", "exclude", "strip"):
+        if getattr(options, name):
+            option = "--" + name.replace("_", "-")
+            raise InvalidArgument(f"{option} goes with a .pcc file as INPUT; leave it out")
+
+
 def _ordered(options: argparse.Namespace, kinds: list[str]) -> list[tuple[int, str, str]]:
     """Step, path and kind of each input, the lowest step first."""
     paths, steps = options.inputs, options.step
@@ -122,7 +131,7 @@ def _back(
 ) -> Status:
     if len(options.step) > 1:
         raise InvalidArgument("one checkpoint is converted at a time; give one --step")
-    path, output = options.inputs[0], options.output
+    path, output, request = options.inputs[0], options.output, _request(options)
     if output.endswith(".pcc"):
         raise InvalidArgument(f"{path} is a .pcc file already; copy it with cp")
 
@@ -132,7 +141,7 @@ def _back(
 
     def work(stored: Any) -> dict[str, Any]:
         kind = back.kind_for(stored, output, options.to)
-        files = back.write(stored, kind, output, force=options.force, trust=options.trust)
+        files = back.write(stored, kind, output, request)
         return {
             "input": path, "kind": kind, "step": stored.info.step,
             "sequence": stored.info.sequence, "tensor_count": len(stored.tensors),
@@ -156,3 +165,20 @@ def _back(
             f"digest verified, written to {printable(output)}"
         )
     return Status.DAMAGED if is_fallback else Status.DONE
+
+
+def _request(options: argparse.Namespace) -> back.Request:
+    """What is to be written; looked at before the checkpoint is read."""
+    choice = Choice(options.tensor, options.exclude, options.strip)
+    if options.config is None:
+        for name in ("part", "shard_size"):
+            if getattr(options, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise InvalidArgument(f"{option} goes with --to hf --config")
+        return back.Request(options.force, options.trust, choice)
+    hf_folder.check_config(options.config)
+    settings = hf_folder.Settings(
+        options.config, options.part or "model",
+        parse_size(options.shard_size or hf_folder.SHARD_BYTE_COUNT),
+    )  # fmt: skip
+    return back.Request(options.force, options.trust, choice, settings)

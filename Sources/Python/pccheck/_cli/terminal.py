@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -13,14 +12,12 @@ from typing import BinaryIO
 
 from .._core.printable import printable
 
-_CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+_CODES = {"red": "31", "yellow": "33"}
 # For readers that do not say that they understand UTF-8.
-_PLAIN_GLYPHS = str.maketrans("█░·…—→×", "#.-~->x")
-_GAP = 2
-_FLEXIBLE_MINIMUM = 16
+_PLAIN_GLYPHS = str.maketrans("█░…", "#.~")
 _DEFAULT_COLUMN_COUNT = 80
 
-#: A cell of a table: its text, and how it is shown.
+#: A part of a line: its text, and how it is shown.
 Cell = tuple[str, str | None]
 
 
@@ -66,18 +63,6 @@ def byte_text(count: int) -> str:
     return f"{size:.{digits}f} {unit}"
 
 
-def age_text(seconds: float) -> str:
-    """``41 s ago``."""
-    if seconds < -1:
-        return "in the future"
-    if seconds < 1:
-        return "just now"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return f"{int(seconds)} s ago"
-
-
 def plural(count: int, noun: str) -> str:
     """``1 tensor``, ``1 234 tensors``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", " ")
@@ -119,14 +104,6 @@ class Output:
         """One line, made of texts, some of them styled; all are safe to print by now."""
         self.raw(self._rendered(cells) + "\n")
 
-    def paragraph(self, indent: int, text: str, lead: Cell = ("", None)) -> None:
-        """Text behind an indent, in lines that fit; the first begins with ``lead``."""
-        width = (self.width or 1 << 30) - indent
-        lines = textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
-        self.line(lead, " " * (indent - column_count(lead[0])), lines[0])
-        for line in lines[1:]:
-            self.line(" " * indent, line)
-
     def error(self, error: BaseException) -> None:
         """Says what went wrong."""
         if isinstance(error, MemoryError) and not str(error):
@@ -154,41 +131,6 @@ class Output:
         except OSError as failure:
             self._failure = failure
             self._end()
-
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> None:
-        """Rows in columns. A title that begins with ``>`` is right-aligned, one that begins with
-        ``~`` is cut when the table is wider than the terminal."""
-        marks = [title[:1] for title in titles]
-        names = [title.lstrip("<>~") for title in titles]
-        widths = [column_count(name) for name in names]
-        for row in rows:
-            for index, cell in enumerate(row):
-                widths[index] = max(widths[index], column_count(_text(cell)))
-        total = 2 + sum(widths) + _GAP * (len(widths) - 1)
-        if self.width is not None and total > self.width and "~" in marks:
-            flexible = marks.index("~")
-            room = widths[flexible] - (total - self.width)
-            widths[flexible] = max(_FLEXIBLE_MINIMUM, room)
-        self._row([(name, "dim") for name in names], marks, widths)
-        for row in rows:
-            self._row(row, marks, widths)
-
-    def _row(
-        self, row: Sequence[Cell | str], marks: Sequence[str], widths: Sequence[int]
-    ) -> None:
-        parts: list[Cell] = [("  ", None)]
-        for index, cell in enumerate(row):
-            text, style = (cell, None) if isinstance(cell, str) else cell
-            text = shortened(text, widths[index]) if marks[index] == "~" else text
-            padding = " " * (widths[index] - column_count(text))
-            is_last = index == len(row) - 1
-            if marks[index] == ">":
-                parts += [(padding, None), (text, style)]
-            else:
-                parts += [(text, style), ("" if is_last else padding, None)]
-            if not is_last:
-                parts.append((" " * _GAP, None))
-        self.line(*parts)
 
     def close(self) -> int:
         """The status that is left to report: 8 when something could not be written."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from .._state.loading import load_selected
 from .._state.request import Loading
 from ..errors import InvalidArgument, StateFormatError
-from . import dcp, hugging_face, safetensors, torch_file
+from . import dcp, hf_folder, hugging_face, safetensors, torch_file
+from .choosing import Choice
 from .leaves import plain_name
 from .output import StagedDirectory, StagedFile, refuse_existing, refuse_existing_directory
 from .stored import Stored
@@ -33,22 +35,44 @@ def kind_for(stored: Stored, output: str, wanted: str | None) -> str:
     return str(kind)
 
 
-def write(
-    stored: Stored, kind: str, output: str, *, force: bool = False, trust: bool = False
-) -> list[str]:
+@dataclass(frozen=True)
+class Request:
+    """How a checkpoint is to be written."""
+
+    force: bool = False
+    trust: bool = False
+    choice: Choice = Choice()
+    #: For ``from_pretrained``; without it a directory of Hugging Face has every part.
+    folder: hf_folder.Settings | None = None
+
+
+def check(request: Request, kind: str) -> None:
+    """Raises for what the format has no use for."""
+    if request.folder is not None and kind != "hugging-face":
+        raise InvalidArgument("--config, --shard-size and --part go with --to hf --config")
+    if not request.choice.is_everything and kind != "safetensors" and request.folder is None:
+        raise InvalidArgument(
+            "--tensor, --exclude and --strip go with --to safetensors, or with --to hf --config"
+        )
+
+
+def write(stored: Stored, kind: str, output: str, request: Request) -> list[str]:
     """Writes the checkpoint; returns the files in the directory, or an empty name for the one."""
+    check(request, kind)
     if kind == "safetensors":
-        return _write_safetensors(stored, output, force)
+        return _write_safetensors(stored, output, request)
     if kind == "torch":
-        refuse_existing(output, force)
-        with StagedFile(output, force=force) as staged:
-            torch_file.save(_state(stored, trust), staged.file)
+        refuse_existing(output, request.force)
+        with StagedFile(output, force=request.force) as staged:
+            torch_file.save(_state(stored, request.trust), staged.file)
             staged.publish()
         return [""]
     with StagedDirectory(output) as directory:
         if kind == "dcp":
-            dcp.write(_state(stored, trust), directory.temporary_path)
+            dcp.write(_state(stored, request.trust), directory.temporary_path)
             names = sorted(os.listdir(directory.temporary_path))
+        elif request.folder is not None:
+            names = hf_folder.write(stored, request.choice, request.folder, directory)
         else:
             names = hugging_face.write(stored, directory)
         directory.publish()
@@ -77,8 +101,12 @@ def _part(stored: Stored) -> str | None:
     return part
 
 
-def _write_safetensors(stored: Stored, output: str, force: bool) -> list[str]:
-    source = stored.source
+def _write_safetensors(stored: Stored, output: str, request: Request) -> list[str]:
+    source, force = stored.source, request.force
+    if not request.choice.is_everything:
+        refuse_existing(output, force)
+        _write_chosen(stored, output, request)
+        return [""]
     if source is None or source["kind"] != "safetensors":
         refuse_existing(output, force)
         with StagedFile(output, force=force) as staged:
@@ -111,6 +139,16 @@ def _write_safetensors(stored: Stored, output: str, force: bool) -> list[str]:
             staged.publish()
         directory.publish()
     return [*(name for name, _ in headers), index_name]
+
+
+def _write_chosen(stored: Stored, output: str, request: Request) -> None:
+    names = request.choice.of({name: name for name in stored.tensors})
+    # What the state looked like is said by the names that the tensors had.
+    metadata = {"format": "pt"} if request.choice.prefixes else stored.metadata
+    header = safetensors.new_header(stored, names, metadata)
+    with StagedFile(output, force=request.force) as staged:
+        safetensors.write_file(stored, header, names, staged)
+        staged.publish()
 
 
 def _tensors_node(stored: Stored) -> Any:

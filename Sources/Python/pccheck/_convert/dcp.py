@@ -353,7 +353,7 @@ def write(state: Any, path: str) -> None:
     if not isinstance(state, dict):
         raise CheckpointError(
             f"the state is a {type(state).__name__}; torch.distributed.checkpoint saves "
-            "dictionaries: export it as pt"
+            "dictionaries: convert it with --to pt"
         )
     with warnings.catch_warnings():
         # That there is one process is what is meant.

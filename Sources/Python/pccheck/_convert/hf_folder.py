@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..errors import InvalidArgument, UnsupportedState
 from . import safetensors
+from .choosing import Choice
 from .hugging_face import tensor_names
 from .output import StagedDirectory, StagedFile
 from .stored import Stored
@@ -22,7 +24,17 @@ _WEIGHT_INDEXES = ".index.json"
 _METADATA = {"format": "pt"}
 
 
-def part_names(stored: Stored, part: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Settings:
+    """How the folder is made."""
+
+    #: The file ``config.json``, or a directory with it.
+    config: str
+    part: str
+    shard_byte_count: int
+
+
+def _part_names(stored: Stored, part: str) -> dict[str, str]:
     """The tensors of a part by the keys of its ``state_dict``.
 
     Two keys of one tensor, as tied weights have them, become one: the first, as
@@ -37,7 +49,7 @@ def part_names(stored: Stored, part: str) -> dict[str, str]:
         if not isinstance(node, dict) or set(node) != {"$tensor"}:
             raise UnsupportedState(
                 f"'{part}.{key}' is no tensor that safetensors can hold by itself: a value, or a "
-                "view of another tensor; leave it out of the part, or export the format pt"
+                "view of another tensor; leave it out of the part, or write .pt with pcextract"
             )
     names: dict[str, str] = {}
     for key, stored_name in tensor_names(stored, items[part]).items():
@@ -47,16 +59,13 @@ def part_names(stored: Stored, part: str) -> dict[str, str]:
 
 
 def write(
-    stored: Stored,
-    names: dict[str, str],
-    config: str,
-    shard_byte_count: int,
-    staged: StagedDirectory,
+    stored: Stored, choice: Choice, settings: Settings, staged: StagedDirectory
 ) -> list[str]:
     """Writes the folder; returns the names of its files."""
+    names = choice.of(_part_names(stored, settings.part))
     folder = staged.temporary_path
-    written = _copy_config(config, folder)
-    shards = list(_shards(stored, names, shard_byte_count))
+    written = _copy_config(settings.config, folder)
+    shards = list(_shards(stored, names, settings.shard_byte_count))
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors"

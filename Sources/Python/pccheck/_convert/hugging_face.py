@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from typing import Any
 
 from ..errors import CheckpointError, StateFormatError
 from . import safetensors, torch_file
 from .failures import DamagedInput, UnknownInput
 from .leaves import MappedBytes, map_file, parse_json, plain_name
-from .numpy_files import key_of
 from .output import StagedDirectory, StagedFile
 from .stored import Show, Stored
 
@@ -31,6 +31,7 @@ _FILE_NAMES = {
 }  # fmt: skip
 # The part in which pccheck.huggingface keeps what is a file of JSON in a directory.
 _TRAINER_PART = "trainer"
+_UNSAFE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
 
 
 def weights_of(folder: str) -> str | None:
@@ -194,7 +195,7 @@ class _Folder:
         """A part of the state as a file of torch.save."""
         known = files.get(part) if isinstance(files, dict) else None
         name = plain_name(known) if known else _FILE_NAMES.get(
-            part, key_of(part).replace("/", "%2F") + ".pt")  # fmt: skip
+            part, _file_stem(part) + ".pt")  # fmt: skip
         value = self._load(part)
         with self._new(name) as staged:
             torch_file.save(value, staged.file)
@@ -254,6 +255,22 @@ class _Folder:
             with self._new(name) as staged:
                 torch_file.save(shard, staged.file)
                 staged.publish()
+
+
+def _file_stem(part: str) -> str:
+    """A part's name as that of a file: what could lead out of the directory, or confuse a
+    terminal, is written as ``%`` and two digits."""
+    stem = "".join(map(_safe, part))
+    return _percents(stem) if stem in (".", "..") else stem or "%"
+
+
+def _safe(character: str) -> str:
+    is_hostile = character in "%\\:/" or unicodedata.category(character) in _UNSAFE_CATEGORIES
+    return _percents(character) if is_hostile else character
+
+
+def _percents(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def _appender(path: str) -> Any:

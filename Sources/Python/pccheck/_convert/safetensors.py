@@ -256,8 +256,3 @@ def new_header(stored: Stored, tensors: dict[str, str], metadata: dict[str, str]
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     encoded = text.encode("utf-8", "backslashreplace")
     return Header(encoded + b" " * (-len(encoded) % 8), stored.path)
-
-
-def bits_of(dtype: str) -> int | None:
-    """Bits of an element of a type; None for one that safetensors does not have."""
-    return _BITS.get(dtype)

@@ -153,12 +153,6 @@ def _entry(name: str, item: dict[str, Any], data_offset: int) -> StoredEntry:
     )
 
 
-def verify(reader: Reader, info: CheckpointInfo, show: Show) -> None:
-    """Verifies the selected checkpoint in full, on another thread so that it can be interrupted."""
-    title = f"verifying step {info.step}"
-    _interruptible(reader, reader.verify, info.payload_byte_count, title, show)
-
-
 def _interruptible(
     reader: Reader, work: Callable[[], _Result], byte_count: int, title: str, show: Show
 ) -> _Result:

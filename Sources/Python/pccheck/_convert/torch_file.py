@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import IO, Any
-
-import numpy as np
 
 from .._state import unpickling
 from .._state.unpickling import BadPickle, Trust
@@ -177,46 +174,6 @@ class _Plain:
         self._file.flush()
 
 
-def for_weights_only(value: Any, path: str = "") -> Any:
-    """The state with what ``torch.load(weights_only=True)`` refuses as its nearest kin: arrays as
-    tensors, NumPy scalars as numbers, frozen sets as sets."""
-    kind = type(value)
-    if kind in (dict, Counter, OrderedDict):
-        items = [(key, for_weights_only(item, f"{path}.{key}")) for key, item in value.items()]
-        made: Any = kind()
-        for key, item in items:
-            made[key.item() if isinstance(key, np.generic) else key] = item
-        if hasattr(value, "_metadata"):
-            made._metadata = value._metadata
-        return made
-    if kind in (list, tuple):
-        return kind(for_weights_only(item, path) for item in value)
-    if kind is frozenset:
-        return set(value)
-    if isinstance(value, np.generic):
-        return value.view(np.int64).item() if value.dtype.kind in "mM" else value.item()
-    if isinstance(value, np.ndarray):
-        return _tensor_of(value)
-    if kind.__name__ == "LocalShard":
-        raise CheckpointError(
-            f"'{path.lstrip('.')}' is one rank's part of a sharded tensor; put all of them "
-            "together with pccheck.torch.load_full, or export safetensors"
-        )
-    return value
-
-
-def _tensor_of(array: np.ndarray) -> Any:
-    torch = torch_module("this")
-    if array.dtype.kind in "mM":
-        array = array.view(np.int64)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-        words = torch.from_numpy(array.view(np.uint16 if array.itemsize == 2 else np.uint8))
-        return words.view(getattr(torch, array.dtype.name))
-    return torch.from_numpy(array)
-
-
 def flat_tensors(stored: Stored, names: list[str]) -> dict[str, Any]:
     """Stored tensors by name."""
     torch = torch_module("a state of torch tensors")
@@ -260,5 +217,5 @@ def _typed(memory: Any, tensor: StoredEntry) -> Any:
     except (RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"tensor '{tensor.name}' has the shape {tensor.shape}, which torch cannot have "
-            f"({str(error).splitlines()[0]}); export it as safetensors or npz"
+            f"({str(error).splitlines()[0]}); write it with pcextract"
         ) from None
