@@ -12,33 +12,7 @@ from random import Random
 import pytest
 import reader
 import xxhash
-import zstandard
-
-FIXTURES = Path(__file__).resolve().parents[3] / "Fixtures"
-VALID = sorted([*(FIXTURES / "valid" / "v1").glob("*.pcc.zst"),
-                *(FIXTURES / "composed").glob("*.pcc.zst")])
-CORRUPT = sorted((FIXTURES / "corrupt").glob("*.json"))
-
-
-
-def image(name: str) -> bytearray:
-    compressed = (FIXTURES / f"{name}.pcc.zst").read_bytes()
-    return bytearray(zstandard.ZstdDecompressor().decompress(compressed))
-
-
-def patched(case: dict) -> bytearray:
-    data = image(case["base"])
-    for patch in case["patches"]:
-        if "truncate" in patch:
-            del data[patch["truncate"]:]
-        elif "append" in patch:
-            data += bytes.fromhex(patch["append"]) * patch.get("repeat", 1)
-        elif patch.get("converts_line_ends"):
-            data = data.replace(b"\r\n", b"\n")
-        else:
-            new = bytes.fromhex(patch["bytes"]) * patch.get("repeat", 1)
-            data[patch["offset"]:patch["offset"] + len(new)] = new
-    return data
+from fixture_files import CORRUPT, FIXTURES, VALID, image, patched
 
 
 def test_fixtures_are_there() -> None:

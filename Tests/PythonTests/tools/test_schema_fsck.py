@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import ROOT
-from test_reader import CORRUPT, FIXTURES, VALID, image, patched
+from fixture_files import CORRUPT, FIXTURES, VALID, image, patched
 
 SCHEMA = json.loads((ROOT / "spec" / "schemas" / "pcfsck.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
