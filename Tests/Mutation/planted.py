@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "planted"
 PACKAGE = BUILD / "package"
 PLANTED = pathlib.Path(__file__).with_name("planted.json")
+FOLDERS = ["Sources", "Tests", "Fixtures", "spec"]
 NETS = "CrashConsistencyTests.PlantedBugTests/aWriterWithoutABugIsCleared"
 SWITCH = """internal import Glibc
 
@@ -48,9 +49,11 @@ def patched(file, text, bugs):
 def copy_package(bugs):
     """The package with every patch, none of which does anything before it is asked for."""
     kept = {PACKAGE / "Sources/CheckpointWriter/IsPlanted.swift": SWITCH.encode()}
-    manifest = manifest_without(["CommandTests", "TidyTests", "FuzzTests"])
+    manifest = manifest_without([
+        "CommandTests", "TidyTests", "FuzzTests", "CheckpointFormatTests",
+        "CheckpointStorageTests", "CheckpointRecoveryTests", "CheckpointCheckTests"])
     kept[PACKAGE / "Package.swift"] = manifest.encode()
-    for folder in ["Sources", "Tests", "Fixtures", "spec"]:
+    for folder in FOLDERS:
         for source in (ROOT / folder).rglob("*"):
             file = str(source.relative_to(ROOT))
             if not source.is_file() or "PythonTests" in file or "__pycache__" in file:
@@ -59,9 +62,10 @@ def copy_package(bugs):
             if source.suffix == ".swift" and folder == "Sources":
                 data = patched(file, data.decode(), bugs).encode()
             kept[PACKAGE / file] = data
-    for path in PACKAGE.rglob("*"):
-        if path.is_file() and path not in kept:
-            path.unlink()
+    for folder in FOLDERS:
+        for path in (PACKAGE / folder).rglob("*"):
+            if path.is_file() and path not in kept:
+                path.unlink()
     for path, data in kept.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != data:
