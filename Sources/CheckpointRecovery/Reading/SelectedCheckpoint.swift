@@ -235,14 +235,14 @@ public final class SelectedCheckpoint: Sendable {
     /// during the call, as its buffers are. Several threads read; both closures run on any of them.
     ///
     /// - Parameters:
-    ///   - indices: only these chunks; nil for all, and the payload's digest is verified at the end:
-    ///     what was handed out is what was saved once this returns.
+    ///   - indices: only these chunks. nil for all: then the payload's digest is verified at the
+    ///     end, and what was handed out is what was saved once this returns.
     ///   - inOrder: one at a time, in the order of `indices`, while other threads read ahead.
     ///   - isInBackground: the threads, the calling one among them, give way to others from now on.
     ///   - damaged: gets the damage of a chunk instead of `body`; nil throws it. The payload's
     ///     digest is not verified then.
-    /// - Throws: what the closures throw, which ends the walk; `corrupt`, `inputOutput`; `busy` when
-    ///   a writer took the slot meanwhile.
+    /// - Throws: what the closures throw, which ends the walk; `corrupt`, `inputOutput`; `busy`
+    ///   when a writer took the slot meanwhile.
     public func forEachChunk(
         _ indices: [Int]? = nil, inOrder: Bool = false, isInBackground: Bool = false,
         _ body: @escaping @Sendable (VerifiedChunk, RawSpan) throws(CheckpointError) -> Void,
