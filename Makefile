@@ -325,11 +325,12 @@ PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
 test-python: python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
 	PCCHECK_NVDIMM=1 $(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
 
-FAST_PYTHON_TESTS := core state fixtures inspect metrics policies resume verify schema_fsck \
-	schema_inspect schema_python
+FAST_PYTHON_TESTS := saving/test_core saving/test_policies state/test_state files/test_fixtures \
+	loading/test_resume loading/test_verify docs/test_metrics tools/test_inspect \
+	tools/test_schema_fsck tools/test_schema_inspect tools/test_schema_python
 
 check-python: python tools
-	$(PYTEST) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/test_%.py) Tests/Stages
+	$(PYTEST) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/%.py) Tests/Stages
 
 $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
