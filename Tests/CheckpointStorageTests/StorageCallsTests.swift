@@ -112,6 +112,7 @@ import Testing
             "rename",
             [
                 Case(EEXIST, .exists, "choose another path, or replace it explicitly"),
+                Case(ENAMETOOLONG, .inputOutput, "give a shorter name"),
                 Case(EACCES, .readOnly, "permissions of the directory"),
                 Case(ENOSPC, .noSpace, "free some space"),
                 Case(EROFS, .readOnly, "mounted read-only"),

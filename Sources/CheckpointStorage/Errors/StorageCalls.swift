@@ -91,7 +91,7 @@ extension StorageError {
             case .fileExists: "choose another path, or replace it explicitly"
             case .permissionDenied, .notPermitted:
                 "this user may not replace it; check the owner and the permissions of the directory"
-            default: Advice.writing(number)
+            case let other: Advice.name(other) ?? Advice.writing(number)
             }
         return StorageError(operation: "rename", path: path, osErrorNumber: number, advice: advice)
     }
