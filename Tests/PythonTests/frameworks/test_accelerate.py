@@ -85,6 +85,8 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     seen = [child.stdout.readline().split() for _ in range(9)]
     child.send_signal(signal.SIGKILL)
     child.wait()
+    # On a busy machine it was further on than what was read of it.
+    seen += [line.split() for line in child.stdout]
     rest = finished("killed.pcc")
     assert 1 < len(rest) < 13
     assert dict(seen) | rest == whole
