@@ -60,7 +60,7 @@ def fio_rate(path: Path, byte_count: int, block: str, depth: int) -> float | Non
 
 
 def available_memory_byte_count() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that is available without swapping."""
     return _memory("MemAvailable")
 
 

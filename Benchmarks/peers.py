@@ -1,6 +1,6 @@
 """Ways to save a state, ours and others, behind one small interface.
 
-The modules that a peer needs are imported by whoever makes it, ahead of the first measurement.
+The modules that a peer needs are imported when it is made, ahead of the first measurement.
 *Staged* means that the caller may change its state again, *durable* that a power cut does not
 take the checkpoint away. Where a peer does not flush what it wrote, the flush is added here and
 counts: it is part of a durable save.
@@ -49,7 +49,7 @@ class Peer:
     #: Modules that it imports.
     modules: tuple[str, ...] = ()
     label = ""
-    #: Takes a save while others are under way, and decides by itself whether to wait.
+    #: Takes a save while others are under way, and decides alone whether to wait.
     takes_many = False
     #: Writes into one file, which is worth keeping from round to round.
     keeps_file = False
@@ -256,7 +256,7 @@ class DCPAsyncProcess(DCPAsync):
 
 
 class TensorStore(Peer):
-    """tensorstore: one uncompressed zarr array per tensor; it flushes by itself."""
+    """tensorstore: one uncompressed zarr array per tensor; it flushes alone."""
 
     label = "tensorstore"
     modules = ("tensorstore",)

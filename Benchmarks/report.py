@@ -32,7 +32,7 @@ def states(results: Results) -> list[str]:
 
 
 def durable_figures(results: Results, state: str) -> list[dict[str, Any]]:
-    """One row per peer, the quickest first; ratios are medians of ratios within one round."""
+    """One row per peer, the fastest first; ratios are medians of ratios within one round."""
     fio = best_fio(results, state)
     rows = [row for row in results["durable"] if row["state"] == state]
     ours = {row["round"]: row["megabytes_per_second"] for row in rows if row["peer"] == "pccheck"}

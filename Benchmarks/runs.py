@@ -125,7 +125,7 @@ class Runner:
         done = 0.0
         for number, task in enumerate(tasks, 1):
             gone = time.monotonic() - began
-            # The guesses are for a quick machine; what was seen says how this one compares.
+            # The guesses are for a fast machine; what was seen says how this one compares.
             scale = gone / done if done > total / 50 else 1.0
             self._show(
                 f"[{number}/{len(tasks)}] {task.label} · {_minutes(gone)} gone, about "
@@ -290,7 +290,7 @@ class Runner:
             self.results[part].append({"peer": name, "round": number, **answer})
 
     def _worker(self, name: str, folder: str, *arguments: object) -> dict[str, Any] | None:
-        """The answer of one peer in a process of its own; None when it cannot be had."""
+        """The answer of one peer in a process of its own; None when it is not available."""
         if name in self.results["skipped"]:
             return None
         part, *rest = map(str, arguments)

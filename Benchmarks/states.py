@@ -88,7 +88,7 @@ def resident_byte_count(field: str = "VmRSS", process: int | str = "self") -> in
 
 
 def forget_peak() -> None:
-    """Lets the peak begin anew."""
+    """Lets the peak begin again."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

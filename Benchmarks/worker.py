@@ -91,7 +91,7 @@ def _run_loop(peer: Peer, work: Work, steps: int, interval: int | None) -> dict[
         # In the middle of an interval, so that the last save ends with the loop and not after it.
         if interval is None or step % interval != interval // 2:
             continue
-        # Ours has two in flight and decides by itself whether to wait; others take one at a time.
+        # Ours has two in flight and decides alone whether to wait; others take one at a time.
         while pending and not peer.takes_many:
             durable += pending.pop(0).wait_durable()
         pending.append(peer.save(step + 1))

@@ -95,7 +95,7 @@ public struct CheckReport: Sendable {
 
     public var identity: IdentityBlock? { decision?.identity }
 
-    /// Payload of checkpoints that were read to the end and found whole.
+    /// Payload of checkpoints that were read to the end and found intact.
     public var verifiedByteCount: UInt64 {
         slots.reduce(0) { $0 + ($1.isVerified ? $1.payloadByteCount ?? 0 : 0) }
     }

@@ -1,6 +1,6 @@
 internal import ArgumentParser
 
-/// The script with which a shell completes a tool's command line: ArgumentParser's, mended.
+/// The script with which a shell completes a tool's command line: ArgumentParser's, fixed.
 ///
 /// Three things are wrong in what ArgumentParser writes. It offers `help` as a subcommand of tools
 /// that have none, which zsh refuses beside a list of files. Where a subcommand may be left out, it

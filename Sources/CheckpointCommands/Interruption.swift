@@ -8,7 +8,7 @@ internal import Synchronization
 /// SIGINT and SIGTERM ask a tool to stop: it cleans up and exits with status 32. A second one
 /// ends it at once.
 enum Interruption {
-    // Stored by the signal handler, loaded by whoever calls `isRequested`.
+    // Stored by the signal handler, loaded by `isRequested`.
     private static let flag = Atomic<Bool>(false)
 
     static var isRequested: Bool { flag.load(ordering: .relaxed) }

@@ -4,7 +4,7 @@ internal import CheckpointStorage
 /// One search for a checkpoint to use: the only way in.
 ///
 /// `next` pins the newest candidate that fits, proves it where nothing vouches for it, and returns
-/// it. Whoever cannot use it says so with `reject`, and `next` goes on to an older one. When a
+/// it. A caller that cannot use it calls `reject`, and `next` continues to an older one. When a
 /// writer takes a slot meanwhile, the search starts over: something newer exists by then.
 /// The rules are in spec/RECOVERY.md.
 ///
@@ -37,7 +37,7 @@ public final class Load {
     /// Begins a search among what the reader's last look at the file found.
     ///
     /// - Parameters:
-    ///   - proof: `waived` for tools that show what is there rather than use it.
+    ///   - proof: `waived` for tools that show a checkpoint and do not use it.
     ///   - progress: called with the bytes verified so far of a candidate that must be proven.
     ///   - request: what `isWanted` asks for, for errors: a checkpoint "of step 10".
     public init(
@@ -61,7 +61,7 @@ public final class Load {
     /// - Throws: `noCheckpoint` when there is no candidate, or only what a crash left of a first
     ///   checkpoint; `busy` when a writer is still at work on every one; `corrupt` when all were
     ///   rejected otherwise. The message names every slot and why. `inputOutput` and others when
-    ///   the metadata cannot be read anew, `outOfMemory`.
+    ///   the metadata cannot be read again, `outOfMemory`.
     public func next() throws(CheckpointError) -> SelectedCheckpoint {
         // One at a time is pinned.
         current?.close()
@@ -143,7 +143,7 @@ public final class Load {
             // The only one that fits: its own error says more than a list of all slots.
             return first.error.about(path)
         }
-        // What a writer has in hand may be whole again in a moment.
+        // What a writer has in hand may be intact again in a moment.
         let isBusy = rejections.contains { $0.error.code == .busy }
         let isUnreadable = rejections.allSatisfy { $0.error.code == .inputOutput }
         let state =

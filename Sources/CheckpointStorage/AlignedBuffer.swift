@@ -8,7 +8,7 @@ internal import CheckpointFormat
 
 /// Memory on a 4 KiB boundary, as O_DIRECT needs it.
 ///
-/// A buffer has one user at a time: whoever holds it may fill it; while a write of it is under
+/// A buffer has one user at a time: its holder may fill it; while a write of it is under
 /// way nobody may change it.
 // Unchecked: the pointer and count never change, and the bytes are handed from thread to thread
 // under the engine's lock, which orders one user's accesses before the next one's.
@@ -31,7 +31,7 @@ internal import CheckpointFormat
 
     private init(byteCount: Int, owning memory: UnsafeMutableRawPointer) {
         self.byteCount = byteCount
-        // Safe: whoever calls gives it away.
+        // Safe: the caller gives it away.
         unsafe baseAddress = memory
         pool = nil
     }
@@ -137,7 +137,7 @@ internal import CheckpointFormat
     }
 
     /// The whole region. It is valid while this object lives, and its bytes belong to the buffers
-    /// cut from it: this is for whoever registers the memory with a device.
+    /// cut from it: this is for callers that register the memory with a device.
     @unsafe public var region: UnsafeMutableRawBufferPointer {
         // Safe: `baseAddress` has `byteCount` bytes.
         unsafe UnsafeMutableRawBufferPointer(start: baseAddress, count: byteCount)

@@ -20,7 +20,7 @@ public protocol Storage: AnyObject, Sendable {
 
     /// pread(2): fills `range` of `buffer` from `offset`, or throws.
     ///
-    /// A read that reaches beyond the end throws with errno 0, after it has read what is there.
+    /// A read that reaches beyond the end throws with errno 0, after it has read up to the end.
     func read(
         into buffer: AlignedBuffer, _ range: Range<Int>, at offset: UInt64
     ) throws(StorageError)

@@ -40,7 +40,7 @@ public enum StorageBackend: String, Sendable, CaseIterable {
             to: file, allowsNetwork: allowsNetwork, isDeepFlushing: isDeepFlushing)
     }
 
-    /// The mapping of a DAX file; where that is not to be had, `file`, and why.
+    /// The mapping of a DAX file; where that is not available, `file`, and why.
     static func preferPersistentMemory(
         to file: FileStorage, allowsNetwork: Bool = false, isDeepFlushing: Bool = false,
         library: String = PersistentMemoryStorage.library
@@ -73,7 +73,7 @@ public enum StorageBackend: String, Sendable, CaseIterable {
 /// A medium that was opened, and why it is not reached as asked.
 public struct OpenedStorage: Sendable {
     public let storage: any Storage
-    /// Set when a slower way had to be taken: what was not to be had, and why.
+    /// Set when a slower way had to be taken: what was not available, and why.
     public let fallbackReason: String?
 
     public init(storage: any Storage, fallbackReason: String? = nil) {

@@ -1,4 +1,4 @@
-/// Writes of one thread that go on while the thread does something else.
+/// Writes of one thread that continue while the thread does something else.
 ///
 /// A queue belongs to one thread. It holds every buffer until that buffer's completion was handed
 /// out, so nobody frees or fills memory that a device still reads.
@@ -23,8 +23,8 @@ public struct WriteCompletion: Sendable {
     public let tag: Int
     /// nil when all of the range was written.
     public let error: StorageError?
-    /// The system does not tell how the write ends, so it may still go on: neither the buffer nor
-    /// that part of the medium may be used again by this process.
+    /// The system does not report how the write ends, so it may still be in progress: this process
+    /// may use neither the buffer nor that part of the medium again.
     public let isUnresolved: Bool
 
     public init(tag: Int, error: StorageError?, isUnresolved: Bool = false) {

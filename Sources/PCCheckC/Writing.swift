@@ -344,7 +344,7 @@ public func pcc_writer_pool(
         guard let start = start, let byte_count = byte_count else {
             throw invalid("start or byte_count is NULL")
         }
-        // Safe: the region lives as long as the writer, as the header says.
+        // Safe: the region lives as long as the writer, as the header records.
         let region = writer.poolMemory
         start.pointee = region.baseAddress
         byte_count.pointee = UInt64(region.count)

@@ -83,7 +83,7 @@ private let unavailable = RingStorage.unavailableReason
         ]
         for item in table {
             let reason = RingStorage.reason(probed: item.result, disabledSetting: item.setting)
-            for part in item.parts + ["io_uring is not to be had"] {
+            for part in item.parts + ["io_uring is not available"] {
                 #expect(reason?.contains(part) == true, "\(reason ?? "nil") should say \(part)")
             }
         }

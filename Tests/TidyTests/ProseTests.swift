@@ -7,8 +7,7 @@ import Testing
 
     /// Whose comments, messages and manual pages keep the word list.
     static let folders = [
-        "Sources/CBenchmark", "Sources/CDigest", "Sources/CPCCheck", "Sources/CPlatformLinux",
-        "Sources/CheckpointFormat", "Tests/TidyTests",
+        "Benchmarks", "Sources", "Tests/TidyTests", "docs",
     ]
     static let scripts = [
         "Makefile", "Sources/Packaging/build-deb", "Sources/Packaging/install",

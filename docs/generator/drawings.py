@@ -146,7 +146,7 @@ def _recovery() -> str:
     d.label(0, 0, 480, 48, "violet", "newest intact superblock", "anchors sequence 61 in slot 0")
     d.text(0, 78, "candidates by sequence, newest first", "small")
     rows = [
-        ("red", "sequence 62 · step 610 · slot 1", "header says writing",
+        ("red", "sequence 62 · step 610 · slot 1", "header records writing",
          "torn: no candidate", "reported"),
         ("red", "sequence 61 · step 600 · slot 0", "chunk 1 has another digest",
          "damaged: rejected", "reported"),

@@ -8,7 +8,7 @@ public import CheckpointStorage
 /// like the file: the same identity, superblocks, slot headers, chunk tables and manifests are
 /// there, with the same damage. A chunk that holds the manifest and tensor bytes keeps only the
 /// manifest; its digest, those of its table and header, and those in the superblocks that name the
-/// header are made anew, or nothing could read the manifest. Every other digest stays.
+/// header are made again, or nothing could read the manifest. Every other digest stays.
 ///
 /// Nothing is copied that is not known to be metadata: a block without its magic, and what a
 /// damaged block has in reserved bytes, are replaced by fillers that are as wrong.

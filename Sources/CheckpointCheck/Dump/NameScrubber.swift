@@ -5,7 +5,7 @@ internal import CheckpointFormat
 /// A word is a run of letters, digits and characters beyond ASCII; what stands between words
 /// stays, so that `layers.0.weight` keeps its form. One word always gets one pseudonym, and two
 /// words get two, so that names stay distinct. Pseudonyms follow from the word and a key without a
-/// secret: they hide names from readers, but whoever guesses a name can check the guess.
+/// secret: they hide names from readers, but a reader who guesses a name can check it.
 struct NameScrubber {
     private static let alphabet = Array(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789".utf8)

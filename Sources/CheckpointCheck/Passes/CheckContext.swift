@@ -40,7 +40,7 @@ struct CheckContext {
 
     mutating func report(_ finding: Finding) { findings.append(finding) }
 
-    /// There was no memory for a chunk of `candidate`; says so once.
+    /// There was no memory for a chunk of `candidate`; reports it once.
     mutating func reportNoMemory(_ candidate: Candidate, _ error: CheckpointError) {
         isIncomplete = true
         let isKnown = findings.contains {
@@ -68,7 +68,7 @@ struct CheckContext {
         offset + UInt64(Limits.blockByteCount) <= image.fileByteCount
     }
 
-    /// What the newest superblock says is in `slot`, when it keeps it.
+    /// What the newest superblock records is in `slot`, when it keeps it.
     func keptSequence(_ slot: SlotIndex) -> SequenceNumber? {
         guard let superblock = decision?.superblock else { return nil }
         if let anchor = superblock.anchor, anchor.slot == slot { return anchor.sequence }

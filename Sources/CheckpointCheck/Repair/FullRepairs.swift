@@ -4,7 +4,7 @@ internal import CheckpointRecovery
 /// What the passes found out that a repair must know beyond the metadata.
 struct RepairFacts: Sendable {
     var image: MetadataImage
-    /// Slots whose bytes are known to be damaged, and the problem that says so.
+    /// Slots whose bytes are known to be damaged, and the problem that reports it.
     let damaged: [SlotIndex: Problem]
     /// Slots whose bytes are as they were saved, but whose manifest no reader accepts.
     let invalid: Set<SlotIndex>

@@ -7,7 +7,7 @@ public struct Repair: Hashable, Sendable {
     public let problem: Problem
     public let fixClass: Problem.Fix.Class
     public let byteOffset: UInt64
-    /// Where the copy that it is rewritten from lies; nil when the block is made anew.
+    /// Where the copy that it is rewritten from lies; nil when the block is made again.
     public let sourceByteOffset: UInt64?
     /// What is done, in words: `write superblock generation 8, which anchors step 30 in slot 2`.
     public let action: String

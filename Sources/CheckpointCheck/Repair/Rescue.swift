@@ -6,9 +6,9 @@ public enum RescueGoal: Hashable, Sendable {
     /// Anchor the checkpoint in this slot, which is complete and newer than the anchor, or was set
     /// aside by an earlier rescue.
     case promote(SlotIndex)
-    /// Go on from the older checkpoint in this slot, and set the newer ones aside.
+    /// Continue from the older checkpoint in this slot, and set the newer ones aside.
     case backTo(SlotIndex)
-    /// Write all superblocks anew from the slot headers alone, and both identity blocks from the
+    /// Write all superblocks again from the slot headers alone, and both identity blocks from the
     /// one that the rest of the file belongs to.
     case rebuild
 }

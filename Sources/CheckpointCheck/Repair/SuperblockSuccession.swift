@@ -21,7 +21,7 @@ struct SuperblockSuccession {
 
     /// Above everything seen and everything that was given and left no trace.
     ///
-    /// Without a superblock nobody knows the limit that the last writer kept to; it was at most
+    /// Without a superblock the limit that the last writer kept to is unknown; it was at most
     /// `sequenceReserve` above the next sequence.
     private var sequenceLimit: UInt64 {
         let next = decision.highestSequence.rawValue + 1

@@ -94,7 +94,7 @@ struct BenchCommand: ToolCommand {
 
     /// What belongs to single parts.
     struct PartOptions: ParsableArguments {
-        @Option(help: "durable, load: none, the quick or the full set of fio settings.")
+        @Option(help: "durable, load: none, or a set of fio settings: quick|full.")
         var fioSettings: Fio.Selection?
 
         @Option(help: .of("size", "loop: bytes of state."))

@@ -30,7 +30,7 @@ struct LoopCase: Hashable, Sendable {
                     for count in settings.inFlightCounts ?? [1, 2] {
                         let entry = LoopCase(
                             step: step, interval: interval, policy: policy, inFlightCount: count)
-                        // Whoever waits for the end has one in flight, whatever the file allows.
+                        // A caller that waits for the end has one in flight only.
                         let isRepeated =
                             policy == .synchronous
                             && count != (settings.inFlightCounts ?? [1, 2]).first
@@ -112,7 +112,7 @@ extension BenchRunner {
             for index in section.entries.indices {
                 let loopCase = section.entries[index].loopCase
                 try progress("\(name), case \(index + 1) of \(section.entries.count)")
-                // Anew for each group of cases, so that both sides of a ratio are close in time.
+                // Again for each group of cases, so that both sides of a ratio are close in time.
                 if plain?.kind != loopCase.step || plain?.interval != loopCase.interval {
                     let elapsed = try plainLoop(material.steps[loopCase.step])
                     plain = (loopCase.step, loopCase.interval, elapsed)

@@ -95,7 +95,7 @@ enum Machine {
 
 /// Facts of this process that must not grow.
 enum ProcessFacts {
-    /// Makes the peak of resident memory begin anew: proc(5), /proc/pid/clear_refs.
+    /// Makes the peak of resident memory begin again: proc(5), /proc/pid/clear_refs.
     static func resetPeak() {
         // Safe: the stream is used by this function alone and closed once.
         guard let file = unsafe fopen("/proc/self/clear_refs", "we") else { return }

@@ -79,7 +79,7 @@ extension BenchRunner {
         return section
     }
 
-    /// libpmem2 takes a tmpfs for a medium that loses power whole only when it is told to; false
+    /// libpmem2 takes a tmpfs for a medium that loses power whole only with a setting; false
     /// when the user has said already what it is.
     private static func forceGranularity() -> Bool {
         let name = "PMEM2_FORCE_GRANULARITY"

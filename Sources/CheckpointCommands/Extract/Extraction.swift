@@ -26,7 +26,7 @@ struct Extraction {
     }
 
     /// The newest durable checkpoint, when it is too damaged to be tried at all and `next` is taken
-    /// in its place; says so.
+    /// in its place; reports it.
     private func lostNewest(from next: Candidate?) -> PassedOver {
         var passed = PassedOver("pcextract")
         if !command.choice.isPinned, let lost = inspection.lostNewest(from: next) {

@@ -32,7 +32,7 @@ struct ExtractionResult {
 
     var byteCount: UInt64 { files.reduce(0) { $0 + $1.byteCount } }
 
-    /// Something of the checkpoint is missing, or nothing says that what is there belongs together.
+    /// Something of the checkpoint is missing, or nothing proves that its parts belong together.
     var isIncomplete: Bool { salvage.map { !$0.map.survey.isWhole } ?? false }
 
     // MARK: For people

@@ -19,7 +19,7 @@ struct InspectMetadumpCommand: ToolCommand {
             sending it.
 
             Chunks that hold the manifest are stored without the tensor bytes behind it, and the \
-            digests that cover them are made anew; the report counts them.
+            digests that cover them are made again; the report counts them.
             """)
 
     @OptionGroup var options: InspectedFile
@@ -32,7 +32,7 @@ struct InspectMetadumpCommand: ToolCommand {
             "Replace tensor names, metadata, user metadata, fingerprint and creator.",
             discussion: """
                 Each word becomes a pseudonym of the same length, the same one wherever it stands, \
-                and the digests that cover it are made anew. Whoever guesses a word can check the \
+                and the digests that cover it are made again. A reader who guesses a word can check the \
                 guess. Steps, times, sizes, shapes, types and identifiers stay.
                 """))
     var obfuscateNames = false

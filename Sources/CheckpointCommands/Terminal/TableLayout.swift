@@ -57,7 +57,7 @@ struct TableLayout {
         for row in rows { body(line(row, widths)) }
     }
 
-    /// For tables of facts: a last cell that is too long is broken into lines below each other,
+    /// For tables of facts: a last cell that is too long is wrapped into lines below each other,
     /// in the style of its first part.
     func wrappedLines(width limit: Int?) -> [StyledText] {
         let lines = lines(width: nil)

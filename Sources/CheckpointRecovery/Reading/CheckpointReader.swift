@@ -60,7 +60,7 @@ public final class CheckpointReader: Sendable {
     /// What the last `refresh` found.
     public var decision: RecoveryDecision { latest.withLock { $0 } }
 
-    /// Reads the metadata anew.
+    /// Reads the metadata again.
     @discardableResult
     public func refresh() throws(CheckpointError) -> RecoveryDecision {
         // What may look at a truncated file may do so again.
@@ -83,7 +83,7 @@ public final class CheckpointReader: Sendable {
     /// Pins the slot of `candidate`, so that no writer reuses it, and checks that it still holds
     /// that checkpoint.
     ///
-    /// `Load` chooses; this is for whoever looks at one checkpoint in particular.
+    /// `Load` chooses; this is for a caller that looks at one checkpoint.
     ///
     /// - Throws: `busy` when a writer has taken the slot meanwhile: refresh and choose again.
     public func select(
@@ -105,7 +105,7 @@ public final class CheckpointReader: Sendable {
 }
 
 extension Candidate {
-    /// The error for whoever finds another checkpoint in the slot than this one.
+    /// The error of a caller that finds another checkpoint in the slot than this one.
     func taken(in path: String) -> CheckpointError {
         CheckpointError(
             .busy,

@@ -250,7 +250,7 @@ struct PayloadReader: Sendable {
     }
 }
 
-/// Lets threads go on one at a time, in the order of their numbers.
+/// Lets threads continue one at a time, in the order of their numbers.
 private final class Turn: Sendable {
     /// nil after an error.
     private let next = Monitor<Int?>(0)

@@ -3,7 +3,7 @@ internal import CheckpointStorage
 internal import Synchronization
 
 /// Where a range of the payload is to be copied to.
-// Unchecked: whoever asks for the read keeps the memory alive and untouched until it returns.
+// Unchecked: the caller of the read keeps the memory alive and untouched until it returns.
 @safe public struct Destination: @unchecked Sendable {
     public let payloadOffset: UInt64
     public let buffer: UnsafeMutableRawBufferPointer
@@ -29,8 +29,8 @@ internal import Synchronization
 ///
 /// Every byte handed out was verified against its chunk's digest first, and the first byte of a
 /// checkpoint that no superblock vouches for only after all of it was, unless that is waived. When
-/// a writer has taken the slot, `busy` says so. Calls may come from several threads; `close` must
-/// not overlap them.
+/// a writer has taken the slot, the error is `busy`. Calls may come from several threads; `close`
+/// must not overlap them.
 public final class SelectedCheckpoint: Sendable {
     public let candidate: Candidate
     let reader: PayloadReader
@@ -103,7 +103,7 @@ public final class SelectedCheckpoint: Sendable {
     ///
     /// - Throws: `corrupt` for a manifest that breaks the rules, and what reading throws. For an
     ///   opaque payload, which has no tensors, `invalidArgument`; `corrupt` when it is damaged, so
-    ///   that a search goes on to an older checkpoint.
+    ///   that a search continues to an older checkpoint.
     public func tensorManifest() throws(CheckpointError) -> SafetensorsManifest {
         try tensorManifest(bytes: manifestBytes())
     }

@@ -1,7 +1,7 @@
 public import CheckpointFormat
 public import CheckpointStorage
 
-/// Proves that a checkpoint is whole.
+/// Proves that a checkpoint is intact.
 public enum SlotVerifier {
     /// Called with the payload bytes verified so far, in increasing order, from any of the threads.
     /// What it throws ends the verification.

@@ -1,7 +1,7 @@
 public import CheckpointFormat
 public import CheckpointStorage
 
-/// Which end of the file a mirrored block lies at.
+/// Which end of the file a mirrored block is at.
 public enum Position: String, Hashable, Sendable, CaseIterable {
     case head, tail
 }
@@ -43,7 +43,7 @@ public struct MetadataImage: Hashable, Sendable {
     public struct SlotBlocks: Hashable, Sendable {
         public var slot: SlotIndex
         public var header: [UInt8]?
-        /// The chunk table, at least as long as the header says; nil also when there is none.
+        /// The chunk table, at least as long as the header records; nil also when there is none.
         public var table: [UInt8]?
         /// What became of a large table, which was decoded when it was read and whose bytes were
         /// not kept: `table` is nil then.
@@ -58,7 +58,7 @@ public struct MetadataImage: Hashable, Sendable {
     /// The medium's size as found, which is less than the geometry's when it was truncated.
     public var fileByteCount: UInt64
     public var identityBlocks: [IdentityCopy]
-    /// Empty when no identity block could be decoded: then nobody knows where they lie.
+    /// Empty when no identity block could be decoded: then their places are unknown.
     public var superblocks: [SuperblockCopy]
     /// One per slot, in order; empty when no identity block could be decoded.
     public var slots: [SlotBlocks]

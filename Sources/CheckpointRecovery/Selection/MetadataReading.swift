@@ -73,7 +73,7 @@ extension MetadataImage {
         return image
     }
 
-    /// Reads the superblock copies anew, to see whether a writer moved on.
+    /// Reads the superblock copies again, to see whether a writer moved on.
     static func superblockBytes(
         _ geometry: Geometry, from storage: any Storage
     ) -> [[UInt8]?] {

@@ -28,7 +28,7 @@ public enum SlotReason: String, Hashable, Sendable, CaseIterable {
     case misdirected
     /// The medium did not return the header, or the file ends before it.
     case unreadable
-    /// Header and table are whole, but a chunk does not match its digest; found by reading it.
+    /// Header and table are intact, but a chunk does not match its digest; found by reading it.
     case payloadDamaged = "payload-damaged"
 
     /// The slot holds a checkpoint that recovery may try.
@@ -151,7 +151,7 @@ public struct RecoveryDecision: Sendable {
     public let identity: IdentityBlock
     public let identityFindings: [IdentityReport]
     public let superblockFindings: [SuperblockReport]
-    /// The newest whole superblock; nil when there is none and the slot headers stand alone.
+    /// The newest intact superblock; nil when there is none and the slot headers stand alone.
     public let superblock: Superblock?
     /// The checksum of `superblock`: the parent digest of the next one.
     public let superblockDigest: Digest?
@@ -190,7 +190,7 @@ public struct RecoveryDecision: Sendable {
             byteOffset: fileByteCount)
     }
 
-    /// Whether a checkpoint may have been acknowledged: the newest whole superblock names one, or
+    /// Whether a checkpoint may have been acknowledged: the newest intact superblock names one, or
     /// none is left that could tell. Otherwise what does not verify is what a crash left of a
     /// first checkpoint that was never finished, and nothing is lost with it.
     public var mayHoldDurable: Bool {

@@ -13,8 +13,8 @@ public import CheckpointFormat
 public enum SlotSelection {
     /// Judges `image`.
     ///
-    /// A file that lost only its end is judged like any other: `hasLostEnd` says so, and who would
-    /// write to it asks for that first.
+    /// A file that lost only its end is judged like any other: `hasLostEnd` reports it,
+    /// and a caller that writes to it asks for that first.
     ///
     /// - Parameter allowsTruncation: decode what is left of a truncated file instead of refusing
     ///   it; for tools that show wrecks.
@@ -172,7 +172,7 @@ public enum SlotSelection {
     }
 }
 
-/// What the newest whole superblock says must be kept.
+/// What the newest intact superblock records must be kept.
 ///
 /// An older one is no authority: what it anchored may have been released since, and overwritten
 /// by chunks whose `writing` header did not reach the medium. Such a checkpoint is a candidate all

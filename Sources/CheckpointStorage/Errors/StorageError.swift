@@ -14,7 +14,7 @@ public struct StorageError: Error, Hashable, Sendable {
     /// What to do next, where that is known.
     public var advice: String?
     /// A lock failed because the file system, the kernel or a filter of system calls has none:
-    /// then nobody holds one, and a reader goes on without.
+    /// then nobody holds one, and a reader continues without.
     public internal(set) var saysNoLocks = false
     /// Where the errno alone does not tell.
     var ownCode: CheckpointError.Code?

@@ -35,7 +35,7 @@ public final class FileStorage: Storage, @unchecked Sendable {
     /// open(2) with O_CLOEXEC and, by `mode`, O_DIRECT; a block device to be written with O_EXCL,
     /// so that nothing that is mounted is overwritten.
     ///
-    /// - Throws: `StorageError` with errno; EISDIR, EINVAL for what is neither a regular file nor
+    /// - Throws: `StorageError` with errno; EISDIR, EINVAL for anything but a regular file or
     ///   a block device; EBUSY for a device in use; EOPNOTSUPP on a network file system opened for
     ///   writing, unless
     ///   `allowsNetwork`: their locks and flushes do not keep PCcheck's promises; EFBIG for a file

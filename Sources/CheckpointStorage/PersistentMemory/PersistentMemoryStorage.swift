@@ -139,7 +139,7 @@ internal import Synchronization
             return error(
                 "fallocate", ENOSPC,
                 "the file has holes, and there is no room to fill them; free some space, or "
-                    + "create the file anew")
+                    + "create the file again")
         default:
             return error("pmem2_map_new", errorNumber, found.isEmpty ? nil : "found: \(found)")
         }

@@ -57,7 +57,7 @@ public final class RingStorage: Storage {
         default:
             found = "\(Errno(rawValue: -result))"
         }
-        return "io_uring is not to be had (\(Errno(rawValue: -result))); \(found)"
+        return "io_uring is not available (\(Errno(rawValue: -result))); \(found)"
     }
 
     /// A ring for the calling thread.

@@ -42,7 +42,7 @@ enum ProcessLimit {
     static var threadAdvice: String {
         let limits: [(kind: pccp_limit_kind, unit: String)] = [
             (PCC_LIMIT_THREADS, "threads of this user (ulimit -u)"),
-            (PCC_LIMIT_GROUP_THREADS, "threads of this control group (pids.max)"),
+            (PCC_LIMIT_GROUP_THREADS, "threads of this cgroup (pids.max)"),
             (PCC_LIMIT_ADDRESS_SPACE, "bytes of address space, also for stacks (ulimit -v)"),
         ]
         let found = limits.compactMap { limit in

@@ -3,8 +3,8 @@ internal import CPlatformLinux
 /// State behind a lock that threads can wait on: a mutex and a condition variable.
 ///
 /// Every access goes through a closure that runs with the lock held; closures must be short, must
-/// not call back into the same monitor, and must not let the state escape. Whoever changes what
-/// others wait for calls `wakeAll` afterwards.
+/// not call back into the same monitor, and must not let the state escape. A thread that changes
+/// what others wait for calls `wakeAll` afterwards.
 // Unchecked: `state` is touched only with the lock held, and the lock orders the accesses.
 @safe public final class Monitor<State>: @unchecked Sendable {
     private let monitor: OpaquePointer
@@ -57,7 +57,7 @@ internal import CPlatformLinux
         }
     }
 
-    /// The same, but not for ever.
+    /// The same, for a limited time.
     ///
     /// - Parameter deadline: on the clock of `SystemClock.monotonicTime`; 0 waits without end.
     /// - Returns: nil when the deadline passed first.

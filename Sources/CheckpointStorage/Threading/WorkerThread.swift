@@ -3,7 +3,7 @@ internal import Synchronization
 
 /// A named thread of the operating system: pthread_create(3), with every signal blocked.
 ///
-/// Whoever starts one joins it; a thread that is never joined keeps its stack.
+/// The thread that starts one joins it; a thread that is never joined keeps its stack.
 public final class WorkerThread: Sendable {
     private let handle: UInt64
     /// Who knows in the system's place when it has ended, in a simulation.

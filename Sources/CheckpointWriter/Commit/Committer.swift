@@ -167,7 +167,7 @@ extension Engine {
         error.code = .failStop
         error.message +=
             "; this writer accepts no more checkpoints, because it cannot know which superblock "
-            + "is on the medium: reopen the file to go on from what is"
+            + "is on the medium: reopen the file to continue from what is"
         options.logger.critical("fail-stop", metadata: ["error": "\(error)"])
         monitor.withLock { $0.stopSaving(sealed, error) }
     }

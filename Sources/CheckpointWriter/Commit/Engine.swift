@@ -103,7 +103,7 @@ final class Engine: Sendable {
                     return urgency.isUrgent && state.isCopying
                         && state.inFlight.count == inFlightCount
                 }
-                // Writers that stand back need not be woken for each chunk; the last one does it.
+                // Writers that pause need not be woken for each chunk; the last one does it.
                 // A save that waits for a slot must be, when one is free.
                 if !isQuiet { monitor.wakeAll() }
             } catch {
@@ -208,7 +208,7 @@ final class Engine: Sendable {
     private func nextWrite(mayWait: Bool) -> NextWrite {
         monitor.waitFor { state -> NextWrite? in
             if state.isStopped { return .stop }
-            // A mark never stands back: chunks wait for it.
+            // A mark never pauses: chunks wait for it.
             let standsBack = urgency.isUrgent && state.isCopying
             if let item = state.takeWrite(onlyMarks: standsBack) { return .item(item) }
             return mayWait ? nil : .nothing

@@ -41,7 +41,7 @@ struct EngineState {
     private(set) var isClosing = false
     /// Threads end as soon as they see it.
     private(set) var isStopped = false
-    /// Urgent saves that wait for a slot: the others stand back until they have one.
+    /// Urgent saves that wait for a slot: the others pause until they have one.
     private(set) var urgentWaitCount = 0
     /// How many saves wait for a slot, and the sum of the times when they began to.
     private var waitCount: UInt64 = 0
@@ -50,7 +50,7 @@ struct EngineState {
     private(set) var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
     private var stallBegan: UInt64?
-    /// They decide nothing: whoever has something to count adds to them.
+    /// They decide nothing; each transition adds to them.
     var statistics = WriterStatistics()
 
     init(
@@ -143,7 +143,7 @@ struct EngineState {
 
     /// How many slots are free, but pinned by readers, for a save that found none.
     private mutating func pinnedCount(_ isUrgent: Bool) -> Int {
-        // Whoever waits for an urgent one to go first has no slot to complain about.
+        // A save that waits for an urgent one has no slot to complain about.
         if standsBack(isUrgent) { return 0 }
         let count = inFlight.count >= geometry.inFlightCount ? 0 : slots.free.count
         if count == 0 {
@@ -223,7 +223,7 @@ struct EngineState {
         statistics.busyNanoseconds += now - began
     }
 
-    /// The statistics, with what is going on now.
+    /// The statistics, with what is in progress now.
     func currentStatistics(now: UInt64) -> WriterStatistics {
         var current = statistics
         current.busyNanoseconds &+= waitCount &* now &- waitBeganSum
@@ -389,7 +389,7 @@ struct EngineState {
         fail(item.checkpoint, error)
     }
 
-    /// The write may still be going on, and would then land in whatever the slot is used for next:
+    /// The write may still be in progress, and would then land in the slot's next checkpoint:
     /// no slot is used again, and the buffer never.
     mutating func stopSaving(unresolved item: WriteItem, _ error: CheckpointError) {
         item.checkpoint.busyCount -= 1

@@ -15,7 +15,7 @@ struct SlotTable {
         case held(SequenceNumber)
         /// Unused until the file is opened again: a flush failed while it was being written, so
         /// nothing is known of what reached the medium; or it holds a newer checkpoint than the one
-        /// that the writer went on from, and could not be read.
+        /// that the writer continued from, and could not be read.
         case quarantined
     }
 
@@ -57,7 +57,7 @@ struct SlotTable {
         free.removeAll { $0 == slot }
     }
 
-    /// Something newer than what opening went on from is durable.
+    /// Something newer than what opening continued from is durable.
     mutating func releaseHeld() {
         let held = uses.keys.filter { if case .held = use($0) { true } else { false } }
         for slot in held.sorted(by: { $0.rawValue < $1.rawValue }) { release(slot) }

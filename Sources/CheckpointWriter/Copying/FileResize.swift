@@ -58,7 +58,7 @@ extension CheckpointFile {
     ///     it, and nothing was changed.
     /// - Throws: `locked` when a writer has the file, `tooLarge` when the newest checkpoint would
     ///   not fit, `noSpace`, `unsupported` for a block device, `invalidArgument`, `corrupt` when
-    ///   there are checkpoints and none is whole.
+    ///   there are checkpoints and none is intact.
     public static func resize(
         path: String, to shape: Shape, isDryRun: Bool = false, allowsNetwork: Bool = false,
         progress: Progress? = nil
@@ -72,7 +72,7 @@ extension CheckpointFile {
             throw CheckpointError(
                 .unsupported,
                 "\(path): a block device keeps its size; extract the checkpoint you want with "
-                    + "pcextract and create the file anew")
+                    + "pcextract and create the file again")
         }
         var resize = try FileResize(storage, shape, progress)
         if !isDryRun, resize.report.isChange { try resize.replaceFile() }
@@ -125,7 +125,7 @@ private struct FileResize {
         options.rank = found.identity.rank
         options.worldSize = found.identity.worldSize
         var progress = ResizeProgress(found, report)
-        // The same decision as a writer's, which verifies the checkpoint that it goes on from.
+        // The same decision as a writer's, which verifies the checkpoint that it continues from.
         let start = try WriterOpening(
             storage: storage, options: options, progress: progress.next(found.candidates.first)
         ).recover()

@@ -1,6 +1,6 @@
 public import CheckpointRecovery
 
-/// The checkpoint that a writer went on from when it was opened.
+/// The checkpoint that a writer continued from when it was opened.
 public struct RecoveredCheckpoint: Sendable {
     public let candidate: Candidate
     /// Every chunk of it was read and matched its digest. False with `WriterOptions.trustsAnchor`:

@@ -30,7 +30,7 @@ struct WriterOpening {
     ///   what reading throws. Nothing was changed then.
     func recover() throws(CheckpointError) -> Result {
         try lock()
-        // Whoever replaces a file holds its lock until the new one has the name.
+        // A process that replaces a file holds its lock until the new one has the name.
         guard storage.isAtItsPath else {
             throw CheckpointError(
                 .locked,
@@ -202,7 +202,7 @@ struct WriterOpening {
     /// The checkpoint to continue from: the newest of which every chunk verifies.
     ///
     /// What no superblock names is verified because nothing else says that its F1 finished. The
-    /// anchored one is verified because a rotten one is not worth keeping: going on from it would
+    /// anchored one is verified because a rotten one is not worth keeping: continuing from it would
     /// free the slot of the older checkpoint that a load falls back to, the last intact one. An
     /// opener that trusts it holds that slot instead.
     private func choose(
@@ -257,9 +257,9 @@ struct WriterOpening {
         throw damage
     }
 
-    /// Goes on from the anchored checkpoint without reading it, and holds what a load falls back to
-    /// when it is rotten: a crash before the first save is durable (COMMIT.md states C0 to C3) must
-    /// leave that.
+    /// Continues from the anchored checkpoint without reading it, and holds the one that a load
+    /// falls back to when it is rotten: a crash before the first save is durable (COMMIT.md states
+    /// C0 to C3) must leave that.
     ///
     /// - Returns: nil when holding it would leave no slot to save to.
     private func trust(

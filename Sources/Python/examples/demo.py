@@ -339,7 +339,7 @@ class Demo:
 def _kill_in_flight(trainer: Trainer, path: Path, delay: float, aim: int) -> None:
     """Kills the trainer when it has `aim` checkpoints in flight, or after a while at least one.
 
-    The file must confirm it: a slot header says `writing` from the moment on at which a
+    The file must confirm it: a slot header records `writing` from the moment on at which a
     checkpoint may have overwritten what the slot held before.
     """
     time.sleep(delay)

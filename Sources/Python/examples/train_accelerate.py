@@ -1,4 +1,4 @@
-"""An Accelerate loop that goes on where it was, however it ended.
+"""An Accelerate loop that resumes where it was, however it ended.
 
     python train_accelerate.py run.pcc --steps 100
 """

@@ -32,7 +32,7 @@ def main() -> None:
     if os.path.exists(options.file.replace("{rank}", str(rank))):
         reader = StorageReader(options.file)
         dcp.load(state, storage_reader=reader)
-        # Without a checkpoint_id: the newest step that is whole in the files of all ranks.
+        # Without a checkpoint_id: the newest step that is intact in the files of all ranks.
         start = (reader.step or 0) + 1
     print(f"starts at step {start}")
     with StorageWriter(options.file, in_flight=2) as writer:

@@ -2,7 +2,7 @@
 
     python train_gpt.py run.pcc --steps 160
 
-Start it again after any kind of end: it goes on from the newest valid checkpoint. Everything that
+Start it again after any kind of end: it continues from the newest valid checkpoint. Everything that
 decides the result is part of the checkpoint: weights, Adam moments, learning rate schedule, the
 loader's position, and the random generators that dropout draws from.
 """
@@ -141,7 +141,7 @@ def make_run(steps: int) -> tuple[GPT, torch.optim.Optimizer, Any, Loader]:
 
 
 def report(event: str, **fields: object) -> None:
-    """One line for whoever watches this run, in one write so that a kill cannot cut it."""
+    """One line for the people who watch this run, in one write so that a kill cannot cut it."""
     line = json.dumps({"event": event, "time": time.time(), **fields}) + "\n"
     os.write(sys.stdout.fileno(), line.encode())
 

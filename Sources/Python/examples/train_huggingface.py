@@ -1,4 +1,4 @@
-"""A Hugging Face Trainer that goes on where it was, however it ended.
+"""A Hugging Face Trainer that resumes where it was, however it ended.
 
     python train_huggingface.py run.pcc --steps 100
 """
@@ -56,7 +56,7 @@ def main() -> None:
         )  # fmt: skip
         trainer = Trainer(model, arguments, train_dataset=data, callbacks=[checkpoints, Printing()])
         path = checkpoints.resume_folder()
-        print("starts a new run" if path is None else "goes on")
+        print("starts a new run" if path is None else "continues")
         trainer.train(resume_from_checkpoint=path)
 
 

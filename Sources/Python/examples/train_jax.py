@@ -1,4 +1,4 @@
-"""A JAX loop that goes on where it was, however it ended.
+"""A JAX loop that resumes where it was, however it ended.
 
     python train_jax.py run.pcc --steps 100
 """

@@ -1,4 +1,4 @@
-"""A Lightning Trainer that goes on where it was, however it ended.
+"""A Lightning Trainer that resumes where it was, however it ended.
 
     python train_lightning.py run.pcc --steps 100
 """
@@ -47,7 +47,7 @@ def main() -> None:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     path = storage.resume_path()
-    print("starts a new run" if path is None else "goes on")
+    print("starts a new run" if path is None else "continues")
     trainer.fit(Module(), batches, ckpt_path=path)
 
 

@@ -1,4 +1,4 @@
-"""A loop over NumPy arrays that goes on where it was, however it ended.
+"""A loop over NumPy arrays that resumes where it was, however it ended.
 
     python train_numpy.py run.pcc --steps 100
 """

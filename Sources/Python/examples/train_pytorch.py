@@ -1,4 +1,4 @@
-"""A PyTorch loop that goes on where it was, however it ended.
+"""A PyTorch loop that resumes where it was, however it ended.
 
     python train_pytorch.py run.pcc --steps 100
 """

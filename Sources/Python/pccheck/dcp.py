@@ -508,7 +508,7 @@ class StorageReader(storage.StorageReader):
                 f"{error}; expected what DCP's own planner saves. If you trust the writer, "
                 f"{self._trust.how}"
             ) from None
-        # Pickled anew: what was checked and what the planner then reads are the same.
+        # Pickled again: what was checked and what the planner then reads are the same.
         stream = io.BytesIO()
         torch.save(plain, stream)
         stream.seek(0)

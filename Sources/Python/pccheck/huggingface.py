@@ -224,14 +224,14 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         return {"stateful_callbacks": alone}
 
     def _tell_of_other_state(self, args: TrainingArguments, state: TrainerState) -> None:
-        # By the names of their classes: the Trainer's state does not say so in its type.
+        # By the names of their classes: the Trainer's state does not report it in its type.
         held: Any = state.stateful_callbacks
         names = sorted(set(held or {}) - {"TrainerControl"})
         trainer, is_restored = self._trainer(), args.restore_callback_states_from_checkpoint
         if not names or (trainer is not None and is_restored):
             return
         log.warning(
-            "what %s counts begins anew when training resumes: %s",
+            "what %s counts begins again when training resumes: %s",
             ", ".join(names),
             "give TrainingArguments(restore_callback_states_from_checkpoint=True)"
             if trainer is not None

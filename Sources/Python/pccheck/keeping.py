@@ -129,7 +129,7 @@ class Keeper:
         return handle
 
     def before_save(self, loaded_step: int | None) -> None:
-        """Called before each save; ``loaded_step`` is where this process went on from."""
+        """Called before each save; ``loaded_step`` is where this process continued from."""
         self._copies.pin()
         every = None if self._keep is None else self._keep.every
         if every is not None and self._last_bucket is None and loaded_step is not None:

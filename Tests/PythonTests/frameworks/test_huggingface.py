@@ -314,7 +314,7 @@ def test_state_of_other_callbacks_is_missed_aloud(
     options = {"eval_strategy": "epoch", "metric_for_best_model": "loss", "max_steps": 1}
     checkpoints = CheckpointCallback(path)
     plain_trainer(path, [checkpoints, early], **options).train()
-    assert "what EarlyStoppingCallback counts begins anew" in caplog.text
+    assert "what EarlyStoppingCallback counts begins again" in caplog.text
     assert "call attach(trainer)" in caplog.text
     caplog.clear()
     checkpoints = CheckpointCallback(path.with_name("other.pcc"))

@@ -4,7 +4,7 @@ internal import CheckpointRecovery
 
 /// What is written of a tensor that is in a hole.
 enum HoleTreatment: String, ExpressibleByArgument, CaseIterable, Sendable {
-    /// Nothing: a loader that misses it says so.
+    /// Nothing: a loader that misses it reports it.
     case skip
     /// What is left of it, and zeros.
     case zero

@@ -55,7 +55,7 @@ struct TensorComparison {
     private let second: ComparedCheckpoint
     /// Pieces of tensors whose elements do not keep to the chunks.
     private static let pieceUnitCount: UInt64 = 1 << 20
-    /// What is told of a tensor's damage.
+    /// How a tensor's damage is reported.
     private static let damageLimit = 4
 
     init(_ first: ComparedCheckpoint, _ second: ComparedCheckpoint) {

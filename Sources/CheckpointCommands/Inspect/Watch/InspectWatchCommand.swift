@@ -87,7 +87,7 @@ struct InspectWatchCommand: ToolCommand {
                     WatchJSON.line(
                         sample, run.watch, path: options.file, time: SystemClock.wallTime))
             }
-            // Whoever reads a pipe waits for the line now.
+            // The reader of a pipe waits for the line now.
             output.flush()
             if let end = run.end { return end }
             SystemClock.sleep(nanoseconds: intervalNanoseconds)

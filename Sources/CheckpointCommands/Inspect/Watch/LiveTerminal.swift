@@ -51,7 +51,7 @@ struct LiveTerminal: ~Copyable {
         let width = columnCount
         var control = ""
         if drawnCount > 0 {
-            // After a change of width, nobody knows how the terminal broke the lines.
+            // After a change of width, it is unknown how the terminal broke the lines.
             control = drawnWidth == width ? "\r\u{1B}[\(drawnCount)A" : "\u{1B}[H\u{1B}[2J"
         }
         output.write(Array(control.utf8))

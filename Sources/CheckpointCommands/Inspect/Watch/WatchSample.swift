@@ -22,7 +22,7 @@ struct WatchSample {
     /// Slots that readers keep from a writer.
     let pins: [SlotPin]
 
-    /// Reads the metadata of `path`, which is opened anew each time, so that a file that was
+    /// Reads the metadata of `path`, which is opened again each time, so that a file that was
     /// renamed over the path is seen. Takes no lock.
     init(path: String) throws(CheckpointError) {
         let inspection = try Inspection(path: path)

@@ -92,8 +92,8 @@ def read(path: str, show: Show, *, trust: bool = False) -> Any:
         return _Directory(torch, path, metadata, show, trust).state()
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
         raise DamagedInput(
-            f"{metadata_path}: it is broken ({type(error).__name__}: {error}); copy the directory "
-            "anew"
+            f"{metadata_path}: it is damaged ({type(error).__name__}: {error}); copy the directory "
+            "again"
         ) from None
 
 
@@ -112,7 +112,7 @@ def _read_metadata(path: str, trust: bool) -> Any:
         except Exception as error:
             raise DamagedInput(
                 f"{path}: it is no metadata of torch.distributed.checkpoint ({error}), or damaged; "
-                "copy the directory anew"
+                "copy the directory again"
             ) from None
 
 
@@ -328,7 +328,7 @@ def of_adapter(state: dict[str, Any], path: str, *, trust: bool = False) -> Any:
             flat[fqn] = torch_file.load_stream(stream, f"{path}: '{fqn}'", trust=trust)
         return _nested(flat, layout["planner"])
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise StateFormatError(f"the layout of pccheck.dcp is broken: {error}") from None
+        raise StateFormatError(f"the layout of pccheck.dcp is damaged: {error}") from None
 
 
 def _tensor_of_adapter(what: str, items: list[Any], tensors: dict[str, Any]) -> Any:

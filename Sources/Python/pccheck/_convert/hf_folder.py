@@ -48,7 +48,7 @@ def _part_names(stored: Stored, part: str) -> dict[str, str]:
     for key, node in nodes.items():
         if not isinstance(node, dict) or set(node) != {"$tensor"}:
             raise UnsupportedState(
-                f"'{part}.{key}' is no tensor that safetensors can hold by itself: a value, or a "
+                f"'{part}.{key}' is no tensor that safetensors can hold alone: a value, or a "
                 "view of another tensor; leave it out of the part, or write .pt with pcextract"
             )
     names: dict[str, str] = {}

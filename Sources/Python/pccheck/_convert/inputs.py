@@ -92,7 +92,7 @@ def _kind_of_directory(path: str) -> str:
 
 
 def step_of(path: str, kind: str) -> int:
-    """The step that an input was saved at, as far as it says so; else 0."""
+    """The step that an input was saved at, as far as it reports it; else 0."""
     if kind == "hugging-face":
         step = hugging_face.step_of(path)
         if step is not None:

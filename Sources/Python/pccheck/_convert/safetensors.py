@@ -63,7 +63,7 @@ class Header:
         self.data_byte_count = self._checked_length(data_byte_count)
 
     def _broken(self, what: str) -> DamagedInput:
-        return DamagedInput(f"{self.path}: the safetensors header is broken: {what}")
+        return DamagedInput(f"{self.path}: the safetensors header is damaged: {what}")
 
     def _entry(self, name: str, item: Any) -> Entry:
         if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
@@ -97,7 +97,7 @@ class Header:
             kind = "it is truncated" if found < end else "it has bytes that belong to no tensor"
             raise DamagedInput(
                 f"{self.path}: {found} bytes of tensors were found, expected {end}: {kind}; copy "
-                "the file anew"
+                "the file again"
             )
         return end
 
@@ -117,7 +117,7 @@ class SafetensorsFile:
         if start > memory.nbytes:
             raise DamagedInput(
                 f"{path}: it has {memory.nbytes} bytes, but its header ends at {start}: it is "
-                "truncated; copy the file anew"
+                "truncated; copy the file again"
             )
         text = memory[_LENGTH_BYTE_COUNT:start].tobytes()
         self.header = Header(text, path, memory.nbytes - start)
@@ -139,7 +139,7 @@ class SafetensorsFile:
         if dtype == "F4" and shape and shape[-1] % 2 == 0:
             # As torch has them: two in a byte.
             return MappedTensor("U8", (*shape[:-1], shape[-1] // 2), memory, "float4_e2m1fn_x2")
-        # A type that torch does not have: the bytes. The header says what they are.
+        # A type that torch does not have: the bytes. The header records what they are.
         return MappedTensor("U8", (memory.nbytes,), memory)
 
 
@@ -238,7 +238,7 @@ def header_of_note(entry: Any) -> tuple[str, Header]:
     try:
         return name, Header(entry["header"].encode("utf-8"), name)
     except (DamagedInput, UnicodeEncodeError) as error:
-        raise StateFormatError(f"the note of the source is broken: {error}") from None
+        raise StateFormatError(f"the note of the source is damaged: {error}") from None
 
 
 def new_header(stored: Stored, tensors: dict[str, str], metadata: dict[str, str]) -> Header:

@@ -125,7 +125,7 @@ class _Windows:
         self._start = self._end = 0
 
     def piece(self, offset: int, end: int, next_tensors: Iterator[StoredEntry]) -> memoryview:
-        """Bytes from an offset on, as many as there are at hand before ``end``."""
+        """Bytes from an offset on, as many as there are available before ``end``."""
         if not self._start <= offset < self._end:
             self._read(offset, end, next_tensors)
         stop = min(end, self._end)
@@ -187,7 +187,7 @@ def with_checkpoint(
     show: Show,
     warn: Callable[[str], None],
 ) -> tuple[_Result, bool]:
-    """Does the work on a step's checkpoint, or on the newest that is whole.
+    """Does the work on a step's checkpoint, or on the newest that is intact.
 
     Returns what the work did, and whether a newer checkpoint was damaged.
     """

@@ -44,7 +44,7 @@ def _load(source: Any, where: str, trust: bool, can_map: bool) -> Any:
     try:
         return unpickling.load(source, where, Trust(trust, "say --trust"), can_map=can_map)
     except BadPickle as error:
-        raise DamagedInput(f"{error}; it is truncated or damaged: copy the file anew") from None
+        raise DamagedInput(f"{error}; it is truncated or damaged: copy the file again") from None
 
 
 def _check_archive(path: str, show: Show, ignore_checksums: bool) -> bool:
@@ -67,7 +67,7 @@ def _check_archive(path: str, show: Show, ignore_checksums: bool) -> bool:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         raise DamagedInput(
             f"{path}: it is truncated or damaged ({type(error).__name__}: {error}); copy the file "
-            "anew"
+            "again"
         ) from None
 
 
@@ -83,8 +83,8 @@ def _check_members(
                     show("checking", done, total)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise DamagedInput(
-                f"{path}: '{member.filename}' in it is damaged ({error}); copy the file anew. When "
-                "torch was told to write no checksums, say --ignore-checksums"
+                f"{path}: '{member.filename}' in it is damaged ({error}); copy the file again. "
+                "When torch was asked to write no checksums, say --ignore-checksums"
             ) from None
 
 

@@ -44,7 +44,7 @@ assert c.sizeof(native.Tensor) == _TENSOR_ROW.itemsize
 
 @dataclass(frozen=True)
 class Recovered:
-    """The checkpoint that a writer went on from when it was opened."""
+    """The checkpoint that a writer continued from when it was opened."""
 
     sequence: int
     step: int
@@ -108,7 +108,7 @@ class TensorTable:
             (entry.name, entry.stored_dtype, entry.shape, _is_early(entry)) for entry in entries
         ]
         if signature != self._signature:
-            # Whoever interrupts this leaves rows that are half made, and are nobody's.
+            # An interrupt here leaves rows that are half made, and that nothing uses.
             self._signature = None
             self._build(entries)
             self._signature = signature
@@ -193,7 +193,7 @@ class Engine:
         pin: Pin | None = None,
         past: Past | None = None,
     ) -> None:
-        """``past`` is of the engine whose work this one goes on with, in the same file."""
+        """``past`` is of the engine whose work this one continues with, in the same file."""
         self._library = native.library()
         self._path = path
         self._process = os.getpid()
@@ -236,7 +236,7 @@ class Engine:
             self.close()
 
     def recovered(self) -> Recovered | None:
-        """The checkpoint that opening chose to go on from; None in a file without any."""
+        """The checkpoint that opening chose to continue from; None in a file without any."""
         info, is_verified, error = native.CheckpointInfo(), c.c_uint32(), native.Error()
         self._check_process()
         with self.lock:
@@ -438,7 +438,7 @@ class Engine:
         self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 
     def wait_finished(self) -> None:
-        """Returns when every checkpoint has ended; failures that nobody knows of are logged."""
+        """Returns when every checkpoint has ended; failures that no caller has seen are logged."""
         for handle in list(self._outstanding):
             if not handle.has_begun:
                 continue
@@ -475,7 +475,7 @@ class Engine:
 
     def end(self) -> Past:
         """Waits until nothing is in flight and closes the file; returns what the engine that
-        opens it next goes on with."""
+        opens it next continues with."""
         with self.lock:
             self.wait_finished()
             stats = self.stats()
@@ -530,7 +530,7 @@ class Engine:
         return bool(self._writer) and os.getpid() == self._process
 
     def _check_process(self) -> None:
-        """To be called before the lock is taken: in a child it may be held for ever, by a thread
+        """To be called before the lock is taken: in a child it may never be released, by a thread
         that exists only in the parent."""
         if os.getpid() != self._process:
             raise Forked(

@@ -81,10 +81,10 @@ class SaveHandle:
         self._guard = guard
         self._writer = writer
         self._saver = Saver()
-        #: True until the writer was told whether to commit, where it waits for that.
+        #: True while the writer waits for the decision whether to commit.
         self.needs_decision = guard is not None
         # The save() that still waits for memory to be copied. An interrupted one leaves this set:
-        # nobody knows what its caller does to that memory.
+        # it is unknown what its caller does to that memory.
         self._saving_thread: threading.Thread | None = None
         self._guard_lock = threading.RLock()
         self._changed: list[str] = []
@@ -239,7 +239,7 @@ class SaveHandle:
         self._library.pcc_writer_reject(
             self._writer, self._ticket, reason.encode("utf-8", "replace"), c.byref(error)
         )
-        # Last: whoever interrupts this finds the decision still to be made.
+        # Last: after an interrupt the decision is still to be made.
         self.needs_decision = False
 
     def _decide(self) -> None:
@@ -413,7 +413,7 @@ class SaveHandle:
 
 
 class Approvals:
-    """A thread that decides on checkpoints as soon as they are staged, whoever waits for them."""
+    """A thread that decides on checkpoints as soon as they are staged; no caller needs to wait."""
 
     def __init__(self) -> None:
         self._handles: queue.SimpleQueue[SaveHandle | None] = queue.SimpleQueue()
@@ -437,10 +437,10 @@ class Approvals:
             try:
                 handle._decide_when_staged()
             except CheckpointError:
-                # It failed by itself; its own waits say why.
+                # It failed alone; its own waits say why.
                 log.debug("the checkpoint of step %d ended before it was staged", handle.step)
             except Exception:
-                # Those behind it still need a word; whoever waits for this one asks again.
+                # Those behind it still need a word; the caller that waits for this one asks again.
                 log.exception("the checkpoint of step %d was not decided on", handle.step)
             del handle
 

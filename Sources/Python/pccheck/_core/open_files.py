@@ -57,7 +57,7 @@ def no_pickle(item: object, path: str) -> TypeError:
     return TypeError(
         f"{path}: a {type(item).__name__} cannot be pickled or copied, as its file has one writer, "
         "in this process; leave it out (in Lightning save_hyperparameters(ignore=[…]) with the "
-        "name of the argument), or hand over the path, and open the file where it is needed"
+        "name of the argument), or pass the path, and open the file where it is needed"
     )
 
 

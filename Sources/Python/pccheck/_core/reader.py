@@ -240,7 +240,7 @@ class Reader:
 
 
 def is_rejection(error: CheckpointError) -> bool:
-    """True when an error rules a checkpoint out, whoever asks for it."""
+    """True when an error rules a checkpoint out for every caller."""
     if isinstance(error, UnsupportedState):
         return False
     return isinstance(error, (Corrupt, DeviceError, StateFormatError)) or (

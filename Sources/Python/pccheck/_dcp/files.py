@@ -116,7 +116,7 @@ class Files:
 
     @property
     def entries(self) -> dict[Index, Entry]:
-        """What is there, whichever file it is in."""
+        """All items, whichever file they are in."""
         return {index: entry for index, (_, entry) in self.places.items()}
 
     def _merged(self) -> dict[Index, tuple[Source, Entry]]:

@@ -90,7 +90,7 @@ class Source:
         """Unpins the checkpoint."""
         self._reader.close()
 
-    # -- what is there
+    # -- what the files hold
 
     def _read_layout(self) -> None:
         metadata = self._manifest.pop("__metadata__", {})

@@ -38,7 +38,7 @@ class DurableCheckpointer(pcc.Checkpointer):
 
 
 # The files that this process has open for writers that DCP sent it, with their options. A writer
-# is sent anew for every save, the file stays open.
+# is sent again for every save, the file stays open.
 _sent: dict[str, tuple[dict[str, Any], DurableCheckpointer]] = {}
 
 

@@ -94,7 +94,7 @@ def _advice(value: Any) -> str | None:
     if type(value) in (types.SimpleNamespace, argparse.Namespace):
         return "save vars(value)"
     if isinstance(value, Iterator):
-        return "save how far it has come, and make it anew"
+        return "save how far it has come, and make it again"
     if isinstance(value, os.PathLike):
         return "save os.fspath(value)"
     for kind in (bool, str, bytes, bytearray, int, float, complex, tuple, list, dict, set,
@@ -106,5 +106,5 @@ def _advice(value: Any) -> str | None:
     if isinstance(value, Set):
         return "save set(value)"
     if type(value).__module__ in ("_thread", "threading", "weakref", "_weakref"):
-        return "leave it out, and make it anew"
+        return "leave it out, and make it again"
     return None

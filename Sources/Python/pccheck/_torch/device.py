@@ -65,7 +65,7 @@ class CudaStreams:
         return tensor.is_cuda
 
     def allocate(self, byte_count: int) -> torch.Tensor:
-        """Pinned memory; ordinary memory, with a word in the log, where that cannot be had."""
+        """Pinned memory; ordinary memory, with a word in the log, where that is not available."""
         try:
             return torch.empty(byte_count, dtype=torch.uint8, device="cpu", pin_memory=True)
         except RuntimeError as error:

@@ -374,7 +374,7 @@ def give_memory(module: torch.nn.Module, device: torch.device | None = None) -> 
                 if name in part._non_persistent_buffers_set:
                     log.warning(
                         "the buffer '%s' is on the meta device and in no checkpoint, because it is "
-                        "not persistent; make it anew", f"{path}.{name}".lstrip("."),
+                        "not persistent; make it again", f"{path}.{name}".lstrip("."),
                     )  # fmt: skip
                     continue
                 if id(tensor) not in made:

@@ -49,7 +49,7 @@ class TorchEncoder(Encoder):
     ) -> None:
         """`plan` is what the last save of this state, if it is the same, found out.
 
-        With `device_copies`, tensors that it handles are complete when it says so. `host_copies`
+        With `device_copies`, tensors that it handles are complete when it reports it. `host_copies`
         makes dense copies of what cannot be read where it is.
         """
         super().__init__()
