@@ -235,15 +235,19 @@ public struct StressRun: Sendable {
         _ open: () throws(CheckpointError) -> CheckpointReader, _ log: Log
     ) throws(CheckpointError) {
         try log.note { () throws(CheckpointError) in
-            do throws(CheckpointError) {
-                let found = try open().loadNewest { selected throws(CheckpointError) in
-                    let count = selected.candidate.header.payloadByteCount
-                    return Digest(of: try selected.readBytes(0..<count))
+            while true {
+                do throws(CheckpointError) {
+                    let found = try open().loadNewest { selected throws(CheckpointError) in
+                        let count = selected.candidate.header.payloadByteCount
+                        return Digest(of: try selected.readBytes(0..<count))
+                    }
+                    return .loaded(found.candidate.sequence, found.value)
+                } catch {
+                    // The writer took every candidate meanwhile; a reader then tries again.
+                    if error.code == .busy { continue }
+                    guard error.code == .noCheckpoint else { throw error }
+                    return .loaded(.none, .zero)
                 }
-                return .loaded(found.candidate.sequence, found.value)
-            } catch {
-                guard error.code == .noCheckpoint else { throw error }
-                return .loaded(.none, .zero)
             }
         }
     }
