@@ -143,8 +143,8 @@ internal import CheckpointFormat
         unsafe UnsafeMutableRawBufferPointer(start: baseAddress, count: byteCount)
     }
 
-    /// What a pool may take now: the machine's available memory, or what is left in a control
-    /// group with a limit.
+    /// What a pool may take now: the machine's available memory, or what is left in a cgroup with a
+    /// limit.
     public static var availableByteCount: UInt64 { pccp_available_byte_count() }
 
     /// Cuts the memory into buffers of `bufferByteCount`, a multiple of 4096.

@@ -26,8 +26,8 @@ func invalid(_ message: String) -> CheckpointError { CheckpointError(.invalidArg
 
 /// A handle: an object that C holds one reference to, in the process that made it.
 ///
-/// In a forked child the threads of the object do not exist, and its locks may be held by them for
-/// ever: nothing of it is touched there, not even to free it.
+/// In a forked child the threads of the object do not exist, and locks that they hold are never
+/// released: nothing of it is touched there, not even to free it.
 enum Handle {
     private final class Owned {
         let object: AnyObject
