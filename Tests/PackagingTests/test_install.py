@@ -15,7 +15,7 @@ from conftest import NAMES, ROOT
 
 INSTALL = ROOT / "Sources" / "Packaging" / "install"
 BUILD = ROOT / "build"
-VERSION = re.search(r"^VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+VERSION = (ROOT / "VERSION").read_text().strip()
 # What a shell gives to a program when nothing was set.
 BARE = {"PATH": "/usr/bin:/bin"}
 
