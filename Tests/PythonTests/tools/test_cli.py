@@ -145,6 +145,21 @@ def test_an_old_command_names_the_new_one(command: str, words: str) -> None:
     assert made.stdout == "" and made.stderr.count("\n") == 1 and words in made.stderr
 
 
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
+def test_the_status_is_right_where_no_message_can_be_written(stream: str) -> None:
+    for words, status in (("ls x", 16), ("fsck x", 8)):
+        command = f"PCCHECK_PROGRAM=/none '{sys.executable}' -m pccheck {words} {stream}"
+        assert subprocess.run(["sh", "-c", command], timeout=60).returncode == status
+
+
+def test_a_script_with_another_name_is_pccheck(tmp_path: Path) -> None:
+    other = tmp_path / "checkpoints"
+    other.symlink_to(Path(sys.executable).parent / "pccheck")
+    for words in (["convert", "--help"], ["--help"]):
+        made = subprocess.run([other, *words], capture_output=True, text=True, timeout=60)
+        assert made.stdout == module(*words).stdout
+
+
 def test_the_scripts_of_an_environment_are_the_tools(trained: Path) -> None:
     scripts = Path(sys.executable).parent
     for tool in ("pccheck", "pcfsck", "pcinspect", "pcextract"):
@@ -161,9 +176,15 @@ def test_the_scripts_of_an_environment_are_the_tools(trained: Path) -> None:
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     said = module("fsck", "x", status=8, PCCHECK_PROGRAM=str(tmp_path / "none")).stderr
     assert f"{tmp_path / 'none'}: No such file" in said and "make tools" in said
-    script = tmp_path / "script"
-    script.write_text("not executable")
-    assert "denied" in module("fsck", "x", status=8, PCCHECK_PROGRAM=str(script)).stderr
+    closed = tmp_path / "closed"
+    closed.write_bytes(b"\x7fELF, but not executable")
+    assert "denied" in module("fsck", "x", status=8, PCCHECK_PROGRAM=str(closed)).stderr
+
+
+def test_the_program_is_never_the_script_that_starts_it() -> None:
+    script = Path(sys.executable).parent / "pccheck"
+    said = module("fsck", "x", status=8, PCCHECK_PROGRAM=str(script)).stderr
+    assert f"{script}: not the program" in said
 
 
 def test_the_program_on_the_path_is_never_a_script(tmp_path: Path) -> None:

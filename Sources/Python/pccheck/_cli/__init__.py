@@ -11,13 +11,17 @@ import sys
 from collections.abc import Sequence
 
 from .program import become
+from .terminal import Output
 
 _USAGE = 16
+#: The other names of the program.
+_TOOLS = ("pcfsck", "pcinspect", "pcextract")
 #: Commands that Python had of its own, and what does the same now.
 _REPLACED = {
     "ls": "inspect FILE, or for the tensors: inspect tensors FILE",
     "verify": "fsck --verify full FILE",
-    "export": "extract FILE -o OUT, or for --strip and --format hf: convert FILE -o OUT",
+    "export": "extract FILE -o OUT, or with --strip PREFIX, or --to hf --config DIR: "
+    "convert FILE -o OUT",
 }
 
 
@@ -31,15 +35,18 @@ def main(arguments: Sequence[str]) -> int:
 
         return run(arguments[1:])
     if command in _REPLACED:
-        sys.stderr.write(
-            f"pccheck: {command} is no longer a command; use python -m pccheck "
-            f"{_REPLACED[command]}\n"
+        Output.diagnostics().line(
+            ("pccheck:", "red"),
+            f" {command} is no longer a command; use python -m pccheck {_REPLACED[command]}",
         )
         return _USAGE
     return become("pccheck", arguments)
 
 
 def script() -> int:
-    """The tool under whose name this program was started, for the scripts of an environment."""
+    """The tool under whose name this program was started, for the scripts of an environment.
+
+    Under any other name, such as that of a symbolic link, it is pccheck, as the program is.
+    """
     name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
-    return main(arguments) if name == "pccheck" else become(name, arguments)
+    return become(name, arguments) if name in _TOOLS else main(arguments)

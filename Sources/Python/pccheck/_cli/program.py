@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from .._core.printable import printable
+from .terminal import Output
 
 _FAILED = 8
 _EXECUTABLE_MAGIC = b"\x7fELF"
@@ -22,14 +22,25 @@ def become(name: str, arguments: Sequence[str]) -> int:
     tried = []
     for place in _places():
         try:
+            _refuse_script(place)
             os.execv(place, [name, *arguments])
         except OSError as error:
-            tried.append(f"  {printable(place)}: {error.strerror}")
-    sys.stderr.write(
-        "pccheck: the program pccheck was not found; install the wheel, which holds it, build it "
-        "with `make tools`, or name it in PCCHECK_PROGRAM. Tried:\n" + "\n".join(tried) + "\n"
+            tried.append(f"\n  {printable(place)}: {error.strerror}")
+    Output.diagnostics().line(
+        ("pccheck:", "red"),
+        " the program pccheck cannot be started; install the wheel, which holds it, build it "
+        "with `make tools`, or name it in PCCHECK_PROGRAM. Tried:",
+        *tried,
     )
     return _FAILED
+
+
+def _refuse_script(place: str) -> None:
+    """A script may be that of a Python environment, which would come back here without end."""
+    with open(place, "rb") as file:
+        is_program = file.read(len(_EXECUTABLE_MAGIC)) == _EXECUTABLE_MAGIC
+    if not is_program:
+        raise OSError(errno.ENOEXEC, "not the program, which is an ELF file")
 
 
 def _places() -> Iterator[str]:
@@ -45,7 +56,5 @@ def _places() -> Iterator[str]:
     yield str(package.parents[2] / "build" / "bin" / "pccheck")
     for folder in os.get_exec_path():
         place = os.path.join(folder, "pccheck")
-        # Not the script of a Python environment, which would come back here without end.
-        with suppress(OSError), open(place, "rb") as file:
-            if file.read(len(_EXECUTABLE_MAGIC)) == _EXECUTABLE_MAGIC:
-                yield place
+        if os.path.exists(place):
+            yield place
