@@ -13,6 +13,8 @@ from repository import ROOT, DocumentationError
 
 _DIRECTIVE = re.compile(r'^<!-- (until|section) (\S+) "(.+)" -->$', re.M)
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
+# One schema has a heading on the page of all.
+_SCHEMA = re.compile(r"(spec/schemas|schemas)/([\w-]+)\.json")
 # Files and folders that a page of another name shows.
 _SHOWN_BY = {
     "Sources/CPCCheck/include/pccheck.h": "api/c.md",
@@ -29,6 +31,9 @@ def included(markdown: str) -> str:
 
 def linked(markdown: str) -> str:
     def target(found: re.Match[str]) -> str:
+        schema = _SCHEMA.fullmatch(found[2])
+        if schema:
+            return f"{found[1]}{_SHOWN_BY[schema[1]]}#{schema[2]}"
         return found[1] + _SHOWN_BY.get(found[2], found[2]) + (found[3] or "")
 
     return _outside_code(_LINK, target, markdown)
