@@ -5,6 +5,7 @@
 """
 
 from . import errors
+from . import state as state
 from ._core.handle import Outcome, SaveHandle
 from ._core.native import library_path
 from ._core.open_files import close_all

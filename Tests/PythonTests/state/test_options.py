@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,17 @@ def test_a_bad_option_makes_no_file(tmp_path: Path, options: dict[str, Any]) -> 
     with pytest.raises(pccheck.InvalidArgument):
         pccheck.Checkpointer(path, capacity="1 MiB", **options)
     assert not path.exists()
+
+
+def test_a_chunk_that_no_file_can_have_is_refused_at_opening(tmp_path: Path) -> None:
+    """Without a capacity the first save makes the file; that would be after hours of training."""
+    for chunk in (1 << 32, "4 GiB"):
+        with pytest.raises(pccheck.InvalidArgument, match="chunk is 4294967296, expected 0 to"):
+            pccheck.Checkpointer(tmp_path / "run.pcc", chunk=chunk)
+
+
+def test_the_state_module_comes_with_the_package() -> None:
+    """In a process of its own, where no other test has imported it."""
+    program = "import pccheck; print(pccheck.state.DOCUMENT_KEY)"
+    command = [sys.executable, "-W", "error", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "pccheck.state\n"

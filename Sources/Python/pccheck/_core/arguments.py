@@ -53,10 +53,10 @@ def seconds(value: Any, what: str) -> float:
     return number
 
 
-def parse_size(size: int | str, what: str = "size") -> int:
+def parse_size(size: int | str, what: str = "size", maximum: int = U64_MAXIMUM) -> int:
     """A byte count, given as a number or as text such as ``"512 MiB"`` or ``"2G"``."""
     if not isinstance(size, str):
-        return whole(size, what)
+        return whole(size, what, 0, maximum)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:ib|b)?\s*", size.lower())
     if match is None:
         raise InvalidArgument(
@@ -64,8 +64,8 @@ def parse_size(size: int | str, what: str = "size") -> int:
         )
     number, unit = match.groups()
     if len(number) > _SHOWN_DIGIT_COUNT:
-        raise InvalidArgument(f"{what} is {_shown(size)}, expected 0 to {U64_MAXIMUM}")
-    return whole(math.ceil(Fraction(number) * (1 << _SIZE_UNITS[unit])), what)
+        raise InvalidArgument(f"{what} is {_shown(size)}, expected 0 to {maximum}")
+    return whole(math.ceil(Fraction(number) * (1 << _SIZE_UNITS[unit])), what, 0, maximum)
 
 
 def switch(value: Any, what: str, advice: str) -> bool:

@@ -56,7 +56,7 @@ class FileOptions:
             in_flight=_given(self.in_flight, whole, "in_flight", 1, _IN_FLIGHT_MAXIMUM),
             retain=_given(self.retain, whole, "retain", 1, _RETAIN_MAXIMUM),
             capacity_byte_count=_given(self.capacity, parse_size, "capacity"),
-            chunk_byte_count=_given(self.chunk, parse_size, "chunk"),
+            chunk_byte_count=_given(self.chunk, parse_size, "chunk", U32_MAXIMUM),
             rank=whole(self.rank, "rank", 0, U32_MAXIMUM),
             world_size=whole(self.world_size, "world_size", 1, U32_MAXIMUM),
             allow_network=bool(self.allow_network),
