@@ -174,7 +174,7 @@ class PendingSave:
         left = min(1000 * (limit - time.monotonic()), SLICE_MILLISECONDS)
         error = native.Error()
         status = self._library.pcc_save_wait(
-            self.save, is_urgent, max(0, math.ceil(left)), c.byref(error)
+            self.save, int(is_urgent), max(0, math.ceil(left)), c.byref(error)
         )
         if status != native.TIMEOUT or time.monotonic() >= limit:
             native.check(status, error)
@@ -371,7 +371,7 @@ class Engine:
             self._outstanding.append(handle)
             try:
                 status = self._library.pcc_save_begin(
-                    pending.save, is_urgent, c.byref(handle._ticket), c.byref(error)
+                    pending.save, int(is_urgent), c.byref(handle._ticket), c.byref(error)
                 )
                 if status == native.BUSY:
                     return native.exception_from(status, error)

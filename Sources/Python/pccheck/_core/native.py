@@ -259,7 +259,9 @@ _P = c.c_void_p
 _ERROR = c.POINTER(Error)
 _HANDLE = c.POINTER(_P)
 _TEXT = c.POINTER(_P)
-_I32, _I64, _U64, _SIZE = map(Whole, (c.c_int32, c.c_int64, c.c_uint64, c.c_size_t))
+_I32, _U32, _I64, _U64, _SIZE = map(
+    Whole, (c.c_int32, c.c_uint32, c.c_int64, c.c_uint64, c.c_size_t)
+)
 
 # Name, result, arguments. A char * that must be freed is declared as an address.
 _FUNCTIONS: list[tuple[str, object, list[object]]] = [
@@ -291,8 +293,8 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
             c.POINTER(SaveOptions), _HANDLE, _ERROR,
         ],
     ),
-    ("pcc_save_begin", c.c_int32, [_P, c.c_uint32, _HANDLE, _ERROR]),
-    ("pcc_save_wait", c.c_int32, [_P, c.c_uint32, _I64, _ERROR]),
+    ("pcc_save_begin", c.c_int32, [_P, _U32, _HANDLE, _ERROR]),
+    ("pcc_save_wait", c.c_int32, [_P, _U32, _I64, _ERROR]),
     ("pcc_save_dispose", None, [_HANDLE]),
     ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
