@@ -144,7 +144,7 @@ public final class CheckpointWriter: Sendable {
             step: step, payload: payload, userMetadata: userMetadata, needsApproval: needsApproval)
         var deadline: UInt64 = 0
         if case .wait(let timeout?) = engine.options.busyPolicy {
-            deadline = SystemClock.monotonicTime &+ max(timeout, 1)
+            deadline = PendingSave.deadline(after: timeout)
         }
         while true {
             if let ticket = try pending.begin(isUrgent: isUrgent) { return ticket }

@@ -9,7 +9,7 @@ internal import Logging
 /// writer, wakes it at once. The pins of readers are locks of other openers, perhaps of other
 /// processes, and wake nobody: while only they are in the way, it asks for the locks again every
 /// 20 ms. An urgent save that has waited keeps its claim on the next slot until it has begun, or
-/// is released.
+/// is released: it stays urgent whatever its caller says later, as its own claim would hold it up.
 public final class PendingSave {
     /// Keeps it open: a writer that nobody holds ends.
     private let writer: CheckpointWriter
@@ -39,6 +39,7 @@ public final class PendingSave {
     ///
     /// - Throws: `stepBackwards`, `slotsExhausted`, `failStop`, `closed`, `inputOutput`.
     public func begin(isUrgent: Bool) throws(CheckpointError) -> CheckpointTicket? {
+        let isUrgent = isUrgent || hasUrgentClaim
         let admission = try engine.monitor.withLock { state throws(CheckpointError) in
             let admission = try state.admit(request, isUrgent: isUrgent, patience: patience)
             if case .begun = admission, hasUrgentClaim {
@@ -81,9 +82,15 @@ public final class PendingSave {
     public func wait(
         isUrgent: Bool, timeoutNanoseconds: UInt64? = nil
     ) throws(CheckpointError) {
-        let began = SystemClock.monotonicTime
-        let (sum, overflow) = began.addingReportingOverflow(max(timeoutNanoseconds ?? 0, 1))
-        try wait(isUrgent: isUrgent, deadline: timeoutNanoseconds == nil || overflow ? 0 : sum)
+        try wait(isUrgent: isUrgent, deadline: Self.deadline(after: timeoutNanoseconds))
+    }
+
+    /// - Returns: 0, which is no deadline, also for one that the clock never comes to.
+    static func deadline(after timeoutNanoseconds: UInt64?) -> UInt64 {
+        guard let timeoutNanoseconds else { return 0 }
+        let (sum, overflow) = SystemClock.monotonicTime.addingReportingOverflow(
+            max(timeoutNanoseconds, 1))
+        return overflow ? 0 : sum
     }
 
     /// - Parameter deadline: on the clock of `SystemClock.monotonicTime`; 0 waits without end.
@@ -97,7 +104,7 @@ public final class PendingSave {
             state.beginWait(now: began)
             return began
         }
-        let isOpen = waitForChance(isUrgent: isUrgent, deadline: deadline)
+        let isOpen = waitForChance(isUrgent: hasUrgentClaim, deadline: deadline)
         engine.monitor.withLock { $0.endWait(began: began, now: SystemClock.monotonicTime) }
         if !isOpen { throw busyError(.timeout) }
     }

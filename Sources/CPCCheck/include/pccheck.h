@@ -252,9 +252,9 @@ PCC_API pcc_status pcc_writer_save_opaque(pcc_writer *writer, uint64_t step,
  * options->is_urgent is not read. pcc_save_begin begins the checkpoint, and never waits: while
  * there is no slot it returns PCC_BUSY, or a skipped ticket where the policy is to skip.
  * pcc_save_wait returns PCC_OK when pcc_save_begin is worth another call, and PCC_TIMEOUT, with
- * what is in the way, when the time is over. A save that is_urgent (1) waits whatever the policy,
- * and keeps its claim on the next slot between two waits. pcc_save_dispose frees it and sets *save
- * to NULL, also after it has begun.
+ * what is in the way, when the time is over. A save that is_urgent (1) waits whatever the policy;
+ * once it has waited, it keeps its claim on the next slot and stays urgent, until it has begun.
+ * pcc_save_dispose frees it and sets *save to NULL, also after it has begun.
  */
 typedef struct pcc_save pcc_save;
 

@@ -134,4 +134,31 @@ import Testing
         #expect(try plain.begin(isUrgent: false) != nil)
         try writer.close()
     }
+
+    /// Its caller may find later that it is not urgent: its own claim is not in its way.
+    @Test func anUrgentOneStaysUrgent() throws {
+        let (writer, _, gate, first) = try busy()
+        let pending = try pending(writer, 3)
+        #expect(throws: CheckpointError.self) {
+            try pending.wait(isUrgent: true, timeoutNanoseconds: 1_000_000)
+        }
+        gate.open()
+        #expect(try first.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        try pending.wait(isUrgent: false, timeoutNanoseconds: 1_000_000_000)
+        let ticket = try #require(try pending.begin(isUrgent: false))
+        #expect(try ticket.wait(timeoutNanoseconds: deadlineNanoseconds) == .durable)
+        try writer.close()
+    }
+
+    /// A limit beyond what the clock can count to is no limit.
+    @Test func theLongestTimeoutDoesNotEndAtOnce() throws {
+        let storage = try memoryFile(inFlight: 1)
+        var options = WriterOptions()
+        options.busyPolicy = .wait(timeoutNanoseconds: .max)
+        let writer = try CheckpointWriter(storage: storage, options: options)
+        let first = try writer.save(
+            step: 1, payload: CheckpointPayload(opaque: pattern(1, count: 10)), needsApproval: true)
+        #expect(try waiting(writer) { writer.reject(first, because: "a test") } == nil)
+        try writer.close()
+    }
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -16,6 +19,8 @@ import pccheck
 import pccheck.numpy
 
 MIB = 1 << 20
+#: A shared lock of the bytes that stand for slots, from byte 1024 on, as fcntl takes it.
+ALL_SLOTS = fcntl.F_RDLCK, os.SEEK_SET, 1024, 8, 0
 
 LOOP = """
 import logging, signal, sys, time
@@ -195,3 +200,32 @@ def test_an_urgent_save_overtakes(path: Path) -> None:
         assert urgent.wait().durable
         overtaken = sum(handle.wait().superseded_by == urgent.sequence for handle in older)
     assert overtaken >= 2
+
+
+def test_saves_that_became_urgent_in_vain_still_begin(path: Path) -> None:
+    """SIGTERM makes every save that waits urgent; after the last save, the others no longer are."""
+    options: dict[str, object] = {"in_flight": 1, "busy_timeout": 5}
+    with pccheck.Checkpointer(
+        path, on_sigterm="save", after_sigterm="return", **options
+    ) as checkpointer:
+        state = {"x": np.arange(10)}
+        checkpointer.save(1, state).wait()
+        states: list[str] = []
+
+        def save() -> None:
+            handle = checkpointer.save(2, state)
+            handle.wait()
+            states.append(handle.state)
+
+        threads = [threading.Thread(target=save, daemon=True) for _ in range(3)]
+        with open(path, "rb") as file:
+            # As a reader that pins every free slot: all of them wait.
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", *ALL_SLOTS))
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join(timeout=20)
+        assert states == ["durable"] * 3
