@@ -88,8 +88,7 @@ public final class CheckpointWriter: Sendable {
     }
 
     deinit {
-        // In a forked child the threads do not exist.
-        if ownerProcessID == ThisProcess.id { engine.stop() }
+        if isInOwnProcess { engine.stop() }
     }
 
     private static func makePool(
@@ -168,16 +167,23 @@ public final class CheckpointWriter: Sendable {
                 needsApproval: needsApproval))
     }
 
+    /// In a forked child the threads do not exist, and locks that they hold are never released.
+    var isInOwnProcess: Bool { ownerProcessID == ThisProcess.id }
+
+    func checkProcess() throws(CheckpointError) {
+        guard isInOwnProcess else {
+            throw CheckpointError(
+                .forked,
+                "\(engine.storage.path): this writer belongs to process \(ownerProcessID), which "
+                    + "forked; open the file after the fork, in the process that saves")
+        }
+    }
+
     private func checkArguments(
         step: UInt64, payload: CheckpointPayload, userMetadata: String
     ) throws(CheckpointError) {
         let path = engine.storage.path
-        guard ownerProcessID == ThisProcess.id else {
-            throw CheckpointError(
-                .forked,
-                "\(path): this writer belongs to process \(ownerProcessID), which forked; "
-                    + "open the file after the fork, in the process that saves")
-        }
+        try checkProcess()
         // Before the size: a caller may make room, with another writer, and try again.
         try engine.monitor.withLock { state throws(CheckpointError) in
             try state.checkOpen()
@@ -240,7 +246,7 @@ public final class CheckpointWriter: Sendable {
             return isClosed
         }
         if wasClosed { return }
-        if ownerProcessID != ThisProcess.id { return }
+        if !isInOwnProcess { return }
         engine.monitor.withLock { $0.close() }
         engine.monitor.wakeAll()
         engine.monitor.wait { $0.inFlight.isEmpty }
@@ -263,7 +269,7 @@ public final class CheckpointWriter: Sendable {
             defer { isClosed = true }
             return isClosed
         }
-        if wasClosed || ownerProcessID != ThisProcess.id { return }
+        if wasClosed || !isInOwnProcess { return }
         engine.stop()
         unlockAll()
     }

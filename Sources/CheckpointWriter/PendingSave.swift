@@ -28,7 +28,7 @@ public final class PendingSave {
     }
 
     deinit {
-        guard hasUrgentClaim else { return }
+        guard hasUrgentClaim, writer.isInOwnProcess else { return }
         engine.monitor.withLock { $0.endUrgentWait() }
         engine.monitor.wakeAll()
     }
@@ -37,8 +37,9 @@ public final class PendingSave {
 
     /// Begins the checkpoint; nil while there is no slot for it.
     ///
-    /// - Throws: `stepBackwards`, `slotsExhausted`, `failStop`, `closed`, `inputOutput`.
+    /// - Throws: `stepBackwards`, `slotsExhausted`, `failStop`, `closed`, `forked`, `inputOutput`.
     public func begin(isUrgent: Bool) throws(CheckpointError) -> CheckpointTicket? {
+        try writer.checkProcess()
         let isUrgent = isUrgent || hasUrgentClaim
         let admission = try engine.monitor.withLock { state throws(CheckpointError) in
             let admission = try state.admit(request, isUrgent: isUrgent, patience: patience)
@@ -78,7 +79,7 @@ public final class PendingSave {
 
     /// Waits until `begin` has a slot to take, or an error to throw.
     ///
-    /// - Throws: `timeout`, with what is in the way; the save may wait again.
+    /// - Throws: `timeout`, with what is in the way, and the save may wait again; `forked`.
     public func wait(
         isUrgent: Bool, timeoutNanoseconds: UInt64? = nil
     ) throws(CheckpointError) {
@@ -95,6 +96,7 @@ public final class PendingSave {
 
     /// - Parameter deadline: on the clock of `SystemClock.monotonicTime`; 0 waits without end.
     func wait(isUrgent: Bool, deadline: UInt64) throws(CheckpointError) {
+        try writer.checkProcess()
         let began = engine.monitor.withLock { state in
             if isUrgent, !hasUrgentClaim {
                 hasUrgentClaim = true
