@@ -239,7 +239,7 @@ class Checkpointer(BaseCheckpointer):
         initialize them again.
         """
         loading = Loading(
-            TorchMemory(_device(map_location)), state, parts=list(state),
+            TorchMemory(_filling(map_location)), state, parts=list(state),
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
         found = self._resume_state(loading, step)
@@ -336,7 +336,7 @@ def load_into(
     with ``strict=False`` PCcheck loads what fits and the log lists the rest. Random generators
     stay as they are. Returns the checkpoint that was loaded.
     """
-    memory = TorchMemory(_device(map_location))
+    memory = TorchMemory(_filling(map_location))
     return load_parts(memory, TorchRestorer(strict), path, step, strict, parts)
 
 
@@ -386,6 +386,17 @@ def _newest_common_step(
         for path, steps in zip(paths, held, strict=True)
     )
     raise NoCheckpoint(f"no step is in the files of all ranks ({found})")
+
+
+def _filling(map_location: str | torch.device | None) -> torch.device | None:
+    """The device for a load that fills live parts: what goes to ``meta`` would have no values."""
+    device = _device(map_location)
+    if device is not None and device.type == "meta":
+        raise InvalidArgument(
+            "map_location is 'meta', where tensors have no values to fill live parts with; give "
+            "a device that has memory, or take types and shapes from load(map_location='meta')"
+        )
+    return device
 
 
 def _device(map_location: str | torch.device | None) -> torch.device | None:

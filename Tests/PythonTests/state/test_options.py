@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pccheck
+import pccheck.torch as pcc
 from pccheck._core.options import EngineOptions, FileOptions, PreemptionOptions
 
 STRUCTS: tuple[Any, ...] = (FileOptions, EngineOptions, PreemptionOptions)
@@ -66,3 +68,16 @@ def test_the_state_module_comes_with_the_package() -> None:
     program = "import pccheck; print(pccheck.state.DOCUMENT_KEY)"
     command = [sys.executable, "-W", "error", "-c", program]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "pccheck.state\n"
+
+
+def test_live_parts_are_not_filled_from_the_meta_device(tmp_path: Path) -> None:
+    """A model of another type was reported as converted, and kept its old values."""
+    path = tmp_path / "run.pcc"
+    model = torch.nn.Linear(3, 3)
+    with pcc.Checkpointer(path) as checkpointer:
+        checkpointer.save(1, model=model).wait()
+        other = torch.nn.Linear(3, 3, dtype=torch.float64)
+        with pytest.raises(pccheck.InvalidArgument, match="map_location is 'meta'"):
+            checkpointer.resume(model=other, map_location="meta")
+    with pytest.raises(pccheck.InvalidArgument, match="map_location is 'meta'"):
+        pcc.load_into(path, model=other, map_location="meta")
