@@ -265,7 +265,7 @@ class Checkpointer(BaseCheckpointer):
         As in ``pccheck.Checkpointer.load``; tensors that are not filled in place go to the device
         ``map_location``, ``meta`` for only their types and shapes.
         """
-        memory = TorchMemory(_device(map_location))
+        memory = TorchMemory((_device if into is None else _filling)(map_location))
         return self._load(step, Loading(memory) if into is None else Loading(memory, into))
 
     def close(self) -> None:
@@ -314,7 +314,8 @@ def load(
         if into is not None:
             raise InvalidArgument("lazy=True reads nothing, so it has no use for into=")
         return load_lazily(path, step, _device(map_location))
-    return load_with(TorchMemory(_device(map_location)), path, step, into)
+    device = (_device if into is None else _filling)(map_location)
+    return load_with(TorchMemory(device), path, step, into)
 
 
 def load_into(

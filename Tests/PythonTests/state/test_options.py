@@ -81,3 +81,5 @@ def test_live_parts_are_not_filled_from_the_meta_device(tmp_path: Path) -> None:
             checkpointer.resume(model=other, map_location="meta")
     with pytest.raises(pccheck.InvalidArgument, match="map_location is 'meta'"):
         pcc.load_into(path, model=other, map_location="meta")
+    with pytest.raises(pccheck.InvalidArgument, match="map_location is 'meta'"):
+        pcc.load(path, into={"model": other}, map_location="meta")
