@@ -32,8 +32,8 @@ struct InspectMetadumpCommand: ToolCommand {
             "Replace tensor names, metadata, user metadata, fingerprint and creator.",
             discussion: """
                 Each word becomes a pseudonym of the same length, the same one wherever it stands, \
-                and the digests that cover it are made again. A reader who guesses a word can check \
-                it. Steps, times, sizes, shapes, types and identifiers stay.
+                and the digests that cover it are made again. A reader who guesses a word can \
+                check it. Steps, times, sizes, shapes, types and identifiers stay.
                 """))
     var obfuscateNames = false
 
