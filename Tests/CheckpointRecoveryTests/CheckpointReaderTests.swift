@@ -49,7 +49,7 @@ import Testing
         }
         #expect(whole.withLock { $0 } == content.bytes)
         try selected.verify()
-        #expect(try selected.leadingChunks(65_537) == Array(content.bytes[..<131_072]))
+        #expect(try selected.leadingBytes(65_537) == Array(content.bytes[..<65_537]))
     }
 
     /// A first checkpoint that is complete but not anchored yet is no damage.
@@ -310,7 +310,7 @@ import Testing
         #expect(error?.code == .busy)
         let calls: [() throws -> Void] = [
             { _ = try first.readBytes(0..<1) }, { try first.verify() },
-            { _ = try first.check() }, { _ = try first.leadingChunks(1) },
+            { _ = try first.check() }, { _ = try first.leadingBytes(1) },
             { try first.read([]) }, { try first.forEachChunk { _, _ in } },
         ]
         for (number, call) in calls.enumerated() {

@@ -111,7 +111,7 @@ import Testing
         try selected.forEachChunk { _, _ in
         } damaged: { _ in
         }
-        #expect(try selected.leadingChunks(300_000) == content.bytes)
+        #expect(try selected.leadingBytes(300_000) == content.bytes)
         for call in [
             { try selected.forEachChunk { _, _ in } },
             { _ = try selected.readBytes(0..<300_000) },

@@ -31,7 +31,7 @@ import Testing
         defer { selected.close() }
         let calls: [() throws -> Void] = [
             { _ = try selected.readBytes(0..<10) }, { _ = try selected.manifest() },
-            { _ = try selected.leadingChunks(10) },
+            { _ = try selected.leadingBytes(10) },
             {
                 try selected.forEachChunk([0]) { _, _ in
                 } damaged: { _ in

@@ -58,7 +58,7 @@ import Testing
         ("readBytes", { _ = try $0.readBytes(0..<300_001) }),
         ("verify", { try $0.verify() }),
         ("check", { _ = try $0.check() }),
-        ("leadingChunks", { _ = try $0.leadingChunks(200_000) }),
+        ("leadingBytes", { _ = try $0.leadingBytes(200_000) }),
         ("forEachChunk", { try $0.forEachChunk { _, _ in } }),
         ("one chunk", { try $0.forEachChunk([2]) { _, _ in } }),
         ("in order", { try $0.forEachChunk(inOrder: true) { _, _ in } }),

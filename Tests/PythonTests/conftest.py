@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def interrupts_are_heard() -> None:
     """A shell starts what runs in its background deaf to Ctrl-C, and that is inherited."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def log_levels_are_restored() -> Iterator[None]:
+    """A recipe may ask for INFO, which the next test has not asked for."""
+    log = logging.getLogger("pccheck")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture

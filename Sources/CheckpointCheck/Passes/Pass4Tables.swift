@@ -77,8 +77,7 @@ enum Pass4Tables {
     private static func manifest(
         _ selected: SelectedCheckpoint
     ) throws(CheckpointError) -> [UInt8] {
-        let count = selected.candidate.header.manifestByteCount
-        return Array(try selected.leadingChunks(count).prefix(Int(count)))
+        try selected.leadingBytes(selected.candidate.header.manifestByteCount)
     }
 
     private static func report(

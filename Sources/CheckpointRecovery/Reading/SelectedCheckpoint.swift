@@ -264,11 +264,11 @@ public final class SelectedCheckpoint: Sendable {
         if isWhole { try reader.checkLogicalDigest(digest.withLock { $0.finish() }) }
     }
 
-    /// The chunks that hold the first `byteCount` bytes of the payload. They may be all of it: its
-    /// digest is not looked at.
-    public func leadingChunks(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
+    /// The first `byteCount` bytes of the payload, or all of a shorter one. Their chunks may be all
+    /// of it: its digest is not looked at.
+    public func leadingBytes(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
         try prove()
-        return try reader.leadingChunks(byteCount)
+        return try reader.leadingBytes(byteCount)
     }
 
     /// What keeps a chunk from being read, for people.

@@ -33,7 +33,7 @@ public enum SlotVerifier {
         guard header.payloadKind == .safetensors else { return }
         let reader = PayloadReader(storage: storage, candidate: candidate, workerCount: 1)
         let byteCount = min(header.manifestByteCount, UInt64(Limits.manifestByteCount) + 8)
-        let bytes = try reader.leadingChunks(byteCount)
+        let bytes = try reader.leadingBytes(byteCount)
         do throws(FormatError) {
             _ = try SafetensorsManifest(decoding: bytes, header: header)
         } catch {
@@ -45,15 +45,19 @@ public enum SlotVerifier {
 }
 
 extension PayloadReader {
-    /// See `SelectedCheckpoint.leadingChunks`.
-    func leadingChunks(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
+    /// See `SelectedCheckpoint.leadingBytes`.
+    func leadingBytes(_ byteCount: UInt64) throws(CheckpointError) -> [UInt8] {
         let chunkByteCount = UInt64(candidate.header.chunkByteCount)
         let count = (byteCount + chunkByteCount - 1) / chunkByteCount
         let bytes = Monitor<[UInt8]>([])
         try forEachChunk(
             Array(0..<min(Int(count), entries.count)), inOrder: true
         ) { chunk, _ throws(CheckpointError) in
-            bytes.withLock { $0 += chunk.restored.array(0..<chunk.entry.rawByteCount) }
+            // Not all of a chunk, which may be large.
+            bytes.withLock {
+                let wanted = min(chunk.entry.rawByteCount, Int(byteCount) - $0.count)
+                $0 += chunk.restored.array(0..<wanted)
+            }
         }
         return bytes.withLock { $0 }
     }
