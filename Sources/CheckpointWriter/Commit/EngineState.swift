@@ -133,7 +133,8 @@ struct EngineState {
             guard let (slot, isPinned) = try takeSlot(request, isUrgent, patience: patience) else {
                 return .noSlot(pinnedCount: pinnedCount(isUrgent))
             }
-            // `admit` takes the lock again, at once: who pins the slot in between had better not.
+            // `admit` takes the lock again at once. A reader that pins the slot in between sends
+            // the save back to its wait.
             if !isPinned { try? storage.unlock(.slot(slot)) }
             return .open
         } catch {
