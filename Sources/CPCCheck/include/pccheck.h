@@ -108,6 +108,7 @@ typedef struct pcc_create_options {
     const char *fingerprint;      /* identity of model and topology, at most 254 bytes; or NULL */
     uint32_t allow_network;       /* 1: accept a network file system */
     uint32_t reserved;
+    uint8_t run_uuid[16];         /* not zero: a file of a group, see "groups" below */
 } pcc_create_options;
 
 /* Creates a file under a temporary name, fsyncs it, and renames it into place. */
@@ -171,7 +172,8 @@ typedef struct pcc_writer_options {
     uint32_t trust_anchor;          /* 1: do not read the newest checkpoint when opening; if it is
                                        rotten, the older one stays until a save is durable */
     uint32_t deep_flush;            /* 1: on persistent memory, do not rely on power-fail saving */
-    uint32_t reserved;              /* 0 */
+    uint32_t accepts_group;         /* 1: a file of a group too, see "groups" below; without it,
+                                       such a file is PCC_INVALID_ARGUMENT */
 } pcc_writer_options;
 
 /*
@@ -343,6 +345,55 @@ PCC_API pcc_status pcc_ticket_wait_early(pcc_ticket *ticket, int64_t timeout_ms,
 PCC_API pcc_status pcc_ticket_wait(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);
 PCC_API void pcc_ticket_free(pcc_ticket *ticket);
 
+/* ------------------------------------------------------------------ groups */
+
+/*
+ * A file of a group is one of several files that one job writes, one for each rank. The
+ * application tells the writer what all ranks agreed on; spec/GROUP.md has the rules. A checkpoint
+ * of such a file is named by its attempt and its step. A writer keeps every durable checkpoint
+ * until the application has decided on it, and as many complete ones as the file retains.
+ */
+typedef struct pcc_attempt {
+    uint32_t struct_size;
+    uint32_t has_base;      /* 1: the attempt continues from the group checkpoint below */
+    uint64_t attempt;       /* above every attempt that any rank has seen, at least 1; or that of
+                               the file, to continue with it after a resize */
+    uint64_t base_attempt;
+    uint64_t base_step;
+    uint64_t base_sequence; /* of that checkpoint in this file; 0: it is in other files */
+} pcc_attempt;
+
+/*
+ * Begins an attempt, durably: the superblock names it, the watermark and the base as anchor.
+ * Durable checkpoints that are newer than the base in this file are void. Nothing may be in
+ * flight. Saves return PCC_INVALID_ARGUMENT before this call. PCC_NO_CHECKPOINT when this file
+ * does not hold the base.
+ */
+PCC_API pcc_status pcc_writer_begin_attempt(pcc_writer *writer, const pcc_attempt *attempt,
+                                            pcc_error *error);
+
+/*
+ * Records what all ranks know of a durable checkpoint of this attempt. With is_complete (1) it is
+ * durable on all ranks, the watermark rises to it, and older ones may go. Otherwise it is void.
+ * A sequence on which was decided already, or that was not durable, is left alone.
+ */
+PCC_API pcc_status pcc_writer_decide(pcc_writer *writer, uint64_t sequence, uint32_t is_complete,
+                                     pcc_error *error);
+
+/*
+ * The decision of a restart, which is the same on all ranks. `reports_json` is an array of objects
+ * {"path": text, "report": object of pcc_reader_report_json} or {"path": text, "error": text}.
+ * `decision_json` gets an object (pcc_free it):
+ *   "run": the run UUID, or null when there are no files of a group;
+ *   "next_attempt": the number of the attempt to begin;
+ *   "watermark": {"attempt", "step"} of the newest one in any file, or null;
+ *   "checkpoints": newest first, objects with "attempt", "step", "world_size", "is_complete",
+ *     "files": [{"rank", "path", "sequence", "reason"}], "missing": [{"rank", "reason"}];
+ *   "problems": [{"path", "message"}] of files that cannot be used, or of another run.
+ */
+PCC_API pcc_status pcc_group_decide(const char *reports_json, char **decision_json,
+                                    pcc_error *error);
+
 /* ------------------------------------------------------------------ reading */
 
 typedef struct pcc_reader pcc_reader;
@@ -356,6 +407,7 @@ struct pcc_checkpoint_info {
     uint32_t slot;
     uint32_t is_anchored;    /* 1: named by the newest superblock, or retained by it */
     uint8_t logical_digest[16];
+    uint64_t attempt;        /* of the group that saved it; 0 without a group */
 };
 
 typedef struct pcc_reader_options {
