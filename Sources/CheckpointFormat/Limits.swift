@@ -21,6 +21,9 @@ public enum Limits {
     public static let tensorRank = 64
     /// Steps fit a signed 64-bit integer, which is what most languages have.
     public static let stepMaximum = UInt64(Int64.max)
+    public static let attemptMaximum = UInt64(Int64.max)
+    /// A superblock of a group names every slot: its anchor and the retained ones.
+    public static let groupSlotCount = Superblock.retainedCapacity + 1
 }
 
 /// Version of the on-disk format.

@@ -69,7 +69,8 @@ public final class CheckpointWriter: Sendable {
                 slots: start.identity.geometry.slots, kept: start.kept, held: start.held,
                 unreadable: start.unreadable),
             superblock: start.superblock, nextSequence: start.nextSequence,
-            freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount))
+            freeBuffers: pool.buffers(of: start.identity.geometry.chunkByteCount),
+            group: start.ledger)
         state.statistics.storageKind = storage.kind
         state.statistics.storageDetail = storage.detail
         state.statistics.poolByteCount = UInt64(pool.byteCount)
@@ -229,6 +230,28 @@ public final class CheckpointWriter: Sendable {
     /// They still get higher sequences, and so they are newer.
     public func rewind(to step: UInt64) throws(CheckpointError) {
         try engine.monitor.withLock { state throws(CheckpointError) in try state.rewind(to: step) }
+    }
+
+    /// Begins an attempt of a group, durably, with what all ranks agreed on. Durable checkpoints of
+    /// this file that are newer than its base are void.
+    ///
+    /// - Throws: `noCheckpoint` when this file does not hold the base, `corrupt` when it is
+    ///   damaged; `invalidArgument`, `failStop`, `closed`, `forked`, `inputOutput`.
+    public func beginAttempt(_ attempt: GroupAttempt) throws(CheckpointError) {
+        try checkProcess()
+        let request = try engine.monitor.withLock { state throws(CheckpointError) in
+            try state.request(attempt)
+        }
+        engine.monitor.wakeAll()
+        let result = engine.monitor.waitFor { _ in request.result }
+        try result.get()
+    }
+
+    /// Records what all ranks know of a durable checkpoint of a group: that it is durable on all of
+    /// them, or that it is void. One that was decided on before is left alone.
+    public func decide(_ sequence: SequenceNumber, isComplete: Bool) {
+        engine.monitor.withLock { $0.decide(sequence, isComplete: isComplete) }
+        engine.monitor.wakeAll()
     }
 
     public var statistics: WriterStatistics {

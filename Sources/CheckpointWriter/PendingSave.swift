@@ -166,17 +166,23 @@ public final class PendingSave {
 
     private func busyError(_ code: CheckpointError.Code) -> CheckpointError {
         if pinnedCount > 0 { lookAtPins(isFailing: true) }
-        let (pins, inFlightCount, isStandingBack, isHolding) = engine.monitor.withLock {
-            (
-                $0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0,
-                $0.slots.holdsSlot
-            )
-        }
+        let (pins, inFlightCount, isStandingBack, isHolding, undecidedCount) =
+            engine.monitor.withLock {
+                (
+                    $0.pinStall?.pins ?? [], $0.inFlight.count, $0.urgentWaitCount > 0,
+                    $0.slots.holdsSlot, $0.group?.undecidedCount ?? 0
+                )
+            }
         let reason =
             if pinnedCount == 0, isStandingBack {
                 "an urgent save waits for the next slot; try again"
             } else if pinnedCount == 0, isHolding {
                 "a slot is kept until the first save since opening is durable; wait for that save"
+            } else if pinnedCount == 0, undecidedCount > 0,
+                inFlightCount < engine.geometry.inFlightCount
+            {
+                "\(undecidedCount) checkpoints are durable here, and kept until the other ranks "
+                    + "have theirs; wait for the other ranks"
             } else if pinnedCount == 0 {
                 "\(inFlightCount) of \(engine.geometry.inFlightCount) checkpoints are in flight; "
                     + "save less often, or create the file with more slots in flight"

@@ -13,6 +13,17 @@ public struct WriterStatistics: Sendable, Hashable {
         public var durableNanoseconds: UInt64
     }
 
+    /// What a group's file keeps.
+    public struct Group: Sendable, Hashable {
+        /// 0 before one has begun.
+        public var attempt: UInt64
+        /// The newest checkpoint that is known to be durable on all ranks.
+        public var watermark: GroupCheckpointName?
+        /// Durable checkpoints that wait for a verdict.
+        public var undecidedCount: Int
+        public var freeSlotCount: Int
+    }
+
     public static let recentCount = 16
 
     /// How the medium is reached.
@@ -62,6 +73,8 @@ public struct WriterStatistics: Sendable, Hashable {
     public var lastError: String?
     /// The writer accepts no more checkpoints.
     public var isFailStop = false
+    /// nil in a file that belongs to no group.
+    public var group: Group?
     /// The most recent durable checkpoints, oldest first.
     public var recent: [TimeLine] = []
 

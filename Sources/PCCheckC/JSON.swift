@@ -42,9 +42,25 @@ extension WriterStatistics {
             "newest_durable_sequence": .integer(newestDurableSequence.rawValue),
             "last_error": lastError.map(JSONValue.message) ?? .null,
             "is_fail_stop": .bool(isFailStop),
+            "group": group.map(\.json) ?? .null,
             "recent": .array(recent.map(\.json)),
         ])
     }
+}
+
+extension WriterStatistics.Group {
+    fileprivate var json: JSONValue {
+        .dictionary([
+            "attempt": .integer(attempt),
+            "watermark": watermark.map(\.json) ?? .null,
+            "undecided_count": .count(undecidedCount),
+            "free_slot_count": .count(freeSlotCount),
+        ])
+    }
+}
+
+extension GroupCheckpointName {
+    var json: JSONValue { .dictionary(["attempt": .integer(attempt), "step": .integer(step)]) }
 }
 
 extension SlotPin {
@@ -82,6 +98,9 @@ extension RecoveryDecision {
             "fingerprint": .string(identity.fingerprint),
             "rank": .integer(UInt64(identity.rank)),
             "world_size": .integer(UInt64(identity.worldSize)),
+            "run_uuid": identity.isOfGroup ? .string("\(identity.runUUID)") : .null,
+            "attempt": .integer(superblock?.attempt ?? 0),
+            "watermark": superblock?.watermark.map(\.json) ?? .null,
             "in_flight": .count(identity.geometry.inFlightCount),
             "retain": .count(identity.geometry.retainCount),
             "chunk_byte_count": .count(identity.geometry.chunkByteCount),
@@ -117,6 +136,7 @@ extension SlotReport {
             "detail": detail.map { .message("\($0)") } ?? .null,
             "sequence": .number(header?.sequence.rawValue),
             "step": .number(header?.step),
+            "attempt": .number(header?.attempt),
             "payload_byte_count": .number(header?.payloadByteCount),
             "codec": header.map { .string($0.codec.label) } ?? .null,
         ])

@@ -152,6 +152,7 @@ func info(_ candidate: Candidate) -> pcc_checkpoint_info {
     info.is_anchored = candidate.kind == .anchored || candidate.kind == .retained ? 1 : 0
     let digest = candidate.header.logicalDigest
     // Safe: 16 bytes on both sides.
+    info.attempt = candidate.header.attempt
     withUnsafeMutableBytes(of: &info.logical_digest) { bytes in
         bytes.storeBytes(of: digest.low.littleEndian, as: UInt64.self)
         bytes.storeBytes(of: digest.high.littleEndian, toByteOffset: 8, as: UInt64.self)

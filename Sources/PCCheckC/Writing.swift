@@ -29,6 +29,7 @@ public func pcc_create(
         options.replacesExisting = given.replace_existing != 0
         options.allowsNetwork = given.allow_network != 0
         options.fingerprint = try optionalText(given.fingerprint, "fingerprint") ?? ""
+        options.runUUID = withUnsafeBytes(of: given.run_uuid) { Identifier128(bytes: Array($0)) }
         try CheckpointFile.create(path: path, options: options)
     }
 }
@@ -86,6 +87,7 @@ private func writerOptions(_ given: pcc_writer_options) throws(CheckpointError) 
     options.allowsNetwork = given.allow_network != 0
     options.trustsAnchor = given.trust_anchor != 0
     options.isDeepFlushing = given.deep_flush != 0
+    options.acceptsGroup = given.accepts_group != 0
     options.fingerprint = try optionalText(given.fingerprint, "fingerprint")
     return options
 }

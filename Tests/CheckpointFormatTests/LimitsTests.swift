@@ -218,7 +218,8 @@ import Testing
         #expect(decoded == superblock)
         superblock.generation = Generation(rawValue: 1)
         superblock.anchor?.step = 0
-        superblock.watermarkStep = 0
+        superblock.watermark = GroupCheckpointName(attempt: .max, step: 0)
+        superblock.attempt = Limits.attemptMaximum
         #expect(
             try Superblock(
                 decoding: superblock.encoded().bytes, fileUUID: Samples.uuid, slotCount: 80)

@@ -11,7 +11,8 @@ enum Samples {
     static func identity() throws -> IdentityBlock {
         try IdentityBlock(
             fileUUID: uuid, geometry: geometry(), createdTime: 1_700_000_000_000_000_001, rank: 3,
-            worldSize: 8, creator: "pccheck tests", fingerprint: "gpt-småll/8")
+            worldSize: 8, creator: "pccheck tests", fingerprint: "gpt-småll/8",
+            runUUID: Identifier128(bytes: (0..<16).map { UInt8(255 - $0) }))
     }
 
     static func superblock() -> Superblock {
@@ -20,13 +21,14 @@ enum Samples {
             anchor: Anchor(
                 slot: SlotIndex(2), sequence: SequenceNumber(rawValue: 77), step: 1200,
                 headerDigest: Digest(low: 0x0123_4567_89AB_CDEF, high: 0xFEDC_BA98_7654_3210)),
-            isCleanClose: true, parentDigest: Digest(low: 5, high: 6), watermarkStep: 1190,
+            isCleanClose: true, parentDigest: Digest(low: 5, high: 6),
+            watermark: GroupCheckpointName(attempt: 6, step: 1190),
             commitTime: 1_700_000_000_000_000_002, writerBootID: uuid, writerPID: 4321,
             storageKind: .direct, unsafeShutdownCount: 9,
             retained: [
                 RetainedSlot(slot: SlotIndex(0), sequence: SequenceNumber(rawValue: 76)),
                 RetainedSlot(slot: SlotIndex(4), sequence: SequenceNumber(rawValue: 70)),
-            ])
+            ], attempt: 7)
     }
 
     static func table() -> ChunkTable {
@@ -49,6 +51,7 @@ enum Samples {
         header.state = .complete
         header.sequence = SequenceNumber(rawValue: 77)
         header.step = 1200
+        header.attempt = 7
         header.beganTime = 1_700_000_000_000_000_003
         header.completedTime = 1_700_000_000_000_000_004
         header.payloadByteCount = 132_072

@@ -54,7 +54,7 @@ IDENTITY_RULES: list[tuple[str, dict[str, int | bytes]]] = [
     ("fingerprint-text", {"fingerprint_byte_count": 2, "fingerprint": NOT_UTF8}),
     ("fingerprint-tail", {"fingerprint_byte_count": 1, "fingerprint": b"ab"}),
     ("reserved-76", {"reserved_76": 1}),
-    ("reserved-432", {"reserved_432": b"\1"}),
+    ("reserved-448", {"reserved_448": b"\1"}),
 ]
 
 # Section 4.
@@ -76,7 +76,8 @@ SUPERBLOCK_RULES: list[tuple[str, dict[str, int | bytes]]] = [
                                                            "04000000000000000500000000000000")}),
     ("sequence-limit", {"sequence_limit": 7}),
     ("reserved-140", {"reserved_140": 1}),
-    ("reserved-408", {"reserved_408": b"\1"}),
+    ("attempt", {"attempt": 1 << 63}),
+    ("reserved-424", {"reserved_424": b"\1"}),
 ]
 
 # Section 5.
@@ -100,7 +101,8 @@ HEADER_RULES: list[tuple[str, dict[str, int | bytes]]] = [
     ("metadata-text", {"user_metadata_byte_count": 2, "user_metadata": NOT_UTF8}),
     ("metadata-tail", {"user_metadata_byte_count": 1, "user_metadata": b"ab"}),
     ("reserved-148", {"reserved_148": 1}),
-    ("reserved-2200", {"reserved_2200": b"\1"}),
+    ("attempt", {"attempt": 1 << 63}),
+    ("reserved-2208", {"reserved_2208": b"\1"}),
 ]
 
 # Section 6: of the second chunk, which has 4464 bytes.

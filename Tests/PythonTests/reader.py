@@ -112,7 +112,8 @@ class Identity:
             text_field(data[178:432], fingerprint_count, "fingerprint"))
         identity.check_geometry()
         check(1 <= world_size and rank < world_size, f"rank {rank} of {world_size}")
-        check(not any(data[76:80]) and not any(data[432:4080]), "reserved identity bytes")
+        check(not any(data[432:448]) or identity.slot_count <= 17, "slots of a group")
+        check(not any(data[76:80]) and not any(data[448:4080]), "reserved identity bytes")
         return identity
 
     def check_geometry(self):
@@ -152,7 +153,8 @@ class Superblock:
     is_clean_close: bool
     header_digest: bytes
     parent_digest: bytes
-    watermark_step: int | None
+    watermark: tuple[int, int] | None
+    attempt: int
     commit_time: int
     retained: list
     checksum: bytes
@@ -163,7 +165,9 @@ class Superblock:
         check(digest(data[:496]) == data[496:512], "the superblock is damaged")
         check(data[8:24] == identity.uuid, "the superblock belongs to another file")
         generation, sequence, step, slot, flags = struct.unpack_from("<QQQII", data, 24)
-        watermark, commit_time = struct.unpack_from("<QQ", data, 88)
+        watermark_step, commit_time = struct.unpack_from("<QQ", data, 88)
+        attempt, watermark_attempt = struct.unpack_from("<QQ", data, 408)
+        check(attempt < 1 << 63, f"attempt {attempt}")
         (retained_count,) = struct.unpack_from("<I", data, 136)
         check(generation >= 1 and generation % 2 == parity, f"generation {generation}")
         check(flags in (0, 1), f"flags {flags:#x}")
@@ -188,10 +192,10 @@ class Superblock:
             retained.append((entry_slot, entry_sequence))
         (sequence_limit,) = struct.unpack_from("<Q", data, 400)
         check(sequence_limit == 0 or sequence_limit > sequence, f"sequence_limit {sequence_limit}")
-        check(not any(data[140:144]) and not any(data[408:496]), "reserved superblock bytes")
+        check(not any(data[140:144]) and not any(data[424:496]), "reserved superblock bytes")
         return cls(generation, sequence, step, slot, flags == 1, data[56:72], data[72:88],
-                   None if watermark == NO_STEP else watermark, commit_time, retained,
-                   data[496:512])
+                   None if watermark_step == NO_STEP else (watermark_attempt, watermark_step),
+                   attempt, commit_time, retained, data[496:512])
 
 
 @dataclass
@@ -271,7 +275,9 @@ def decode_header(file, identity, slot):
     check(chunk_count <= identity.chunk_capacity, "chunk_count")
     check(codec in (0, 1, 2) and kind in (1, 2), "codec or payload_kind")
     check(metadata_count <= 2048, "user_metadata_byte_count")
-    check(not any(data[148:152]) and not any(data[2200:4080]), "reserved header bytes")
+    (attempt,) = struct.unpack_from("<Q", data, 2200)
+    check(attempt < 1 << 63, f"attempt {attempt}")
+    check(not any(data[148:152]) and not any(data[2208:4080]), "reserved header bytes")
     slot.user_metadata = text_field(data[152:2200], metadata_count, "user_metadata")
     slot.state = ("empty", "writing", "complete")[state]
     slot.sequence, slot.step = sequence, step

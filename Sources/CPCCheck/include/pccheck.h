@@ -361,6 +361,9 @@ typedef struct pcc_attempt {
     uint64_t base_attempt;
     uint64_t base_step;
     uint64_t base_sequence; /* of that checkpoint in this file; 0: it is in other files */
+    const uint64_t *complete_sequences; /* of older checkpoints in this file that are durable on all
+                                           ranks, too: the newest of them stay */
+    size_t complete_count;
 } pcc_attempt;
 
 /*

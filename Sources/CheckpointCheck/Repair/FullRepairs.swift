@@ -275,7 +275,7 @@ struct FullRepairs {
     private mutating func choose() throws(CheckpointError) -> (Candidate?, [Candidate])? {
         var anchor: Candidate?
         var retained: [Candidate] = []
-        let limit = decision.identity.geometry.retainCount - 1
+        let limit = decision.identity.retainedMaximum
         for candidate in decision.candidates {
             guard let newest = anchor else {
                 if try isWhole(candidate) { anchor = candidate }

@@ -257,7 +257,7 @@ private struct RescueDraft {
     ) -> [Candidate] {
         var retained: [Candidate] = []
         for candidate in decision.candidates where candidate.slot != target.slot {
-            guard retained.count < geometry.retainCount - 1 else { break }
+            guard retained.count < decision.identity.retainedMaximum else { break }
             guard candidate.sequence < (retained.last ?? target).sequence,
                 (try? verify(candidate)) != nil
             else { continue }

@@ -73,14 +73,14 @@ struct SuperblockSuccession {
             // A repair has nothing in flight, but whether the last writer had is still worth
             // knowing: it tells damage from what a crash leaves.
             isCleanClose: last?.isCleanClose ?? false,
-            parentDigest: decision.superblockDigest ?? .zero, watermarkStep: last?.watermarkStep,
+            parentDigest: decision.superblockDigest ?? .zero, watermark: last?.watermark,
             commitTime: stamp.time, writerBootID: stamp.bootID, writerPID: stamp.processID,
             // The last writer's: with its count of unsafe shutdowns it tells whether what was
             // flushed to persistent memory may be gone.
             storageKind: last?.storageKind ?? .unknown,
             unsafeShutdownCount: last?.unsafeShutdownCount ?? 0,
             retained: retained.map { RetainedSlot(slot: $0.slot, sequence: $0.sequence) },
-            sequenceLimit: sequenceLimit)
+            sequenceLimit: sequenceLimit, attempt: last?.attempt ?? 0)
     }
 
     private func copies(_ superblock: Superblock, _ names: String) -> [Repair] {

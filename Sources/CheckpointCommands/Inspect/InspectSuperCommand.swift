@@ -49,6 +49,7 @@ struct InspectSuperCommand: ToolCommand {
         facts.add("creator", "\(identity.creator), \(Quantity.date(identity.createdTime))")
         facts.add("fingerprint", "\(identity.fingerprint.isEmpty ? "—" : identity.fingerprint)")
         facts.add("rank", "\(identity.rank) of \(identity.worldSize)")
+        if identity.isOfGroup { facts.add("run", "\(identity.runUUID)") }
         let features = identity.features
         facts.add(
             "features",
@@ -138,7 +139,11 @@ struct InspectSuperCommand: ToolCommand {
         let retained = superblock.retained.map { "slot \($0.slot) (sequence \($0.sequence))" }
         facts.add("retains", "\(retained.isEmpty ? "—" : retained.joined(separator: ", "))")
         facts.add("parent digest", "\(superblock.parentDigest)")
-        facts.add("watermark step", "\(superblock.watermarkStep.map { "\($0)" } ?? "unknown")")
+        if inspection.decision.identity.isOfGroup {
+            facts.add("attempt", "\(superblock.attempt)")
+            facts.add(
+                "durable on all ranks", "\(superblock.watermark.map { "\($0)" } ?? "nothing known")")
+        }
         return ["\("newest superblock", .bold)"] + facts.lines(width: width)
     }
 }

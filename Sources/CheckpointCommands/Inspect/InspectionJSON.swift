@@ -15,6 +15,7 @@ enum InspectionJSON {
             "fingerprint": .text(identity.fingerprint),
             "rank": .count(Int(identity.rank)),
             "world_size": .count(Int(identity.worldSize)),
+            "run_uuid": identity.isOfGroup ? .text(identity.runUUID) : .null,
             "features_compat": .integer(identity.features.compatible),
             "features_ro_compat": .integer(identity.features.readOnlyCompatible),
             "features_incompat": .integer(identity.features.incompatible),
@@ -69,7 +70,8 @@ enum InspectionJSON {
             "slot_header_digest": .text(superblock.anchor?.headerDigest),
             "parent_digest": .text(superblock.parentDigest),
             "is_clean_close": .bool(superblock.isCleanClose),
-            "watermark_step": .number(superblock.watermarkStep),
+            "attempt": .integer(superblock.attempt),
+            "watermark": superblock.watermark.map(groupName) ?? .null,
             "commit_time_nanoseconds": .integer(superblock.commitTime),
             "writer_boot_id": .text(superblock.writerBootID),
             "writer_pid": .count(Int(superblock.writerPID)),
@@ -83,6 +85,10 @@ enum InspectionJSON {
                     ])
                 }),
         ])
+    }
+
+    static func groupName(_ name: GroupCheckpointName) -> JSONValue {
+        .dictionary(["attempt": .integer(name.attempt), "step": .integer(name.step)])
     }
 
     static func slots(_ inspection: Inspection) -> JSONValue {
@@ -122,6 +128,7 @@ enum InspectionJSON {
             "logical_digest": .text(header.logicalDigest),
             "header_digest": .text(digest),
             "user_metadata": .text(header.userMetadata),
+            "attempt": .integer(header.attempt),
             "stored_bytes_per_second": .figure(header.storedBytesPerSecond),
         ])
     }

@@ -38,7 +38,25 @@ public struct Generation: RawRepresentable, Hashable, Comparable, Sendable,
     public var description: String { "\(rawValue)" }
 }
 
-/// A 128-bit identifier: of a file (random, version 4) or of a boot of the writer's machine.
+/// The name of a checkpoint of a group, which all ranks share. The same step of two attempts is two
+/// checkpoints: GROUP.md, "Words".
+public struct GroupCheckpointName: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public var attempt: UInt64
+    public var step: UInt64
+
+    public init(attempt: UInt64, step: UInt64) {
+        self.attempt = attempt
+        self.step = step
+    }
+
+    /// The order in which a restart tries them, the highest first.
+    public static func < (left: Self, right: Self) -> Bool {
+        (left.attempt, left.step) < (right.attempt, right.step)
+    }
+    public var description: String { "step \(step) of attempt \(attempt)" }
+}
+
+/// A 128-bit identifier: of a file or a run (random, version 4) or of a boot of the writer's machine.
 public struct Identifier128: Hashable, Sendable, CustomStringConvertible {
     public static let byteCount = 16
     public static let zero = Identifier128(bytes: [UInt8](repeating: 0, count: 16))

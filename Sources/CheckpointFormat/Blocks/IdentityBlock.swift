@@ -31,7 +31,8 @@ public struct IdentityBlock: Hashable, Sendable {
         public static let creator = LayoutField("creator", 144, 32)
         public static let fingerprintByteCount = LayoutField("fingerprint_byte_count", 176, 2)
         public static let fingerprint = LayoutField("fingerprint", 178, 254)
-        public static let reserved432 = LayoutField("reserved_432", 432, 3648)
+        public static let runUUID = LayoutField("run_uuid", 432, 16)
+        public static let reserved448 = LayoutField("reserved_448", 448, 3632)
         public static let checksum = LayoutField("checksum", 4080, 16)
 
         public static let all = [
@@ -39,7 +40,8 @@ public struct IdentityBlock: Hashable, Sendable {
             featuresReadOnly, featuresIncompatible, fileUUID, slotCount, inFlightCount,
             retainCount, chunkByteCount, chunkCapacity, reserved76, metadataOffset,
             metadataStride, dataOffset, dataStride, slotByteCount, fileByteCount, createdTime,
-            rank, worldSize, creator, fingerprintByteCount, fingerprint, reserved432, checksum,
+            rank, worldSize, creator, fingerprintByteCount, fingerprint, runUUID, reserved448,
+            checksum,
         ]
     }
 
@@ -55,12 +57,23 @@ public struct IdentityBlock: Hashable, Sendable {
     public var creator: String
     /// The user's identity of model and topology, empty when none was given.
     public var fingerprint: String
+    /// Shared by all files of a group; zero without a group.
+    public var runUUID: Identifier128
 
-    /// - Throws: `FormatError.invalidField` for a fingerprint over 254 bytes or a rank that is not
-    ///   below the world size.
+    /// The file is one of several that the ranks of a job write: GROUP.md.
+    public var isOfGroup: Bool { runUUID != .zero }
+
+    /// How many checkpoints a superblock may name besides its anchor.
+    public var retainedMaximum: Int {
+        isOfGroup ? Superblock.retainedCapacity : geometry.retainCount - 1
+    }
+
+    /// - Throws: `FormatError.invalidField` for a fingerprint over 254 bytes, a rank that is not
+    ///   below the world size, or a group with too many slots.
     public init(
         fileUUID: Identifier128, geometry: Geometry, createdTime: UInt64, rank: UInt32 = 0,
-        worldSize: UInt32 = 1, creator: String, fingerprint: String = ""
+        worldSize: UInt32 = 1, creator: String, fingerprint: String = "",
+        runUUID: Identifier128 = .zero
     ) throws(FormatError) {
         self.version = .current
         self.features = FeatureMasks()
@@ -71,7 +84,16 @@ public struct IdentityBlock: Hashable, Sendable {
         self.worldSize = worldSize
         self.creator = Self.clipped(creator)
         self.fingerprint = fingerprint
+        self.runUUID = runUUID
         try checkRanges()
+    }
+
+    /// The same file with other slots.
+    public func resized(to geometry: Geometry) throws(FormatError) -> IdentityBlock {
+        var identity = self
+        identity.geometry = geometry
+        try identity.checkRanges()
+        return identity
     }
 
     /// As many complete characters as fit the field: half of one is no UTF-8.
@@ -90,6 +112,11 @@ public struct IdentityBlock: Hashable, Sendable {
         guard rank < worldSize else {
             throw .invalidField(
                 "rank", found: UInt64(rank), expected: "below the world size \(worldSize)")
+        }
+        guard !isOfGroup || geometry.slotCount <= Limits.groupSlotCount else {
+            throw .invalidField(
+                "slot_count", found: UInt64(geometry.slotCount),
+                expected: "at most \(Limits.groupSlotCount) in a file of a group")
         }
     }
 
@@ -120,6 +147,7 @@ public struct IdentityBlock: Hashable, Sendable {
         encoder.put(Array(creator.utf8), Layout.creator)
         encoder.put(UInt16(fingerprint.utf8.count), Layout.fingerprintByteCount)
         encoder.put(Array(fingerprint.utf8), Layout.fingerprint)
+        encoder.put(runUUID.bytes, Layout.runUUID)
         _ = encoder.seal(Layout.checksum)
         return encoder.bytes
     }
@@ -172,6 +200,7 @@ public struct IdentityBlock: Hashable, Sendable {
                 expected: "0 to \(Limits.fingerprintByteCount)")
         }
         fingerprint = try decoder.text(Layout.fingerprint, count: Int(count))
+        runUUID = Identifier128(bytes: decoder.content(Layout.runUUID))
         try checkRanges()
         try decoder.checkReserved(Layout.all)
     }

@@ -42,14 +42,15 @@ public struct SlotHeader: Hashable, Sendable {
         public static let userMetadataByteCount = LayoutField("user_metadata_byte_count", 144, 4)
         public static let reserved148 = LayoutField("reserved_148", 148, 4)
         public static let userMetadata = LayoutField("user_metadata", 152, 2048)
-        public static let reserved2200 = LayoutField("reserved_2200", 2200, 1880)
+        public static let attempt = LayoutField("attempt", 2200, 8)
+        public static let reserved2208 = LayoutField("reserved_2208", 2208, 1872)
         public static let checksum = LayoutField("checksum", 4080, 16)
 
         public static let all = [
             magic, fileUUID, ownOffset, slotIndex, state, sequence, step, beganTime,
             completedTime, payloadByteCount, storedByteCount, chunkByteCount, chunkCount, codec,
             payloadKind, manifestByteCount, chunkTableDigest, logicalDigest,
-            userMetadataByteCount, reserved148, userMetadata, reserved2200, checksum,
+            userMetadataByteCount, reserved148, userMetadata, attempt, reserved2208, checksum,
         ]
     }
 
@@ -78,6 +79,11 @@ public struct SlotHeader: Hashable, Sendable {
     public var logicalDigest: Digest
     /// At most 2048 bytes of UTF-8 chosen by the user.
     public var userMetadata: String
+    /// The attempt of the group that saved it; 0 without a group.
+    public var attempt: UInt64
+
+    /// Its name in the group.
+    public var groupName: GroupCheckpointName { GroupCheckpointName(attempt: attempt, step: step) }
 
     /// The header of a slot that was never used.
     public init(emptySlot slot: SlotIndex, fileUUID: Identifier128, geometry: Geometry) {
@@ -99,6 +105,7 @@ public struct SlotHeader: Hashable, Sendable {
         self.chunkTableDigest = .zero
         self.logicalDigest = .zero
         self.userMetadata = ""
+        self.attempt = 0
     }
 
     /// The 4096 bytes of the block, and the checksum, which is what a superblock records.
@@ -124,6 +131,7 @@ public struct SlotHeader: Hashable, Sendable {
         encoder.put(logicalDigest, Layout.logicalDigest)
         encoder.put(UInt32(userMetadata.utf8.count), Layout.userMetadataByteCount)
         encoder.put(Array(userMetadata.utf8), Layout.userMetadata)
+        encoder.put(attempt, Layout.attempt)
         let digest = encoder.seal(Layout.checksum)
         return (encoder.bytes, digest)
     }
@@ -177,6 +185,7 @@ public struct SlotHeader: Hashable, Sendable {
                 expected: "0 to \(Limits.userMetadataByteCount)")
         }
         userMetadata = try decoder.text(Layout.userMetadata, count: Int(metadataByteCount))
+        attempt = decoder.integer(Layout.attempt)
         try checkSizes(geometry)
         try decoder.checkReserved(Layout.all)
     }
@@ -224,6 +233,10 @@ public struct SlotHeader: Hashable, Sendable {
         }
         guard step <= Limits.stepMaximum else {
             throw .invalidField("step", found: step, expected: "at most \(Limits.stepMaximum)")
+        }
+        guard attempt <= Limits.attemptMaximum else {
+            throw .invalidField(
+                "attempt", found: attempt, expected: "at most \(Limits.attemptMaximum)")
         }
         guard storedByteCount <= payloadByteCount else {
             throw .invalidField(

@@ -82,14 +82,16 @@ public struct Superblock: Hashable, Sendable {
         public static let reserved140 = LayoutField("reserved_140", 140, 4)
         public static let retainedSlots = LayoutField("retained_slots", 144, 256)
         public static let sequenceLimit = LayoutField("sequence_limit", 400, 8)
-        public static let reserved408 = LayoutField("reserved_408", 408, 88)
+        public static let attempt = LayoutField("attempt", 408, 8)
+        public static let watermarkAttempt = LayoutField("watermark_attempt", 416, 8)
+        public static let reserved424 = LayoutField("reserved_424", 424, 72)
         public static let checksum = LayoutField("checksum", 496, 16)
 
         public static let all = [
             magic, fileUUID, generation, sequence, step, slotIndex, flags, slotHeaderDigest,
             parentDigest, watermarkStep, commitTime, writerBootID, writerPID, storageKind,
             unsafeShutdownCount, retainedCount, reserved140, retainedSlots, sequenceLimit,
-            reserved408, checksum,
+            attempt, watermarkAttempt, reserved424, checksum,
         ]
     }
 
@@ -114,8 +116,8 @@ public struct Superblock: Hashable, Sendable {
     public var isCleanClose: Bool
     /// The checksum of the previous generation; zero for generation 1.
     public var parentDigest: Digest
-    /// The newest step known complete on all ranks; nil when unknown.
-    public var watermarkStep: UInt64?
+    /// The newest checkpoint that is known to be durable on all ranks; nil when none is.
+    public var watermark: GroupCheckpointName?
     /// Nanoseconds since 1970-01-01 UTC.
     public var commitTime: UInt64
     public var writerBootID: Identifier128
@@ -128,13 +130,15 @@ public struct Superblock: Hashable, Sendable {
     /// Every sequence that was ever used is below it, also those that left no trace on the medium;
     /// 0 when the writer did not record it.
     public var sequenceLimit: UInt64
+    /// The attempt of the group that the writer takes part in; 0 without a group.
+    public var attempt: UInt64
 
     public init(
         fileUUID: Identifier128, generation: Generation, anchor: Anchor?,
-        isCleanClose: Bool = false, parentDigest: Digest = .zero, watermarkStep: UInt64? = nil,
-        commitTime: UInt64 = 0, writerBootID: Identifier128 = .zero, writerPID: UInt32 = 0,
+        isCleanClose: Bool = false, parentDigest: Digest = .zero,
+        watermark: GroupCheckpointName? = nil, commitTime: UInt64 = 0, writerBootID: Identifier128 = .zero, writerPID: UInt32 = 0,
         storageKind: StorageKind = .unknown, unsafeShutdownCount: UInt64 = 0,
-        retained: [RetainedSlot] = [], sequenceLimit: UInt64 = 0
+        retained: [RetainedSlot] = [], sequenceLimit: UInt64 = 0, attempt: UInt64 = 0
     ) {
         precondition(retained.count <= Self.retainedCapacity, "too many retained slots")
         self.fileUUID = fileUUID
@@ -142,7 +146,7 @@ public struct Superblock: Hashable, Sendable {
         self.anchor = anchor
         self.isCleanClose = isCleanClose
         self.parentDigest = parentDigest
-        self.watermarkStep = watermarkStep
+        self.watermark = watermark
         self.commitTime = commitTime
         self.writerBootID = writerBootID
         self.writerPID = writerPID
@@ -150,6 +154,7 @@ public struct Superblock: Hashable, Sendable {
         self.unsafeShutdownCount = unsafeShutdownCount
         self.retained = retained
         self.sequenceLimit = sequenceLimit
+        self.attempt = attempt
     }
 
     /// The 4096 bytes of the block, and the checksum, which is the superblock's digest.
@@ -164,7 +169,7 @@ public struct Superblock: Hashable, Sendable {
         encoder.put(isCleanClose ? Self.cleanCloseFlag : 0, Layout.flags)
         encoder.put(anchor?.headerDigest ?? .zero, Layout.slotHeaderDigest)
         encoder.put(parentDigest, Layout.parentDigest)
-        encoder.put(watermarkStep ?? Self.noStep, Layout.watermarkStep)
+        encoder.put(watermark?.step ?? Self.noStep, Layout.watermarkStep)
         encoder.put(commitTime, Layout.commitTime)
         encoder.put(writerBootID.bytes, Layout.writerBootID)
         encoder.put(writerPID, Layout.writerPID)
@@ -176,6 +181,8 @@ public struct Superblock: Hashable, Sendable {
             encoder.put(entry.sequence.rawValue, Self.entryField(RetainedLayout.sequence, index))
         }
         encoder.put(sequenceLimit, Layout.sequenceLimit)
+        encoder.put(attempt, Layout.attempt)
+        encoder.put(watermark?.attempt ?? 0, Layout.watermarkAttempt)
         let digest = encoder.seal(Layout.checksum)
         return (encoder.bytes, digest)
     }
@@ -216,8 +223,7 @@ public struct Superblock: Hashable, Sendable {
         }
         isCleanClose = flags & Self.cleanCloseFlag != 0
         parentDigest = decoder.digest(Layout.parentDigest)
-        let watermark: UInt64 = decoder.integer(Layout.watermarkStep)
-        watermarkStep = watermark == Self.noStep ? nil : watermark
+        watermark = Self.decodeWatermark(decoder)
         commitTime = decoder.integer(Layout.commitTime)
         writerBootID = Identifier128(bytes: decoder.content(Layout.writerBootID))
         writerPID = decoder.integer(Layout.writerPID)
@@ -230,7 +236,19 @@ public struct Superblock: Hashable, Sendable {
             throw .invalidField(
                 "sequence_limit", found: sequenceLimit, expected: "0, or above \(newest)")
         }
+        attempt = decoder.integer(Layout.attempt)
+        guard attempt <= Limits.attemptMaximum else {
+            throw .invalidField(
+                "attempt", found: attempt, expected: "at most \(Limits.attemptMaximum)")
+        }
         try decoder.checkReserved(Layout.all)
+    }
+
+    private static func decodeWatermark(_ decoder: BlockDecoder) -> GroupCheckpointName? {
+        let step: UInt64 = decoder.integer(Layout.watermarkStep)
+        if step == noStep { return nil }
+        return GroupCheckpointName(
+            attempt: decoder.integer(Layout.watermarkAttempt), step: step)
     }
 
     private static func decodeAnchor(

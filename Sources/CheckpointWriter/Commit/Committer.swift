@@ -1,4 +1,5 @@
 internal import CheckpointFormat
+internal import CheckpointRecovery
 internal import CheckpointStorage
 internal import Logging
 
@@ -7,17 +8,30 @@ internal import Logging
 /// The state names are those of spec/COMMIT.md.
 extension Engine {
     func runCommitter() {
-        while let batch = nextBatch() {
-            commit(batch)
+        while let work = nextWork() {
+            switch work {
+            case .batch(let batch): commit(batch)
+            case .release: publish([])
+            case .attempt(let request): begin(request)
+            }
             monitor.wakeAll()
         }
     }
 
-    /// All checkpoints whose chunks are written: one F1 serves them all.
-    private func nextBatch() -> [InFlightCheckpoint]? {
-        monitor.waitFor { state -> [InFlightCheckpoint]?? in
+    private enum CommitWork {
+        /// All checkpoints whose chunks are written: one F1 serves them all.
+        case batch([InFlightCheckpoint])
+        /// A save waits for a slot that only the superblock still names.
+        case release
+        case attempt(AttemptRequest)
+    }
+
+    private func nextWork() -> CommitWork? {
+        monitor.waitFor { state -> CommitWork?? in
             if state.isStopped { return .some(nil) }
-            return state.takeBatch().map { .some($0) }
+            if let batch = state.takeBatch() { return .batch(batch) }
+            if let request = state.attemptRequest { return .attempt(request) }
+            return state.needsRelease ? .release : nil
         }
     }
 
@@ -78,6 +92,7 @@ extension Engine {
     /// Decides what the next superblock names: the newest of the batch, unless something newer is
     /// durable already, and as many older ones as the file retains.
     private func plan(_ sealed: [SealedCheckpoint], _ state: EngineState) -> Superblock? {
+        if let group = state.group { return nextSuperblock(state, naming: group.kept(adding: sealed)) }
         let current = state.superblock.anchor
         let newer = sealed.filter { $0.checkpoint.sequence > current?.sequence ?? .none }
         guard let newest = newer.last else { return nil }
@@ -108,6 +123,21 @@ extension Engine {
         next.writerBootID = ThisMachine.bootID
         next.writerPID = ThisProcess.id
         next.storageKind = storage.kind
+        if let group = state.group, group.attempt != 0 {
+            next.attempt = group.attempt
+            next.watermark = group.watermark
+        }
+        return next
+    }
+
+    private func nextSuperblock(
+        _ state: EngineState, naming kept: [GroupLedger.Entry]
+    ) -> Superblock {
+        var next = nextSuperblock(state)
+        next.anchor = kept.first?.anchor
+        next.retained = kept.dropFirst().map {
+            RetainedSlot(slot: $0.anchor.slot, sequence: $0.anchor.sequence)
+        }
         return next
     }
 
@@ -121,7 +151,7 @@ extension Engine {
             let digest = try writeSuperblock(next)
             monitor.withLock { state in
                 // A crash here leaves what the new superblock anchors: COMMIT.md state C4.
-                state.publish(next, digest: digest)
+                state.publish(next, digest: digest, sealed)
                 settle(sealed, &state)
             }
         } catch {
@@ -154,6 +184,56 @@ extension Engine {
                     advice: "the medium returned other bytes than were written; replace it")
             }
         }
+    }
+
+    // MARK: Attempts
+
+    /// The first superblock of an attempt: the base as anchor, and the watermark.
+    ///
+    /// A crash before F2 leaves the attempt before: GROUP.md, "Restart", step 4.
+    private func begin(_ request: AttemptRequest) {
+        let attempt = request.attempt
+        do throws(CheckpointError) {
+            let base = attempt.baseSequence == .none ? nil : try findBase(attempt)
+            let (kept, next) = monitor.withLock { state in
+                let kept = state.group?.kept(from: base, attempt) ?? []
+                var next = nextSuperblock(state, naming: kept)
+                next.attempt = attempt.number
+                next.watermark = attempt.base
+                return (kept, next)
+            }
+            do throws(CheckpointError) {
+                let digest = try writeSuperblock(next)
+                monitor.withLock { $0.finish(request, naming: kept, next, digest: digest) }
+            } catch {
+                failStop([], error)
+                throw error
+            }
+        } catch {
+            monitor.withLock { $0.end(request, .failure(error)) }
+        }
+    }
+
+    /// One that the superblock does not name is verified in full before it does.
+    private func findBase(
+        _ attempt: GroupAttempt
+    ) throws(CheckpointError) -> GroupLedger.Entry {
+        let named = monitor.withLock { $0.group?.named ?? [] }
+            .first { $0.anchor.sequence == attempt.baseSequence }
+        if let named, named.name == attempt.base { return named }
+        let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
+        let candidate = decision.candidates.first {
+            $0.sequence == attempt.baseSequence && $0.header.groupName == attempt.base
+        }
+        guard let candidate, monitor.withLock({ $0.slots.isUnused(candidate.slot) }) else {
+            let base = attempt.base.map { "\($0)" } ?? "a checkpoint without a name"
+            throw CheckpointError(
+                .noCheckpoint,
+                "\(storage.path): it does not hold \(base) with sequence "
+                    + "\(attempt.baseSequence); agree with the other ranks again")
+        }
+        try SlotVerifier.verify(candidate, in: storage)
+        return GroupLedger.Entry(candidate, .complete)
     }
 
     private func settle(_ sealed: [SealedCheckpoint], _ state: inout EngineState) {

@@ -16,6 +16,8 @@ internal import CheckpointStorage
 /// - A checkpoint that has failed has nothing in `writeQueue` or `written`. It ends, and its slot
 ///   is free or quarantined, once nothing of it is under way.
 /// - After a fail-stop, and once the writer is closing, nothing is begun.
+/// - In the file of a group, nothing is begun before an attempt is, or while one is beginning.
+///   `group` lists what `superblock` names.
 struct EngineState {
     private let storage: any Storage
     private let geometry: Geometry
@@ -24,6 +26,9 @@ struct EngineState {
     /// The newest durable superblock and its digest.
     private(set) var superblock: Superblock
     private(set) var superblockDigest = Digest.zero
+    /// nil in a file that belongs to no group.
+    private(set) var group: GroupLedger?
+    private(set) var attemptRequest: AttemptRequest?
     private(set) var nextSequence: UInt64
     /// The last step that this writer was given; nil until the first.
     private var lastStep: UInt64?
@@ -55,7 +60,7 @@ struct EngineState {
 
     init(
         storage: any Storage, geometry: Geometry, slots: SlotTable, superblock: Superblock,
-        nextSequence: UInt64, freeBuffers: [AlignedBuffer]
+        nextSequence: UInt64, freeBuffers: [AlignedBuffer], group: GroupLedger? = nil
     ) {
         self.storage = storage
         self.geometry = geometry
@@ -63,6 +68,7 @@ struct EngineState {
         self.superblock = superblock
         self.nextSequence = nextSequence
         self.freeBuffers = freeBuffers
+        self.group = group
         statistics.quarantinedSlotCount = slots.quarantinedCount
         statistics.newestDurableStep = superblock.anchor?.step
         statistics.newestDurableSequence = superblock.anchor?.sequence ?? .none
@@ -91,17 +97,106 @@ struct EngineState {
 
     /// - Throws: `stepBackwards`.
     func checkOrder(_ step: UInt64) throws(CheckpointError) {
-        guard let lastStep, step < lastStep else { return }
+        guard let lastStep else { return }
+        if group != nil, step == lastStep {
+            throw CheckpointError(
+                .stepBackwards,
+                "\(storage.path): step \(step) was saved already in this attempt of the group, "
+                    + "where a step names one checkpoint; save a later step")
+        }
+        guard step < lastStep else { return }
+        let advice =
+            group == nil
+            ? "call rewind first when training really went back"
+            : "all ranks go back together, with a new attempt"
         throw CheckpointError(
             .stepBackwards,
             "\(storage.path): step \(step) is below step \(lastStep), the last one saved by "
-                + "this writer; call rewind first when training really went back")
+                + "this writer; \(advice)")
     }
 
     /// Training goes back: saves may use any step from `step` on.
     mutating func rewind(to step: UInt64) throws(CheckpointError) {
         try checkOpen()
+        guard group == nil else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): it belongs to a group, whose ranks go back together; begin a "
+                    + "new attempt")
+        }
         lastStep = step
+    }
+
+    // MARK: Groups
+
+    private func checkAttempt() throws(CheckpointError) {
+        guard let group, group.attempt == 0 else { return }
+        throw CheckpointError(
+            .invalidArgument,
+            "\(storage.path): it belongs to a group, and no attempt has begun; agree with the "
+                + "other ranks first, as pccheck.distributed does")
+    }
+
+    /// - Throws: `invalidArgument`, `closed`, `failStop`.
+    mutating func request(_ attempt: GroupAttempt) throws(CheckpointError) -> AttemptRequest {
+        try checkOpen()
+        guard group != nil else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): it belongs to no group; create it with a run UUID")
+        }
+        guard attemptRequest == nil, inFlight.isEmpty else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): \(inFlight.count) checkpoints are in flight; wait for them "
+                    + "before a new attempt begins")
+        }
+        let last = superblock.attempt
+        let isSame = attempt.number == last && attempt.base == nil
+        guard attempt.number <= Limits.attemptMaximum, attempt.number > last || isSame,
+            attempt.number > 0
+        else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): the attempt is \(attempt.number), expected more than "
+                    + "\(last), the last one of this file")
+        }
+        let request = AttemptRequest(attempt)
+        if isSame {
+            group?.proceed(attempt.number)
+            request.result = .success(())
+        } else {
+            attemptRequest = request
+        }
+        return request
+    }
+
+    /// The first superblock of the attempt is durable, and names `kept`.
+    mutating func finish(
+        _ request: AttemptRequest, naming kept: [GroupLedger.Entry], _ next: Superblock,
+        digest: Digest
+    ) {
+        for entry in kept { slots.claim(entry.anchor.slot, sequence: entry.anchor.sequence) }
+        publish(next, digest: digest)
+        group?.begin(request.attempt, naming: kept)
+        lastStep = nil
+        settle([]) { _ in }
+        end(request, .success(()))
+    }
+
+    mutating func end(_ request: AttemptRequest, _ result: Result<Void, CheckpointError>) {
+        request.result = result
+        attemptRequest = nil
+    }
+
+    /// What all ranks know of a durable checkpoint.
+    mutating func decide(_ sequence: SequenceNumber, isComplete: Bool) {
+        group?.decide(sequence, isComplete: isComplete)
+    }
+
+    /// No slot is free, and a superblock that names less would free one.
+    var needsRelease: Bool {
+        failStop == nil && slots.free.isEmpty && group?.canRelease == true
     }
 
     /// Begins a checkpoint, where there is a slot for it.
@@ -145,7 +240,7 @@ struct EngineState {
     /// How many slots are free, but pinned by readers, for a save that found none.
     private mutating func pinnedCount(_ isUrgent: Bool) -> Int {
         // A save that waits for an urgent one has no slot to complain about.
-        if standsBack(isUrgent) { return 0 }
+        if standsBack(isUrgent) || attemptRequest != nil { return 0 }
         let count = inFlight.count >= geometry.inFlightCount ? 0 : slots.free.count
         if count == 0 {
             pinStall = nil
@@ -163,7 +258,9 @@ struct EngineState {
         _ request: SaveRequest, _ isUrgent: Bool, patience: UInt64
     ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
         try checkOpen()
+        try checkAttempt()
         try checkOrder(request.step)
+        if attemptRequest != nil { return nil }
         // Beyond the limit a crash could forget that the number was given.
         guard nextSequence < superblock.sequenceLimit else {
             throw CheckpointError(
@@ -202,7 +299,7 @@ struct EngineState {
         slots.take(slot, for: sequence)
         let checkpoint = InFlightCheckpoint(
             request, isUrgent: isUrgent, sequence: sequence, slot: slot,
-            chunkByteCount: geometry.chunkByteCount, urgency: urgency)
+            attempt: group?.attempt ?? 0, chunkByteCount: geometry.chunkByteCount, urgency: urgency)
         inFlight.append(checkpoint)
         statistics.savedCount += 1
         enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
@@ -229,6 +326,11 @@ struct EngineState {
         var current = statistics
         current.busyNanoseconds &+= waitCount &* now &- waitBeganSum
         current.inFlightCount = inFlight.count
+        current.group = group.map {
+            WriterStatistics.Group(
+                attempt: $0.attempt, watermark: $0.watermark, undecidedCount: $0.undecidedCount,
+                freeSlotCount: slots.free.count)
+        }
         current.pinnedSlots = pinStall?.pins ?? []
         return current
     }
@@ -448,9 +550,12 @@ struct EngineState {
     }
 
     /// F2 is over: the superblock is durable.
-    mutating func publish(_ next: Superblock, digest: Digest) {
+    mutating func publish(
+        _ next: Superblock, digest: Digest, _ sealed: [SealedCheckpoint] = []
+    ) {
         superblock = next
         superblockDigest = digest
+        group?.publish(next, sealed)
         slots.releaseHeld()
     }
 
@@ -510,6 +615,7 @@ struct EngineState {
         isClosing = true
         isStopped = true
         for checkpoint in inFlight { fail(checkpoint, error) }
+        if let attemptRequest { end(attemptRequest, .failure(error)) }
     }
 
     /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing

@@ -9,6 +9,8 @@ final class InFlightCheckpoint: @unchecked Sendable {
     let slot: SlotIndex
     let step: UInt64
     let userMetadata: String
+    /// Of the group; 0 without one.
+    let attempt: UInt64
     /// Copied and written before the others.
     let isUrgent: Bool
     /// Its commit record waits for the caller's word that the memory did not change while it was
@@ -52,7 +54,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
 
     init(
         _ request: SaveRequest, isUrgent: Bool, sequence: SequenceNumber, slot: SlotIndex,
-        chunkByteCount: Int, urgency: StagingUrgency
+        attempt: UInt64, chunkByteCount: Int, urgency: StagingUrgency
     ) {
         let payload = request.payload
         self.sequence = sequence
@@ -60,6 +62,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         step = request.step
         self.payload = payload
         userMetadata = request.userMetadata
+        self.attempt = attempt
         self.isUrgent = isUrgent
         needsApproval = request.needsApproval
         self.chunkByteCount = chunkByteCount
@@ -116,6 +119,7 @@ final class InFlightCheckpoint: @unchecked Sendable {
         header.payloadKind = payloadKind
         header.manifestByteCount = manifestByteCount
         header.userMetadata = userMetadata
+        header.attempt = attempt
         return header
     }
 

@@ -43,6 +43,14 @@ struct SlotTable {
 
     func use(_ slot: SlotIndex) -> Use { uses[slot] ?? .free }
 
+    /// Neither in flight nor doubtful, and not named.
+    func isUnused(_ slot: SlotIndex) -> Bool {
+        switch use(slot) {
+        case .free, .held: true
+        case .inFlight, .kept, .quarantined: false
+        }
+    }
+
     var quarantinedCount: Int { uses.values.count { $0 == .quarantined } }
     var holdsSlot: Bool { uses.values.contains { if case .held = $0 { true } else { false } } }
     /// In order, so that a run can be repeated.
@@ -66,6 +74,12 @@ struct SlotTable {
     /// The superblock that names `slot` is durable.
     mutating func keep(_ slot: SlotIndex, sequence: SequenceNumber) {
         uses[slot] = .kept(sequence)
+    }
+
+    /// The superblock that an attempt begins with names `slot`, which nothing uses now.
+    mutating func claim(_ slot: SlotIndex, sequence: SequenceNumber) {
+        uses[slot] = .kept(sequence)
+        free.removeAll { $0 == slot }
     }
 
     mutating func release(_ slot: SlotIndex) {

@@ -93,6 +93,7 @@ public enum CheckpointCopy {
         settings.rank = source.rank
         settings.worldSize = source.worldSize
         settings.fingerprint = source.fingerprint
+        settings.runUUID = source.runUUID
         let identity = try CheckpointFile.makeIdentity(settings, deviceByteCount: nil)
         let geometry = identity.geometry
         // Up to the end of the first slot: the second one takes no room before it is used.
@@ -106,6 +107,7 @@ public enum CheckpointCopy {
         }
         var superblock = CheckpointFile.firstSuperblock(identity)
         superblock.sequenceLimit = candidate.sequence.rawValue + 1
+        superblock.attempt = candidate.header.attempt
         try file.seal(superblock)
         try file.publish(replacing: options.replacesExisting)
     }

@@ -124,6 +124,7 @@ private struct FileResize {
         var options = WriterOptions()
         options.rank = found.identity.rank
         options.worldSize = found.identity.worldSize
+        options.acceptsGroup = true
         var progress = ResizeProgress(found, report)
         // The same decision as a writer's, which verifies the checkpoint that it continues from.
         let start = try WriterOpening(
@@ -136,11 +137,10 @@ private struct FileResize {
                     + "the file stays as it is: check the device, then resize again", slot: slot)
         }
         let old = start.identity.geometry
-        var identity = start.identity
-        identity.geometry = try Self.geometry(old, shape)
+        let identity = try Self.resized(start.identity, shape)
         // Nothing has changed since `recover` looked: the file is locked.
         let decision = try SlotSelection.decide(MetadataImage.read(from: storage))
-        let choice = try Self.choose(storage, start, decision, identity.geometry, &progress)
+        let choice = try Self.choose(storage, start, decision, identity, &progress)
         self.old = storage
         self.decision = decision
         self.progress = progress
@@ -161,14 +161,16 @@ private struct FileResize {
             isDamaged: isDamaged)
     }
 
-    private static func geometry(
-        _ old: Geometry, _ shape: CheckpointFile.Shape
-    ) throws(CheckpointError) -> Geometry {
+    private static func resized(
+        _ identity: IdentityBlock, _ shape: CheckpointFile.Shape
+    ) throws(CheckpointError) -> IdentityBlock {
+        let old = identity.geometry
         do throws(FormatError) {
-            return try Geometry(
-                capacity: shape.capacity ?? old.slotByteCount,
-                inFlight: shape.inFlight ?? old.inFlightCount,
-                retain: shape.retain ?? old.retainCount, chunkByteCount: old.chunkByteCount)
+            return try identity.resized(
+                to: Geometry(
+                    capacity: shape.capacity ?? old.slotByteCount,
+                    inFlight: shape.inFlight ?? old.inFlightCount,
+                    retain: shape.retain ?? old.retainCount, chunkByteCount: old.chunkByteCount))
         } catch {
             throw CheckpointError(.invalidArgument, "\(error)")
         }
@@ -180,8 +182,9 @@ private struct FileResize {
 
     private static func choose(
         _ storage: FileStorage, _ start: WriterOpening.Result, _ decision: RecoveryDecision,
-        _ geometry: Geometry, _ progress: inout ResizeProgress
+        _ identity: IdentityBlock, _ progress: inout ResizeProgress
     ) throws(CheckpointError) -> Choice {
+        let geometry = identity.geometry
         guard let newest = start.recovered?.candidate else { return ([], []) }
         guard newest.header.payloadByteCount <= geometry.slotByteCount else {
             throw CheckpointError(
@@ -195,9 +198,11 @@ private struct FileResize {
         let older = decision.candidates
             .filter { $0.slot != newest.slot && start.kept[$0.slot] == $0.sequence }
             .sorted { $0.sequence > $1.sequence }
+        // One slot stays free for the next save.
+        let limit = min(identity.retainedMaximum + 1, geometry.slotCount - 1)
         for candidate in older {
-            if choice.kept.count >= geometry.retainCount {
-                choice.dropped.append(entry(candidate, "the file retains \(geometry.retainCount)"))
+            if choice.kept.count >= limit {
+                choice.dropped.append(entry(candidate, "the file retains \(limit)"))
             } else if candidate.header.payloadByteCount > geometry.slotByteCount {
                 choice.dropped.append(
                     entry(

@@ -24,6 +24,8 @@ public enum CheckpointFile {
         public var rank: UInt32 = 0
         public var worldSize: UInt32 = 1
         public var fingerprint = ""
+        /// Makes it the file of a group: what all files of the job share.
+        public var runUUID = Identifier128.zero
         /// Replace what is at the path; otherwise an existing file is an error.
         public var replacesExisting = false
         /// Accept a network file system, whose locks and flushes may not keep the promises.
@@ -116,7 +118,8 @@ public enum CheckpointFile {
             return try IdentityBlock(
                 fileUUID: .random(), geometry: geometry, createdTime: SystemClock.wallTime,
                 rank: options.rank, worldSize: options.worldSize,
-                creator: "pccheck \(PCcheck.version)", fingerprint: options.fingerprint)
+                creator: "pccheck \(PCcheck.version)", fingerprint: options.fingerprint,
+                runUUID: options.runUUID)
         } catch {
             var error = CheckpointError(.invalidArgument, "\(error)")
             if let deviceByteCount {

@@ -22,6 +22,8 @@ struct WriterOpening {
         /// They hold newer checkpoints that could not be read: not to be overwritten.
         let unreadable: [SlotIndex]
         let nextSequence: UInt64
+        /// nil in a file that belongs to no group.
+        let ledger: GroupLedger?
     }
 
     /// The truth of the medium, and the first superblock of this writer, which is not yet written.
@@ -67,7 +69,11 @@ struct WriterOpening {
             recovered: choice.candidate.map {
                 RecoveredCheckpoint(candidate: $0, isVerified: choice.isVerified)
             },
-            unreadable: choice.unreadable, nextSequence: nextSequence(decision))
+            unreadable: choice.unreadable, nextSequence: nextSequence(decision),
+            ledger: decision.identity.isOfGroup
+                ? GroupLedger(
+                    superblock, decision.candidates,
+                    retainCount: decision.identity.geometry.retainCount) : nil)
     }
 
     /// The checkpoint to continue from.
@@ -155,6 +161,12 @@ struct WriterOpening {
                 "\(storage.path): it belongs to rank \(identity.rank) of \(identity.worldSize), "
                     + "but this is rank \(options.rank) of \(options.worldSize); "
                     + "give each rank its own path")
+        }
+        guard options.acceptsGroup || !identity.isOfGroup else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): it belongs to run \(identity.runUUID), whose ranks agree on "
+                    + "their checkpoints; open its folder with pccheck.distributed")
         }
         if let wanted = options.fingerprint, wanted != identity.fingerprint {
             throw CheckpointError(
@@ -318,11 +330,12 @@ struct WriterOpening {
                     headerDigest: $0.headerDigest)
             },
             parentDigest: decision.superblockDigest ?? .zero,
-            watermarkStep: decision.superblock?.watermarkStep,
+            watermark: decision.superblock?.watermark,
             commitTime: SystemClock.wallTime, writerBootID: ThisMachine.bootID,
             writerPID: ThisProcess.id, storageKind: storage.kind,
             unsafeShutdownCount: storage.unsafeShutdownCount, retained: older,
-            sequenceLimit: nextSequence(decision) + Limits.sequenceReserve)
+            sequenceLimit: nextSequence(decision) + Limits.sequenceReserve,
+            attempt: decision.superblock?.attempt ?? 0)
     }
 
     /// Asks each candidate once: after an error that passes, a second answer may be another one.
@@ -330,12 +343,17 @@ struct WriterOpening {
         _ decision: RecoveryDecision, _ chosen: Candidate?
     ) -> [RetainedSlot] {
         var older: [RetainedSlot] = []
+        let identity = decision.identity
         for candidate in decision.candidates {
             // Strictly: a superblock that named two slots with one sequence would be refused.
             let last = older.last?.sequence ?? chosen?.sequence ?? .none
             guard candidate.sequence < last else { continue }
-            guard older.count < decision.identity.geometry.retainCount - 1 else { break }
-            if isWhole(candidate) {
+            guard older.count < identity.retainedMaximum else { break }
+            // In a group, what the superblock named may wait for a verdict: GROUP.md.
+            let isWanted =
+                older.count < identity.geometry.retainCount - 1 || candidate.kind == .retained
+                || candidate.kind == .anchored
+            if isWanted, isWhole(candidate) {
                 older.append(RetainedSlot(slot: candidate.slot, sequence: candidate.sequence))
             }
         }

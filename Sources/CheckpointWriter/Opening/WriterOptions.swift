@@ -36,6 +36,8 @@ public struct WriterOptions: Sendable {
     public var rank: UInt32 = 0
     public var worldSize: UInt32 = 1
     public var allowsNetwork = false
+    /// Open the file of a group, too. Its ranks agree on an attempt before the first save.
+    public var acceptsGroup = false
     /// Continue from the anchored checkpoint without reading it. Should it be rotten, the older one
     /// that a load falls back to is still there: its slot is not used until the first save of this
     /// writer is durable. Where that would leave no slot to save to, and after lost power, the

@@ -86,6 +86,7 @@ struct BlockAnnotation {
             return judge.number(field, in: 0...UInt64(Limits.fingerprintByteCount))
         case Layout.fingerprint:
             return judge.text(field, count: block.integer(Layout.fingerprintByteCount))
+        case Layout.runUUID: return judge.identifier(field, equals: nil)
         case Layout.checksum: return judge.checksum(field)
         default: return judge.number(field)
         }
@@ -123,6 +124,7 @@ struct BlockAnnotation {
             case Layout.watermarkStep:
                 let found = block.integer(field)
                 return judge.plain(field, found == .max ? "unknown" : "\(found)")
+            case Layout.attempt: return judge.number(field, in: 0...Limits.attemptMaximum)
             case Layout.commitTime: return judge.time(field)
             case Layout.writerBootID: return judge.identifier(field, equals: nil)
             case Layout.storageKind:

@@ -21,6 +21,7 @@ extension BlockAnnotation {
                     (block.integer(field) == 0) == (block.integer(Layout.state) == 0),
                     expected: "0 exactly in an empty slot")
             case Layout.step: judge.number(field, in: 0...Limits.stepMaximum)
+            case Layout.attempt: judge.number(field, in: 0...Limits.attemptMaximum)
             case Layout.beganTime, Layout.completedTime: judge.time(field)
             case Layout.payloadByteCount:
                 geometry.map { judge.number(field, in: 0...$0.slotByteCount) }

@@ -1,0 +1,131 @@
+internal import CheckpointFormat
+internal import CheckpointRecovery
+
+/// What the file of a group keeps: every durable checkpoint until the ranks have decided on it, and
+/// the newest complete ones (GROUP.md, "What a rank keeps").
+struct GroupLedger {
+    enum Verdict { case undecided, complete, void }
+
+    struct Entry {
+        let anchor: Anchor
+        let name: GroupCheckpointName
+        var verdict: Verdict
+    }
+
+    private let retainCount: Int
+    /// 0 until this writer takes part in an attempt.
+    private(set) var attempt: UInt64 = 0
+    /// The newest checkpoint that is known to be durable on all ranks.
+    private(set) var watermark: GroupCheckpointName?
+    /// The checkpoints that the durable superblock names, newest first.
+    private(set) var named: [Entry]
+
+    /// - Parameters:
+    ///   - superblock: the first one of this writer.
+    ///   - candidates: among them those that it names.
+    init(_ superblock: Superblock, _ candidates: [Candidate], retainCount: Int) {
+        self.retainCount = retainCount
+        watermark = superblock.watermark
+        let kept = superblock.keptSlots
+        named = candidates.filter { kept[$0.slot] == $0.sequence }
+            .sorted { $0.sequence > $1.sequence }
+            .map { Self.entry($0, superblock) }
+    }
+
+    /// Only checkpoints of the attempt that was under way, above the watermark, wait for a verdict.
+    private static func entry(_ candidate: Candidate, _ superblock: Superblock) -> Entry {
+        let name = candidate.header.groupName
+        let isDecided =
+            name.attempt != superblock.attempt || superblock.watermark.map { name <= $0 } == true
+        return Entry(candidate, isDecided ? .complete : .undecided)
+    }
+
+    var undecidedCount: Int { named.count { $0.verdict == .undecided } }
+
+    /// What the next superblock names, newest first.
+    func kept(adding sealed: [SealedCheckpoint] = []) -> [Entry] {
+        var completeLeft = retainCount
+        return all(adding: sealed).filter { entry in
+            switch entry.verdict {
+            case .undecided: return true
+            case .void: return false
+            case .complete:
+                completeLeft -= 1
+                return completeLeft >= 0
+            }
+        }
+    }
+
+    /// Whether a superblock that names less would free a slot.
+    var canRelease: Bool { kept().count < named.count }
+
+    private func all(adding sealed: [SealedCheckpoint]) -> [Entry] {
+        (named + sealed.map { Entry($0, attempt: attempt) })
+            .sorted { $0.anchor.sequence > $1.anchor.sequence }
+    }
+
+    /// The superblock is durable. A verdict that came meanwhile stays.
+    mutating func publish(_ superblock: Superblock, _ sealed: [SealedCheckpoint]) {
+        let kept = superblock.keptSlots
+        named = all(adding: sealed).filter { kept[$0.anchor.slot] == $0.anchor.sequence }
+    }
+
+    /// One that was decided on before, or that is not durable, is left alone.
+    mutating func decide(_ sequence: SequenceNumber, isComplete: Bool) {
+        guard
+            let index = named.firstIndex(where: {
+                $0.anchor.sequence == sequence && $0.verdict == .undecided
+            })
+        else { return }
+        named[index].verdict = isComplete ? .complete : .void
+        if isComplete { watermark = max(watermark ?? named[index].name, named[index].name) }
+    }
+
+    /// What the first superblock of an attempt names: its base, and older complete ones.
+    func kept(from base: Entry?, _ request: GroupAttempt) -> [Entry] {
+        guard let base else { return [] }
+        let older = named.filter {
+            $0.anchor.sequence < base.anchor.sequence
+                && request.completeSequences.contains($0.anchor.sequence)
+        }
+        return [base] + older.prefix(retainCount - 1)
+    }
+
+    /// The first superblock of the attempt, which names `kept`, is durable.
+    mutating func begin(_ request: GroupAttempt, naming kept: [Entry]) {
+        attempt = request.number
+        watermark = request.base
+        named = kept.map { Entry(anchor: $0.anchor, name: $0.name, verdict: .complete) }
+    }
+
+    /// The attempt goes on in a file that was opened again.
+    mutating func proceed(_ attempt: UInt64) { self.attempt = attempt }
+}
+
+extension GroupLedger.Entry {
+    init(_ candidate: Candidate, _ verdict: GroupLedger.Verdict) {
+        self.init(
+            anchor: Anchor(candidate), name: candidate.header.groupName, verdict: verdict)
+    }
+
+    fileprivate init(_ sealed: SealedCheckpoint, attempt: UInt64) {
+        self.init(
+            anchor: Anchor(sealed),
+            name: GroupCheckpointName(attempt: attempt, step: sealed.checkpoint.step),
+            verdict: .undecided)
+    }
+}
+
+extension Anchor {
+    init(_ candidate: Candidate) {
+        self.init(
+            slot: candidate.slot, sequence: candidate.sequence, step: candidate.step,
+            headerDigest: candidate.headerDigest)
+    }
+
+    init(_ sealed: SealedCheckpoint) {
+        self.init(
+            slot: sealed.checkpoint.slot, sequence: sealed.checkpoint.sequence,
+            step: sealed.checkpoint.step, headerDigest: sealed.headerDigest)
+    }
+}
