@@ -11,10 +11,11 @@ let deadlineNanoseconds: UInt64 = 10_000_000_000
 
 /// A new file in memory: chunks of 64 KiB.
 func memoryFile(
-    inFlight: Int = 2, retain: Int = 1, capacity: UInt64 = 192 << 10
+    inFlight: Int = 2, retain: Int = 1, capacity: UInt64 = 192 << 10, ofGroup: Bool = false
 ) throws -> RecordingStorage {
     var builder = try ImageBuilder(
-        inFlight: inFlight, retain: retain, capacity: capacity, chunkByteCount: 64 << 10)
+        inFlight: inFlight, retain: retain, capacity: capacity, chunkByteCount: 64 << 10,
+        runUUID: ofGroup ? ImageBuilder.uuid : .zero)
     let parent = builder.commit(builder.superblock(generation: 1, anchor: nil))
     builder.commit(builder.superblock(generation: 2, anchor: nil, parent: parent))
     return RecordingStorage(contents: builder.bytes)

@@ -142,7 +142,8 @@ struct InspectSuperCommand: ToolCommand {
         if inspection.decision.identity.isOfGroup {
             facts.add("attempt", "\(superblock.attempt)")
             facts.add(
-                "durable on all ranks", "\(superblock.watermark.map { "\($0)" } ?? "nothing known")")
+                "durable on all ranks", "\(superblock.watermark.map { "\($0)" } ?? "nothing known")"
+            )
         }
         return ["\("newest superblock", .bold)"] + facts.lines(width: width)
     }

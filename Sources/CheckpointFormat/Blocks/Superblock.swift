@@ -136,7 +136,8 @@ public struct Superblock: Hashable, Sendable {
     public init(
         fileUUID: Identifier128, generation: Generation, anchor: Anchor?,
         isCleanClose: Bool = false, parentDigest: Digest = .zero,
-        watermark: GroupCheckpointName? = nil, commitTime: UInt64 = 0, writerBootID: Identifier128 = .zero, writerPID: UInt32 = 0,
+        watermark: GroupCheckpointName? = nil, commitTime: UInt64 = 0,
+        writerBootID: Identifier128 = .zero, writerPID: UInt32 = 0,
         storageKind: StorageKind = .unknown, unsafeShutdownCount: UInt64 = 0,
         retained: [RetainedSlot] = [], sequenceLimit: UInt64 = 0, attempt: UInt64 = 0
     ) {

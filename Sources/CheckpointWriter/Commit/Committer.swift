@@ -92,7 +92,9 @@ extension Engine {
     /// Decides what the next superblock names: the newest of the batch, unless something newer is
     /// durable already, and as many older ones as the file retains.
     private func plan(_ sealed: [SealedCheckpoint], _ state: EngineState) -> Superblock? {
-        if let group = state.group { return nextSuperblock(state, naming: group.kept(adding: sealed)) }
+        if let group = state.group {
+            return nextSuperblock(state, naming: group.kept(adding: sealed))
+        }
         let current = state.superblock.anchor
         let newer = sealed.filter { $0.checkpoint.sequence > current?.sequence ?? .none }
         guard let newest = newer.last else { return nil }
