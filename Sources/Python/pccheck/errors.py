@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,10 @@ __all__ = [
     "UnsupportedState",
     "NotTrusted",
     "LibraryNotFound",
+    "RanksMissing",
+    "RankFailed",
+    "TransportFailed",
+    "VoidCheckpoint",
 ]
 
 
@@ -250,6 +255,31 @@ class LibraryNotFound(CheckpointError, ImportError):
     """The native library could not be loaded; the message lists where PCcheck looked for it."""
 
     _has_lines = True
+
+
+class _OfRanks(CheckpointError):
+    def __init__(self, message: str, *, ranks: Sequence[int], code: int | None = None) -> None:
+        super().__init__(message, code=code)
+        #: The ranks concerned, as far as they are known.
+        self.ranks = list(ranks)
+
+
+class RanksMissing(_OfRanks, Timeout):
+    """Other ranks of the group did not arrive in time."""
+
+    default_code = 0
+
+
+class RankFailed(_OfRanks):
+    """Another rank of the group failed, so that this one cannot continue either."""
+
+
+class VoidCheckpoint(_OfRanks):
+    """A checkpoint of a group that is not durable on all ranks, and never will be."""
+
+
+class TransportFailed(CheckpointError):
+    """The ranks of the group cannot reach each other any more, as when one of them died."""
 
 
 _BY_CODE: dict[int, type[CheckpointError]] = {

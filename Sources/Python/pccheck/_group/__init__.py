@@ -1,0 +1,1 @@
+"""How the ranks of a job agree on checkpoints: spec/GROUP.md. The public module is distributed."""
