@@ -163,10 +163,17 @@ class Checkpointer(BaseCheckpointer):
         note(objects)
         in_place = in_place_storages(known(objects))
         record = objects_metadata(state)
+        parts = self._divided(state, parts, record)
         return self._save_parts(
             step, parts, in_place, metadata, urgent, lambda: room_for_optimizers(objects), overlap,
             record,
         )  # fmt: skip
+
+    def _divided(
+        self, state: dict[str, Any], parts: dict[str, Any], record: dict[str, str]
+    ) -> dict[str, Any]:
+        """What this process stores of the parts; all of them, unless it has a group."""
+        return parts
 
     def _save_parts(
         self,
@@ -239,7 +246,7 @@ class Checkpointer(BaseCheckpointer):
         initialize them again.
         """
         loading = Loading(
-            TorchMemory(_filling(map_location)), state, parts=list(state),
+            self._filled_memory(map_location), state, parts=list(state),
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
         found = self._resume_state(loading, step)
@@ -265,8 +272,17 @@ class Checkpointer(BaseCheckpointer):
         As in ``pccheck.Checkpointer.load``; tensors that are not filled in place go to the device
         ``map_location``, ``meta`` for only their types and shapes.
         """
-        memory = TorchMemory((_device if into is None else _filling)(map_location))
-        return self._load(step, Loading(memory) if into is None else Loading(memory, into))
+        if into is None:
+            return self._load(step, Loading(self._memory_on(_device(map_location))))
+        return self._load(step, Loading(self._filled_memory(map_location), into))
+
+    def _filled_memory(self, map_location: str | torch.device | None) -> TorchMemory:
+        """For a load that fills live parts."""
+        return self._memory_on(_filling(map_location))
+
+    def _memory_on(self, device: torch.device | None) -> TorchMemory:
+        """What knows the tensors of a load."""
+        return TorchMemory(device)
 
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
