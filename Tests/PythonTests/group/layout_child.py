@@ -64,7 +64,8 @@ class Run:
         self.model: nn.Module = getattr(self, f"_{kind}")(model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2)
-        torch.manual_seed(100 * seed + rank)
+        # The ranks of one tensor-parallel group train on the same data.
+        torch.manual_seed(100 * seed + (rank // 2 if kind == "tp" else rank))
         self.parts: dict[str, Any] = {
             "model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler,
         }  # fmt: skip

@@ -57,3 +57,11 @@ def test_replicas_that_differ_are_told(tmp_path: Path) -> None:
 
 def test_whole_replicas_need_no_other_file(tmp_path: Path) -> None:
     run_jobs(CHILD, tmp_path, "whole:3")
+
+
+def test_parts_of_each_rank(tmp_path: Path) -> None:
+    run_jobs(CHILD, tmp_path, "own:2")
+
+
+def test_buffers_of_ddp(tmp_path: Path) -> None:
+    run_jobs(CHILD, tmp_path, "buffers:2")
