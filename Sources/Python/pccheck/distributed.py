@@ -22,12 +22,13 @@ import os
 
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 
 from ._core.arguments import seconds, step_number
@@ -36,23 +37,27 @@ from ._core.handle import SaveHandle
 from ._core.past import Past
 from ._core.reader import CheckpointInfo, Reader
 from ._files.copies import KeepHandle
+from ._group.assembly import Assembly
 from ._group.calls import CALLS, Calls
+from ._group.claims import compare
 from ._group.exchange import ENDS, Exchange, Save
 from ._group.files import file_name, report_of, usable_folder
 from ._group.handle import GroupHandle, GroupOutcome, SkippedHandle
-from ._group.restart import Candidate, Choice, Meeting
-from ._group.torch_transport import TorchTransport
+from ._group.restart import Candidate, CandidateFiles, Choice, Meeting
+from ._torch.layout import Division, Layout
+from ._torch.loading.assembled import AssembledMemory, load_assembled
+from ._torch.transport import TorchTransport
 from ._group.transport import LocalTransport, Transport
 from ._group.words import NOT_NOW, CallWords, quarter_octaves, steps_of
 from ._group.writer import GroupWriter
 from ._state.comparing import StateMismatch
-from ._state.loading import load_selected
 from ._state.request import Loading
 from .errors import (
     Busy,
     CheckpointError,
     Closed,
     Forked,
+    IncompleteShards,
     InvalidArgument,
     NoCheckpoint,
     RanksMissing,
@@ -83,6 +88,8 @@ class Checkpointer(TorchCheckpointer):
         *,
         group: dist.ProcessGroup | None = None,
         transport: Transport | None = None,
+        shared: Collection[str] | Mapping[str, Any] = (),
+        replicas: Literal["split", "whole"] = "split",
         timeout: float = _TIMEOUT_SECONDS,
         on_busy: str = "wait",
         busy_timeout: float | None = None,
@@ -97,6 +104,12 @@ class Checkpointer(TorchCheckpointer):
           default all of the job, or this process alone without ``torch.distributed``. PCcheck makes
           connections of its own and never uses those of training.
         - ``transport``: another network in place of ``torch.distributed``.
+        - ``shared``: names of parts that are the same on all ranks, or a process group of the ranks
+          that hold it by name; False is each rank's own. Modules under DDP and optimizers of
+          DTensors need no mention. What several ranks hold alike is stored once.
+        - ``replicas``: ``split`` divides what several ranks hold among them, and a restart reads
+          the files of other ranks for it. With ``whole`` each rank stores all that it holds, for
+          folders that no other machine reads.
         - ``timeout``: how many seconds any call waits for other ranks. The error then names those
           that did not come.
         - ``on_busy``, ``policy``, ``on_sigterm``: as with one process. What depends on time is
@@ -117,8 +130,11 @@ class Checkpointer(TorchCheckpointer):
         self._meeting = Meeting(self._transport, self._folder, self._timeout)
         self._group_writer = GroupWriter()
         self._exchange = Exchange(
-            self._folder, self._transport, self._group_writer.decide, lambda claims: None
+            self._folder, self._transport, self._group_writer.decide, compare
         )
+        self._layout = Layout(self.rank, self.world_size, shared, replicas)
+        self._replicas, self._shared = replicas, sorted(shared)
+        self._division: Division | None = None
         self._calls: Calls | None = None
         self._on_busy = on_busy
         # What the restart decided; an attempt begins once every rank has a file.
@@ -200,6 +216,7 @@ class Checkpointer(TorchCheckpointer):
             "call": call, "step": step, "on_busy": self._on_busy, "policy": repr(self._policy),
             "on_sigterm": preemption.on_sigterm, "after_sigterm": preemption.after_sigterm,
             "in_flight": self._file_options.in_flight, "retain": self._file_options.retain,
+            "replicas": self._replicas, "shared": self._shared,
         }  # fmt: skip
 
     def _restart(self, call: str, step: int | None = None) -> Choice:
@@ -287,24 +304,34 @@ class Checkpointer(TorchCheckpointer):
 
     # -- loading
 
-    def _load_candidate(self, candidate: Candidate, loading: Loading) -> tuple[Any, Any]:
-        path, sequence = candidate.files[self.rank]
-        with Reader(self._path, self._fingerprint) as reader:
-            info = reader.select(sequence)
-            if (info.attempt, info.step) != (candidate.attempt, candidate.step):
-                raise NoCheckpoint(
-                    f"{path}: sequence {sequence} is step {info.step} of attempt {info.attempt} "
-                    f"now, expected {candidate}",
-                    code=7,
-                )
-            try:
-                return info, load_selected(reader, loading)
-            except StateMismatch as mismatch:
-                mismatch.report.path, mismatch.report.step = self._path, info.step
-                raise StateMismatch(mismatch.report) from None
-            finally:
-                if loading.report is not None:
-                    loading.report.path, loading.report.step = self._path, info.step
+    def _memory_on(self, device: torch.device | None) -> AssembledMemory:
+        return AssembledMemory(device)
+
+    def _load_candidate(
+        self, candidate: Candidate, loading: Loading
+    ) -> tuple[CheckpointInfo, Any]:
+        """What this rank needs of a checkpoint; of its own file alone where that has all of it."""
+        is_own_world = candidate.world_size == self.world_size
+        with CandidateFiles(candidate, self._fingerprint) as files:
+            wanted = [self.rank] if is_own_world else list(range(candidate.world_size))
+            while True:
+                info = files.open(wanted)
+                assembly = Assembly(
+                    files.readers, candidate.world_size, self.rank if is_own_world else None,
+                    files.paths,
+                )  # fmt: skip
+                try:
+                    return info, load_assembled(assembly, loading)
+                except IncompleteShards as error:
+                    wanted = [rank for rank in error.ranks if rank not in files.readers]
+                    if not wanted:
+                        raise
+                except StateMismatch as mismatch:
+                    mismatch.report.path, mismatch.report.step = self._folder, info.step
+                    raise StateMismatch(mismatch.report) from None
+                finally:
+                    if loading.report is not None:
+                        loading.report.path, loading.report.step = self._folder, info.step
 
     def _load_together(
         self, call: str, step: int | None, loading: Loading
@@ -452,13 +479,25 @@ class Checkpointer(TorchCheckpointer):
             error.reword(f"{error}; {self._exchange.late_text()}")
         self._exchange.add(Save(step, None, f"{type(error).__name__}: {error}"))
 
+    def _divided(self, state: dict[str, Any], parts: dict[str, Any]) -> Division:
+        checked = self._exchange.checked_structure
+        division = self._layout.divide(state, parts, sample=checked is None)
+        if division.claims is None and division.structure != checked:
+            division = self._layout.divide(state, parts, sample=True)
+        self._division = division
+        return division
+
     def _begin(self, begin: Any, capacity: Any) -> SaveHandle:
         if not self._has_begun:
             self._begin_attempt()
         handle = super()._begin(begin, capacity)
         assert isinstance(handle, GroupHandle)
         handle._late, handle._group_timeout = self._exchange.late_text, self._timeout
-        self._exchange.add(Save(handle.step, handle))
+        division, self._division = self._division, None
+        assert division is not None
+        self._exchange.add(
+            Save(handle.step, handle, None, division.structure, division.claims)
+        )
         self._is_in_order = True
         self._last_handle = handle
         self._since_save = 0

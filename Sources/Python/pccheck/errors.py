@@ -36,6 +36,7 @@ __all__ = [
     "StateChanged",
     "StateFormatError",
     "UnsupportedState",
+    "IncompleteShards",
     "NotTrusted",
     "LibraryNotFound",
     "RanksMissing",
@@ -53,6 +54,8 @@ class CheckpointError(Exception):
 
     #: The pcc_status of pccheck.h; 0 where the error arose in Python.
     default_code = 0
+    #: The rank whose file it concerns, where the files of several ranks are read.
+    rank: int | None = None
     #: Its message has lines of its own; another one has none, whatever a path or a key holds.
     _has_lines = False
 
@@ -245,6 +248,20 @@ class UnsupportedState(StateFormatError):
 
     A newer pccheck, torch or ml_dtypes can. It is no reason to load an older checkpoint.
     """
+
+
+class IncompleteShards(CheckpointError):
+    """The files that were given do not hold all elements of a tensor.
+
+    ``ranks`` are those whose files hold the rest, and were not given.
+    """
+
+    def __init__(self, message: str, *, ranks: list[int]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(IncompleteShards, ranks=self.ranks), self.args
 
 
 class NotTrusted(CheckpointError):

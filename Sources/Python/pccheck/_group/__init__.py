@@ -1,1 +1,1 @@
-"""How the ranks of a job agree on checkpoints: spec/GROUP.md. The public module is distributed."""
+"""How the ranks of a job divide a state among their files, and agree on checkpoints."""

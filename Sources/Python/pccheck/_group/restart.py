@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .._core.group import Base, group_decision
-from .._core.reader import is_rejection
+from .._core.reader import CheckpointInfo, Reader, is_rejection
 from ..errors import CheckpointError, InvalidArgument, NoCheckpoint, RankFailed
 from .exchange import by_value
 from .files import names_of_other_worlds, place_of, report_of
@@ -44,6 +44,38 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"step {self.step} of attempt {self.attempt} ({self.world_size} ranks)"
+
+
+class CandidateFiles:
+    """The files of a group checkpoint, each opened where its part is; a context manager."""
+
+    def __init__(self, candidate: Candidate, fingerprint: bytes | None) -> None:
+        self._candidate, self._fingerprint = candidate, fingerprint
+        #: By rank of the world that saved.
+        self.readers: dict[int, Reader] = {}
+        self.paths: dict[int, str] = {}
+
+    def open(self, ranks: Sequence[int]) -> CheckpointInfo:
+        """Opens the files of these ranks, and pins the checkpoint there; it is in the last one."""
+        for rank in ranks:
+            path, sequence = self._candidate.files[rank]
+            reader = Reader(path, self._fingerprint)
+            self.readers[rank], self.paths[rank] = reader, path
+            info = reader.select(sequence)
+            if (info.attempt, info.step) != (self._candidate.attempt, self._candidate.step):
+                raise NoCheckpoint(
+                    f"{path}: sequence {sequence} is step {info.step} of attempt {info.attempt} "
+                    f"now, expected {self._candidate}",
+                    code=7,
+                )
+        return info
+
+    def __enter__(self) -> CandidateFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self.readers.values():
+            reader.close()
 
 
 @dataclass(frozen=True)

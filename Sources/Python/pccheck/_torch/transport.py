@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from .._core.arguments import U64_MAXIMUM
 from ..errors import CheckpointError, InvalidArgument, RanksMissing, TransportFailed
-from .transport import bounded, first_line, ranks_text
+from .._group.transport import bounded, first_line, ranks_text
 
 _MEETING = "meeting"
 # A rank that is late is no error: what bounds a wait is the caller who waits.
