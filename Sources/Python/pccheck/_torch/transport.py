@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import AllgatherOptions
 from torch.distributed import distributed_c10d as c10d
 
 from .._core.arguments import U64_MAXIMUM
@@ -163,7 +164,7 @@ class TorchTransport:
 
     def _all_gather(self, channel: str, tensor: torch.Tensor) -> list[torch.Tensor]:
         rows = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        options = dist.AllgatherOptions()
+        options = AllgatherOptions()
         options.timeout = _WITHOUT_BOUND
         try:
             work = self._channels[channel].allgather([rows], [tensor], options)
