@@ -23,8 +23,6 @@ from typing import Any
 import job
 import torch
 
-import pccheck.distributed
-
 
 def child(request: dict[str, Any], rank: int) -> None:
     """Becomes a rank of the job; the interpreter ends as that of any program."""
@@ -78,8 +76,11 @@ def wait(pids: list[int], seconds: float) -> list[int | None]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    # Everything that a rank imports later.
-    assert pccheck.distributed.Checkpointer
+    # What torch imports at the first step, each rank would import again.
+    training = job.Training(0)
+    training.head(training.model(torch.randn(3, 8))).sum().backward()
+    training.optimizer.step()
+    training.optimizer.state_dict()
     for line in sys.stdin:
         request = json.loads(line)
         if "run" in request:
