@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from plants import planted
 from torch import nn
 
 import pccheck.distributed as pcd
@@ -79,4 +80,4 @@ def train(
     say("done")
 
 
-__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pcd", "say", "sys", "torch", "train"]
+__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pcd", "planted", "say", "sys", "torch", "train"]
