@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+CONNECT = "connect(rank, world, folder)\n"
 HERE = Path(__file__).resolve().parent
 
 
@@ -50,8 +51,9 @@ class Gang:
     """The ranks of one job."""
 
     def __init__(
-        self, nursery: Nursery, folder: Path, world: int, code: str, **arguments: Any
-    ) -> None:
+        self, nursery: Nursery, folder: Path, world: int, code: str, *, before: str = "",
+        **arguments: Any,
+    ) -> None:  # fmt: skip
         """``folder`` is the place of the run; what the ranks write goes to a part of it."""
         self._nursery = nursery
         self.out = folder / "out"
@@ -59,7 +61,7 @@ class Gang:
         self.out.mkdir(parents=True)
         (folder / "store").unlink(missing_ok=True)
         request = {
-            "run": textwrap.dedent(code), "world": world, "folder": str(folder),
+            "run": before + textwrap.dedent(code), "world": world, "folder": str(folder),
             "out": str(self.out), "arguments": arguments,
         }  # fmt: skip
         self.pids: list[int] = nursery.ask(request)["pids"]
@@ -99,3 +101,12 @@ class Gang:
         """The log of a rank, and its traceback."""
         path = self.out / f"rank-{rank}.err"
         return path.read_text() if path.exists() else ""
+
+
+def ended(gang: Gang, statuses: list[int] | None = None, seconds: float = 60) -> Gang:
+    """Waits for the ranks, which end as expected; shows their logs otherwise."""
+    found = gang.wait(seconds)
+    expected = [0] * len(gang.pids) if statuses is None else statuses
+    logs = "\n".join(f"--- rank {rank}\n{gang.log(rank)[-4000:]}" for rank in range(len(found)))
+    assert found == expected, f"{found}\n{logs}"
+    return gang

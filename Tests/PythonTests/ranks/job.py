@@ -12,6 +12,7 @@ import torch.distributed as dist
 from plants import planted
 from torch import nn
 
+import pccheck
 import pccheck.distributed as pcd
 
 
@@ -80,4 +81,4 @@ def train(
     say("done")
 
 
-__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pcd", "planted", "say", "sys", "torch", "train"]
+__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pccheck", "pcd", "planted", "say", "sys", "torch", "train"]

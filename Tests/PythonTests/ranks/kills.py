@@ -79,7 +79,9 @@ class Harness:
 
     def _disturb(self, gang: Gang) -> bool:
         """True when the job came to its end before anything happened to it."""
-        wait = self._random.uniform(0, 0.5)
+        if self._random.random() < 0.75:
+            self._wait_for_a_step(gang)
+        wait = self._random.uniform(0, 0.3)
         victims = [rank for rank in range(self._world) if self._random.random() < 0.6]
         stopped = [rank for rank in range(self._world) if self._random.random() < 0.15]
         statuses = gang.wait(wait)
@@ -100,6 +102,13 @@ class Harness:
         # The others run on for a moment, until the launcher ends them.
         gang.wait(self._random.uniform(0, 0.1))
         return False
+
+    def _wait_for_a_step(self, gang: Gang) -> None:
+        """Most deaths come while saves are under way, and some during the restart."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and not gang.said(0, "loss"):
+            if None not in gang.wait(0.01):
+                return
 
     def _check(self, gang: Gang) -> None:
         starts = {

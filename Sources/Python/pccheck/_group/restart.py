@@ -147,7 +147,7 @@ class Meeting:
         if any(item["others"] for item in said):
             reports += self._reports_of_others(said)
         decision = group_decision(reports)
-        _refuse(decision, self._folder)
+        _refuse(decision, self._folder, options.get("step"))
         _raise_failures({rank: item["failure"] for rank, item in enumerate(said)}, failure)
         _warn_of_problems(decision)
         if decision["next_attempt"] is None:
@@ -255,7 +255,7 @@ def _raise_failures(failures: Mapping[int, str | None], own: Exception | None) -
         )
 
 
-def _refuse(decision: Mapping[str, Any], folder: str) -> None:
+def _refuse(decision: Mapping[str, Any], folder: str, step: int | None) -> None:
     """Raises when the files do not say safely where to continue."""
     if decision["outcome"] != "refuse":
         return
@@ -266,9 +266,15 @@ def _refuse(decision: Mapping[str, Any], folder: str) -> None:
     ]
     if problems:
         raise InvalidArgument(f"{folder}: " + "; ".join(problems[:_SHOWN_COUNT]))
+    complete = [int(item["step"]) for item in decision["checkpoints"] if item["is_complete"]]
+    if step is not None and step in complete:
+        # It was named on purpose, although a newer one may come back.
+        return
+    older = f", or resume an older step by name ({complete[0]} is the newest)" if complete else ""
     raise NoCheckpoint(
-        f"{folder}: no checkpoint is durable on all ranks any more: {_lost_text(decision)}; put "
-        "the missing files back, or start over in another folder",
+        f"{folder}: a checkpoint that was durable on all ranks cannot be loaded now: "
+        f"{_lost_text(decision)}; put the missing files back{older}, or start over in another "
+        "folder",
         code=7,
     )
 
@@ -294,7 +300,7 @@ def _lost_text(decision: Mapping[str, Any]) -> str:
         f"{ranks_text(range(item['rank'], item['last_rank'] + 1))}: {item['reason']}"
         for item in missing[:_SHOWN_COUNT]
     )
-    return f"{name} was, and now is missing on {text}" if text else f"{name} was"
+    return f"{name} is missing on {text}" if text else name
 
 
 def _warn_of_problems(decision: Mapping[str, Any]) -> None:
