@@ -1,4 +1,4 @@
-"""More that the ranks of ``layout_child.py`` do: what is refused, what is told, how much is stored."""
+"""More that the ranks of ``layout_child.py`` do: what is refused, told and stored."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def own_parts(rank: int, world: int, directory: str) -> None:
     with RankFile(path, rank, world, shared=("average",)) as checkpointer:
         checkpointer.save(1, **parts).wait()
         assert checkpointer.division is not None
-        assert f'"shared":["model","average"]' in checkpointer.division.metadata["pccheck.group"]
+        assert '"shared":["model","average"]' in checkpointer.division.metadata["pccheck.group"]
     dist.barrier()
     same = {
         "loader": {"position": -1, "epoch": 0}, "generator": torch.Generator(),
@@ -183,7 +183,7 @@ def claims(rank: int, world: int, directory: str) -> None:
 
 
 def buffers(rank: int, world: int, directory: str) -> None:
-    """Buffers of DDP are those of the first rank; where it does not send them, each keeps its own."""
+    """Buffers of DDP are the first rank's; where it does not send them, each keeps its own."""
     for sends in (True, False):
         torch.manual_seed(1)
         model = nn.parallel.DistributedDataParallel(

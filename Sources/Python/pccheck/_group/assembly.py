@@ -353,7 +353,7 @@ class _Merging:
                         [(item.payload_offset + start, count, memory.ctypes.data)]
                     )
                 found.append(memory)
-            if not np.array_equal(*found):
+            if not np.array_equal(found[0], found[1]):
                 return False
         return True
 

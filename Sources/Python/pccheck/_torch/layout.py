@@ -1,7 +1,7 @@
 """Which tensors of a state the ranks hold together, and which part of each this rank stores.
 
-A part of a save is *shared* or *own*. Shared: one key is one tensor, on every rank that has it. Own:
-it belongs to this rank. spec/STATE.md, "Sharded tensors", states the rules.
+A part of a save is *shared* or *own*. Shared: one key is one tensor, on every rank that has it.
+Own: it belongs to this rank. spec/STATE.md, "Sharded tensors", states the rules.
 """
 
 from __future__ import annotations
