@@ -23,6 +23,7 @@ from .._state.stored import StoredTensor
 from ..errors import CheckpointError, StateFormatError
 from .boxes import Box
 from .node import TAG, ShardedNode
+from .optimizers import with_common_numbers
 
 # The file of a tensor is in the upper bits of its offset; a payload is shorter.
 _FILE_SHIFT = 48
@@ -66,6 +67,8 @@ class JoinedManifest:
     objects: str | None
     conflicts: list[Conflict]
     _tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    #: Key paths that some ranks had and others did not, as the stages of a pipeline do.
+    partial: set[str] = field(default_factory=set)
 
     def tensors_of(self, document: Any) -> dict[str, StoredTensor]:
         """The tensors that a document names outside of joined ones, in the order of the files."""
@@ -171,15 +174,23 @@ class Assembly:
         names = dict.fromkeys(name for item in documents.values() for name in item)
         wanted = names if parts is None else [name for name in names if name in set(parts)]
         document = {}
+        records = _Records({rank: item.objects for rank, item in self._manifests.items()})
         for name in wanted:
             if self._has_base and name not in first and not merging.is_divided(documents, name):
                 # Another rank's own part.
                 continue
             nodes = {rank: item[name] for rank, item in documents.items() if name in item}
+            if merging.is_divided(documents, name):
+                nodes = records.with_common_numbers(nodes, name)
+                merging.note_divided(nodes)
             node = merging.merged(nodes, name)
             if node is not GONE:
                 document[name] = node
-        return JoinedManifest(document, objects, merging.conflicts, merging.tensors)
+        if records.text is not None:
+            objects = records.text
+        return JoinedManifest(
+            document, objects, merging.conflicts, merging.tensors, merging.partial
+        )
 
     @property
     def has_base(self) -> bool:
@@ -189,6 +200,53 @@ class Assembly:
     def position(self, rank: int) -> int:
         """Which of the files is that of a rank."""
         return self._ranks.index(rank)
+
+
+class _Records:
+    """What was recorded of the objects, by rank."""
+
+    def __init__(self, texts: Mapping[int, str | None]) -> None:
+        self._found: dict[int, dict[str, Any]] = {}
+        for rank, text in texts.items():
+            try:
+                record = json.loads(text or "{}")
+                objects = record.get("objects", {})
+                self._found[rank] = objects if isinstance(objects, dict) else {}
+            except (ValueError, AttributeError, RecursionError) as error:
+                raise StateFormatError(f"the record of objects is damaged: {error}") from None
+        self._first = next(iter(texts))
+        self._base = texts[self._first]
+        #: The record of all ranks; None where it is that of the first file.
+        self.text: str | None = None
+
+    def with_common_numbers(self, nodes: _Nodes, name: str) -> _Nodes:
+        """The nodes of a part, where each optimizer numbers its parameters alike on all ranks."""
+        for path in {path for found in self._found.values() for path in found}:
+            if path.split(".")[0] != name.split(".")[0]:
+                continue
+            records = {rank: self._found[rank].get(path) for rank in nodes}
+            if path != name:
+                self._expect_alike(records, path)
+                continue
+            common = with_common_numbers(nodes, records, name)
+            if common is None:
+                continue
+            nodes, names = common
+            record = json.loads(self._base or '{"version": 1, "objects": {}}')
+            if self.text is not None:
+                record = json.loads(self.text)
+            kept = next(item for item in records.values() if item)
+            record["objects"][name] = {**kept, "parameters": names}
+            self.text = json.dumps(record, separators=(",", ":"))
+        return nodes
+
+    def _expect_alike(self, records: Mapping[int, Any], path: str) -> None:
+        found = [json.dumps((item or {}).get("parameters")) for item in records.values() if item]
+        if len(set(found)) > 1:
+            raise StateFormatError(
+                f"the ranks had other parameters in '{path}', an optimizer inside of a part; save "
+                "it as a part of its own to load it on another placement"
+            )
 
 
 class _Merging:
@@ -201,8 +259,17 @@ class _Merging:
         self._names: dict[tuple[int, str], str] = {}
         #: Nodes, by identity, with something below them that is divided among files.
         self._divided: set[int] = set()
-        for document in documents.values():
-            self._note_divided(document)
+        #: Key paths that some ranks had and others did not.
+        self.partial: set[str] = set()
+        # The nodes live as long as their identities are used.
+        self._noted: list[Any] = []
+        self.note_divided(documents)
+
+    def note_divided(self, nodes: _Nodes) -> None:
+        """Looks for what is divided in more nodes."""
+        self._noted += nodes.values()
+        for node in nodes.values():
+            self._note_divided(node)
 
     def _note_divided(self, node: Any) -> bool:
         if not isinstance(node, (dict, list)):
@@ -251,6 +318,8 @@ class _Merging:
                 by_key.setdefault(key, (stored, {}))[1][rank] = child
         kept = []
         for key, (stored, children) in by_key.items():
+            if len(children) < len(nodes):
+                self.partial.add(joined(path, key))
             child = self.merged(children, joined(path, key))
             if child is not GONE:
                 kept.append((stored, child))
