@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,15 +35,15 @@ from ranks import main
 
 
 class Model(nn.Module):
-    """Uneven dimensions, a tied weight, a buffer."""
+    """Uneven dimensions, a tied weight that is large enough to be divided, a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(29, 10)
+        self.embedding = nn.Embedding(701, 10)
         self.up = nn.Linear(10, 14)
         self.down = nn.Linear(14, 10)
         self.norm = nn.LayerNorm(10)
-        self.head = nn.Linear(10, 29, bias=False)
+        self.head = nn.Linear(10, 701, bias=False)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, tokens: torch.Tensor) -> Any:
@@ -97,7 +96,7 @@ class Run:
         return model
 
     def step(self) -> float:
-        tokens = torch.randint(29, (4, 5))
+        tokens = torch.randint(701, (4, 5))
         loss = self.model(tokens).logsumexp(-1).square().mean()
         self.optimizer.zero_grad()
         loss.backward()

@@ -22,11 +22,11 @@ BOTH = ("model.w", [0, 1], "float32 (2, 3)", b"abc")
     ("other", "expected"),
     [
         (BOTH, None),
-        (("model.w", [0, 1], "float32 (2, 3)", b"abd"), "'model.w' has other values on rank 0 than"),
+        (("model.w", [0, 1], "float32 (2, 3)", b"abd"), "'model.w' has other values on rank 0 th"),
         (("model.w", [0, 1], "float32 (2, 4)", b"abc"), "'model.w' is float32 (2, 3) on rank 0, f"),
         (("model.v", [0, 1], "float32 (2, 3)", b"abc"), "'model.w' is on rank 0 and not on rank 1"),
         # One name for two tensors, where neither rank knows of the other.
-        (("model.w", [1, 2], "float32 (2, 3)", b"abd"), "'model.w' has other values on rank 0 than"),
+        (("model.w", [1, 2], "float32 (2, 3)", b"abd"), "'model.w' has other values on rank 0 th"),
         (("model.w", [1, 2], "float32 (2, 3)", b"abc"), None),
         (("model.v", [1, 2], "float32 (2, 3)", b"abd"), "'model.w' is on rank 0 and not on rank 1"),
     ],

@@ -65,3 +65,7 @@ def test_parts_of_each_rank(tmp_path: Path) -> None:
 
 def test_buffers_of_ddp(tmp_path: Path) -> None:
     run_jobs(CHILD, tmp_path, "buffers:2")
+
+
+def test_stages_of_a_pipeline(tmp_path: Path) -> None:
+    run_jobs(CHILD, tmp_path, "pipeline:4")

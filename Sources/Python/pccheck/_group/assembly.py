@@ -6,6 +6,7 @@ whole is either this rank's own, or has to be the same in all files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .._state.stored import StoredTensor
 from ..errors import CheckpointError, StateFormatError
 from .boxes import Box
 from .node import TAG, ShardedNode
+from .optimizers import with_common_numbers
 
 # The file of a tensor is in the upper bits of its offset; a payload is shorter.
 _FILE_SHIFT = 48
@@ -66,6 +68,8 @@ class JoinedManifest:
     objects: str | None
     conflicts: list[Conflict]
     _tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    #: Key paths that some ranks had and others did not, as the stages of a pipeline do.
+    partial: set[str] = field(default_factory=set)
 
     def tensors_of(self, document: Any) -> dict[str, StoredTensor]:
         """The tensors that a document names outside of joined ones, in the order of the files."""
@@ -158,7 +162,7 @@ class Assembly:
     def manifest(self, parts: Iterable[str] | None = None) -> JoinedManifest:
         """The joined document of some parts, or of all."""
         documents = {rank: item.document for rank, item in self._manifests.items()}
-        merging = _Merging(self, documents)
+        merging = _Merging(self, documents, parts)
         first = documents[self._ranks[0]]
         objects = self._manifests[self._ranks[0]].objects
         if any(not isinstance(item, dict) or tag_of(item) for item in documents.values()):
@@ -171,15 +175,23 @@ class Assembly:
         names = dict.fromkeys(name for item in documents.values() for name in item)
         wanted = names if parts is None else [name for name in names if name in set(parts)]
         document = {}
+        records = _Records({rank: item.objects for rank, item in self._manifests.items()})
         for name in wanted:
             if self._has_base and name not in first and not merging.is_divided(documents, name):
                 # Another rank's own part.
                 continue
-            nodes = {rank: item[name] for rank, item in documents.items() if name in item}
+            nodes: _Nodes = {rank: item[name] for rank, item in documents.items() if name in item}
+            if merging.is_divided(documents, name):
+                nodes = records.with_common_numbers(nodes, name)
+                merging.note_divided(nodes)
             node = merging.merged(nodes, name)
             if node is not GONE:
                 document[name] = node
-        return JoinedManifest(document, objects, merging.conflicts, merging.tensors)
+        if records.text is not None:
+            objects = records.text
+        return JoinedManifest(
+            document, objects, merging.conflicts, merging.tensors, merging.partial
+        )
 
     @property
     def has_base(self) -> bool:
@@ -191,18 +203,138 @@ class Assembly:
         return self._ranks.index(rank)
 
 
+class _Records:
+    """What was recorded of the objects, by rank."""
+
+    def __init__(self, texts: Mapping[int, str | None]) -> None:
+        self._found: dict[int, dict[str, Any]] = {}
+        for rank, text in texts.items():
+            try:
+                record = json.loads(text or "{}")
+                objects = record.get("objects", {})
+                self._found[rank] = objects if isinstance(objects, dict) else {}
+            except (ValueError, AttributeError, RecursionError) as error:
+                raise StateFormatError(f"the record of objects is damaged: {error}") from None
+        self._first = next(iter(texts))
+        self._base = texts[self._first]
+        #: The record of all ranks; None where it is that of the first file.
+        self.text: str | None = None
+
+    def with_common_numbers(self, nodes: _Nodes, name: str) -> _Nodes:
+        """The nodes of a part, where each optimizer numbers its parameters alike on all ranks."""
+        for path in {path for found in self._found.values() for path in found}:
+            if path.split(".")[0] != name.split(".")[0]:
+                continue
+            records = {rank: self._found[rank].get(path) for rank in nodes}
+            if path != name:
+                self._expect_alike(records, path)
+                continue
+            common = with_common_numbers(nodes, records, name)
+            if common is None:
+                continue
+            nodes, names = common
+            record = json.loads(self._base or '{"version": 1, "objects": {}}')
+            if self.text is not None:
+                record = json.loads(self.text)
+            kept = next(item for item in records.values() if item)
+            record["objects"][name] = {**kept, "parameters": names}
+            self.text = json.dumps(record, separators=(",", ":"))
+        return nodes
+
+    def _expect_alike(self, records: Mapping[int, Any], path: str) -> None:
+        found = [json.dumps((item or {}).get("parameters")) for item in records.values() if item]
+        if len(set(found)) > 1:
+            raise StateFormatError(
+                f"the ranks had other parameters in '{path}', an optimizer inside of a part; save "
+                "it as a part of its own to load it on another placement"
+            )
+
+
+class _Digests:
+    """What the tensors hold that each rank stored whole, to compare them.
+
+    A chunk is read and verified completely, and may hold thousands of them: all of a file are read
+    together when the first of them is wanted.
+    """
+
+    def __init__(self, assembly: Assembly, documents: _Nodes, parts: set[str] | None) -> None:
+        self._assembly, self._documents, self._parts = assembly, documents, parts
+        self._found: dict[int, dict[str, bytes]] = {}
+
+    def of(self, rank: int, name: str) -> bytes:
+        """The digest of a tensor in the file of a rank."""
+        if rank not in self._found:
+            with self._assembly.blamed_on(rank):
+                self._found[rank] = self._read(rank)
+        return self._found[rank][name]
+
+    def _read(self, rank: int) -> dict[str, bytes]:
+        document = self._documents[rank]
+        if self._parts is not None and isinstance(document, dict):
+            document = {key: item for key, item in document.items() if key in self._parts}
+        names = {name for name, _ in references(_undivided_only(document))}
+        tensors = [self._assembly.stored(rank, name) for name in names]
+        hashes = {name: hashlib.blake2b(digest_size=16) for name in names}
+        batch: list[tuple[str, int, int]] = []
+        room = 0
+        for tensor in sorted(tensors, key=lambda item: item.payload_offset):
+            for start in range(0, tensor.byte_count, _COMPARED_BYTE_COUNT):
+                count = min(_COMPARED_BYTE_COUNT, tensor.byte_count - start)
+                if room + count > _COMPARED_BYTE_COUNT:
+                    self._update(rank, batch, hashes)
+                    batch, room = [], 0
+                batch.append((tensor.name, tensor.payload_offset + start, count))
+                room += count
+        self._update(rank, batch, hashes)
+        return {name: item.digest() for name, item in hashes.items()}
+
+    def _update(self, rank: int, batch: list[tuple[str, int, int]], hashes: dict[str, Any]) -> None:
+        memory = [np.empty(count, np.uint8) for _, _, count in batch]
+        self._assembly.readers[rank].read(
+            [
+                (offset, count, item.ctypes.data)
+                for (_, offset, count), item in zip(batch, memory, strict=True)
+            ]
+        )
+        for (name, _, _), item in zip(batch, memory, strict=True):
+            hashes[name].update(item)
+
+
+def _undivided_only(node: Any) -> Any:
+    """A document without what is divided among files."""
+    if isinstance(node, list):
+        return [_undivided_only(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if tag_of(node) == TAG:
+        return None
+    return {key: _undivided_only(item) for key, item in node.items()}
+
+
 class _Merging:
     """One document out of those of several ranks."""
 
-    def __init__(self, assembly: Assembly, documents: _Nodes) -> None:
+    def __init__(
+        self, assembly: Assembly, documents: _Nodes, parts: Iterable[str] | None
+    ) -> None:
         self._assembly = assembly
+        self._digests = _Digests(assembly, documents, None if parts is None else set(parts))
         self.conflicts: list[Conflict] = []
         self.tensors: dict[str, StoredTensor] = {}
         self._names: dict[tuple[int, str], str] = {}
         #: Nodes, by identity, with something below them that is divided among files.
         self._divided: set[int] = set()
-        for document in documents.values():
-            self._note_divided(document)
+        #: Key paths that some ranks had and others did not.
+        self.partial: set[str] = set()
+        # The nodes live as long as their identities are used.
+        self._noted: list[Any] = []
+        self.note_divided(documents)
+
+    def note_divided(self, nodes: _Nodes) -> None:
+        """Looks for what is divided in more nodes."""
+        self._noted += nodes.values()
+        for node in nodes.values():
+            self._note_divided(node)
 
     def _note_divided(self, node: Any) -> bool:
         if not isinstance(node, (dict, list)):
@@ -251,6 +383,8 @@ class _Merging:
                 by_key.setdefault(key, (stored, {}))[1][rank] = child
         kept = []
         for key, (stored, children) in by_key.items():
+            if len(children) < len(nodes):
+                self.partial.add(joined(path, key))
             child = self.merged(children, joined(path, key))
             if child is not GONE:
                 kept.append((stored, child))
@@ -320,42 +454,25 @@ class _Merging:
             where = _first_difference(firsts[0], firsts[1], path)
             return Conflict(path, where, tuple(map(tuple, groups.values())))
         stored = {rank: tensors for rank, (_, tensors) in forms.items()}
-        first, *others = stored
-        for index, (name, tensor) in enumerate(stored[first]):
-            for rank in others:
-                if not self._are_equal(first, tensor, rank, stored[rank][index][1]):
-                    where = name if name.startswith(path) else f"{path} ({name})"
-                    return Conflict(path, where, ((first,), (rank,)))
+        for index, name in enumerate(next(iter(stored.values()))):
+            same: dict[bytes, list[int]] = {}
+            for rank, names in stored.items():
+                same.setdefault(self._digests.of(rank, names[index]), []).append(rank)
+            if len(same) > 1:
+                where = name if name.startswith(path) else f"{path} ({name})"
+                return Conflict(path, where, tuple(map(tuple, same.values())))
         return None
 
-    def _form(self, node: Any, rank: int) -> tuple[str, list[tuple[str, StoredTensor]]]:
+    def _form(self, node: Any, rank: int) -> tuple[str, list[str]]:
         """A node as text, with types and shapes in place of the names of tensors; and these."""
-        tensors: list[tuple[str, StoredTensor]] = []
+        names: list[str] = []
 
         def named(name: str) -> Any:
             tensor = self._assembly.stored(rank, name)
-            tensors.append((name, tensor))
+            names.append(name)
             return [tensor.stored_dtype, list(tensor.shape)]
 
-        return json.dumps(_with_names(node, named)), tensors
-
-    def _are_equal(
-        self, rank: int, tensor: StoredTensor, other: int, other_tensor: StoredTensor
-    ) -> bool:
-        readers = self._assembly.readers
-        for start in range(0, tensor.byte_count, _COMPARED_BYTE_COUNT):
-            count = min(_COMPARED_BYTE_COUNT, tensor.byte_count - start)
-            found = []
-            for number, item in ((rank, tensor), (other, other_tensor)):
-                memory = np.empty(count, np.uint8)
-                with self._assembly.blamed_on(number):
-                    readers[number].read(
-                        [(item.payload_offset + start, count, memory.ctypes.data)]
-                    )
-                found.append(memory)
-            if not np.array_equal(*found):
-                return False
-        return True
+        return json.dumps(_with_names(node, named)), names
 
     def _renamed(self, node: Any, rank: int) -> Any:
         """A node of one file with names that are unique among all files."""

@@ -1,7 +1,7 @@
 """Which tensors of a state the ranks hold together, and which part of each this rank stores.
 
-A part of a save is *shared* or *own*. Shared: one key is one tensor, on every rank that has it. Own:
-it belongs to this rank. spec/STATE.md, "Sharded tensors", states the rules.
+A part of a save is *shared* or *own*. Shared: one key is one tensor, on every rank that has it.
+Own: it belongs to this rank. spec/STATE.md, "Sharded tensors", states the rules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .._group.plan import Plan, Replica
 from .._state.nesting import joined
 from .._state.stateful import is_stateful, mapped, named_objects
 from ..errors import InvalidArgument
+from .objects import ParameterNames
 from .sharded import (
     Pieces,
     Sharding,
@@ -72,6 +73,8 @@ class _Held:
     sharding: Sharding | None = None
     #: The one rank whose values count, for what the others will receive from it.
     source: int | None = None
+    #: What the ranks call it among each other; its path unless that is no name.
+    label: str = ""
     #: What this rank stores: views of its parts.
     stored: list[tuple[Box, torch.Tensor]] = field(default_factory=list)
 
@@ -219,6 +222,8 @@ class _Finding:
     ) -> None:
         self._declared = declared
         self._has_values = has_values
+        self._state = dict(state)
+        self._names: ParameterNames | None = None
         self.held: list[_Held] = []
         #: By part, and the identity of a tensor of the collected state, which lives as long.
         self.found: dict[str, dict[int, _Held]] = {}
@@ -234,7 +239,7 @@ class _Finding:
         # The ranks of a parameter, by its identity.
         self._of_parameter: dict[int, Ranks] = {}
         self._wrapped: dict[int, _Wrapped] = {}
-        for _, value in named_objects(dict(state)):
+        for _, value in named_objects(self._state):
             module = value.model if isinstance(value, Trainable) else value
             if isinstance(module, torch.nn.Module):
                 self._wrapped[id(value)] = wrapped = _Wrapped(module)
@@ -279,11 +284,18 @@ class _Finding:
         state = collected.get("state")
         if not isinstance(state, dict):
             return self._everything(collected, path, ())
+        # A number stands for another parameter in each stage of a pipeline.
+        names = self._names_of(optimizer)
         for number, value in state.items():
             ranks: Ranks = ()
+            count = len(self.held)
             if isinstance(number, int) and number < len(parameters):
                 ranks = self._of_parameter.get(id(parameters[number]), ())
-            self._everything(value, f"{path}.state.{number}", ranks)
+            before = f"{path}.state.{number}"
+            self._everything(value, before, ranks)
+            for held in self.held[count:]:
+                if number in names:
+                    held.label = f"{path}.state of {names[number]}{held.path[len(before) :]}"
         of_all = {
             Sharding.of(parameter).mesh_ranks if is_dtensor(parameter)
             else self._of_parameter.get(id(parameter), ())
@@ -291,7 +303,20 @@ class _Finding:
         }  # fmt: skip
         ranks = next(iter(of_all), ())
         if len(of_all) == 1 and len(ranks) > 1:
-            self._note_value(collected.get("param_groups"), f"{path}.param_groups", ranks)
+            settings = [
+                {key: value for key, value in group.items() if key not in ("params", "param_names")}
+                for group in collected.get("param_groups", [])
+            ]
+            self._note_value(settings, f"{path}.param_groups", ranks)
+
+    def _names_of(self, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+        """The parameters of an optimizer by their numbers, where claims are made."""
+        if not self._has_values:
+            return {}
+        if self._names is None:
+            self._names = ParameterNames(self._state)
+        names = [names for group in self._names.of(optimizer) for names in group]
+        return {number: found[0] for number, found in enumerate(names) if found}
 
     # -- tensors
 
@@ -422,10 +447,11 @@ def _claims(finding: _Finding) -> Claims:
         form = f"{dtype_name(item.dtype)} {item.shape}"
         if not item.parts:
             # Every holder has nothing of it.
-            claims.add(f"{item.path} (nothing)", item.holders, form)
+            claims.add(f"{item.label or item.path} (nothing)", item.holders, form)
         for local, _ in item.parts:
             is_whole = local.box.sizes == item.shape
-            name = item.path if is_whole else f"{item.path}{local.box}"
+            name = item.label or item.path
+            name = name if is_whole else f"{name}{local.box}"
             values = next(samples)
             claims.add(name, item.holders, form, values if item.source is None else b"")
     for path, other in finding.ties:

@@ -15,7 +15,7 @@ from ..._group.assembly import Assembly, Conflict, JoinedManifest, JoinedTensor
 from ..._group.boxes import Box
 from ..._group.claims import ranks_in_words
 from ..._group.node import TAG, ShardedNode
-from ..._state.comparing import Comparison, Leaf, items_of
+from ..._state.comparing import Comparison, Leaf, items_of, with_items
 from ..._state.generators import GENERATOR_TYPES
 from ..._state.loading import load_selected
 from ..._state.memory import Place
@@ -23,6 +23,7 @@ from ..._state.references import tag_of
 from ..._state.request import Loading
 from ..._state.stored import StoredTensor, View
 from ...errors import IncompleteShards, StateFormatError
+from ..objects import ParameterNames, bare_name, recorded_names
 from ..sharded import Sharding, dtensor, is_dtensor, local_of, parts_of_local, ranks_text, view_of
 from ..types import PLAIN_TENSOR_TYPES, dtype_named
 from .decoder import TorchMemory, tensor_type
@@ -99,10 +100,23 @@ class AssembledMemory(TorchMemory):
         leaf = super().live_leaf(target)
         return leaf and Leaf(leaf.dtype, leaf.shape)
 
+    def compare_object(self, comparison: Comparison, node: Any, target: Any, name: str) -> Any:
+        """Of an optimizer only the parameters that this rank has, where the ranks that saved did
+        not all have them."""
+        assert self._manifest is not None
+        if isinstance(target, torch.optim.Optimizer) and self._manifest.partial:
+            node = _without_others(comparison, node, target, name, self._manifest.partial)
+        return super().compare_object(comparison, node, target, name)
+
     def finish_comparison(self, comparison: Comparison) -> None:
         """Reports what ranks stored for themselves, where there is no rank to give it to."""
         assert self._assembly is not None and self._manifest is not None
         report = comparison.report
+        # What only some ranks had may be for others now.
+        partial = self._manifest.partial
+        report.unexpected = [
+            name for name in report.unexpected if name.split(".state of ")[-1] not in partial
+        ]
         for conflict in self._manifest.conflicts:
             part = conflict.path.split(".")[0]
             target = comparison.targets.get(conflict.path, comparison.targets.get(part))
@@ -291,6 +305,49 @@ class AssembledMemory(TorchMemory):
                 byte_count = self._assembly.payload_byte_count(rank)
                 PieceReader(self._assembly.readers[rank], byte_count).read(pieces)
         self._pieces = {}
+
+
+def _without_others(
+    comparison: Comparison, node: Any, optimizer: torch.optim.Optimizer, name: str,
+    partial: set[str],
+) -> Any:  # fmt: skip
+    """The state of an optimizer without parameters that are in other stages of a pipeline."""
+    record = comparison.objects.get(name, {})
+    recorded = record.get("parameters")
+    items = {key: child for _, key, child in items_of(node) or []}
+    groups = items.get("param_groups")
+    if not isinstance(recorded, list) or not isinstance(groups, list):
+        return node
+    live = {
+        bare_name(text) for group in ParameterNames(comparison.targets).of(optimizer)
+        for names in group for text in names
+    }  # fmt: skip
+    kept_names, kept_groups, dropped = [], [], set()
+    for group, all_names in zip(groups, recorded, strict=True):
+        found = dict((key, child) for _, key, child in items_of(group) or [])
+        pairs = []
+        for number, names in zip(found["params"], all_names, strict=True):
+            texts = recorded_names(names) or ()
+            is_other = any(text in partial for text in texts)
+            if is_other and not any(bare_name(text) in live for text in texts):
+                dropped.add(number)
+            else:
+                pairs.append((number, names))
+        kept_names.append([names for _, names in pairs])
+        numbers = [number for number, _ in pairs]
+        kept_groups.append(
+            with_items(group, [(stored, numbers if key == "params" else child)
+                               for stored, key, child in items_of(group) or []])
+        )  # fmt: skip
+    state = items["state"]
+    kept_state = [
+        (stored, child) for stored, key, child in items_of(state) or [] if key not in dropped
+    ]
+    comparison.objects[name] = {**record, "parameters": kept_names}
+    new = {"param_groups": kept_groups, "state": with_items(state, kept_state)}
+    return with_items(
+        node, [(stored, new.get(key, child)) for stored, key, child in items_of(node) or []]
+    )
 
 
 def _joined_tensors(node: Any) -> Iterator[JoinedTensor]:
