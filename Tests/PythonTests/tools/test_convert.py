@@ -506,7 +506,7 @@ LIES = [
     {"x": {"$view": "x", "dtype": "float32", "offset": 8, "shape": [9], "stride": [1]}},
     {"x": {"$array": "x", "dtype": "O"}}, {"files": {"../evil": {"$bytes": ""}}, "model": {}},
     {"files": {"a": {"$bytes": {"tensor": "nope"}}}}, {"x": {"$ordered": {}, "_metadata": 3}},
-    {"x": {"$dtensor": {}}}, {"x": {"$nope": 1}}, {"model": {"x": {"$tensor": "x"}}, "../a": 1},
+    {"x": {"$sharded": {}}}, {"x": {"$nope": 1}}, {"model": {"x": {"$tensor": "x"}}, "../a": 1},
 ]  # fmt: skip
 
 
