@@ -87,6 +87,7 @@ let package = Package(
         module(
             "CheckpointStorage", ["CDigest", "CPlatformLinux", systemPackage, "CheckpointFormat"]),
         module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
+        module("CheckpointGroup", ["CheckpointFormat", "CheckpointRecovery"]),
         module(
             "CheckpointWriter",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", logging, metrics]),
@@ -111,7 +112,7 @@ let package = Package(
             name: "PCCheckC",
             dependencies: [
                 "CPCCheck", "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter",
+                "CheckpointGroup", "CheckpointWriter",
             ],
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
@@ -139,6 +140,9 @@ let package = Package(
         tests(
             "CheckpointRecoveryTests",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),
+        tests(
+            "CheckpointGroupTests",
+            ["CheckpointFormat", "CheckpointRecovery", "CheckpointGroup"]),
         tests(
             "CheckpointWriterTests",
             [
