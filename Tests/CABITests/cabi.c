@@ -467,6 +467,96 @@ static void fork_beside_everything(const char *directory)
     passed("a forked child holds nothing, is refused everything, and ends nothing");
 }
 
+/* The file of `rank` of a group of two, which saved up to `last_step` in its first attempt. */
+static void write_rank(const char *path, uint32_t rank, uint64_t last_step)
+{
+    pcc_create_options create_options = {
+        .struct_size = sizeof create_options, .in_flight = 1, .retain = 2,
+        .chunk_byte_count = 65536, .capacity_byte_count = 1 << 20, .rank = rank, .world_size = 2,
+        .run_uuid = {0x77, 1},
+    };
+    OK(pcc_create(path, &create_options, &error));
+    pcc_writer_options options = {
+        .struct_size = sizeof options, .rank = rank, .world_size = 2, .accepts_group = 1};
+    pcc_writer *writer;
+    OK(pcc_writer_open(path, &options, &writer, &error));
+    pcc_attempt attempt = {.struct_size = sizeof attempt, .attempt = 4};
+    OK(pcc_writer_begin_attempt(writer, &attempt, &error));
+    for (uint64_t step = 10; step <= last_step; step += 10) {
+        const uint64_t bytes[4] = {rank, step};
+        pcc_region region = {bytes, sizeof bytes};
+        pcc_ticket *ticket;
+        OK(pcc_writer_save_opaque(writer, step, &region, 1, NULL, &ticket, &error));
+        OK(pcc_ticket_wait(ticket, 30000, &error));
+        if (step == 10)
+            OK(pcc_writer_decide(writer, pcc_ticket_sequence(ticket), 1, &error));
+        pcc_ticket_free(ticket);
+    }
+    OK(pcc_writer_close(writer, &error));
+}
+
+/* A file's entry in the reports, appended to `text`. */
+static void append_report(char *text, size_t size, const char *path)
+{
+    pcc_reader *reader;
+    char *json;
+    OK(pcc_reader_open(path, NULL, &reader, &error));
+    OK(pcc_reader_report_json(reader, &json, &error));
+    size_t used = strlen(text);
+    CHECK((size_t)snprintf(text + used, size - used, "%s{\"path\":\"%s\",\"report\":%s}",
+                           used > 1 ? "," : "", path, json) < size - used);
+    pcc_free(json);
+    pcc_reader_close(reader);
+}
+
+/* What two ranks decide together, of which one saved further than the other. */
+static void decide_together(const char *directory)
+{
+    char paths[2][512], reports[20000] = "[";
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        snprintf(paths[rank], sizeof paths[rank], "%s/rank-%05u-of-00002.pcc", directory, rank);
+        write_rank(paths[rank], rank, rank == 0 ? 20 : 10);
+        append_report(reports, sizeof reports, paths[rank]);
+    }
+    strcat(reports, "]");
+    char *decision;
+    OK(pcc_group_decide(reports, &decision, &error));
+    CHECK(strstr(decision, "{\"run\":\"77010000-0000-0000-0000-000000000000\",\"outcome\":"
+                           "\"resume\",\"lost\":null,\"next_attempt\":5,\"watermark\":"
+                           "{\"attempt\":4,\"step\":10},\"checkpoints\":[{\"attempt\":4,"
+                           "\"step\":20,\"world_size\":2,\"is_complete\":false,") == decision);
+    CHECK(strstr(decision, "\"missing\":[{\"rank\":1,\"last_rank\":1,"
+                           "\"reason\":\"not in the file\"}]},"
+                           "{\"attempt\":4,\"step\":10,\"world_size\":2,\"is_complete\":true,"
+                           "\"files\":[{\"rank\":0,"));
+    CHECK(strstr(decision, "\"worlds\":[{\"world_size\":2,\"file_count\":2,\"missing\":[]}],"
+                           "\"problems\":[]}"));
+    pcc_free(decision);
+    passed("two ranks decide on the newest checkpoint that both have");
+
+    snprintf(reports, sizeof reports, "[{\"path\":\"%s\",\"error\":\"gone\"}]", paths[0]);
+    OK(pcc_group_decide(reports, &decision, &error));
+    CHECK(strstr(decision, "\"outcome\":\"refuse\"") && strstr(decision, "\"unusable\""));
+    pcc_free(decision);
+    OK(pcc_group_decide("[ ]", &decision, &error));
+    CHECK(strstr(decision, "{\"run\":null,\"outcome\":\"begin\",\"lost\":null,"
+                           "\"next_attempt\":1,") == decision);
+    pcc_free(decision);
+    passed("a file that cannot be used is no new run, and no file is one");
+
+    const char *const wrong[] = {
+        "", "{}", "[1]", "[{}]", "[{\"path\":\"a\"}]", "[{\"path\":\"a\",\"report\":{}}]",
+        "[] x", "[{\"path\":\"a\",\"error\":\"b\"},]", "[{\"path\":\"a\",\"x\":[[[",
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        CHECK(pcc_group_decide(wrong[i], &decision, &error) == PCC_INVALID_ARGUMENT);
+        CHECK(decision == NULL && strstr(error.message, "reports_json: "));
+    }
+    CHECK(pcc_group_decide(NULL, &decision, &error) == PCC_INVALID_ARGUMENT);
+    CHECK(pcc_group_decide("[]", NULL, &error) == PCC_INVALID_ARGUMENT);
+    passed("reports that are none are refused");
+}
+
 int main(int count, char **arguments)
 {
     if (count == 3 && strcmp(arguments[1], "--crash") == 0)
@@ -483,6 +573,7 @@ int main(int count, char **arguments)
     refusals(arguments[1]);
     save_in_parts(arguments[1]);
     messages(arguments[1]);
+    decide_together(arguments[1]);
     fork_beside_everything(arguments[1]);
     printf("%d passed, 0 failed\n", case_count);
     return 0;

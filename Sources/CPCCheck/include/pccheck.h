@@ -384,15 +384,26 @@ PCC_API pcc_status pcc_writer_decide(pcc_writer *writer, uint64_t sequence, uint
                                      pcc_error *error);
 
 /*
- * The decision of a restart, which is the same on all ranks. `reports_json` is an array of objects
+ * The decision of a restart, which is the same on all ranks that have the same reports in the same
+ * order. `reports_json` is an array of objects
  * {"path": text, "report": object of pcc_reader_report_json} or {"path": text, "error": text}.
- * `decision_json` gets an object (pcc_free it):
+ * Two reports of one file count as the later one. `decision_json` gets an object (pcc_free it):
  *   "run": the run UUID, or null when there are no files of a group;
- *   "next_attempt": the number of the attempt to begin;
+ *   "outcome": "resume" from the first of "checkpoints" that is complete, "begin" at step 0, or
+ *     "refuse", because files are needed that are missing or cannot be used;
+ *   "lost": {"attempt", "step"} of the newest checkpoint that was durable on all ranks, or may have
+ *     been, when only older ones or none are complete now; else null;
+ *   "next_attempt": the number of the attempt to begin; null when the numbers are used up;
  *   "watermark": {"attempt", "step"} of the newest one in any file, or null;
  *   "checkpoints": newest first, objects with "attempt", "step", "world_size", "is_complete",
- *     "files": [{"rank", "path", "sequence", "reason"}], "missing": [{"rank", "reason"}];
- *   "problems": [{"path", "message"}] of files that cannot be used, or of another run.
+ *     "files": [{"rank", "path", "slot", "sequence", "reason"}] by rank, and
+ *     "missing": [{"rank", "last_rank", "reason"}], consecutive ranks that lack it for one reason;
+ *   "omitted_count": incomplete ones beyond the 128 newest, which are not in "checkpoints";
+ *   "worlds": [{"world_size", "file_count", "missing"}], the files of each number of ranks;
+ *   "problems": [{"kind", "path", "message"}] of files that cannot be used, or do not belong
+ *     together. The kinds are "unusable", "no-group", "other-run", "other-name", "two-files" and
+ *     "two-worlds"; a restart is safe with problems of the first two kinds only.
+ * PCC_INVALID_ARGUMENT for JSON that is not such an array.
  */
 PCC_API pcc_status pcc_group_decide(const char *reports_json, char **decision_json,
                                     pcc_error *error);
