@@ -33,12 +33,13 @@ struct DumpedBlock {
                     + [UInt8](repeating: 0, count: end - magic.count - Self.filler.count))
             return
         }
+        // A torn write: behind a text that is none, nothing is of this block.
+        var isTorn = false
         for field in layout {
             let isText = field.byteCount > 16 && !field.isReserved
-            let isHidden =
-                field.isReserved || field == checksum
-                || (isText && String(validating: bytes[field.range], as: UTF8.self) == nil)
-            guard isHidden else { continue }
+            isTorn =
+                isTorn || isText && String(validating: bytes[field.range], as: UTF8.self) == nil
+            guard field.isReserved || field == checksum || isTorn else { continue }
             for index in field.range where bytes[index] != 0 { bytes[index] = 0xFF }
         }
     }

@@ -56,7 +56,8 @@ public struct GroupCheckpointName: Hashable, Comparable, Sendable, CustomStringC
     public var description: String { "step \(step) of attempt \(attempt)" }
 }
 
-/// A 128-bit identifier: of a file or a run (random, version 4) or of a boot of the writer's machine.
+/// A 128-bit identifier: of a file or a run (random, version 4), or of a boot of the writer's
+/// machine.
 public struct Identifier128: Hashable, Sendable, CustomStringConvertible {
     public static let byteCount = 16
     public static let zero = Identifier128(bytes: [UInt8](repeating: 0, count: 16))

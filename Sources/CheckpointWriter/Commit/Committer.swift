@@ -30,7 +30,7 @@ extension Engine {
         monitor.waitFor { state -> CommitWork?? in
             if state.isStopped { return .some(nil) }
             if let batch = state.takeBatch() { return .batch(batch) }
-            if let request = state.attemptRequest { return .attempt(request) }
+            if let request = state.group?.request { return .attempt(request) }
             return state.needsRelease ? .release : nil
         }
     }
@@ -212,7 +212,7 @@ extension Engine {
                 throw error
             }
         } catch {
-            monitor.withLock { $0.end(request, .failure(error)) }
+            monitor.withLock { $0.failAttempt(error) }
         }
     }
 

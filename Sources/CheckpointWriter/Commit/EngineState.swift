@@ -28,7 +28,6 @@ struct EngineState {
     private(set) var superblockDigest = Digest.zero
     /// nil in a file that belongs to no group.
     private(set) var group: GroupLedger?
-    private(set) var attemptRequest: AttemptRequest?
     private(set) var nextSequence: UInt64
     /// The last step that this writer was given; nil until the first.
     private var lastStep: UInt64?
@@ -48,9 +47,7 @@ struct EngineState {
     private(set) var isStopped = false
     /// Urgent saves that wait for a slot: the others pause until they have one.
     private(set) var urgentWaitCount = 0
-    /// How many saves wait for a slot, and the sum of the times when they began to.
-    private var waitCount: UInt64 = 0
-    private var waitBeganSum: UInt64 = 0
+    private var slotWaits = SlotWaits()
     /// Set while a save waits for readers.
     private(set) var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
@@ -98,76 +95,28 @@ struct EngineState {
     /// - Throws: `stepBackwards`.
     func checkOrder(_ step: UInt64) throws(CheckpointError) {
         guard let lastStep else { return }
-        if group != nil, step == lastStep {
-            throw CheckpointError(
-                .stepBackwards,
-                "\(storage.path): step \(step) was saved already in this attempt of the group, "
-                    + "where a step names one checkpoint; save a later step")
-        }
+        try group?.checkOrder(step, after: lastStep, storage.path)
         guard step < lastStep else { return }
-        let advice =
-            group == nil
-            ? "call rewind first when training really went back"
-            : "all ranks go back together, with a new attempt"
         throw CheckpointError(
             .stepBackwards,
             "\(storage.path): step \(step) is below step \(lastStep), the last one saved by "
-                + "this writer; \(advice)")
+                + "this writer; call rewind first when training really went back")
     }
 
     /// Training goes back: saves may use any step from `step` on.
     mutating func rewind(to step: UInt64) throws(CheckpointError) {
         try checkOpen()
-        guard group == nil else {
-            throw CheckpointError(
-                .invalidArgument,
-                "\(storage.path): it belongs to a group, whose ranks go back together; begin a "
-                    + "new attempt")
-        }
+        try group?.refuseRewind(storage.path)
         lastStep = step
     }
 
     // MARK: Groups
-
-    private func checkAttempt() throws(CheckpointError) {
-        guard let group, group.attempt == 0 else { return }
-        throw CheckpointError(
-            .invalidArgument,
-            "\(storage.path): it belongs to a group, and no attempt has begun; agree with the "
-                + "other ranks first, as pccheck.distributed does")
-    }
-
     /// - Throws: `invalidArgument`, `closed`, `failStop`.
     mutating func request(_ attempt: GroupAttempt) throws(CheckpointError) -> AttemptRequest {
         try checkOpen()
-        guard group != nil else {
-            throw CheckpointError(
-                .invalidArgument,
-                "\(storage.path): it belongs to no group; create it with a run UUID")
-        }
-        guard attemptRequest == nil, inFlight.isEmpty else {
-            throw CheckpointError(
-                .invalidArgument,
-                "\(storage.path): \(inFlight.count) checkpoints are in flight; wait for them "
-                    + "before a new attempt begins")
-        }
-        let last = superblock.attempt
-        let isSame = attempt.number == last && attempt.base == nil
-        guard attempt.number <= Limits.attemptMaximum, attempt.number > last || isSame,
-            attempt.number > 0
-        else {
-            throw CheckpointError(
-                .invalidArgument,
-                "\(storage.path): the attempt is \(attempt.number), expected more than "
-                    + "\(last), the last one of this file")
-        }
-        let request = AttemptRequest(attempt)
-        if isSame {
-            group?.proceed(attempt.number)
-            request.result = .success(())
-        } else {
-            attemptRequest = request
-        }
+        let count = inFlight.count
+        let request = try group?.request(attempt, after: superblock, count, storage.path)
+        guard let request else { throw GroupLedger.missing(storage.path) }
         return request
     }
 
@@ -181,13 +130,10 @@ struct EngineState {
         group?.begin(request.attempt, naming: kept)
         lastStep = nil
         settle([]) { _ in }
-        end(request, .success(()))
+        group?.end(.success(()))
     }
 
-    mutating func end(_ request: AttemptRequest, _ result: Result<Void, CheckpointError>) {
-        request.result = result
-        attemptRequest = nil
-    }
+    mutating func failAttempt(_ error: CheckpointError) { group?.end(.failure(error)) }
 
     /// What all ranks know of a durable checkpoint.
     mutating func decide(_ sequence: SequenceNumber, isComplete: Bool) {
@@ -240,7 +186,7 @@ struct EngineState {
     /// How many slots are free, but pinned by readers, for a save that found none.
     private mutating func pinnedCount(_ isUrgent: Bool) -> Int {
         // A save that waits for an urgent one has no slot to complain about.
-        if standsBack(isUrgent) || attemptRequest != nil { return 0 }
+        if standsBack(isUrgent) || group?.request != nil { return 0 }
         let count = inFlight.count >= geometry.inFlightCount ? 0 : slots.free.count
         if count == 0 {
             pinStall = nil
@@ -258,9 +204,9 @@ struct EngineState {
         _ request: SaveRequest, _ isUrgent: Bool, patience: UInt64
     ) throws(CheckpointError) -> (slot: SlotIndex, isPinned: Bool)? {
         try checkOpen()
-        try checkAttempt()
+        try group?.checkAttempt(storage.path)
         try checkOrder(request.step)
-        if attemptRequest != nil { return nil }
+        if group?.request != nil { return nil }
         // Beyond the limit a crash could forget that the number was given.
         guard nextSequence < superblock.sequenceLimit else {
             throw CheckpointError(
@@ -310,46 +256,29 @@ struct EngineState {
     mutating func beginUrgentWait() { urgentWaitCount += 1 }
     mutating func endUrgentWait() { urgentWaitCount -= 1 }
 
-    mutating func beginWait(now: UInt64) {
-        waitCount += 1
-        waitBeganSum &+= now
-    }
+    mutating func beginWait(now: UInt64) { slotWaits.begin(now: now) }
 
     mutating func endWait(began: UInt64, now: UInt64) {
-        waitCount -= 1
-        waitBeganSum &-= began
-        statistics.busyNanoseconds += now - began
+        statistics.busyNanoseconds += slotWaits.end(began: began, now: now)
     }
 
     /// The statistics, with what is in progress now.
     func currentStatistics(now: UInt64) -> WriterStatistics {
         var current = statistics
-        current.busyNanoseconds &+= waitCount &* now &- waitBeganSum
+        current.busyNanoseconds &+= slotWaits.nanoseconds(now: now)
         current.inFlightCount = inFlight.count
-        current.group = group.map {
-            WriterStatistics.Group(
-                attempt: $0.attempt, watermark: $0.watermark, undecidedCount: $0.undecidedCount,
-                freeSlotCount: slots.free.count)
-        }
+        current.group = group?.statistics(freeSlotCount: slots.free.count)
         current.pinnedSlots = pinStall?.pins ?? []
         return current
     }
 
     /// The slots whose readers are to be looked at now; empty while that is not due.
     mutating func beginPinLook(now: UInt64, isFailing: Bool) -> [SlotIndex] {
-        guard pinStall?.isLookDue(now: now, isFailing: isFailing) == true else { return [] }
-        pinStall?.lookedTime = now
-        return slots.free
+        pinStall?.beginLook(now: now, isFailing: isFailing) == true ? slots.free : []
     }
 
-    /// - Returns: how long saves have waited for these readers, when that is to be reported.
     mutating func endPinLook(_ pins: [SlotPin], now: UInt64, limit: UInt64) -> UInt64? {
-        guard let stall = pinStall else { return nil }
-        pinStall?.pins = pins
-        let waited = now - min(stall.beganTime, now)
-        guard !stall.isReported, waited >= limit, !pins.isEmpty else { return nil }
-        pinStall?.isReported = true
-        return waited
+        pinStall?.endLook(pins, now: now, limit: limit)
     }
 
     // MARK: Approval
@@ -615,7 +544,7 @@ struct EngineState {
         isClosing = true
         isStopped = true
         for checkpoint in inFlight { fail(checkpoint, error) }
-        if let attemptRequest { end(attemptRequest, .failure(error)) }
+        failAttempt(error)
     }
 
     /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing

@@ -17,6 +17,8 @@ struct GroupLedger {
     private(set) var attempt: UInt64 = 0
     /// The newest checkpoint that is known to be durable on all ranks.
     private(set) var watermark: GroupCheckpointName?
+    /// An attempt that is to begin: nothing else begins meanwhile.
+    private(set) var request: AttemptRequest?
     /// The checkpoints that the durable superblock names, newest first.
     private(set) var named: [Entry]
 
@@ -98,8 +100,81 @@ struct GroupLedger {
         named = kept.map { Entry(anchor: $0.anchor, name: $0.name, verdict: .complete) }
     }
 
-    /// The attempt goes on in a file that was opened again.
-    mutating func proceed(_ attempt: UInt64) { self.attempt = attempt }
+    // MARK: Attempts
+
+    /// - Parameter superblock: the durable one.
+    /// - Throws: `invalidArgument`.
+    mutating func request(
+        _ attempt: GroupAttempt, after superblock: Superblock, _ inFlightCount: Int,
+        _ path: String
+    ) throws(CheckpointError) -> AttemptRequest {
+        guard inFlightCount == 0 else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(path): \(inFlightCount) checkpoints are in flight; wait for them before a new "
+                    + "attempt begins")
+        }
+        let last = superblock.attempt
+        // The attempt continues in a file that was opened again.
+        let isSame = attempt.number == last && attempt.base == nil
+        guard request == nil, attempt.number > last || isSame,
+            (1...Limits.attemptMaximum).contains(attempt.number)
+        else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(path): the attempt is \(attempt.number), expected more than \(last), the "
+                    + "last one of this file, and one call at a time")
+        }
+        let asked = AttemptRequest(attempt)
+        request = asked
+        if isSame {
+            self.attempt = last
+            end(.success(()))
+        }
+        return asked
+    }
+
+    static func missing(_ path: String) -> CheckpointError {
+        CheckpointError(
+            .invalidArgument, "\(path): it belongs to no group; create it with a run UUID")
+    }
+
+    mutating func end(_ result: Result<Void, CheckpointError>) {
+        request?.result = result
+        request = nil
+    }
+
+    /// - Throws: `invalidArgument`.
+    func checkAttempt(_ path: String) throws(CheckpointError) {
+        guard attempt == 0 else { return }
+        throw CheckpointError(
+            .invalidArgument,
+            "\(path): it belongs to a group, and no attempt has begun; agree with the other ranks "
+                + "first, as pccheck.distributed does")
+    }
+
+    /// - Throws: `stepBackwards`.
+    func checkOrder(_ step: UInt64, after last: UInt64, _ path: String) throws(CheckpointError) {
+        guard step <= last else { return }
+        throw CheckpointError(
+            .stepBackwards,
+            "\(path): step \(step) is not above step \(last), the last one of this attempt, in "
+                + "which a step names one checkpoint; save a later step, or go back with all ranks, "
+                + "which begins a new attempt")
+    }
+
+    /// - Throws: `invalidArgument`.
+    func refuseRewind(_ path: String) throws(CheckpointError) {
+        throw CheckpointError(
+            .invalidArgument,
+            "\(path): it belongs to a group, whose ranks go back together; begin a new attempt")
+    }
+
+    func statistics(freeSlotCount: Int) -> WriterStatistics.Group {
+        WriterStatistics.Group(
+            attempt: attempt, watermark: watermark, undecidedCount: undecidedCount,
+            freeSlotCount: freeSlotCount)
+    }
 }
 
 extension GroupLedger.Entry {

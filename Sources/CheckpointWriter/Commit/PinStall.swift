@@ -4,11 +4,11 @@ internal import CheckpointStorage
 struct PinStall {
     /// Times on the clock of `SystemClock.monotonicTime`.
     let beganTime: UInt64
-    var lookedTime: UInt64?
+    private var lookedTime: UInt64?
     /// What the last look showed.
-    var pins: [SlotPin] = []
+    private(set) var pins: [SlotPin] = []
     /// It was logged.
-    var isReported = false
+    private var isReported = false
 
     init(beganTime: UInt64) { self.beganTime = beganTime }
 
@@ -17,10 +17,20 @@ struct PinStall {
     private static let lookIntervalNanoseconds: UInt64 = 1_000_000_000
 
     /// Whether it is time to look who they are; at once when there is an error to write.
-    func isLookDue(now: UInt64, isFailing: Bool) -> Bool {
-        guard let lookedTime else {
-            return isFailing || now - beganTime >= Self.firstLookNanoseconds
-        }
-        return now - lookedTime >= Self.lookIntervalNanoseconds
+    mutating func beginLook(now: UInt64, isFailing: Bool) -> Bool {
+        let isDue =
+            lookedTime.map { now - $0 >= Self.lookIntervalNanoseconds }
+            ?? (isFailing || now - beganTime >= Self.firstLookNanoseconds)
+        if isDue { lookedTime = now }
+        return isDue
+    }
+
+    /// - Returns: how long saves have waited for these readers, when that is to be reported.
+    mutating func endLook(_ found: [SlotPin], now: UInt64, limit: UInt64) -> UInt64? {
+        pins = found
+        let waited = now - min(beganTime, now)
+        guard !isReported, waited >= limit, !pins.isEmpty else { return nil }
+        isReported = true
+        return waited
     }
 }

@@ -48,6 +48,27 @@ struct WriteItem {
     }
 }
 
+/// The saves that wait for a slot.
+struct SlotWaits {
+    private var count: UInt64 = 0
+    private var beganSum: UInt64 = 0
+
+    mutating func begin(now: UInt64) {
+        count += 1
+        beganSum &+= now
+    }
+
+    /// - Returns: how long it was.
+    mutating func end(began: UInt64, now: UInt64) -> UInt64 {
+        count -= 1
+        beganSum &-= began
+        return now - began
+    }
+
+    /// How long all of them have waited.
+    func nanoseconds(now: UInt64) -> UInt64 { count &* now &- beganSum }
+}
+
 /// A checkpoint whose commit record is written, but not flushed.
 struct SealedCheckpoint {
     let checkpoint: InFlightCheckpoint

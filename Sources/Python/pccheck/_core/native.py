@@ -124,6 +124,7 @@ class CreateOptions(Structure):
         ("fingerprint", c.c_char_p),
         ("allow_network", c.c_uint32),
         ("reserved", c.c_uint32),
+        ("run_uuid", c.c_uint8 * 16),
     ]
 
 
@@ -158,7 +159,22 @@ class WriterOptions(Structure):
         ("allow_network", c.c_uint32),
         ("trust_anchor", c.c_uint32),
         ("deep_flush", c.c_uint32),
-        ("reserved", c.c_uint32),
+        ("accepts_group", c.c_uint32),
+    ]
+
+
+class Attempt(Structure):
+    """pcc_attempt"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("has_base", c.c_uint32),
+        ("attempt", c.c_uint64),
+        ("base_attempt", c.c_uint64),
+        ("base_step", c.c_uint64),
+        ("base_sequence", c.c_uint64),
+        ("complete_sequences", c.POINTER(c.c_uint64)),
+        ("complete_count", c.c_size_t),
     ]
 
 
@@ -206,6 +222,7 @@ class CheckpointInfo(Structure):
         ("slot", c.c_uint32),
         ("is_anchored", c.c_uint32),
         ("logical_digest", c.c_uint8 * 16),
+        ("attempt", c.c_uint64),
     ]
 
 
@@ -299,6 +316,8 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_writer_approve", c.c_int32, [_P, _P, _ERROR]),
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
     ("pcc_writer_rewind", c.c_int32, [_P, _U64, _ERROR]),
+    ("pcc_writer_begin_attempt", c.c_int32, [_P, c.POINTER(Attempt), _ERROR]),
+    ("pcc_writer_decide", c.c_int32, [_P, _U64, c.c_uint32, _ERROR]),
     (
         "pcc_writer_recovered",
         c.c_int32,
