@@ -92,12 +92,13 @@ let package = Package(
             "CheckpointWriter",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", logging, metrics]),
         module(
-            "CheckpointCheck", ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery"]),
+            "CheckpointCheck",
+            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup"]),
         module(
             "CheckpointCommands",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", "CBenchmark", argumentParser,
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup",
+                "CheckpointCheck", "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
