@@ -294,6 +294,8 @@ SIMULATION_FIRST ?= 1
 test-simulation: $(BUILD)/bin/simulate
 	$(SIMULATE) --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
 	$(SIMULATE) --bugs --seeds 20000
+	$(SIMULATE) --groups --first $(SIMULATION_FIRST) --seeds $(SIMULATION_SEEDS)
+	$(SIMULATE) --groups --bugs --seeds 20000
 	$(SIMULATE) --persistent-memory
 
 RECORDER := $(BUILD)/tests/pmem-recorder/libpmem2.so.1

@@ -127,7 +127,7 @@ let package = Package(
         support(
             "CheckpointSimulation",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup",
                 "CheckpointWriter", "CheckpointCheck", "StorageFaults",
             ]),
         .executableTarget(

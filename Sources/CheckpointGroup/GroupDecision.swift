@@ -20,15 +20,24 @@ public struct GroupDecision: Sendable {
         case unusable(path: String, message: String)
         case twoFiles(String, String)
         /// A slot of this name exists, and holds no complete checkpoint.
-        case incomplete(SlotReason)
+        case incomplete(SlotReason, isLoss: Bool)
         /// No slot has this name; so many slots are damaged, and may have had it.
         case notInFile(damagedSlotCount: Int)
 
         /// The rank may have had a durable part, and lost it. A slot in state writing never did.
         var isLoss: Bool {
             switch self {
-            case .incomplete(.writing), .notInFile(0): false
-            default: true
+            case .incomplete(_, let isLoss): isLoss
+            case .notInFile(let count): count > 0
+            case .noFile, .unusable, .twoFiles: true
+            }
+        }
+
+        /// What the file holds is unknown now, and may be known later.
+        var isUnreachable: Bool {
+            switch self {
+            case .noFile, .unusable, .twoFiles: true
+            case .incomplete, .notInFile: false
             }
         }
 
@@ -38,8 +47,8 @@ public struct GroupDecision: Sendable {
             case .unusable(let path, let message):
                 message.contains(path) ? message : "\(path): \(message)"
             case .twoFiles(let first, let second): "two files: \(first) and \(second)"
-            case .incomplete(.writing): "never completed: its slot is in state writing"
-            case .incomplete(let reason): "its slot is \(reason.rawValue)"
+            case .incomplete(.writing, _): "never completed: its slot is in state writing"
+            case .incomplete(let reason, _): "its slot is \(reason.rawValue)"
             case .notInFile(0): "not in the file"
             case .notInFile(1): "not in the file, of which one slot is damaged"
             case .notInFile(let count): "not in the file, of which \(count) slots are damaged"
@@ -153,7 +162,17 @@ public struct GroupDecision: Sendable {
     }
 
     public var outcome: Outcome {
-        if let choice { return .resume(choice) }
+        if let choice, !isNewestUnreachable { return .resume(choice) }
         return lost == nil && problems.isEmpty ? .begin : .refuse(lost)
+    }
+
+    /// A newer checkpoint than the choice may be complete once a file is back: to continue from the
+    /// older one would make it void.
+    private var isNewestUnreachable: Bool {
+        guard let lost else { return false }
+        let known = newerIncomplete.filter { $0.name == lost }
+        return known.isEmpty
+            ? worlds.contains { $0.missing.contains(where: \.reason.isUnreachable) }
+            : known.contains { $0.missing.contains(where: \.reason.isUnreachable) }
     }
 }

@@ -11,22 +11,27 @@ public struct GroupFileReport: Hashable, Sendable {
         /// nil where the header does not record them.
         public let sequence: SequenceNumber?
         public let name: GroupCheckpointName?
+        /// The newest superblock names the slot, or there is none. What was durable and is not yet
+        /// decided on, or is complete, is in a named slot.
+        public let isNamed: Bool
 
         public init(
             slot: SlotIndex, reason: SlotReason, sequence: SequenceNumber?,
-            name: GroupCheckpointName?
+            name: GroupCheckpointName?, isNamed: Bool = true
         ) {
             self.slot = slot
             self.reason = reason
             self.sequence = sequence
             self.name = name
+            self.isNamed = isNamed
         }
 
-        /// A crash alone leaves no such slot, or a torn write did.
+        /// A durable part may have been here. A torn write damages only slots that nothing names.
         var isDamaged: Bool {
+            guard isNamed else { return false }
             switch reason {
-            case .anchored, .retained, .unanchored, .older, .stale, .empty, .writing: false
-            default: true
+            case .anchored, .retained, .unanchored, .older, .stale, .empty, .writing: return false
+            default: return true
             }
         }
     }
@@ -71,10 +76,11 @@ public struct GroupFileReport: Hashable, Sendable {
             generation: decision.highestGeneration, attempt: decision.superblock?.attempt ?? 0,
             watermark: decision.superblock?.watermark, mayHoldDurable: decision.mayHoldDurable,
             slots: decision.slots.map { report in
+                let isNamed = decision.superblock.map { $0.names(report.slot) } ?? true
                 let header = report.header.flatMap { $0.state == .empty ? nil : $0 }
                 return Slot(
                     slot: report.slot, reason: report.reason, sequence: header?.sequence,
-                    name: header?.groupName)
+                    name: header?.groupName, isNamed: isNamed)
             })
     }
 

@@ -282,7 +282,9 @@ private struct MissingList {
 extension GroupFileReport {
     /// Why the file has no part in `name`.
     fileprivate func absence(_ name: GroupCheckpointName) -> GroupDecision.Absence {
-        if let slot = slots.first(where: { $0.name == name }) { return .incomplete(slot.reason) }
+        if let slot = slots.first(where: { $0.name == name }) {
+            return .incomplete(slot.reason, isLoss: slot.isDamaged)
+        }
         // Nothing that this rank acknowledged can be in them otherwise.
         let damaged = mayHoldDurable ? slots.count { $0.isDamaged } : 0
         return .notInFile(damagedSlotCount: damaged)

@@ -111,11 +111,13 @@ struct GroupReportsReader {
     private mutating func slot() throws(GroupReportsFailure) -> GroupFileReport.Slot {
         var (index, reason) = (UInt64?.none, SlotReason?.none)
         var (sequence, step, attempt) = (UInt64?.none, UInt64?.none, UInt64?.none)
+        var isNamed = true
         try forEachMember { (key, reader) throws(GroupReportsFailure) in
             switch key {
             case "slot": index = try reader.number()
             case "reason": reason = SlotReason(rawValue: try reader.text())
             case "sequence": sequence = try reader.number()
+            case "is_named": isNamed = try reader.flag()
             case "step": step = try reader.number()
             case "attempt": attempt = try reader.number()
             default: try reader.skipValue()
@@ -131,7 +133,7 @@ struct GroupReportsReader {
         return GroupFileReport.Slot(
             slot: SlotIndex(rawValue: index), reason: reason,
             sequence: sequence.map { SequenceNumber(rawValue: $0) },
-            name: reason == .empty ? nil : name)
+            name: reason == .empty ? nil : name, isNamed: isNamed)
     }
 
     /// `{"attempt": 3, "step": 20}`, or null.

@@ -111,7 +111,8 @@ extension RecoveryDecision {
             "is_clean_close": .bool(superblock?.isCleanClose ?? false),
             "may_hold_durable": .bool(mayHoldDurable),
             "has_lost_end": .bool(hasLostEnd),
-            "slots": .array(slots.map(\.json)),
+            "slots": .array(
+                slots.map { $0.json(isNamed: superblock?.names($0.slot) ?? true) }),
         ])
     }
 }
@@ -129,10 +130,11 @@ extension Load.Rejection {
 }
 
 extension SlotReport {
-    var json: JSONValue {
+    func json(isNamed: Bool) -> JSONValue {
         .dictionary([
             "slot": .integer(UInt64(slot.rawValue)),
             "reason": .string(reason.rawValue),
+            "is_named": .bool(isNamed),
             "detail": detail.map { .message("\($0)") } ?? .null,
             "sequence": .number(header?.sequence.rawValue),
             "step": .number(header?.step),

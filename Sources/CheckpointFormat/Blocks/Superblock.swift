@@ -158,6 +158,11 @@ public struct Superblock: Hashable, Sendable {
         self.attempt = attempt
     }
 
+    /// Whether its writer keeps what is in `slot`.
+    public func names(_ slot: SlotIndex) -> Bool {
+        anchor?.slot == slot || retained.contains { $0.slot == slot }
+    }
+
     /// The 4096 bytes of the block, and the checksum, which is the superblock's digest.
     public func encoded() -> (bytes: [UInt8], digest: Digest) {
         var encoder = BlockEncoder(byteCount: Limits.blockByteCount)

@@ -110,7 +110,6 @@ struct EngineState {
         lastStep = step
     }
 
-    // MARK: Groups
     /// - Throws: `invalidArgument`, `closed`, `failStop`.
     mutating func request(_ attempt: GroupAttempt) throws(CheckpointError) -> AttemptRequest {
         try checkOpen()

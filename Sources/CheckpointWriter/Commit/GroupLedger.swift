@@ -159,8 +159,8 @@ struct GroupLedger {
         throw CheckpointError(
             .stepBackwards,
             "\(path): step \(step) is not above step \(last), the last one of this attempt, in "
-                + "which a step names one checkpoint; save a later step, or go back with all ranks, "
-                + "which begins a new attempt")
+                + "which a step names one checkpoint; save a later step, or go back with all "
+                + "ranks, which begins a new attempt")
     }
 
     /// - Throws: `invalidArgument`.

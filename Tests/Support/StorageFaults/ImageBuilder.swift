@@ -62,14 +62,16 @@ public struct ImageBuilder: Sendable {
     public init(
         inFlight: Int = 2, retain: Int = 1, capacity: UInt64 = 128 << 10,
         chunkByteCount: Int = 64 << 10, fileUUID: Identifier128 = Self.uuid,
-        fingerprint: String = "", runUUID: Identifier128 = .zero
+        fingerprint: String = "", rank: UInt32 = 0, worldSize: UInt32 = 1,
+        runUUID: Identifier128 = .zero
     ) throws(FormatError) {
         let geometry = try Geometry(
             capacity: capacity, inFlight: inFlight, retain: retain,
             chunkByteCount: chunkByteCount)
         identity = try IdentityBlock(
             fileUUID: fileUUID, geometry: geometry, createdTime: Self.time,
-            creator: "pccheck image", fingerprint: fingerprint, runUUID: runUUID)
+            rank: rank, worldSize: worldSize, creator: "pccheck image", fingerprint: fingerprint,
+            runUUID: runUUID)
         bytes = [UInt8](repeating: 0, count: Int(geometry.fileByteCount))
         for offset in geometry.identityOffsets { put(identity.encoded(), at: offset) }
         for slot in geometry.slots { put(emptyHeader(slot).encoded().bytes, at: slot) }

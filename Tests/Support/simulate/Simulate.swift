@@ -22,17 +22,21 @@ internal import Foundation
     @Option(
         help: ArgumentHelp(
             "Give the medium below the writer a mistake: "
-                + PlantedBug.allCases.map(\.rawValue).joined(separator: ", ") + "."))
+                + PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")
+                + "; with --groups, the ranks: "
+                + GroupMistake.allCases.map(\.rawValue).joined(separator: ", ") + "."))
     var bug: String?
     @Flag(help: "Give it each of these in turn, and fail unless every one is found.") var bugs =
         false
 
+    @Flag(help: "Simulate whole groups of ranks, each with a writer; --bug and --bugs are theirs.")
+    var groups = false
     @Flag(help: "Cut the power at every store of a run on persistent memory instead.")
     var persistentMemory = false
     @Option(help: "Checkpoints of that run.") var saves = 1
 
     func validate() throws {
-        if let bug, PlantedBug(rawValue: bug) == nil {
+        if let bug, !allBugs.contains(bug) {
             throw ValidationError("there is no planted bug \(bug)")
         }
         guard seeds > 0, jobs > 0, saves > 0, seconds >= 0 else {
@@ -44,13 +48,30 @@ internal import Foundation
         if let seed { return try repeatRun(seed) }
         if bugs { return try findAllBugs() }
         if persistentMemory { return try cutPersistentMemory() }
-        guard try tally(bug.flatMap(PlantedBug.init)).summarize() else { throw ExitCode.failure }
+        guard try tally(bug).summarize(groups ? "groups" : "simulation") else {
+            throw ExitCode.failure
+        }
     }
 
-    private func tally(_ bug: PlantedBug?) throws -> Tally {
+    private var allBugs: [String] {
+        groups ? GroupMistake.allCases.map(\.rawValue) : PlantedBug.allCases.map(\.rawValue)
+    }
+
+    /// Runs one seed.
+    private func simulation(_ bug: String?) -> @Sendable (UInt64) -> SimulationReport {
+        if groups {
+            let mistake = bug.flatMap(GroupMistake.init)
+            return { GroupSimulation.run(seed: $0, mistake: mistake) }
+        }
+        let plantedBug = bug.flatMap(PlantedBug.init)
+        return { Simulation.run(seed: $0, plantedBug: plantedBug) }
+    }
+
+    private func tally(_ bug: String?) throws -> Tally {
         let tally = Tally(first: first, count: UInt64(seeds), seconds: seconds)
+        let simulation = simulation(bug)
         let threads = try (0..<jobs).map {
-            try WorkerThread(name: "simulate-\($0)") { tally.work(bug) }
+            try WorkerThread(name: "simulate-\($0)") { tally.work(simulation) }
         }
         for thread in threads { thread.join() }
         return tally
@@ -70,18 +91,18 @@ internal import Foundation
 
     private func findAllBugs() throws {
         var isMissed = false
-        for bug in PlantedBug.allCases {
+        for bug in allBugs {
             let tally = try tally(bug)
             isMissed = isMissed || tally.violation == nil
             let finding = tally.violation?.split(separator: "\n").first ?? "MISSED"
-            print("\(bug.rawValue): after \(tally.seedCount) seeds: \(finding)")
+            print("\(bug): after \(tally.seedCount) seeds: \(finding)")
         }
         if isMissed { throw ExitCode.failure }
     }
 
     private func repeatRun(_ seed: UInt64) throws {
-        let bug = bug.flatMap(PlantedBug.init)
-        let runs = (0..<2).map { _ in Simulation.run(seed: seed, plantedBug: bug) }
+        let simulation = simulation(bug)
+        let runs = (0..<2).map { _ in simulation(seed) }
         print(
             "seed \(seed): \(runs[0].runCount) runs, \(runs[0].turnCount) turns,",
             "\(runs[0].savedCount) saved, \(runs[0].durableCount) durable,",
@@ -117,9 +138,9 @@ private final class Tally: Sendable {
         deadline = seconds == 0 ? .max : began + UInt64(seconds) * 1_000_000_000
     }
 
-    func work(_ bug: PlantedBug?) {
+    func work(_ simulation: (UInt64) -> SimulationReport) {
         while let seed = claim() {
-            let report = Simulation.run(seed: seed, plantedBug: bug)
+            let report = simulation(seed)
             state.withLock { state in
                 state.doneCount += 1
                 state.sum = state.sum + report
@@ -154,12 +175,12 @@ private final class Tally: Sendable {
     var seedCount: Int { state.withLock { $0.doneCount } }
 
     /// Prints the line; false when something was violated.
-    func summarize() -> Bool {
+    func summarize(_ name: String) -> Bool {
         state.withLock { state in
             if showsProgress { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) }
             let sum = state.sum
             print(
-                "simulation: \(state.doneCount) seeds, \(sum.runCount) runs,",
+                "\(name): \(state.doneCount) seeds, \(sum.runCount) runs,",
                 "\(sum.turnCount) turns, \(sum.savedCount) checkpoints,",
                 "\(sum.durableCount) durable,",
                 "\(sum.faultCount) faults, \(sum.stateCount) states,",
@@ -167,7 +188,7 @@ private final class Tally: Sendable {
                 "\((SystemClock.monotonicTime - began) / 1_000_000_000) s")
             guard let seed = state.failedSeed, let violation = sum.violation else { return true }
             print("Violation:", violation)
-            print("replay: simulate --seed \(seed)")
+            print("replay: simulate\(name == "groups" ? " --groups" : "") --seed \(seed)")
             return false
         }
     }
