@@ -29,6 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--replicas", choices=["split", "whole"], default="split",
+        help="whole: for a folder that is on the disk of each machine",
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if "RANK" in os.environ:
@@ -42,7 +46,9 @@ def main() -> None:
         model = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
-    with pccheck.distributed.Checkpointer(options.folder) as ckpt:     # 1: a folder, not a file
+    with pccheck.distributed.Checkpointer(                             # 1: a folder, not a file
+        options.folder, replicas=options.replicas
+    ) as ckpt:
         start = ckpt.resume(model=model, optimizer=optimizer)          # 2: the same step on all ranks
         print(f"rank {rank} starts at step {start}", flush=True)
         for step in range(start, options.steps):
