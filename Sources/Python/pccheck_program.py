@@ -1,7 +1,7 @@
 """The commands of ``python -m pccheck``, and the scripts of an environment.
 
 ``convert`` is Python, because it reads and writes formats that are Python's own. Everything else
-is the Swift program that the package brings, and starting that must be quick. So this module is
+is the Swift program that the package brings, and starting that must be fast. So this module is
 beside the package: importing anything of the package imports NumPy, and an interrupt meanwhile
 would end a tool with a traceback.
 """
