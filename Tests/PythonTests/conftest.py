@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +97,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"cannot mount a small file system here: {made.stderr.strip()}")
     yield mount_point
     subprocess.run(["umount", str(mount_point)], check=True)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Any]:
+    """The process that forks ranks."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "ranks"))
+    from gang import Nursery
+
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def job(nursery: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts ranks that have joined a job; what is left of them ends with the test."""
+    from gang import CONNECT, Gang
+
+    gangs: list[Gang] = []
+
+    def start(world: int, code: str, **arguments: Any) -> Gang:
+        gang = Gang(nursery, tmp_path, world, code, before=CONNECT, **arguments)
+        gangs.append(gang)
+        return gang
+
+    yield start
+    for gang in gangs:
+        gang.kill()

@@ -133,6 +133,7 @@ class BaseCheckpointer(KeepsCheckpoints):
             writer_workers, deep_flush, self._pinning(pin), debug,
         )  # fmt: skip
         preemption = PreemptionOptions(on_sigterm, after_sigterm, grace)
+        self._preemption_options = preemption
         super().__init__(path, file, engine)
         self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
         if self._policy is not None:
@@ -202,7 +203,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         def is_urgent() -> bool:
             # Asked for each attempt: the signal may come while the save waits for a slot.
             nonlocal is_last
-            is_last = self._preemption is not None and self._preemption.is_pending
+            is_last = self._must_end()
             return urgent or is_last
 
         is_debugging = self._engine_options.is_debugging
@@ -222,12 +223,21 @@ class BaseCheckpointer(KeepsCheckpoints):
         handle.blocked_seconds = blocked / 1e9
         if self._policy is not None:
             self._policy.began(step, handle)
-        if is_last and self._preemption is not None:
-            self._keeper.hurry()
-            self._preemption.finish(handle)
+        if is_last:
+            self._end_with(handle)
         else:
             self._keeper.saved(handle, user_metadata)
         return handle
+
+    def _must_end(self) -> bool:
+        """Whether a save that begins now is the last one, because SIGTERM came."""
+        return self._preemption is not None and self._preemption.is_pending
+
+    def _end_with(self, handle: SaveHandle) -> None:
+        """Waits until the last state is durable, and ends as it was asked for."""
+        assert self._preemption is not None
+        self._keeper.hurry()
+        self._preemption.finish(handle)
 
     def should_stop(self) -> bool:
         """True once SIGTERM came; see ``on_sigterm``.

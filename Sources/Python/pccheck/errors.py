@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,8 +36,13 @@ __all__ = [
     "StateChanged",
     "StateFormatError",
     "UnsupportedState",
+    "IncompleteShards",
     "NotTrusted",
     "LibraryNotFound",
+    "RanksMissing",
+    "RankFailed",
+    "TransportFailed",
+    "VoidCheckpoint",
 ]
 
 
@@ -48,6 +54,8 @@ class CheckpointError(Exception):
 
     #: The pcc_status of pccheck.h; 0 where the error arose in Python.
     default_code = 0
+    #: The rank whose file it concerns, where the files of several ranks are read.
+    rank: int | None = None
     #: Its message has lines of its own; another one has none, whatever a path or a key holds.
     _has_lines = False
 
@@ -242,6 +250,20 @@ class UnsupportedState(StateFormatError):
     """
 
 
+class IncompleteShards(CheckpointError):
+    """The files that were given do not hold all elements of a tensor.
+
+    ``ranks`` are those whose files hold the rest, and were not given.
+    """
+
+    def __init__(self, message: str, *, ranks: list[int]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(IncompleteShards, ranks=self.ranks), self.args
+
+
 class NotTrusted(CheckpointError):
     """A pickle asks for more than tensors and plain values: to read it is to run its program."""
 
@@ -250,6 +272,31 @@ class LibraryNotFound(CheckpointError, ImportError):
     """The native library could not be loaded; the message lists where PCcheck looked for it."""
 
     _has_lines = True
+
+
+class _OfRanks(CheckpointError):
+    def __init__(self, message: str, *, ranks: Sequence[int], code: int | None = None) -> None:
+        super().__init__(message, code=code)
+        #: The ranks concerned, as far as they are known.
+        self.ranks = list(ranks)
+
+
+class RanksMissing(_OfRanks, Timeout):
+    """Other ranks of the group did not arrive in time."""
+
+    default_code = 0
+
+
+class RankFailed(_OfRanks):
+    """Another rank of the group failed, so that this one cannot continue either."""
+
+
+class VoidCheckpoint(_OfRanks):
+    """A checkpoint of a group that is not durable on all ranks, and never will be."""
+
+
+class TransportFailed(CheckpointError):
+    """The ranks of the group cannot reach each other any more, as when one of them died."""
 
 
 _BY_CODE: dict[int, type[CheckpointError]] = {

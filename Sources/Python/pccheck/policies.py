@@ -82,6 +82,11 @@ class Every(Policy):
         shown = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
         return f"Every({shown})"
 
+    @property
+    def is_of_steps(self) -> bool:
+        """True when it asks no clock, so that it decides alike on all ranks."""
+        return self._seconds is None
+
     def is_due(self, step: int) -> bool:
         """True at a multiple, or after one that was not seen; or when the time is over."""
         is_due = False

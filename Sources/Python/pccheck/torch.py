@@ -20,25 +20,31 @@ Call ``wait_staged()`` before you change parameters in another way.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ._core.arguments import save_options
+from ._core.arguments import save_options, step_number
 from ._core.engine import Pin, refuse_reentry, wait_staged_everywhere
 from ._core.handle import SaveHandle
-from ._core.reader import CheckpointInfo, is_rejection
+from ._core.reader import CheckpointInfo, Reader, is_rejection
+from ._group.assembly import Assembly
 from ._state.loading import load_parts, load_with
 from ._state.nesting import endless
 from ._state.request import Loading
 from ._state.stateful import stateful_objects
 from ._torch.device import Arenas, Copies, CudaStreams, HostStreams, Streams
+from ._torch.layout import Division
+from ._torch.loading.assembled import AssembledMemory, load_assembled
 from ._torch.loading.decoder import TorchDecoder, TorchMemory
 from ._torch.loading.lazy import LazyTensor, load_lazily
 from ._torch.loading.restoring import TorchRestorer
@@ -57,7 +63,7 @@ from ._torch.saving.live import known, note
 from ._torch.saving.plan import Plan
 from ._torch.saving.versions import VersionGuard
 from ._torch.saving.waiting import wait_before_swaps
-from ._torch.sharded import LocalShard, Sharding, joined
+from ._torch.sharded import LocalShard, Sharding
 from ._torch.trainable import Trainable, trainable
 from .checkpointer import BaseCheckpointer, checkpoints
 from .errors import Busy, CheckpointError, InvalidArgument, NoCheckpoint
@@ -163,10 +169,18 @@ class Checkpointer(BaseCheckpointer):
         note(objects)
         in_place = in_place_storages(known(objects))
         record = objects_metadata(state)
+        division, share = self._divided(state, parts), 1.0
+        if division is not None:
+            parts, share = division.parts, division.share
+            record = {**record, **division.metadata}
         return self._save_parts(
-            step, parts, in_place, metadata, urgent, lambda: room_for_optimizers(objects), overlap,
-            record,
+            step, parts, in_place, metadata, urgent,
+            lambda: math.ceil(room_for_optimizers(objects) * share), overlap, record,
         )  # fmt: skip
+
+    def _divided(self, state: dict[str, Any], parts: dict[str, Any]) -> Division | None:
+        """What this rank stores of the collected parts; None for all of them as they are."""
+        return None
 
     def _save_parts(
         self,
@@ -239,7 +253,7 @@ class Checkpointer(BaseCheckpointer):
         initialize them again.
         """
         loading = Loading(
-            TorchMemory(_filling(map_location)), state, parts=list(state),
+            self._filled_memory(map_location), state, parts=list(state),
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
         found = self._resume_state(loading, step)
@@ -265,8 +279,17 @@ class Checkpointer(BaseCheckpointer):
         As in ``pccheck.Checkpointer.load``; tensors that are not filled in place go to the device
         ``map_location``, ``meta`` for only their types and shapes.
         """
-        memory = TorchMemory((_device if into is None else _filling)(map_location))
-        return self._load(step, Loading(memory) if into is None else Loading(memory, into))
+        if into is None:
+            return self._load(step, Loading(self._memory_on(_device(map_location))))
+        return self._load(step, Loading(self._filled_memory(map_location), into))
+
+    def _filled_memory(self, map_location: str | torch.device | None) -> TorchMemory:
+        """For a load that fills live parts."""
+        return self._memory_on(_filling(map_location))
+
+    def _memory_on(self, device: torch.device | None) -> TorchMemory:
+        """What knows the tensors of a load."""
+        return TorchMemory(device)
 
     def close(self) -> None:
         """Waits until the last checkpoint is durable and closes the file."""
@@ -342,23 +365,22 @@ def load_into(
 
 
 def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) -> Any:
-    """Joins the shards of all ranks to full tensors, from the files of all ranks.
+    """Joins what is divided among the files of all ranks to full tensors.
 
-    Loads ``step``, or the newest step that every file holds, to the CPU. Values that are not
-    sharded come from the first file. To continue with another number of ranks, pass the tensors
-    to ``distribute_tensor``, or the state to ``torch.distributed.checkpoint.state_dict``. Raises
-    ``CheckpointError`` when none of the files holds a shard.
+    Loads ``step``, or the newest step that every file holds, to the CPU. What each rank stored for
+    itself comes from the first file. Raises ``IncompleteShards`` when none of the files holds an
+    element.
     """
     if not paths:
         raise InvalidArgument("no files were given; name those of all ranks")
     if step is not None:
-        return joined([load(path, step) for path in paths])
+        return _joined(paths, step_number(step))
     rejected: dict[int, CheckpointError] = {}
     failure: CheckpointError | None = None
     for _ in range(_LOAD_FULL_ATTEMPT_COUNT):
         newest = _newest_common_step(paths, rejected)
         try:
-            return joined([load(path, newest) for path in paths])
+            return _joined(paths, newest)
         except (Busy, NoCheckpoint) as error:
             # A writer has taken it for a newer one.
             failure = error
@@ -369,6 +391,22 @@ def load_full(paths: Sequence[str | os.PathLike[str]], step: int | None = None) 
             log.warning("step %d cannot be used: %s; trying an older one", newest, error)
     assert failure is not None
     raise failure
+
+
+def _joined(paths: Sequence[str | os.PathLike[str]], step: int) -> Any:
+    """The state of one step out of the files of all ranks."""
+    with ExitStack() as stack:
+        readers: dict[int, Reader] = {}
+        names: dict[int, str] = {}
+        for path in paths:
+            reader = stack.enter_context(Reader(path))
+            reader.select_newest(step)
+            candidates = itertools.chain([reader.report()["rank"]], itertools.count())
+            rank = next(number for number in candidates if number not in readers)
+            readers[rank], names[rank] = reader, os.fspath(path)
+        world = max(*(reader.report()["world_size"] for reader in readers.values()), *readers)
+        assembly = Assembly(readers, world, None, names, prefers_first=True)
+        return load_assembled(assembly, Loading(AssembledMemory()))
 
 
 def _newest_common_step(

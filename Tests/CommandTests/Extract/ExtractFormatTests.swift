@@ -265,7 +265,7 @@ import Testing
     }
 
     @Test func shardedTensorsAreNamed() {
-        let document = "{\"version\":1,\"state\":{\"$dtensor\":{\"local\":null}}}"
+        let document = "{\"version\":1,\"state\":{\"$sharded\":{\"local\":null}}}"
         let error = #expect(throws: StateDocumentError.self) {
             try TorchPickle.nested([], document: document)
         }

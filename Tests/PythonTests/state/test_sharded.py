@@ -11,6 +11,8 @@ import torch
 
 import pccheck
 import pccheck.torch
+from pccheck._group.boxes import Box
+from pccheck._group.node import ShardedNode
 from pccheck._torch.sharded import LocalShard, Sharding
 
 CHILD = Path(__file__).with_name("sharded_child.py")
@@ -40,12 +42,15 @@ def test_fsdp_resumes_each_rank_from_its_own_shards(tmp_path: Path) -> None:
     assert moments["exp_avg"].shape == full["0.weight"].shape and moments["step"] == 6
     # One rank's file, without a process group: what it has, and where that lies.
     plain = pccheck.load(paths[1])["model"]["0.weight"]
-    assert plain.tag == "$dtensor" and plain.content["local"].shape == (3, 6)
+    box = plain.content["boxes"][0]
+    assert plain.tag == "$sharded" and box["local"].shape == (3, 6) and box["offsets"] == [4, 0]
     shard = pccheck.torch.load(paths[1])["model"]["0.weight"]
     assert isinstance(shard, LocalShard) and shard.local.shape == (3, 6)
     assert str(shard.sharding) == "sharded S(0) on ranks 0 to 1, dp 2 of 2"
-    with pytest.raises(pccheck.CheckpointError, match="hold 24 of them; give the files of all"):
+    lacking = r"lacks \[4:7, 0:6\]: of 42 elements these files hold 24; .* file of rank 1, w"
+    with pytest.raises(pccheck.IncompleteShards, match=lacking) as found:
         pccheck.torch.load_full(paths[:1])
+    assert found.value.ranks == [1]
     with pytest.raises(pccheck.RankMismatch):
         pccheck.torch.Checkpointer(paths[0], rank=1, world_size=2)
     with pccheck.torch.Checkpointer(paths[0], rank=0, world_size=2) as checkpointer:
@@ -67,20 +72,34 @@ def test_every_placement_on_a_mesh_of_two_dimensions(tmp_path: Path) -> None:
         assert torch.equal(value, whole), key
 
 
-GOOD = {
-    "local": {"$tensor": "t"}, "shape": [4], "stride": [1], "placements": ["S(0)"],
+PLACEMENT = {
+    "stride": [1], "placements": ["S(0)"],
     "mesh": {"shape": [2], "names": ["dp"], "ranks": [0, 1], "coordinate": [1]},
+}  # fmt: skip
+GOOD = {
+    "shape": [4], "dtype": "float32", "ranks": [0, 1], "placement": PLACEMENT,
+    "boxes": [{"offsets": [2], "sizes": [2], "local": {"$tensor": "t"}}],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"shape": None}, {"shape": [-1]}, {"shape": [2.5]}, {"placements": []}, {"mesh": 3},
-        {"mesh": {}}, {"stride": "x"}, {"mesh": {**GOOD["mesh"], "coordinate": []}},
+        {"shape": None}, {"shape": [-1]}, {"shape": [2.5]}, {"shape": [3]}, {"shape": [4, 1]},
+        {"dtype": 3}, {"ranks": "x"}, {"boxes": None}, {"boxes": [{"offsets": [2]}]},
+        {"boxes": [{"offsets": [2], "sizes": [3], "local": None}]}, {"placement": 3},
+        {"placement": {**PLACEMENT, "placements": []}}, {"placement": {**PLACEMENT, "mesh": {}}},
+        {"placement": {**PLACEMENT, "placements": ["P(sum)"]}},
+        {"placement": {**PLACEMENT, "placements": ["S(1)"]}},
+        {"placement": {**PLACEMENT, "placements": ["SS(0,0)"]}},
+        {"placement": {**PLACEMENT, "stride": "x"}},
+        {"placement": {**PLACEMENT, "mesh": {**PLACEMENT["mesh"], "coordinate": []}}},
+        {"placement": {**PLACEMENT, "mesh": {**PLACEMENT["mesh"], "shape": [0]}}},
     ],
 )  # fmt: skip
 def test_broken_descriptions(change: dict[str, object]) -> None:
-    assert Sharding.decoded(GOOD).window() == (slice(2, 4),)
+    sharding = Sharding.decoded(ShardedNode.parsed(GOOD))
+    assert sharding is not None
+    assert [item.box for item in sharding.boxes()[1]] == [Box((2,), (2,))]
     with pytest.raises(pccheck.StateFormatError):
-        Sharding.decoded({**GOOD, **change})
+        Sharding.decoded(ShardedNode.parsed({**GOOD, **change}))

@@ -336,7 +336,7 @@ def test_a_large_file_is_not_read_into_memory(path: Path, tmp_path: Path) -> Non
     # Anonymous memory: what the map takes of the page cache can be given back.
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (300 << 20,) * 2);"
-        "from pccheck._cli import main; sys.exit(main(sys.argv[1:]))"
+        "from pccheck_program import main; sys.exit(main(sys.argv[1:]))"
     )
     for arguments in (
         ("convert", one, "-o", path), ("convert", path, "-o", tmp_path / "b.safetensors"),
@@ -506,7 +506,7 @@ LIES = [
     {"x": {"$view": "x", "dtype": "float32", "offset": 8, "shape": [9], "stride": [1]}},
     {"x": {"$array": "x", "dtype": "O"}}, {"files": {"../evil": {"$bytes": ""}}, "model": {}},
     {"files": {"a": {"$bytes": {"tensor": "nope"}}}}, {"x": {"$ordered": {}, "_metadata": 3}},
-    {"x": {"$dtensor": {}}}, {"x": {"$nope": 1}}, {"model": {"x": {"$tensor": "x"}}, "../a": 1},
+    {"x": {"$sharded": {}}}, {"x": {"$nope": 1}}, {"model": {"x": {"$tensor": "x"}}, "../a": 1},
 ]  # fmt: skip
 
 

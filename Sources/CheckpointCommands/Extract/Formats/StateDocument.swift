@@ -191,9 +191,9 @@ struct StateDocument {
             }
         case "$tensor", "$array": try tensor(&torch, isArray: tag == "$array")
         case "$view": try view(&torch)
-        case "$dtensor":
+        case "$sharded":
             throw StateDocumentError(
-                "it has a sharded tensor ($dtensor), of which this file holds the part of one "
+                "it has a sharded tensor ($sharded), of which this file holds the part of one "
                     + "rank; pccheck.torch.load_full puts those of all ranks together")
         case "$torch.Size":
             torch.write { $0.global("torch", "Size") }

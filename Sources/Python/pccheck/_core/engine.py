@@ -69,8 +69,8 @@ def _is_early(entry: TensorEntry) -> bool:
 
 
 def _handle_of(
-    step: int, entries: Sequence[TensorEntry], watch: Watch | None, guard: Guard | None,
-    writer: c.c_void_p,
+    kind: type[SaveHandle], step: int, entries: Sequence[TensorEntry], watch: Watch | None,
+    guard: Guard | None, writer: c.c_void_p,
 ) -> SaveHandle:  # fmt: skip
     """The handle of a save that has not begun; it keeps the memory alive."""
     owners: list[object] = []
@@ -87,7 +87,7 @@ def _handle_of(
             early_owners.append(entry.owner)
             continue
         owners.append(entry.owner)
-    handle = SaveHandle(
+    handle = kind(
         step, owners, watch, reads_guarded, byte_count, early_owners, guard, writer
     )
     handle.copied_byte_count = copied_byte_count
@@ -186,6 +186,9 @@ class Engine:
     It outlives its Checkpointer: the finalizer that waits for what is in flight holds it.
     """
 
+    #: What a save returns; in the file of a group its handles know more.
+    handle_type: type[SaveHandle] = SaveHandle
+
     def __init__(
         self,
         path: bytes,
@@ -217,7 +220,8 @@ class Engine:
                 path, c.byref(options), c.byref(self._writer), c.byref(error)
             )
             native.check(status, error)
-            if self._past.last_step is not None:
+            # The file of a group goes back with an attempt only.
+            if self._past.last_step is not None and not options.accepts_group:
                 self.rewind(self._past.last_step)
             if pin is not None:
                 self._unpin = pin(*self.pool())
@@ -301,7 +305,7 @@ class Engine:
     ) -> SaveHandle:
         self._check_process()
         with self.lock:
-            handle = _handle_of(step, entries, watch, guard, self._open_writer())
+            handle = _handle_of(self.handle_type, step, entries, watch, guard, self._open_writer())
         if overlap is False or (overlap is None and handle.reads_early):
             handle.begin_waiting()
         return handle

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from ..errors import CheckpointError, Forked, StateChanged, Timeout
+from ..errors import CheckpointError, Forked, NoCheckpoint, StateChanged, Timeout
 from . import native, open_files
 from .arguments import seconds
 from .debug import Watch
@@ -343,6 +343,27 @@ class SaveHandle:
         except CheckpointError as error:
             return error
         return None
+
+    @property
+    def is_to_be_copied(self) -> bool:
+        """Whether a copy of it may begin, which holds its slot from then on."""
+        return self.done()
+
+    def wait_to_be_copied(self) -> int:
+        """The sequence of the checkpoint, once it is durable; raises why it is not.
+
+        Not ``wait``, which is for the caller of the save: there it raises what went wrong.
+        """
+        status = self._wait(self._library.pcc_ticket_wait, None, "durable")
+        if status == native.SUPERSEDED:
+            raise NoCheckpoint(
+                f"step {self.step} never became durable: a newer checkpoint did before it", code=7
+            )
+        if status == native.SKIPPED:
+            raise NoCheckpoint(
+                f"step {self.step} was skipped, as every slot was in flight", code=7
+            )
+        return self.sequence
 
     def _tell(self) -> None:
         """One line in the log about a checkpoint that ended well."""

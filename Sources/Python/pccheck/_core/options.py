@@ -44,6 +44,9 @@ class FileOptions:
     rank: int = 0
     world_size: int = 1
     allow_network: bool = False
+    #: Of the job whose ranks write the file together; None for a file without a group.
+    run_uuid: bytes | None = None
+    is_of_group: bool = False
     capacity_byte_count: int | None = field(init=False)
     chunk_byte_count: int | None = field(init=False)
     fingerprint_bytes: bytes | None = field(init=False)
@@ -81,6 +84,7 @@ class FileOptions:
             world_size=self.world_size,
             fingerprint=self.fingerprint_bytes,
             allow_network=self.allow_network,
+            run_uuid=(c.c_uint8 * 16)(*(self.run_uuid or bytes(16))),
         )
 
 
@@ -132,6 +136,7 @@ class EngineOptions:
             fingerprint=file.fingerprint_bytes,
             allow_network=file.allow_network,
             deep_flush=bool(self.deep_flush),
+            accepts_group=file.is_of_group,
         )
 
     def busy_deadline(self) -> float | None:
@@ -159,7 +164,7 @@ class PreemptionOptions:
                 f"after_sigterm is {self.after_sigterm!r}; choose one of "
                 f"{', '.join(_AFTER_SIGTERM)}"
             )
-        if not self.grace > 0:
+        if not seconds(self.grace, "grace") > 0:
             raise InvalidArgument(
                 f"grace is {self.grace}; give the seconds from SIGTERM to the kill"
             )

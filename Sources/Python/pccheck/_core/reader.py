@@ -44,6 +44,8 @@ class CheckpointInfo:
     completed_at: datetime
     #: Digest of the uncompressed payload, whatever the chunk size and codec.
     logical_digest: str
+    #: The attempt of the group that saved it; 0 without a group.
+    attempt: int = 0
 
 
 class Reader:
@@ -258,4 +260,5 @@ def _info(row: native.CheckpointInfo) -> CheckpointInfo:
         stored_byte_count=row.stored_byte_count,
         completed_at=datetime.fromtimestamp(row.completed_time / 1e9, timezone.utc),
         logical_digest=bytes(row.logical_digest).hex(),
+        attempt=row.attempt,
     )

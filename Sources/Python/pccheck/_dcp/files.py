@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from .._core.damage import describe_damage
 from .._core.reader import Reader
+from .._torch.loading.pieces import Piece, pieces_of
 from ..errors import (
     Busy,
     Corrupt,
@@ -30,7 +31,7 @@ from ..errors import (
     NoCheckpoint,
     StateFormatError,
 )
-from .reading import Entry, Index, Piece, Source, pieces_of
+from .reading import Entry, Index, Source
 
 log = logging.getLogger("pccheck")
 

@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from .._core import native
 from .._core.handle import SaveHandle
 from .._core.reader import Reader
-from ..errors import CheckpointError, Closed, DeviceError, Forked, NoCheckpoint, Timeout
+from ..errors import CheckpointError, Closed, DeviceError, Forked, Timeout
 
 log = logging.getLogger("pccheck")
 
@@ -82,7 +81,7 @@ class KeepHandle:
     @property
     def _waits_for_pin(self) -> bool:
         """Whether a save that begins now might get the slot of what is to be copied."""
-        is_durable = self._save is None or self._save.done()
+        is_durable = self._save is None or self._save.is_to_be_copied
         return is_durable and not self._pinned.is_set()
 
 
@@ -208,14 +207,7 @@ def _wait_durable(handle: KeepHandle) -> int:
     save = handle._save
     if save is None:
         return 0
-    # Not `wait`, which is for the caller of the save: there it raises what went wrong.
-    status = save._wait(save._library.pcc_ticket_wait, None, "durable")
-    if status == native.SUPERSEDED:
-        raise NoCheckpoint(
-            f"step {save.step} never became durable: a newer checkpoint did before it", code=7
-        )
-    if status == native.SKIPPED:
-        raise NoCheckpoint(f"step {save.step} was skipped, as every slot was in flight", code=7)
+    sequence = save.wait_to_be_copied()
     if handle._is_cancelled:
         raise Closed(f"{handle.path}: the copy was cancelled before it began")
-    return save.sequence
+    return sequence

@@ -70,7 +70,9 @@ class ResumeReport:
     ``renamed`` are modules whose keys differ only by what wrappers such as ``torch.compile`` put
     before them; that loses nothing either. ``overwritten`` are live tensors that share their memory
     while the checkpoint has two tensors for it: the last one stays. ``by_place`` are optimizers
-    whose parameters could not be matched by name. After a partial resume, what is missing or
+    whose parameters could not be matched by name. ``ambiguous`` is what each rank of another number
+    of ranks saved for itself, and is not the same on all of them; random generators among that are
+    ``left_alone``. After a partial resume, what is missing or
     reshaped has its live values still; what is retyped was rounded to the live type when both are
     floats or both are integers.
     """
@@ -94,11 +96,15 @@ class ResumeReport:
     renamed: list[Difference] = field(default_factory=list)
     overwritten: list[str] = field(default_factory=list)
     by_place: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
 
     @property
     def is_exact(self) -> bool:
         """True when the checkpoint and the live state agree in every name, shape and type."""
-        notes = self.converted or self.renamed or self.overwritten or self.by_place
+        notes = (
+            self.converted or self.renamed or self.overwritten or self.by_place or self.left_alone
+        )
         return not (self.differs or notes)
 
     @property
@@ -106,7 +112,8 @@ class ResumeReport:
         """True when a strict resume is refused."""
         return bool(
             self.missing or self.unexpected or self.other_class or self.reshaped or self.retyped
-        )
+            or self.ambiguous
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return self.text(_SHOWN_COUNT)
@@ -129,6 +136,8 @@ class ResumeReport:
             ("renamed by wrappers", self.renamed),
             ("shared here and not in the checkpoint: the last one stays", self.overwritten),
             ("matched by place: give the model, too, to match by name", self.by_place),
+            ("of each rank, and saved by another number of ranks", self.ambiguous),
+            ("left as they are", self.left_alone),
         ):
             lines += _section(title, items, shown_count)
         lines += self._hints()

@@ -82,9 +82,10 @@ class Decoder:
             return self._torch_tensor(document)
         if tag == "$view":
             return self._torch_view(document)
-        if tag == "$dtensor" and isinstance(document[tag], dict):
+        if tag == "$sharded":
             content = document[tag]
-            return TorchValue(tag, {**content, "local": self.decode(content.get("local"))})
+            boxes = [{**box, "local": self.decode(box["local"])} for box in content["boxes"]]
+            return TorchValue(tag, {**content, "boxes": boxes})
         if tag.startswith("$torch."):
             return TorchValue(tag, document[tag])
         raise UnsupportedState(

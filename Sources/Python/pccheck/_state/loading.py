@@ -67,13 +67,14 @@ def _locate(error: CheckpointError, path: str, info: CheckpointInfo) -> None:
         error.reword(f"{path}, step {info.step} in slot {info.slot}: {error}")
 
 
-def load_selected(reader: Reader, loading: Loading) -> Any:
+def load_selected(reader: Any, loading: Loading, manifest: Any = None) -> Any:
     """Loads the request from the selected checkpoint; every byte that it reads is verified.
 
-    It reads only the chunks that hold something of the request.
+    It reads only the chunks that hold something of the request. ``reader`` and ``manifest`` may be
+    those of several files that are read as one.
     """
     try:
-        manifest = Manifest(reader)
+        manifest = manifest or Manifest(reader)
         loading.objects = manifest.objects
         document = loading.selected(manifest.document)
         tensors = manifest.tensors_of(document)
@@ -81,12 +82,15 @@ def load_selected(reader: Reader, loading: Loading) -> Any:
         if compared is not document:
             document, tensors = compared, manifest.tensors_of(compared)
         places = loading.places(document, tensors)
-        if loading.must_prove(places) and len(reader.list()) > 1:
+        divided = loading.memory.places_of_divided(document)
+        live = {**places, **divided}
+        if loading.must_prove(live) and len(reader.list()) > 1:
             reader.verify()
         wanted = read_at_once(loading.memory, document, tensors)
-        loading.begin_filling(places, {tensor.name: tensor for tensor in wanted})
+        loading.begin_filling(live, {tensor.name: tensor for tensor in wanted})
         read_tensors(reader, loading.memory, wanted, places)
-        loading.check_refilled(places, tensors)
+        loading.memory.read_divided()
+        loading.check_refilled(live, tensors)
         made = {place.key: place.value for place in places.values()}
         return loading.memory.decoder(tensors, made).decode(document)
     except RecursionError:

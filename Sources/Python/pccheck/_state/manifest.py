@@ -42,6 +42,20 @@ class Manifest:
             if name in wanted
         }
 
+    def tensor(self, name: str) -> StoredTensor:
+        """One tensor, checked."""
+        if name not in self._entries:
+            raise StateFormatError(
+                f"the state document names a tensor '{name}' that is not stored"
+            )
+        return self._checked(name, self._entries[name])
+
+    @property
+    def payload_byte_count(self) -> int:
+        """Where the last tensor ends."""
+        ends = [entry["data_offsets"][1] for entry in self._entries.values()]
+        return self._data_offset + max(ends, default=0)
+
     def _checked(self, name: str, entry: dict[str, Any]) -> StoredTensor:
         """A tensor whose length in the file is what its type and shape take."""
         begin, end = entry["data_offsets"]

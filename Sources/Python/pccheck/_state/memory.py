@@ -53,8 +53,8 @@ class ArrayMemory:
         """Builds the state from its document and the loaded tensors."""
         return Decoder(tensors, made)
 
-    def state_of(self, target: Any) -> Any:
-        """The nest of live tensors of an object, whose state the document describes."""
+    def state_of(self, target: Any, node: Any) -> Any:
+        """The nest of live tensors of an object, whose state the node describes."""
         return target
 
     def prepare(self, target: Any) -> None:
@@ -73,6 +73,9 @@ class ArrayMemory:
     def recorded_objects(self, text: str | None) -> dict[str, Any]:
         """What was recorded of the objects of a state, by key path."""
         return {}
+
+    def finish_comparison(self, comparison: Comparison) -> None:
+        """Called when all parts were compared."""
 
     def place_of_comparing(self, target: Any) -> int:
         """Parts with a higher number are compared after others."""
@@ -117,9 +120,21 @@ class ArrayMemory:
 
     # -- in place
 
-    def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
-        """The node and the target inside of ones that wrap a tensor."""
-        return None
+    def unwrapped(
+        self, node: dict[str, Any], target: Any, claim: Callable[[int, int], bool]
+    ) -> list[tuple[Any, Any]]:
+        """The nodes and the targets inside of ones that wrap tensors.
+
+        `claim` reserves live memory, by address and size, that nothing else may fill.
+        """
+        return []
+
+    def places_of_divided(self, document: Any) -> dict[str, Place]:
+        """The live memory for tensors that are divided among several files."""
+        return {}
+
+    def read_divided(self) -> None:
+        """Reads what ``places_of_divided`` found."""
 
     def place(
         self, node: dict[str, Any], kind: str, tensor: StoredTensor, target: Any

@@ -34,7 +34,7 @@ class Matching:
     def match(self, node: Any, target: Any) -> None:
         """Finds places for the tensors below a node."""
         self._memory.prepare(target)
-        target = self._memory.state_of(target)
+        target = self._memory.state_of(target, node)
         if isinstance(node, list):
             if isinstance(target, list):
                 for child, item in zip(node, target, strict=False):
@@ -53,18 +53,21 @@ class Matching:
                 if key in target:
                     self.match(child, target[key])
         else:
-            inside = self._memory.unwrapped(node, target)
-            if inside is not None:
-                self.match(*inside)
+            self._note_met(target)
+            for child, item in self._memory.unwrapped(node, target, self._claim):
+                self.match(child, item)
 
     def _place(self, kind: str, node: dict[str, Any], target: Any) -> None:
         tensor = self._tensors.get(node[kind])
-        self.has_met = self.has_met or self._memory.live_leaf(target) is not None
+        self._note_met(target)
         if tensor is None or tensor.name in self.places or not tensor.byte_count:
             return
         place = self._memory.place(node, kind, tensor, target)
         if place is not None and self._claim(place.address, place.span or tensor.byte_count):
             self.places[tensor.name] = place
+
+    def _note_met(self, target: Any) -> None:
+        self.has_met = self.has_met or self._memory.live_leaf(target) is not None
 
     def _claim(self, start: int, byte_count: int) -> bool:
         end = start + byte_count

@@ -54,6 +54,11 @@ class Loading:
         # from whatever checkpoint: one that is rejected later leaves it behind.
         self._changed: set[tuple[int, int, str]] = set()
 
+    @property
+    def part_names(self) -> list[str] | None:
+        """The top-level keys that are wanted; None for all."""
+        return None if self._parts is None else [*self._parts, *self._optional_parts]
+
     def selected(self, document: Any) -> Any:
         """The requested part of a state document."""
         if self._tensor is not None:
@@ -79,6 +84,7 @@ class Loading:
             objects = self.memory.recorded_objects(self.objects)
             comparison = Comparison(self.memory, tensors, self.report, objects, self._into)
             kept = comparison.parts(document)
+            self.memory.finish_comparison(comparison)
         if comparison.fixed and not (self.report.differs and self._strict):
             raise fixed_error(*comparison.fixed[0])
         # A partial request that gets nothing has another reason than a part that was added.

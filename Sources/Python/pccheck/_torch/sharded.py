@@ -1,21 +1,22 @@
-"""Tensors that several processes share: each saves its own shard, and records where it belongs.
+"""Tensors that several processes share: what this one holds of them, and how it is described.
 
-A DTensor is stored as the local tensor of this rank, with the global shape, the placements and
-the mesh. It comes back into a live DTensor of the same sharding, or as a ``LocalShard``; the files
-of all ranks together make full tensors again.
+A DTensor is stored as the boxes of its local tensor, with the global shape, the placements and the
+mesh. A replica that is divided among ranks is stored as boxes too. The files of all ranks together
+hold the tensor, whatever their number is at the next start.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .._state.nesting import joined as key_path
+from .._group.boxes import Box, LocalBox, Placement, holders, local_boxes
+from .._group.node import ShardedNode, counts
 from ..errors import CheckpointError, StateFormatError
+from .types import dtype_name
 
 
 def is_dtensor(value: object) -> bool:
@@ -38,7 +39,7 @@ class Sharding:
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    #: Such as ``S(0)``, ``R``, ``P(sum)``, ``SS(0,2)``; one for each dimension of the mesh.
+    #: Such as ``S(0)``, ``R``, ``SS(0,2)``; one for each dimension of the mesh.
     placements: tuple[str, ...]
     mesh_shape: tuple[int, ...]
     mesh_names: tuple[str, ...] | None
@@ -64,32 +65,28 @@ class Sharding:
         )  # fmt: skip
 
     @classmethod
-    def decoded(cls, content: Any) -> Sharding:
-        """The sharding that a document describes."""
+    def decoded(cls, node: ShardedNode) -> Sharding | None:
+        """The sharding that a document describes; None for replicas."""
+        if node.placement is None:
+            return None
         try:
-            mesh = content["mesh"]
+            mesh = node.placement["mesh"]
             names = mesh["names"]
             sharding = cls(
-                _counts(content["shape"]), _counts(content["stride"]),
-                tuple(str(item) for item in content["placements"]), _counts(mesh["shape"]),
+                node.shape, counts(node.placement["stride"]),
+                tuple(str(item) for item in node.placement["placements"]), counts(mesh["shape"]),
                 None if names is None else tuple(str(name) for name in names),
-                _counts(mesh["ranks"]), _counts(mesh["coordinate"]),
+                counts(mesh["ranks"]), counts(mesh["coordinate"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateFormatError(f"the state document has a damaged $dtensor: {error}") from None
-        dimensions = len(sharding.mesh_shape)
-        if len(sharding.placements) != dimensions or len(sharding.coordinate) != dimensions:
-            raise StateFormatError(
-                f"the state document has a damaged $dtensor: {len(sharding.placements)} placements "
-                f"and {len(sharding.coordinate)} coordinates for a mesh of {dimensions} dimensions"
-            )
+            sharding.boxes()
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise StateFormatError(f"the state document has a damaged $sharded: {error}") from None
         return sharding
 
     def document(self) -> dict[str, Any]:
-        """What is stored besides the local tensor."""
+        """What is stored of it besides the shape."""
         return {
-            "shape": list(self.shape), "stride": list(self.stride),
-            "placements": list(self.placements),
+            "placements": list(self.placements), "stride": list(self.stride),
             "mesh": {
                 "shape": list(self.mesh_shape),
                 "names": None if self.mesh_names is None else list(self.mesh_names),
@@ -108,37 +105,114 @@ class Sharding:
             f"{name} {place + 1} of {count}"
             for name, place, count in zip(names, self.coordinate, self.mesh_shape, strict=True)
         )
-        return f"sharded {' '.join(self.placements)} on ranks {_ranks(self.mesh_ranks)}, {mesh}"
+        return f"sharded {' '.join(self.placements)} on ranks {ranks_text(self.mesh_ranks)}, {mesh}"
 
-    def window(self) -> tuple[slice, ...] | None:
-        """The part of the full tensor that is here; None when it is no block of it."""
-        starts, sizes = [0] * len(self.shape), list(self.shape)
-        for placement, count, place in zip(
-            self.placements, self.mesh_shape, self.coordinate, strict=True
-        ):
-            if placement == "R":
-                continue
-            if not placement.startswith("S("):
-                return None
-            axis = int(placement[2:-1])
-            block = -(-sizes[axis] // count)
-            start = min(block * place, sizes[axis])
-            starts[axis] += start
-            sizes[axis] = min(block, sizes[axis] - start)
-        return tuple(
-            slice(start, start + size) for start, size in zip(starts, sizes, strict=True)
+    def boxes(
+        self, coordinate: Sequence[int] | None = None
+    ) -> tuple[tuple[int, ...], list[LocalBox]]:
+        """The shape of the local tensor at a coordinate, here by default, and its boxes."""
+        placements = [Placement.parsed(text) for text in self.placements]
+        place = self.coordinate if coordinate is None else coordinate
+        return local_boxes(self.shape, placements, self.mesh_shape, place)
+
+    def holders(self) -> tuple[int, ...]:
+        """The ranks that hold the same boxes as this one."""
+        placements = [Placement.parsed(text) for text in self.placements]
+        return holders(placements, self.mesh_shape, self.mesh_ranks, self.coordinate)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The parts of a tensor that this process stores."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    #: The ranks that store the tensor together.
+    ranks: tuple[int, ...]
+    #: Boxes of the full tensor, and their values.
+    parts: tuple[tuple[Box, torch.Tensor], ...]
+    sharding: Sharding | None = None
+
+    def document(self, nodes: Sequence[Any]) -> dict[str, Any]:
+        """The node, with those of the parts."""
+        boxes = tuple((box, node) for (box, _), node in zip(self.parts, nodes, strict=True))
+        placement = None if self.sharding is None else self.sharding.document()
+        return ShardedNode(
+            self.shape, dtype_name(self.dtype), self.ranks, boxes, placement
+        ).document()
+
+
+def pieces_of_dtensor(tensor: torch.Tensor) -> Pieces:
+    """All that this process holds of a DTensor. Raises ``TypeError`` for one without boxes."""
+    sharding = Sharding.of(tensor)
+    parts = tuple((item.box, part) for item, part in parts_of_local(sharding, local_of(tensor)))
+    return Pieces(sharding.shape, tensor.dtype, sharding.mesh_ranks, parts, sharding)
+
+
+def parts_of_local(
+    sharding: Sharding, local: torch.Tensor
+) -> list[tuple[LocalBox, torch.Tensor]]:
+    """The boxes of a local tensor as views of it. Raises ``TypeError`` when it is not laid out as
+    its placements say."""
+    shape, boxes = sharding.boxes()
+    if tuple(local.shape) != shape and (boxes or local.numel()):
+        raise TypeError(
+            f"its local tensor has the shape {tuple(local.shape)}, expected {shape} for "
+            f"{sharding}; make it with distribute_tensor, or give from_local its shape and stride"
         )
+    return [(item, view_of(local, item.local)) for item in boxes]
+
+
+def view_of(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+    """A part of a tensor; the tensor itself when that is all of it."""
+    view = tensor.detach()
+    for axis, (start, count) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+        if count != view.shape[axis]:
+            view = view.narrow(axis, start, count)
+    return view
 
 
 @dataclass(frozen=True)
 class LocalShard:
-    """What one rank saved of a DTensor, when there is no live one to fill."""
+    """What one rank saved of a tensor, when there is no live one to fill."""
 
-    local: torch.Tensor
-    sharding: Sharding
+    #: Boxes of the full tensor, and their values.
+    parts: tuple[tuple[Box, torch.Tensor], ...]
+    #: Of the full tensor.
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    #: None for a part of a replica.
+    sharding: Sharding | None
+
+    @property
+    def local(self) -> torch.Tensor:
+        """The local tensor of a DTensor, or the one part of a replica."""
+        if self.sharding is None:
+            if len(self.parts) != 1:
+                raise CheckpointError(
+                    f"this file holds {len(self.parts)} parts of a tensor of {self.shape}; use "
+                    ".parts, or join the files of all ranks with load_full"
+                )
+            return self.parts[0][1]
+        shape, boxes = self.sharding.boxes()
+        places = {item.box: item.local for item in boxes}
+        if places.keys() != {box for box, _ in self.parts}:
+            raise CheckpointError(
+                f"this file holds a part only of what its rank had of a tensor {self.sharding}; "
+                "join the files of all ranks with load_full"
+            )
+        if len(self.parts) == 1:
+            return self.parts[0][1]
+        device = self.parts[0][1].device if self.parts else None
+        local = torch.empty(shape, dtype=self.dtype, device=device)
+        for box, part in self.parts:
+            view_of(local, places[box]).copy_(part)
+        return local
 
     def to_dtensor(self, mesh: Any) -> torch.Tensor:
         """A DTensor on a live mesh of the same ranks."""
+        if self.sharding is None:
+            raise CheckpointError("this part of a replica was no DTensor; distribute the full one")
         return dtensor(self.local, mesh, self.sharding)
 
 
@@ -161,8 +235,6 @@ def _placement(placement: Any) -> str:
         return f"SS({placement.dim},{placement.split_factor})"
     if kind == "Replicate":
         return "R"
-    if kind == "Partial":
-        return f"P({placement.reduce_op})"
     raise TypeError(
         f"a DTensor with the placement {placement} cannot be stored in a checkpoint; redistribute "
         "it to Shard or Replicate"
@@ -172,102 +244,18 @@ def _placement(placement: Any) -> str:
 def _placement_named(text: str) -> Any:
     from torch.distributed import tensor as module
 
-    kind, _, rest = text.partition("(")
-    arguments = rest.removesuffix(")").split(",")
-    if kind == "R":
+    placement = Placement.parsed(text)
+    if placement.axis is None:
         return module.Replicate()
-    if kind == "S":
-        return module.Shard(int(arguments[0]))
-    if kind == "P":
-        return module.Partial(arguments[0])
-    if kind == "SS":
+    if text.startswith("SS"):
         from torch.distributed.tensor.placement_types import _StridedShard
 
-        return _StridedShard(int(arguments[0]), split_factor=int(arguments[1]))
-    raise StateFormatError(f"the state document has the unknown placement {text!r}")
+        return _StridedShard(placement.axis, split_factor=placement.factor)
+    return module.Shard(placement.axis)
 
 
-def _counts(values: Any) -> tuple[int, ...]:
-    counts = tuple(values)
-    if not all(type(value) is int and 0 <= value < 1 << 48 for value in counts):
-        raise ValueError(f"{values!r} are not counts")
-    return counts
-
-
-def _ranks(ranks: tuple[int, ...]) -> str:
-    if len(ranks) > 1 and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
+def ranks_text(ranks: Sequence[int]) -> str:
+    """Ranks as a message names them."""
+    if len(ranks) > 1 and tuple(ranks) == tuple(range(ranks[0], ranks[-1] + 1)):
         return f"{ranks[0]} to {ranks[-1]}"
     return ", ".join(map(str, ranks))
-
-
-# -- full tensors again
-
-
-def joined(values: Sequence[Any], path: str = "") -> Any:
-    """One nest from those of all ranks: shards are put together, the rest is the first one's."""
-    first = values[0]
-    if isinstance(first, LocalShard):
-        return _whole(values, path)
-    if isinstance(first, dict):
-        _expect_alike(values, path, len(first))
-        # A copy has what is not among its items, such as what a defaultdict makes.
-        result = first.copy()
-        for key in first:
-            result[key] = joined([value[key] for value in values], key_path(path, key))
-        return result
-    if isinstance(first, (list, tuple, deque)) and type(first) is not torch.Size:
-        _expect_alike(values, path, len(first))
-        items = [
-            joined([value[index] for value in values], key_path(path, index))
-            for index in range(len(first))
-        ]
-        if isinstance(first, deque):
-            return deque(items, first.maxlen)
-        return items if isinstance(first, list) else tuple.__new__(type(first), items)
-    return first
-
-
-def _expect_alike(values: Sequence[Any], path: str, count: int) -> None:
-    if any(type(value) is not type(values[0]) or len(value) != count for value in values):
-        raise CheckpointError(
-            f"'{path or 'the state'}' has not the same keys in the files of all ranks"
-        )
-
-
-def _whole(shards: Sequence[Any], path: str) -> torch.Tensor:
-    """Every element comes from the shard that holds it; one that none holds is an error."""
-    if not all(isinstance(shard, LocalShard) for shard in shards):
-        raise CheckpointError(f"'{path}' is sharded in the files of some ranks only")
-    sharding = shards[0].sharding
-    whole = torch.empty(
-        sharding.shape, dtype=shards[0].local.dtype, device=shards[0].local.device
-    )
-    windows = set()
-    for shard in shards:
-        window = shard.sharding.window()
-        if window is None or shard.sharding.shape != sharding.shape:
-            raise CheckpointError(
-                f"'{path}' is {shard.sharding}, which is not made of blocks; load it into the same "
-                "sharding"
-            )
-        if whole[window].shape != shard.local.shape:
-            raise CheckpointError(
-                f"'{path}' is {shard.sharding}, but its part has the shape "
-                f"{tuple(shard.local.shape)}, expected {tuple(whole[window].shape)}"
-            )
-        whole[window] = shard.local
-        windows.add(tuple((part.start, part.stop) for part in window))
-    held = sum(_element_count(window) for window in windows)
-    if held != whole.numel():
-        raise CheckpointError(
-            f"'{path}' has {whole.numel()} elements, and these files hold {held} of them; give the "
-            f"files of all ranks: {_ranks(sharding.mesh_ranks)}"
-        )
-    return whole
-
-
-def _element_count(window: tuple[tuple[int, int], ...]) -> int:
-    count = 1
-    for start, stop in window:
-        count *= stop - start
-    return count

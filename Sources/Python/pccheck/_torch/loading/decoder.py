@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..._group.node import TAG, ShardedNode
 from ..._state.comparing import Comparison, Leaf
 from ..._state.decoder import Decoder
 from ..._state.memory import ArrayMemory, Place
@@ -16,7 +18,15 @@ from ..._state.stateful import FILLED_TYPES, fills_in_place, is_stateful, statef
 from ..._state.stored import StoredTensor, View
 from ...errors import InvalidArgument, UnsupportedState
 from ..objects import parsed_objects
-from ..sharded import LocalShard, Sharding, dtensor, is_dtensor, local_of
+from ..sharded import (
+    LocalShard,
+    Sharding,
+    dtensor,
+    is_dtensor,
+    local_of,
+    parts_of_local,
+    ranks_text,
+)
 from ..types import (
     DTYPES,
     PLAIN_TENSOR_TYPES,
@@ -60,8 +70,8 @@ class TorchDecoder(Decoder):
             return self.made_once(("torch", content, dtype), lambda: self._make(content, dtype))
         if tag == "$view":
             return self._view(View(document))
-        if tag == "$dtensor":
-            return self._dtensor(content)
+        if tag == TAG:
+            return self._divided(content)
         if tag == "$torch.Size":
             return torch.Size(content)
         if tag == "$torch.device":
@@ -79,17 +89,26 @@ class TorchDecoder(Decoder):
         dtype, shape = tensor_type(tensor, tag)
         return self._flat(tensor).view(dtype).view(shape)
 
-    def _dtensor(self, content: Any) -> Any:
-        """The live DTensor that was filled, one on a mesh that is known, or what was saved."""
-        sharding = Sharding.decoded(content)
-        local = self.decode(content.get("local"))
+    def _divided(self, content: Any) -> Any:
+        """The live tensor that was filled, a DTensor on a mesh that is known, or what was saved."""
         live = self._sharded.tensors.get(id(content))
-        if live is not None and local is live[1]:
+        if live is not None and not isinstance(content, dict):
+            # Of several files: filled by now.
             return live[0]
-        mesh = self._sharded.meshes.get(sharding.mesh)
-        if mesh is None or not isinstance(local, torch.Tensor):
-            return LocalShard(local, sharding)
-        return dtensor(local.to(mesh.device_type), mesh, sharding)
+        node = ShardedNode.parsed(content)
+        parts = tuple((box, self.decode(local)) for box, local in node.boxes)
+        if live is not None and all(
+            part is view for (_, part), view in zip(parts, live[1], strict=True)
+        ):
+            return live[0]
+        if not all(isinstance(part, torch.Tensor) for _, part in parts):
+            raise ValueError("a part that is no tensor")
+        sharding = Sharding.decoded(node)
+        shard = LocalShard(parts, node.shape, dtype_named(node.dtype), sharding)
+        mesh = None if sharding is None else self._sharded.meshes.get(sharding.mesh)
+        if mesh is None or sharding is None or not _is_whole(node, sharding):
+            return shard
+        return dtensor(shard.local.to(mesh.device_type), mesh, sharding)
 
     def _view(self, view: View) -> torch.Tensor:
         tensor = self.stored(view.name)
@@ -121,8 +140,8 @@ class LiveShards:
     """The DTensors of a live state, and the meshes that they are on."""
 
     def __init__(self) -> None:
-        #: DTensor and its local tensor, by the identity of the node that fills them.
-        self.tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        #: Tensor and the views of it that are filled, by the identity of the content of a node.
+        self.tensors: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
         self.meshes: dict[object, Any] = {}
 
     def add_mesh(self, tensor: Any) -> None:
@@ -166,7 +185,7 @@ class TorchMemory(ArrayMemory):
         """The decoder that knows tensors."""
         return TorchDecoder(tensors, made, self.device, self._sharded)
 
-    def state_of(self, target: Any) -> Any:
+    def state_of(self, target: Any, node: Any) -> Any:
         """Modules and optimizers show their live tensors; other objects may give copies."""
         if isinstance(target, torch.nn.Module) and moves_what_it_reads(target):
             return None
@@ -185,17 +204,21 @@ class TorchMemory(ArrayMemory):
                 for parameter in group["params"]:
                     self._sharded.add_mesh(parameter)
 
-    def unwrapped(self, node: dict[str, Any], target: Any) -> tuple[Any, Any] | None:
-        """The local tensor of a DTensor that is sharded as the saved one was."""
-        content = node.get("$dtensor")
+    def unwrapped(
+        self, node: dict[str, Any], target: Any, claim: Callable[[int, int], bool]
+    ) -> list[tuple[Any, Any]]:
+        """The parts of the local tensor of a DTensor that is sharded as the saved one was."""
+        content = node.get(TAG)
         if not isinstance(content, dict) or not is_dtensor(target):
-            return None
+            return []
         self._sharded.add_mesh(target)
-        if Sharding.decoded(content) != Sharding.of(target):
-            return None
-        local = local_of(target)
-        self._sharded.tensors[id(content)] = (target, local)
-        return content.get("local"), local
+        found = ShardedNode.parsed(content)
+        sharding = Sharding.decoded(found)
+        if sharding is None or sharding != Sharding.of(target) or not _is_whole(found, sharding):
+            return []
+        views = [view for _, view in parts_of_local(sharding, local_of(target))]
+        self._sharded.tensors[id(content)] = (target, views)
+        return [(local, view) for (_, local), view in zip(found.boxes, views, strict=True)]
 
     # -- comparing
 
@@ -237,10 +260,13 @@ class TorchMemory(ArrayMemory):
                 return None
             dtype, shape = tensor_type(tensor, node.get("dtype"))
             return Leaf(dtype_name(dtype), shape)
-        if "$dtensor" in node:
-            sharding = Sharding.decoded(node["$dtensor"])
-            local = self.leaf(node["$dtensor"].get("local") or {}, tensors)
-            return local and Leaf(local.dtype, sharding.shape, str(sharding))
+        if TAG in node:
+            found = ShardedNode.parsed(node[TAG])
+            sharding = Sharding.decoded(found)
+            if sharding is not None and _is_whole(found, sharding):
+                return Leaf(found.dtype, found.shape, str(sharding))
+            parts = f"sharded in the files of ranks {ranks_text(found.ranks)}"
+            return Leaf(found.dtype, found.shape, parts)
         return super().leaf(node, tensors)
 
     def live_leaf(self, target: Any) -> Leaf | None:
@@ -305,6 +331,11 @@ class TorchMemory(ArrayMemory):
             flat = (torch.view_as_real(dense) if dtype.is_complex else dense).view(-1)
             return Place(target, flat.view(torch.uint8), target.data_ptr(), key)
         return _place_of_copy(target, dtype, shape, key)
+
+
+def _is_whole(node: ShardedNode, sharding: Sharding) -> bool:
+    """True when a file holds all that its rank had of a tensor."""
+    return [box for box, _ in node.boxes] == [item.box for item in sharding.boxes()[1]]
 
 
 def _number_kind(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from ..._state.encoder import Encoder
 from ..device import Arenas, Copies, HostStreams
-from ..sharded import Sharding, is_dtensor, local_of
+from ..sharded import Pieces, is_dtensor, pieces_of_dtensor
 from ..types import (
     TORCH_TO_STORED,
     WORD_TYPES,
@@ -66,6 +66,7 @@ class TorchEncoder(Encoder):
             **self.methods,
             torch.Tensor: TorchEncoder._encode_tensor,
             torch.nn.Parameter: TorchEncoder._encode_tensor,
+            Pieces: TorchEncoder._encode_pieces,
         }
 
     def encode_state(self, value: object) -> Any:
@@ -98,20 +99,22 @@ class TorchEncoder(Encoder):
         return super().encode_other(value, path)
 
     def encode_tensor_subclass(self, value: torch.Tensor, path: str) -> Any:
-        """A tensor that is more than its values: of a DTensor, what this process holds."""
+        """A tensor that is more than its values: of a DTensor, the boxes that are here."""
         if is_dtensor(value):
             try:
-                sharding = Sharding.of(value)
+                pieces = pieces_of_dtensor(value)
             except TypeError as error:
                 raise self.refusal(value, path, str(error)) from None
-            local = self.encode(local_of(value), path)
-            return {"$dtensor": {"local": local, **sharding.document()}}
+            return self._encode_pieces(pieces, path)
         if value.is_nested:
             raise self.refusal(value, path, _NESTED_REASON)
         if type(value).__name__ == "ShardedTensor":
             reason = "it is of the old sharding; use fully_shard, whose tensors are DTensors"
             raise self.refusal(value, path, reason)
         raise self.refusal(value, path, "convert this tensor subclass to a plain tensor")
+
+    def _encode_pieces(self, value: Pieces, path: str) -> Any:
+        return value.document([self.encode(part, path) for _, part in value.parts])
 
     def _encode_tensor(self, value: Any, path: str) -> Any:
         """The node is completed once all tensors are known: some share their memory."""

@@ -1,0 +1,310 @@
+"""The collective steps of a restart: report, choose, load and confirm, begin.
+
+spec/GROUP.md, "Restart". Every rank makes the same calls, and every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .._core.group import Base, group_decision
+from .._core.reader import CheckpointInfo, Reader, is_rejection
+from ..errors import CheckpointError, InvalidArgument, NoCheckpoint, RankFailed
+from .exchange import by_value
+from .files import names_of_other_worlds, place_of, report_of
+from .transport import Transport, ranks_text
+
+log = logging.getLogger("pccheck")
+
+_Value = TypeVar("_Value")
+
+# Problems with files that keep nothing of the group from being used.
+_HARMLESS_PROBLEMS = {"unusable", "no-group"}
+_SHOWN_COUNT = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group checkpoint of which every rank of its world has a part."""
+
+    attempt: int
+    step: int
+    world_size: int
+    #: Path and sequence of each part, by rank.
+    files: list[tuple[str, int]]
+
+    def sequence_of(self, rank: int, world_size: int) -> int:
+        """The part in the file of this rank; 0 when it is of another world."""
+        return self.files[rank][1] if self.world_size == world_size else 0
+
+    def __str__(self) -> str:
+        return f"step {self.step} of attempt {self.attempt} ({self.world_size} ranks)"
+
+
+class CandidateFiles:
+    """The files of a group checkpoint, each opened where its part is; a context manager."""
+
+    def __init__(self, candidate: Candidate, fingerprint: bytes | None) -> None:
+        self._candidate, self._fingerprint = candidate, fingerprint
+        #: By rank of the world that saved.
+        self.readers: dict[int, Reader] = {}
+        self.paths: dict[int, str] = {}
+
+    def open(self, ranks: Sequence[int]) -> CheckpointInfo:
+        """Opens the files of these ranks, and pins the checkpoint there; it is in the last one."""
+        for rank in ranks:
+            path, sequence = self._candidate.files[rank]
+            reader = Reader(path, self._fingerprint)
+            self.readers[rank], self.paths[rank] = reader, path
+            info = reader.select(sequence)
+            if (info.attempt, info.step) != (self._candidate.attempt, self._candidate.step):
+                raise NoCheckpoint(
+                    f"{path}: sequence {sequence} is step {info.step} of attempt {info.attempt} "
+                    f"now, expected {self._candidate}",
+                    code=7,
+                )
+        return info
+
+    def __enter__(self) -> CandidateFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self.readers.values():
+            reader.close()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What all ranks decided from the reports of all ranks."""
+
+    run: bytes
+    attempt: int
+    #: The complete checkpoints, best first.
+    candidates: list[Candidate]
+    #: Whether every rank has a file of its own, or makes one now.
+    have_all_files: bool
+
+    def wanted(self, step: int | None) -> list[Candidate]:
+        """Those that may be loaded; of one step in particular when one was asked for."""
+        return [item for item in self.candidates if step is None or item.step == step]
+
+    def at_or_below(self, step: int) -> list[Candidate]:
+        """Those that training may go back to when it repeats ``step``."""
+        return [item for item in self.candidates if item.step <= step]
+
+    def older_than(self, base: Candidate | None, rank: int, world_size: int) -> list[int]:
+        """The sequences of older complete checkpoints in the file of this rank."""
+        if base is None:
+            return []
+        older = self.candidates[self.candidates.index(base) + 1 :]
+        return [sequence for item in older if (sequence := item.sequence_of(rank, world_size))]
+
+    def base(self, chosen: Candidate | None, rank: int, world_size: int) -> Base | None:
+        """The chosen checkpoint, as the writer of this rank is told."""
+        if chosen is None:
+            return None
+        return Base(chosen.attempt, chosen.step, chosen.sequence_of(rank, world_size))
+
+
+class Meeting:
+    """Where the ranks of a group meet."""
+
+    def __init__(self, transport: Transport, folder: str, timeout: float) -> None:
+        self._transport, self._folder, self._timeout = transport, folder, timeout
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What every rank passed, by rank."""
+        data = json.dumps(value).encode("ascii")
+        return [json.loads(item) for item in self._transport.gather(data, self._timeout)]
+
+    # -- report and choose
+
+    def choose(
+        self,
+        own: Mapping[str, Any] | None,
+        failure: CheckpointError | None,
+        has_file: bool,
+        options: Mapping[str, Any],
+        new_run: bytes,
+    ) -> Choice:
+        """Steps 1 and 2. ``own`` is the report of the file of this rank, if there is one;
+        ``failure`` is why this rank cannot write it."""
+        others = names_of_other_worlds(self._folder, self._transport.world_size)
+        said = self.exchange(
+            {
+                "options": dict(options), "own": own, "others": others,
+                "failure": None if failure is None else str(failure), "has_file": has_file,
+                "place": place_of(self._folder), "run": new_run.hex(),
+            }
+        )  # fmt: skip
+        _compare_options([item["options"] for item in said])
+        reports = [item["own"] for item in said if item["own"] is not None]
+        if any(item["others"] for item in said):
+            reports += self._reports_of_others(said)
+        decision = group_decision(reports)
+        _refuse(decision, self._folder, options.get("step"))
+        _raise_failures({rank: item["failure"] for rank, item in enumerate(said)}, failure)
+        _warn_of_problems(decision)
+        if decision["next_attempt"] is None:
+            raise InvalidArgument(f"{self._folder}: the numbers of attempts are used up")
+        run = said[0]["run"] if decision["run"] is None else decision["run"].replace("-", "")
+        return Choice(
+            bytes.fromhex(run),
+            int(decision["next_attempt"]),
+            [_candidate(item) for item in decision["checkpoints"] if item["is_complete"]],
+            all(item["has_file"] for item in said),
+        )
+
+    def _reports_of_others(self, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The reports of the files of other worlds: ranks that see one folder share its files."""
+        own_place = said[self._transport.rank]["place"]
+        neighbours = [rank for rank, item in enumerate(said) if item["place"] == own_place]
+        names = sorted({name for rank in neighbours for name in said[rank]["others"]})
+        mine = names[neighbours.index(self._transport.rank) :: len(neighbours)]
+        found = self.exchange([report_of(os.path.join(self._folder, name)) for name in mine])
+        reports = [report for item in found for report in item]
+        return sorted(reports, key=lambda report: str(report["path"]))
+
+    # -- load and confirm
+
+    def agree(self, error: Exception | None) -> None:
+        """Returns when no rank has an error; else raises it, on the others as ``RankFailed``."""
+        failures = self.exchange(None if error is None else _text_of(error))
+        _raise_failures(dict(enumerate(failures)), error)
+
+    def walk(
+        self, candidates: Sequence[Candidate], load: Callable[[Candidate], _Value]
+    ) -> tuple[Candidate, _Value] | None:
+        """Step 3: the first candidate that every rank can load, with what this rank loaded."""
+        last: CheckpointError | None = None
+        for candidate in candidates:
+            loaded: list[_Value] = []
+            error: Exception | None = None
+            try:
+                loaded.append(load(candidate))
+            except Exception as failure:
+                error = failure
+            rejected = self._confirm(candidate, error)
+            if not rejected:
+                return candidate, loaded[0]
+            if isinstance(error, CheckpointError):
+                last = error
+            text = "; ".join(f"rank {rank}: {why}" for rank, why in rejected.items())
+            log.warning(
+                "%s: %s cannot be used: %s; trying an older one", self._folder, candidate, text
+            )
+            last = last or RankFailed(f"{candidate}: {text}", ranks=list(rejected))
+        if last is not None:
+            raise last
+        return None
+
+    def _confirm(self, candidate: Candidate, error: Exception | None) -> dict[int, str]:
+        """Why ranks reject the candidate, by rank; raises what is no reason to try another."""
+        is_damage = isinstance(error, CheckpointError) and (
+            is_rejection(error) or isinstance(error, NoCheckpoint)
+        )
+        said = self.exchange(
+            {"is_damage": is_damage, "error": None if error is None else _text_of(error)}
+        )
+        fatal = {
+            rank: item["error"]
+            for rank, item in enumerate(said)
+            if item["error"] is not None and not item["is_damage"]
+        }
+        _raise_failures(fatal, None if is_damage else error)
+        return {rank: item["error"] for rank, item in enumerate(said) if item["error"]}
+
+
+def _candidate(item: Mapping[str, Any]) -> Candidate:
+    files = sorted(item["files"], key=lambda file: int(file["rank"]))
+    return Candidate(
+        int(item["attempt"]), int(item["step"]), int(item["world_size"]),
+        [(str(file["path"]), int(file["sequence"])) for file in files],
+    )  # fmt: skip
+
+
+def _text_of(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, CheckpointError) else f"{type(error).__name__}: {text}"
+
+
+def _compare_options(given: Sequence[Mapping[str, Any]]) -> None:
+    for name in given[0]:
+        values = {rank: options.get(name) for rank, options in enumerate(given)}
+        if len({json.dumps(value) for value in values.values()}) > 1:
+            raise InvalidArgument(
+                f"the ranks differ in {name}: {by_value(values)}; give the same on all ranks"
+            )
+
+
+def _raise_failures(failures: Mapping[int, str | None], own: Exception | None) -> None:
+    """Raises when any rank failed: here its own error, elsewhere one that names the ranks."""
+    if own is not None:
+        raise own
+    found = {rank: text for rank, text in failures.items() if text is not None}
+    if found:
+        shown = "; ".join(f"rank {rank}: {text}" for rank, text in list(found.items())[:4])
+        more = len(found) - _SHOWN_COUNT
+        raise RankFailed(
+            shown + (f"; and {more} more ranks" if more > 0 else ""), ranks=list(found)
+        )
+
+
+def _refuse(decision: Mapping[str, Any], folder: str, step: int | None) -> None:
+    """Raises when the files do not say safely where to continue."""
+    if decision["outcome"] != "refuse":
+        return
+    problems = [
+        f"{item['path']}: {item['message']}"
+        for item in decision["problems"]
+        if item["kind"] not in _HARMLESS_PROBLEMS
+    ]
+    if problems:
+        raise InvalidArgument(f"{folder}: " + "; ".join(problems[:_SHOWN_COUNT]))
+    complete = [int(item["step"]) for item in decision["checkpoints"] if item["is_complete"]]
+    if step is not None and step in complete:
+        # It was named on purpose, although a newer one may come back.
+        return
+    older = f", or resume an older step by name ({complete[0]} is the newest)" if complete else ""
+    raise NoCheckpoint(
+        f"{folder}: a checkpoint that was durable on all ranks cannot be loaded now: "
+        f"{_lost_text(decision)}; put the missing files back{older}, or start over in another "
+        "folder",
+        code=7,
+    )
+
+
+def _lost_text(decision: Mapping[str, Any]) -> str:
+    """Which checkpoint was lost, and what of it is missing."""
+    lost = decision["lost"]
+    if lost is None:
+        return "; ".join(item["message"] for item in decision["problems"][:_SHOWN_COUNT])
+    name = f"step {lost['step']} of attempt {lost['attempt']}"
+    found = next(
+        (
+            item
+            for item in decision["checkpoints"]
+            if (item["attempt"], item["step"]) == (lost["attempt"], lost["step"])
+        ),
+        None,
+    )
+    missing = [] if found is None else found["missing"]
+    if not missing:
+        missing = [item for world in decision["worlds"] for item in world["missing"]]
+    text = "; ".join(
+        f"{ranks_text(range(item['rank'], item['last_rank'] + 1))}: {item['reason']}"
+        for item in missing[:_SHOWN_COUNT]
+    )
+    return f"{name} is missing on {text}" if text else name
+
+
+def _warn_of_problems(decision: Mapping[str, Any]) -> None:
+    for item in decision["problems"]:
+        log.warning("%s: %s", item["path"], item["message"])
+    if decision["lost"] is not None:
+        log.warning("a newer checkpoint is lost: %s", _lost_text(decision))

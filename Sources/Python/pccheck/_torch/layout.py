@@ -1,0 +1,504 @@
+"""Which tensors of a state the ranks hold together, and which part of each this rank stores.
+
+A part of a save is *shared* or *own*. Shared: one key is one tensor, on every rank that has it.
+Own: it belongs to this rank. spec/STATE.md, "Sharded tensors", states the rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .._group.boxes import Box, LocalBox
+from .._group.claims import Claims, digest_of
+from .._group.plan import Plan, Replica
+from .._state.nesting import joined
+from .._state.stateful import is_stateful, mapped, named_objects
+from ..errors import InvalidArgument
+from .objects import ParameterNames
+from .sharded import (
+    Pieces,
+    Sharding,
+    is_dtensor,
+    local_of,
+    parts_of_local,
+    view_of,
+)
+from .trainable import Trainable
+from .types import PLAIN_TENSOR_TYPES, WORD_TYPES, dtype_name
+
+#: Key of the description of a rank's part in the ``__metadata__`` of a payload.
+GROUP_KEY = "pccheck.group"
+_VERSION = 1
+#: How many elements of a tensor are compared between the ranks that hold it.
+_SAMPLE_COUNT = 64
+
+#: Ranks of the job, in order.
+Ranks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Division:
+    """What this rank stores of a state."""
+
+    #: The state, with what is divided in the form that the encoder stores.
+    parts: dict[str, Any]
+    metadata: dict[str, str]
+    #: Changes when names, shapes, types, placements or the plan change on this rank.
+    structure: bytes
+    #: For the other ranks to compare; None unless asked for.
+    claims: bytes | None
+    #: Bytes that this rank stores of what it holds with others, of one that it would store alone.
+    share: float
+
+
+@dataclass
+class _Held:
+    """A tensor that this rank holds with others."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    #: The ranks that hold it together.
+    ranks: Ranks
+    #: The ranks that hold just what this rank holds.
+    holders: Ranks
+    #: What this rank holds, and where.
+    parts: list[tuple[LocalBox, torch.Tensor]]
+    sharding: Sharding | None = None
+    #: The one rank whose values count, for what the others will receive from it.
+    source: int | None = None
+    #: What the ranks call it among each other; its path unless that is no name.
+    label: str = ""
+    #: What this rank stores: views of its parts.
+    stored: list[tuple[Box, torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def structure(self) -> list[Any]:
+        boxes = [[box.box.offsets, box.box.sizes] for box, _ in self.parts]
+        return [
+            self.path, self.shape, dtype_name(self.dtype), self.ranks, self.holders, self.source,
+            boxes,
+        ]  # fmt: skip
+
+    def pieces(self) -> Pieces:
+        return Pieces(self.shape, self.dtype, self.ranks, tuple(self.stored), self.sharding)
+
+
+class Layout:
+    """Divides the states of one job, save after save. Talks to no other rank."""
+
+    def __init__(
+        self, rank: int, world_size: int,
+        shared: Collection[str] | Mapping[str, Any] = (), replicas: str = "split",
+    ) -> None:  # fmt: skip
+        """`shared` names parts that are the same on all ranks, or maps a name to a process group
+        of the ranks that hold it; None and True are all ranks, False is a part of each rank's own
+        although it looks shared.
+
+        With `replicas="whole"` every rank stores all that it holds, for disks that no other
+        machine reads. With ``split`` what several ranks hold is divided among them.
+        """
+        if replicas not in ("split", "whole"):
+            raise InvalidArgument(f"replicas is {replicas!r}; give 'split' or 'whole'")
+        if isinstance(shared, str):
+            raise InvalidArgument(f"shared is {shared!r}; give the names of parts in a tuple")
+        self._rank, self._world_size = rank, world_size
+        self._is_split = replicas == "split"
+        groups = shared if isinstance(shared, Mapping) else dict.fromkeys(shared)
+        #: The ranks of declared parts; empty for each rank's own.
+        self._declared: dict[str, Ranks] = {
+            name: self._ranks_of(name, group) for name, group in groups.items()
+        }
+        self._planned: tuple[bytes, list[list[list[Box]]]] = b"", []
+
+    def _ranks_of(self, name: str, group: Any) -> Ranks:
+        if group is False:
+            return ()
+        if group is None or group is True:
+            return tuple(range(self._world_size))
+        ranks = group_ranks(group)
+        if self._rank not in ranks:
+            raise InvalidArgument(
+                f"shared={{'{name}': …}} is a group of ranks {ranks}, and this is rank "
+                f"{self._rank}; give a group that has it, or False for each rank's own"
+            )
+        return ranks
+
+    def divide(
+        self, state: Mapping[str, Any], parts: Mapping[str, Any], *, sample: bool
+    ) -> Division:
+        """What this rank stores of the parts, which were collected from a state.
+
+        All ranks that hold a tensor come to the same division. `sample` makes claims, which take
+        some elements of each tensor that other ranks hold too. Raises ``InvalidArgument`` for a
+        declared part that is not in the state, ``TypeError`` for a DTensor that has no boxes.
+        """
+        unknown = [name for name in self._declared if name not in parts]
+        if unknown:
+            raise InvalidArgument(
+                f"'{unknown[0]}' is declared as shared, and the save has no such part: it has "
+                + ", ".join(parts)
+            )
+        finding = _Finding(self._declared, state, has_values=sample)
+        for name, value in parts.items():
+            finding.part(name, state.get(name), value)
+        structure = digest_of(
+            [[item.structure for item in finding.held], finding.ties, self._is_split]
+        )
+        self._store(finding.held, structure)
+        record = {
+            "version": _VERSION, "rank": self._rank, "world": self._world_size,
+            "replicas": "split" if self._is_split else "whole",
+            "shared": [name for name in parts if name in finding.shared],
+            "own": [name for name in parts if name not in finding.shared],
+        }  # fmt: skip
+        return Division(
+            {name: _with_pieces(value, finding.found[name]) for name, value in parts.items()},
+            {GROUP_KEY: json.dumps(record, separators=(",", ":"))},
+            structure,
+            _claims(finding).encoded() if sample else None,
+            _share(finding.held),
+        )
+
+    def _store(self, held: list[_Held], structure: bytes) -> None:
+        """Decides which part of each tensor this rank stores."""
+        if self._planned[0] != structure:
+            self._planned = structure, self._plan(held)
+        for item, planned in zip(held, self._planned[1], strict=True):
+            item.stored = [
+                (_shifted(piece, local.box.offsets), view_of(part, piece))
+                for (local, part), boxes in zip(item.parts, planned, strict=True)
+                for piece in boxes
+            ]
+
+    def _plan(self, held: list[_Held]) -> list[list[list[Box]]]:
+        """For each tensor and each of its parts the boxes of the part that this rank stores."""
+        plans: dict[Ranks, Plan] = {}
+        planned = []
+        for item in held:
+            plan = plans.setdefault(item.holders, Plan(len(item.holders)))
+            own = []
+            for local, part in item.parts:
+                if self._is_split and item.source is not None:
+                    is_here = item.source == self._rank
+                    own.append([Box.whole(local.box.sizes)] if is_here else [])
+                elif self._is_split and len(item.holders) > 1:
+                    divided = plan.divide(Replica(local.box.sizes, part.itemsize))
+                    own.append(divided[item.holders.index(self._rank)])
+                else:
+                    own.append([Box.whole(local.box.sizes)] if part.numel() else [])
+            planned.append(own)
+        return planned
+
+
+def group_ranks(group: Any) -> Ranks:
+    """The ranks of a process group, as the whole job numbers them."""
+    import torch.distributed as dist
+
+    return tuple(dist.get_process_group_ranks(group))
+
+
+def _share(held: list[_Held]) -> float:
+    byte_count = sum(part.nbytes for item in held for _, part in item.parts)
+    stored = sum(part.nbytes for item in held for _, part in item.stored)
+    return stored / byte_count if byte_count else 1.0
+
+
+def _shifted(box: Box, offsets: tuple[int, ...]) -> Box:
+    return Box(tuple(a + b for a, b in zip(box.offsets, offsets, strict=True)), box.sizes)
+
+
+class _Finding:
+    """The tensors of a collected state that other ranks hold too."""
+
+    def __init__(
+        self, declared: Mapping[str, Ranks], state: Mapping[str, Any], *, has_values: bool
+    ) -> None:
+        self._declared = declared
+        self._has_values = has_values
+        self._state = dict(state)
+        self._names: ParameterNames | None = None
+        self.held: list[_Held] = []
+        #: By part, and the identity of a tensor of the collected state, which lives as long.
+        self.found: dict[str, dict[int, _Held]] = {}
+        self._found: dict[int, _Held] = {}
+        #: Memory that was met: tied weights are planned once.
+        self._by_memory: dict[object, _Held] = {}
+        #: Path of a tensor, and of the one that it is tied to.
+        self.ties: list[tuple[str, str]] = []
+        #: Names of parts with something shared.
+        self.shared: set[str] = set()
+        #: Path, holders and text of other values that these hold alike.
+        self.values: list[tuple[str, Ranks, str]] = []
+        # The ranks of a parameter, by its identity.
+        self._of_parameter: dict[int, Ranks] = {}
+        self._wrapped: dict[int, _Wrapped] = {}
+        for _, value in named_objects(self._state):
+            module = value.model if isinstance(value, Trainable) else value
+            if isinstance(module, torch.nn.Module):
+                self._wrapped[id(value)] = wrapped = _Wrapped(module)
+                self._of_parameter.update(wrapped.of_parameter)
+
+    def part(self, name: str, live: Any, collected: Any) -> None:
+        """Notes what is shared of a part."""
+        self._found = self.found[name] = {}
+        declared = self._declared.get(name)
+        if declared is None:
+            self._walk(live, collected, name)
+        else:
+            # Of one that is declared as own, DTensors only.
+            self._everything(collected, name, declared)
+        if declared or self._found:
+            self.shared.add(name)
+
+    def _walk(self, live: Any, collected: Any, path: str) -> None:
+        """Follows the live objects and what was collected of them."""
+        if isinstance(live, (torch.nn.Module, Trainable)) and isinstance(collected, dict):
+            wrapped = self._wrapped[id(live)]
+            for key, value in collected.items():
+                self._everything(value, joined(path, key), *wrapped.ranks_of(key))
+        elif isinstance(live, torch.optim.Optimizer) and isinstance(collected, dict):
+            self._optimizer(live, collected, path)
+        elif is_stateful(live):
+            self._everything(collected, path, ())
+        elif isinstance(live, dict) and isinstance(collected, dict):
+            for key, item in live.items():
+                self._walk(item, collected.get(key), joined(path, key))
+        elif isinstance(live, (list, tuple, deque)):
+            for index, (item, value) in enumerate(zip(live, collected, strict=True)):
+                self._walk(item, value, joined(path, index))
+        else:
+            self._everything(collected, path, ())
+
+    def _optimizer(
+        self, optimizer: torch.optim.Optimizer, collected: dict[str, Any], path: str
+    ) -> None:
+        """The state of a parameter belongs to the ranks of the parameter."""
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
+        state = collected.get("state")
+        if not isinstance(state, dict):
+            return self._everything(collected, path, ())
+        # A number stands for another parameter in each stage of a pipeline.
+        names = self._names_of(optimizer)
+        for number, value in state.items():
+            ranks: Ranks = ()
+            count = len(self.held)
+            if isinstance(number, int) and number < len(parameters):
+                ranks = self._of_parameter.get(id(parameters[number]), ())
+            before = f"{path}.state.{number}"
+            self._everything(value, before, ranks)
+            for held in self.held[count:]:
+                if number in names:
+                    held.label = f"{path}.state of {names[number]}{held.path[len(before) :]}"
+        of_all = {
+            Sharding.of(parameter).mesh_ranks if is_dtensor(parameter)
+            else self._of_parameter.get(id(parameter), ())
+            for parameter in parameters
+        }  # fmt: skip
+        ranks = next(iter(of_all), ())
+        if len(of_all) == 1 and len(ranks) > 1:
+            settings = [
+                {key: value for key, value in group.items() if key not in ("params", "param_names")}
+                for group in collected.get("param_groups", [])
+            ]
+            self._note_value(settings, f"{path}.param_groups", ranks)
+
+    def _names_of(self, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+        """The parameters of an optimizer by their numbers, where claims are made."""
+        if not self._has_values:
+            return {}
+        if self._names is None:
+            self._names = ParameterNames(self._state)
+        names = [names for group in self._names.of(optimizer) for names in group]
+        return {number: found[0] for number, found in enumerate(names) if found}
+
+    # -- tensors
+
+    def _everything(
+        self, value: Any, path: str, ranks: Ranks, source: int | None = None
+    ) -> None:
+        """Every tensor of a nest: DTensors by their placement, others on the ranks, if any."""
+        if isinstance(value, torch.Tensor):
+            if is_dtensor(value):
+                self._dtensor(value, path)
+            elif len(ranks) > 1 and _is_divisible(value):
+                whole = Box.whole(tuple(value.shape))
+                parts = [(LocalBox(whole, whole), value.detach())] if value.numel() else []
+                shape = tuple(value.shape)
+                held = _Held(path, shape, value.dtype, ranks, ranks, parts, source=source)
+                self._add(value, held)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self._everything(item, joined(path, key), ranks, source)
+        elif isinstance(value, (list, tuple, deque)):
+            for index, item in enumerate(value):
+                self._everything(item, joined(path, index), ranks, source)
+        elif len(ranks) > 1:
+            self._note_value(value, path, ranks)
+
+    def _note_value(self, value: Any, path: str, ranks: Ranks) -> None:
+        text = _text(value) if self._has_values else None
+        if text is not None:
+            self.values.append((path, ranks, text))
+
+    def _dtensor(self, value: torch.Tensor, path: str) -> None:
+        try:
+            sharding = Sharding.of(value)
+            parts = parts_of_local(sharding, local_of(value))
+        except TypeError as error:
+            raise TypeError(f"'{path}' cannot be stored in a checkpoint: {error}") from None
+        ranks, holders = sharding.mesh_ranks, sharding.holders()
+        self._add(value, _Held(path, sharding.shape, value.dtype, ranks, holders, parts, sharding))
+
+    def _add(self, value: torch.Tensor, held: _Held) -> None:
+        local = local_of(value)
+        key = (
+            local.device, local.data_ptr(), local.shape, local.stride(), local.dtype, held.shape,
+            held.sharding, held.ranks,
+        ) if local.numel() else id(value)  # fmt: skip
+        found = self._by_memory.setdefault(key, held)
+        if found is held:
+            self.held.append(held)
+        else:
+            self.ties.append((held.path, found.path))
+        self._found[id(value)] = found
+
+
+class _Wrapped:
+    """What of a module is in a DistributedDataParallel, whose ranks hold it alike."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        #: The ranks of a parameter, by its identity.
+        self.of_parameter: dict[int, Ranks] = {}
+        # By the prefix of keys: the ranks, buffers by their source, and what DDP leaves alone.
+        self._inside: list[tuple[str, Ranks, dict[str, int | None], set[str]]] = []
+        for path, part in module.named_modules():
+            if not isinstance(part, torch.nn.parallel.DistributedDataParallel):
+                continue
+            ranks = group_ranks(part.process_group)
+            prefix = f"{path}." if path else ""
+            ignored = {f"{prefix}module.{name}" for name in part.parameters_to_ignore}
+            # The first rank of the group sends its buffers to the others before each forward pass.
+            source = ranks[0] if part.broadcast_buffers else None
+            names = (name for name, _ in part.named_buffers(remove_duplicate=False))
+            self._inside.append((prefix, ranks, {prefix + name: source for name in names}, ignored))
+            for name, parameter in part.named_parameters(remove_duplicate=False):
+                if prefix + name not in ignored:
+                    self.of_parameter[id(parameter)] = ranks
+
+    def ranks_of(self, key: Any) -> tuple[Ranks, int | None]:
+        """The ranks that hold what is under a key, none for one rank's own; and the rank whose
+        values count, if the others' do not."""
+        for prefix, ranks, buffers, ignored in self._inside:
+            if not str(key).startswith(prefix):
+                continue
+            source = buffers.get(key)
+            is_own = key in ignored or (key in buffers and source is None)
+            return ((), None) if is_own else (ranks, source)
+        return (), None
+
+
+def _is_divisible(value: torch.Tensor) -> bool:
+    """True for a tensor of values in memory; the encoder refuses or stores others."""
+    return (
+        type(value) in PLAIN_TENSOR_TYPES
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_meta or value.is_nested)
+    )
+
+
+def _text(value: Any) -> str | None:
+    """A value of Python as text that is the same on all ranks; None for another one."""
+    try:
+        return json.dumps(value, sort_keys=True, default=_text_of_other)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _text_of_other(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.numel() == 1:
+        # Such as a learning rate.
+        return value.item()
+    raise TypeError
+
+
+def _with_pieces(value: Any, found: Mapping[int, _Held]) -> Any:
+    """A collected nest with pieces in place of what is divided."""
+    if isinstance(value, torch.Tensor):
+        held = found.get(id(value))
+        return value if held is None else held.pieces()
+    return mapped(value, lambda item: _with_pieces(item, found))
+
+
+# -- claims
+
+
+def _claims(finding: _Finding) -> Claims:
+    """What the other holders must have as well."""
+    claims = Claims()
+    samples = _samples([part for item in finding.held for _, part in item.parts])
+    for item in finding.held:
+        form = f"{dtype_name(item.dtype)} {item.shape}"
+        if not item.parts:
+            # Every holder has nothing of it.
+            claims.add(f"{item.label or item.path} (nothing)", item.holders, form)
+        for local, _ in item.parts:
+            is_whole = local.box.sizes == item.shape
+            name = item.label or item.path
+            name = name if is_whole else f"{name}{local.box}"
+            values = next(samples)
+            claims.add(name, item.holders, form, values if item.source is None else b"")
+    for path, other in finding.ties:
+        claims.add(path, (), f"the same as {other}")
+    for path, ranks, text in finding.values:
+        claims.add(path, ranks, text)
+    return claims
+
+
+def _samples(tensors: list[torch.Tensor]) -> Any:
+    """Some elements of each tensor, equally spaced, as bytes; one copy for each device."""
+    chosen: list[torch.Tensor] = []
+    with torch.no_grad():
+        for tensor in tensors:
+            chosen.append(_bytes_of(_some(tensor)))
+        by_device: dict[torch.device, list[int]] = {}
+        for index, item in enumerate(chosen):
+            by_device.setdefault(item.device, []).append(index)
+        found: dict[int, bytes] = {}
+        for indices in by_device.values():
+            flat = torch.cat([chosen[index] for index in indices]).cpu().numpy().tobytes()
+            start = 0
+            for index in indices:
+                count = chosen[index].numel()
+                found[index] = flat[start : start + count]
+                start += count
+    return iter([found[index] for index in range(len(tensors))])
+
+
+def _some(tensor: torch.Tensor) -> torch.Tensor:
+    """At most 64 elements, as a dense vector."""
+    count = tensor.numel()
+    if tensor.is_contiguous():
+        step = max(1, count // _SAMPLE_COUNT)
+        return tensor.reshape(-1)[::step][: _SAMPLE_COUNT + 1].contiguous()
+    # Without a copy of all of it: along each dimension some places.
+    per_axis = max(2, int(_SAMPLE_COUNT ** (1 / max(1, tensor.dim()))))
+    for axis, extent in enumerate(tensor.shape):
+        step = max(1, extent // per_axis)
+        tensor = tensor[(slice(None),) * axis + (slice(None, None, step),)]
+    return tensor.reshape(-1)
+
+
+def _bytes_of(values: torch.Tensor) -> torch.Tensor:
+    values = values.resolve_conj().resolve_neg()
+    if values.dtype.is_complex:
+        values = torch.view_as_real(values)
+    if values.dtype.itemsize in WORD_TYPES:
+        values = values.view(WORD_TYPES[values.dtype.itemsize])
+    return values.contiguous().view(-1).view(torch.uint8)
