@@ -338,8 +338,9 @@ public enum ProblemCatalogue {
             + "have one name.",
         "Keep the files of one of the two, and move the others away.")
     static let noGroup = Problem(
-        "PCK-G009", .warning, "file without a group",
-        "The file has the name of a rank's file, and belongs to no group.",
+        "PCK-G009", .error, "file without a group",
+        "The file has the name of a rank's file, and belongs to no group. It is a warning while a "
+            + "checkpoint of the group is complete.",
         "It is not used. Move it, so that the rank can create its file.")
 
     private static let group = [

@@ -206,6 +206,42 @@ import Testing
     }
 }
 
+/// What programs read: pccheck.h, pcc_group_decide.
+@Suite struct GroupJSONTests {
+    @Test func everythingIsInTheDocument() throws {
+        let text = try GroupSelection.decide([
+            GroupState.report("0/2 w1.10 1.20a 1.10r"), GroupState.report("1/2 1.10a"),
+            GroupState.report("0/3 !gone"),
+        ]).json.text
+        let path = "run/rank-0000"
+        #expect(
+            text == #"{"run":"0a000000-0000-0000-0000-000000000000","outcome":"resume","#
+                + #""lost":null,"next_attempt":2,"watermark":{"attempt":1,"step":10},"#
+                + #""checkpoints":[{"attempt":1,"step":20,"world_size":2,"is_complete":false,"#
+                + #""files":[{"rank":0,"path":"\#(path)0-of-00002.pcc","slot":0,"#
+                + #""sequence":100,"reason":"anchored"}],"missing":[{"rank":1,"last_rank":1,"#
+                + #""reason":"not in the file"}]},{"attempt":1,"step":10,"world_size":2,"#
+                + #""is_complete":true,"files":[{"rank":0,"path":"\#(path)0-of-00002.pcc","#
+                + #""slot":1,"sequence":99,"reason":"retained"},{"rank":1,"#
+                + #""path":"\#(path)1-of-00002.pcc","slot":0,"sequence":100,"#
+                + #""reason":"anchored"}],"missing":[]}],"omitted_count":0,"#
+                + #""worlds":[{"world_size":3,"file_count":0,"missing":[{"rank":0,"last_rank":0,"#
+                + #""reason":"\#(path)0-of-00003.pcc: gone"},{"rank":1,"last_rank":2,"#
+                + #""reason":"no file"}]},{"world_size":2,"file_count":2,"missing":[]}],"#
+                + #""problems":[{"kind":"unusable","path":"\#(path)0-of-00003.pcc","#
+                + #""message":"gone"}]}"#)
+    }
+
+    @Test(arguments: [
+        ([], "begin", "null"), (["0/1 w1.20 1.10a"], "resume", #"{"attempt":1,"step":20}"#),
+        (["0/2 1.10a"], "refuse", #"{"attempt":1,"step":10}"#),
+    ])
+    func outcomes(_ files: [String], _ outcome: String, _ lost: String) throws {
+        let text = GroupSelection.decide(try files.map(GroupState.report)).json.text
+        #expect(text.contains(#""outcome":"\#(outcome)","lost":\#(lost),"#))
+    }
+}
+
 /// Numbers that no run reaches.
 @Suite struct GroupLimitTests {
     private static func file(

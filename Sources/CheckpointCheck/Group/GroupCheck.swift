@@ -29,11 +29,14 @@ public enum GroupCheck {
     private static let rangeCountMaximum = 4
 
     public static func findings(_ decision: GroupDecision) -> [GroupFinding] {
-        decision.problems.map(finding) + decision.worlds.compactMap { missingFiles($0, decision) }
+        decision.problems.map { finding($0, decision) }
+            + decision.worlds.compactMap { missingFiles($0, decision) }
             + [loss(decision), newest(decision)].compactMap { $0 }
     }
 
-    private static func finding(_ problem: GroupDecision.Problem) -> GroupFinding {
+    private static func finding(
+        _ problem: GroupDecision.Problem, _ decision: GroupDecision
+    ) -> GroupFinding {
         let kind =
             switch problem.kind {
             case .unusable: ProblemCatalogue.rankFileUnusable
@@ -43,7 +46,10 @@ public enum GroupCheck {
             case .twoFiles: ProblemCatalogue.twoFilesOfOneRank
             case .twoWorlds: ProblemCatalogue.twoWorlds
             }
-        return GroupFinding(kind, path: problem.path, problem.message)
+        // What is not used is harmless where a restart has all that it needs.
+        let isHarmless = problem.kind == .noGroup && decision.choice != nil
+        return GroupFinding(
+            kind, severity: isHarmless ? .warning : .error, path: problem.path, problem.message)
     }
 
     private static func missingFiles(

@@ -48,7 +48,7 @@ struct FsckFolder {
         let paths = folder.files
         var files: [File] = []
         OrderedWork.run(paths.count, threadCount: Self.threadCount(depth)) { index in
-            Self.look(paths[index], depth)
+            Self.look(paths[index], depth, progress)
         } consume: { index, result in
             let file = Self.summary(result, paths[index])
             files.append(file)
@@ -99,12 +99,12 @@ struct FsckFolder {
     // MARK: One file
 
     private static func look(
-        _ path: String, _ depth: CheckOptions.Depth
+        _ path: String, _ depth: CheckOptions.Depth, _ progress: ProgressBar
     ) -> Result<FsckRun, CheckpointError> {
         do throws(CheckpointError) {
             let storage = try FileStorage.opened(path, .read)
             let report = FileChecker(storage: storage).run(options: CheckOptions(depth: depth)) {
-                _ in cancel(path)
+                _ in cancel(path, progress)
             }
             let session = RepairSession(level: .none, undoPath: nil, isQuiet: true) { _, _ in
                 report
@@ -121,13 +121,14 @@ struct FsckFolder {
     private static let isCancelled = Monitor(false)
 
     /// Ends the process after a signal: a check changes nothing. Called from any thread.
-    private static func cancel(_ path: String) {
+    private static func cancel(_ path: String, _ progress: ProgressBar) {
         guard Interruption.isRequested else { return }
         let isFirst = isCancelled.withLock { isCancelled in
             defer { isCancelled = true }
             return !isCancelled
         }
         guard isFirst else { return }
+        progress.finish()
         Output.standard.flush()
         Output.diagnostics.line("pcfsck: cancelled in \(path); nothing was changed")
         Output.diagnostics.flush()

@@ -174,9 +174,65 @@ struct RankMatrix {
         """,
     ]
 
+    // MARK: The report page
+
+    /// The table with words instead of glyphs.
+    var html: HTMLText {
+        let count = Quantity.plural(world.files.count, "file")
+        let rows = rows
+        let body = rows.prefix(Self.pageRowCountMaximum).map { row -> HTMLText in
+            let cells = row.cells.map { cell -> HTMLText in
+                let (word, kind) = Self.word(cell)
+                return "<td class=\"\(kind)\">\(word)</td>"
+            }
+            return """
+                <tr><td>\(Self.label(row.ranks))</td>\(cells)<td class="bad">\(row.note)</td></tr>
+                """
+        }
+        let heads = checkpoints.map { checkpoint -> HTMLText in
+            """
+            <th scope="col">step \(checkpoint.name.step), attempt \(checkpoint.name.attempt)</th>
+            """
+        }
+        let verdicts = checkpoints.map { checkpoint -> HTMLText in
+            let isComplete = checkpoint.isComplete
+            let text =
+                isComplete
+                ? "complete"
+                : "missing on \(Quantity.plural(Self.missingCount(checkpoint), "rank"))"
+            return "<td class=\"\(isComplete ? "good" : "warn")\">\(text)</td>"
+        }
+        let hidden = rows.count - body.count
+        let note = hidden > 0 ? ", \(hidden) rows left out" : ""
+        return """
+            <div class="scroll"><table><caption>\(count)\(note)\
+            </caption><thead><tr><th scope="col">ranks</th>\(heads)<th scope="col"></th></tr>\
+            </thead><tbody>\(Array(body))<tr><td>all</td>\(verdicts)<td></td></tr></tbody></table>\
+            </div>
+            """
+    }
+
+    private static let pageRowCountMaximum = 1000
+
+    /// A word for a cell, and the class of its style.
+    private static func word(_ cell: Cell) -> (String, String) {
+        switch cell {
+        case .part(.anchored): ("newest", "good")
+        case .part(.retained): ("kept", "good")
+        case .part(.unanchored): ("not anchored", "warn")
+        case .part: ("no longer kept", "dim")
+        case .incomplete(.writing): ("never completed", "warn")
+        case .incomplete: ("damaged", "bad")
+        case .nothing: ("—", "dim")
+        }
+    }
+
+    private static func missingCount(_ checkpoint: GroupDecision.Checkpoint) -> Int {
+        checkpoint.missing.reduce(0) { $0 + $1.count }
+    }
+
     private static func verdict(_ checkpoint: GroupDecision.Checkpoint) -> StyledText {
         if checkpoint.isComplete { return StyledText("✔", .green) }
-        let missing = checkpoint.missing.reduce(0) { $0 + $1.count }
-        return StyledText("-\(missing)", .yellow)
+        return StyledText("-\(missingCount(checkpoint))", .yellow)
     }
 }

@@ -163,9 +163,49 @@ import Testing
             #expect(run.status == 8, "\(run.text)\(run.diagnostics)")
             #expect(run.diagnostics.contains("no file of a rank"), "\(run.diagnostics)")
         }
+    }
+
+    @Test func thePageShowsTheSame() throws {
         let group = try SampleGroup.unequal()
-        let page = try ToolRun(.pcinspect, ["--html", "-", group.path])
-        #expect(page.status == 16 && page.diagnostics.contains("is a folder"))
+        try group.remove(1, of: 2)
+        let run = try ToolRun(.pcinspect, ["--html", "-", group.path])
+        #expect(run.status == 4, "\(run.diagnostics)")
+        for text in [
+            "<!DOCTYPE html>", "The job <strong>fails</strong>", "<td>0</td>", "no file</td>",
+            "step 30, attempt 1", "missing on 1 rank", "PCK-G005", "\(SampleGroup.run)",
+        ] {
+            #expect(run.text.contains(text), "\(text): \(run.text)")
+        }
+        let full = try ToolRun(
+            .pcinspect, ["--html", "-", "--verify", "full", group.path])
+        #expect(full.status == 16 && full.diagnostics.contains("pcfsck --verify full"))
+    }
+
+    @Test func commandsAboutOneFileSaySo() throws {
+        let group = try SampleGroup.unequal()
+        for (tool, arguments) in [
+            (Tool.pcinspect, ["slots", group.path]), (.pcextract, [group.path, "-o", "-"]),
+            (.pccheck, ["rescue", group.path, "--step", "10", "--dry-run"]),
+            (.pcfsck, ["--apply-undo", group.file(0, of: 2), group.path]),
+        ] {
+            let run = try ToolRun(tool, arguments)
+            #expect(run.status & 24 != 0 && run.output.isEmpty, "\(run.text)")
+        }
+        let run = try ToolRun(.pcinspect, ["slots", group.path])
+        #expect(run.status == 8 && run.diagnostics.contains("this is a folder"))
+        let undo = try ToolRun(.pcfsck, ["-y", "--undo", "x", group.path])
+        #expect(undo.status == 16 && undo.diagnostics.contains("--undo is of one file"))
+    }
+
+    @Test func aFileWithoutAGroupIsNoGroup() throws {
+        let group = try SampleGroup()
+        try group.save(rank: 0, of: 1, attempt: 0, run: .zero, steps: [10])
+        let run = try ToolRun(.pcfsck, [group.path])
+        #expect(run.status == 4 && run.text.contains("error    PCK-G009"), "\(run.text)")
+        try group.save(rank: 0, of: 2, steps: [10])
+        try group.save(rank: 1, of: 2, steps: [10])
+        let more = try ToolRun(.pcfsck, [group.path])
+        #expect(more.status == 0 && more.text.contains("warning  PCK-G009"), "\(more.text)")
     }
 
     @Test func jsonHasTheDecisionAndEveryFile() throws {

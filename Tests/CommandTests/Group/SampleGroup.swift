@@ -50,7 +50,7 @@ final class SampleGroup {
         writerOptions.worldSize = UInt32(worldSize)
         let writer = try CheckpointWriter(
             path: file(rank, of: worldSize), options: writerOptions)
-        try writer.beginAttempt(GroupAttempt(number: attempt))
+        if run != .zero { try writer.beginAttempt(GroupAttempt(number: attempt)) }
         for step in steps {
             let bytes = [UInt8](repeating: UInt8(truncatingIfNeeded: step), count: 5000)
             let ticket = try writer.save(step: step, payload: CheckpointPayload(opaque: bytes))

@@ -62,12 +62,14 @@ struct InspectSummaryCommand: ToolCommand {
     }
 
     private func showFolder() throws(CheckpointError) -> ExitStatus {
-        guard html == nil else {
+        guard verify == nil else {
             throw CheckpointError(
                 .invalidArgument,
-                "\(options.file) is a folder; a report page is of one file: name it")
+                "\(options.file) is a folder, of which a page shows the metadata; pcfsck --verify "
+                    + "full reads its files")
         }
         let inspection = try FolderInspection(path: options.file)
+        if let html { return try FolderPage.write(html, of: inspection) }
         guard options.json else {
             Output.standard.show(FolderScreen(inspection).lines(width:))
             return inspection.status
