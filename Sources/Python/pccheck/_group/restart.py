@@ -105,7 +105,7 @@ class Choice:
         return [sequence for item in older if (sequence := item.sequence_of(rank, world_size))]
 
     def base(self, chosen: Candidate | None, rank: int, world_size: int) -> Base | None:
-        """The chosen checkpoint, as the writer of this rank is told."""
+        """The chosen checkpoint, as the writer of this rank gets it."""
         if chosen is None:
             return None
         return Base(chosen.attempt, chosen.step, chosen.sequence_of(rank, world_size))

@@ -111,7 +111,7 @@ class TorchTransport:
                 lambda: self._gather_on(_MEETING, data), timeout, "to exchange reports"
             )
         except (RanksMissing, TransportFailed) as error:
-            # The others may have gone on: from here on, the calls of the ranks do not match.
+            # The others may have continued: from here on, the calls of the ranks do not match.
             self._failure = error
             raise
 
