@@ -95,11 +95,12 @@ def _measure_point(tool: Path, folder: Path, row: Row) -> None:
         arguments += ["--in-flight", "1"]
     try:
         measured = bench(tool, folder, arguments)
-        reason = measured["settings"]["backend_fallback_reason"]
     except RuntimeError as error:
         if row["axis"] != "backend":
             raise
-        reason = str(error)
+        row["skipped"] = str(error)
+        return
+    reason = measured["settings"]["backend_fallback_reason"]
     if row["axis"] == "backend" and reason:
         row["skipped"] = reason
         return

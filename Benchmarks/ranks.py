@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 import pccheck.distributed
 import pccheck.torch
@@ -45,7 +46,7 @@ def forked(count: int, work: Callable[[int, Path], Any]) -> list[Any]:
             status = 1
             try:
                 torch.set_num_threads(1)
-                store = dist.FileStore(str(folder / "store"), count)
+                store = FileStore(str(folder / "store"), count)
                 dist.init_process_group(
                     "gloo", store=store, rank=rank, world_size=count,
                     timeout=timedelta(minutes=10),
@@ -123,7 +124,8 @@ class _Loop:
                 took = time.perf_counter() - began
             return took
 
-        return max(forked(2, work))
+        seconds: list[float] = forked(2, work)
+        return max(seconds)
 
     def _train(self, weights: torch.Tensor) -> None:
         """Computes for a fixed time, and ends as a training step does: with a collective."""

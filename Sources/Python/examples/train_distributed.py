@@ -49,7 +49,7 @@ def main() -> None:
     with pccheck.distributed.Checkpointer(                             # 1: a folder, not a file
         options.folder, replicas=options.replicas
     ) as ckpt:
-        start = ckpt.resume(model=model, optimizer=optimizer)          # 2: the same step on all ranks
+        start = ckpt.resume(model=model, optimizer=optimizer)          # 2: one step for all ranks
         print(f"rank {rank} starts at step {start}", flush=True)
         for step in range(start, options.steps):
             inputs = batch(step, rank, world_size)

@@ -81,4 +81,7 @@ def train(
     say("done")
 
 
-__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pccheck", "pcd", "planted", "say", "sys", "torch", "train"]
+__all__ = [
+    "Any", "Training", "connect", "dist", "nn", "os", "pccheck", "pcd", "planted", "say", "sys",
+    "torch", "train",
+]  # fmt: skip

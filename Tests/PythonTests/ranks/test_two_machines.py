@@ -1,4 +1,4 @@
-"""A job of two machines, started by torchrun on each: it continues, also after the network broke."""
+"""A job of two machines, started by torchrun on each: it continues, also after a cut network."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def machines() -> Iterator[Machines]:
         both.close()
 
 
-def start(machines: Machines, logs: list[Path], folders: list[Path], steps: int, *more: str) -> list[
-    subprocess.Popen[bytes]
-]:
+def start(
+    machines: Machines, logs: list[Path], folders: list[Path], steps: int, *more: str
+) -> list[subprocess.Popen[bytes]]:
     return [
         machines.torchrun(number, log, SCRIPT, str(folder), "--steps", str(steps), *more)
         for number, (log, folder) in enumerate(zip(logs, folders, strict=True))

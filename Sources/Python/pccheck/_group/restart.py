@@ -57,6 +57,7 @@ class CandidateFiles:
 
     def open(self, ranks: Sequence[int]) -> CheckpointInfo:
         """Opens the files of these ranks, and pins the checkpoint there; it is in the last one."""
+        info: CheckpointInfo | None = None
         for rank in ranks:
             path, sequence = self._candidate.files[rank]
             reader = Reader(path, self._fingerprint)
@@ -68,6 +69,7 @@ class CandidateFiles:
                     f"now, expected {self._candidate}",
                     code=7,
                 )
+        assert info is not None, "a rank opens at least one file"
         return info
 
     def __enter__(self) -> CandidateFiles:
