@@ -55,7 +55,6 @@ from ._state.request import Loading
 from .errors import (
     Busy,
     CheckpointError,
-    Closed,
     Forked,
     IncompleteShards,
     InvalidArgument,
@@ -464,7 +463,7 @@ class Checkpointer(TorchCheckpointer):
         try:
             yield
         except Exception as error:
-            if not isinstance(error, (Closed, Forked)):
+            if not self._is_closed and not isinstance(error, Forked):
                 self._tell_of_failure(step, error)
             raise
 

@@ -44,13 +44,6 @@ def file_of(tmp_path: Path, rank: int, world: int = 2) -> Path:
     return tmp_path / "run" / f"rank-{rank:05d}-of-{world:05d}.pcc"
 
 
-def slots_of(path: Path) -> list[dict[str, int]]:
-    import pccheck
-
-    found: list[dict[str, int]] = pccheck.report(path)["slots"]
-    return found
-
-
 def damage(path: Path, step: int) -> None:
     """Damages the payload of a step, and leaves its header alone."""
     import pccheck
@@ -95,7 +88,7 @@ def test_a_rank_that_cannot_save_makes_the_save_void_everywhere(job: Job) -> Non
         ckpt.save(0, **t.state).wait_group()
         if rank == 1:
             # As a full disk would: the file cannot grow for the state.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, resource.RLIM_INFINITY))
         more = torch.ones(1 << 19) * rank
         try:
             ckpt.save(1, **t.state, more=more).wait_group()
@@ -323,7 +316,7 @@ def test_the_plain_checkpointer_refuses_the_file_of_a_group(job: Job, tmp_path: 
     ended(job(2, SAVE_FIVE))
     import pccheck
 
-    with pytest.raises(pccheck.InvalidArgument, match="group"):
+    with pytest.raises(pccheck.InvalidArgument, match="whose ranks agree"):
         pccheck.Checkpointer(file_of(tmp_path, 0), rank=0, world_size=2)
 
 
