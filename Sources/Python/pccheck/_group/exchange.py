@@ -7,11 +7,13 @@ for it.
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ log = logging.getLogger("pccheck")
 ENDS = "ends"
 # An exchange that takes longer leaves a note for the messages of others.
 _NOTE_AFTER_SECONDS = 1.0
+_THREAD_NAME = "pccheck-exchange"
+# One that waits for another rank is left behind.
+_EXIT_SECONDS = 1.0
 _SHOWN_RANK_COUNT = 4
 _SHOWN_CHARACTER_COUNT = 300
 
@@ -109,6 +114,21 @@ def by_value(values: Mapping[int, Any]) -> str:
     return "; ".join(f"{value} on {ranks_text(found)}" for value, found in ranks.items())
 
 
+_exchanges: weakref.WeakSet[Exchange] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    """Before the interpreter ends: a thread may be about to free the last connections."""
+    for exchange in list(_exchanges):
+        exchange.stop()
+    for thread in threading.enumerate():
+        if thread.name == _THREAD_NAME:
+            thread.join(_EXIT_SECONDS)
+
+
+atexit.register(_end_all)
+
+
 class Exchange:
     """The thread of one rank, and what waits for it."""
 
@@ -131,6 +151,7 @@ class Exchange:
         self._is_stopped = False
         #: Why no verdict follows any more.
         self.failure: CheckpointError | None = None
+        _exchanges.add(self)
         self._counts = {"exchange_count": 0, "exchange_nanoseconds": 0, "void_count": 0}
         self._slowest = 0
 
@@ -141,7 +162,7 @@ class Exchange:
             self.checked_structure = None
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name="pccheck-exchange", daemon=True
+                    target=self._run, name=_THREAD_NAME, daemon=True
                 )
                 self._thread.start()
 

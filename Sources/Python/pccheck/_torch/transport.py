@@ -6,6 +6,7 @@ an error there. So every channel is a gloo group that only PCcheck knows.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import weakref
@@ -274,4 +275,11 @@ def _forget_in_child() -> None:
             _keep_for_ever(channel)
 
 
+def _close_all() -> None:
+    """Before the interpreter ends: gloo's threads cannot end with it."""
+    for transport in list(_transports):
+        transport.close()
+
+
 os.register_at_fork(after_in_child=_forget_in_child)
+atexit.register(_close_all)
