@@ -59,6 +59,7 @@ let package = Package(
         .library(name: "CheckpointFormat", targets: ["CheckpointFormat"]),
         .library(name: "CheckpointWriter", targets: ["CheckpointWriter"]),
         .library(name: "CheckpointRecovery", targets: ["CheckpointRecovery"]),
+        .library(name: "CheckpointGroup", targets: ["CheckpointGroup"]),
         .library(name: "CheckpointCheck", targets: ["CheckpointCheck"]),
         // `make` installs this as libpccheck.so; a product cannot share a name with a tool.
         .library(name: "pccheck-c", type: .dynamic, targets: ["PCCheckC"]),
@@ -92,12 +93,13 @@ let package = Package(
             "CheckpointWriter",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", logging, metrics]),
         module(
-            "CheckpointCheck", ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery"]),
+            "CheckpointCheck",
+            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup"]),
         module(
             "CheckpointCommands",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointCheck",
-                "CheckpointWriter", "CBenchmark", argumentParser,
+                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup",
+                "CheckpointCheck", "CheckpointWriter", "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),

@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 from . import machine
+from .engine import Interrupted
 from .peers import PEERS
 from .plots import draw
 from .report import markdown
-from .runs import Interrupted, Plan, Runner
+from .runs import Plan, Runner
 
 MIB = 1 << 20
 
@@ -21,29 +22,16 @@ FULL = Plan(
     durable_byte_count=1024 * MIB, durable_rounds={"flat": 5, "model": 3},
     loop_byte_count=256 * MIB, loop_rounds=3, loop_steps={1: 30, 5: 30, 10: 40},
     weight_steps=300,
-    tool_runs={
-        "measure": [],
-        "sweep": ["--only", "sweep"],
-        "codec": ["--only", "codec"],
-        "steady": ["--only", "steady"],
-    },
 )  # fmt: skip
 QUICK = Plan(
     durable_byte_count=32 * MIB, durable_rounds={"model": 1},
     loop_byte_count=16 * MIB, loop_rounds=1, loop_steps={5: 10},
     weight_steps=20,
-    tool_runs={
-        "measure": [
-            "--rounds", "1", "--size", "16MiB", "4MiB", "--loop-size", "16MiB", "--loop-steps",
-            "10", "--interval", "5",
-        ],
-        "sweep": [
-            "--only", "sweep", "--rounds", "1", "--sweep-size", "16MiB", "--sweep-limit", "16MiB",
-            "--loop-steps", "10",
-        ],
-        "codec": ["--only", "codec", "--rounds", "1"],
-        "steady": ["--only", "steady", "--checkpoints", "200"],
-    },
+    tool_arguments=(
+        "--rounds", "1", "--size", "16MiB", "4MiB", "--loop-size", "16MiB", "--loop-steps",
+        "10", "--interval", "5",
+    ),
+    engine_rounds=1,
 )  # fmt: skip
 
 

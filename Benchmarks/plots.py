@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -14,16 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from .report import (
-    MIB,
-    Results,
-    codec_groups,
-    durable_figures,
-    loop_figures,
-    medium,
-    sizes,
-    states,
-)
+from .report import MIB, Results, durable_figures, loop_figures, sizes, states
 
 _OURS = "#0b6e4f"
 _OTHERS = "#9aa5b1"
@@ -208,8 +200,7 @@ def _draw_loop(results: Results) -> Figure | None:
 
 
 def _draw_sweep(results: Results) -> Figure | None:
-    part = results["tool"].get("sweep", {}).get("sweep") or {}
-    rows = [row for row in part.get("rows", []) if not row["skipped"]]
+    rows = [row for row in results.get("sweep", []) if not row["skipped"]]
     names = list(dict.fromkeys(row["axis"] for row in rows))
     if not names:
         return None
@@ -220,16 +211,16 @@ def _draw_sweep(results: Results) -> Figure | None:
         layout="constrained",
     )  # fmt: skip
     series = (
-        ("sustained_megabytes_per_second", "pccheck, sustained"),
-        ("durable_megabytes_per_second", "pccheck, one at a time"),
-        ("plain_megabytes_per_second", "plain O_DIRECT writes"),
+        ("sustained", "pccheck, sustained"),
+        ("durable", "pccheck, one at a time"),
+        ("plain", "plain O_DIRECT writes"),
     )
     for axes, name in zip(panels.flat, names, strict=False):
         points = [row for row in rows if row["axis"] == name]
         labels = [row["label"].replace(" ", "\n") for row in points]
         is_scale = name not in ("backend", "codec")
         for index, (key, label) in enumerate(series):
-            values = [row[key]["median"] for row in points]
+            values = [statistics.median(row[key]) for row in points]
             color = _SERIES[index]
             places = list(range(len(points)))
             if is_scale:
@@ -255,30 +246,22 @@ def _draw_sweep(results: Results) -> Figure | None:
 
 
 def _draw_codec(results: Results) -> Figure | None:
-    groups = codec_groups(results)
+    groups = results.get("codecs")
     if not groups:
         return None
-    kinds = list(dict.fromkeys(group["element_types"] for group in groups))
-    media = list(dict.fromkeys(medium(group) for group in groups))
-    # A panel for each medium, from zero: their rates are far apart.
     figure, panels = pyplot.subplots(
-        len(kinds), len(media), figsize=(4.8 * len(media), 2.4 * len(kinds) + 0.3),
-        squeeze=False, layout="constrained",
+        len(groups), 1, figsize=(4.8, 2.4 * len(groups) + 0.3), squeeze=False,
+        layout="constrained",
     )  # fmt: skip
-    for group in groups:
-        axes = panels[kinds.index(group["element_types"])][media.index(medium(group))]
-        rows = group["codecs"]
-        values = [row["durable_megabytes_per_second"]["median"] for row in rows]
+    for group, axes in zip(groups, panels[:, 0], strict=True):
+        values = [statistics.median(row["durable"]) for row in group["codecs"]]
         winner = max(values)
         _bars(
-            axes, [f"{row['codec']} ({row['compression_ratio']:.2f} ×)" for row in rows],
+            axes, [f"{row['codec']} ({row['ratio']:.2f} ×)" for row in group["codecs"]],
             values, [f"{value:.0f}" for value in values],
             [_OURS if value == winner else _OTHERS for value in values],
         )  # fmt: skip
         axes.set_xlim(0, winner * 1.15)
-        where = "the device" if group["throttle_bytes_per_second"] is None else "throttled"
-        rate = "" if where == "the device" else f" to {medium(group)}"
-        axes.set_title(f"{group['element_types']}, {where}{rate}")
-    for axes in panels[-1]:
-        axes.set_xlabel("durable MB/s")
+        axes.set_title(group["element_types"])
+    panels[-1, 0].set_xlabel("durable MB/s")
     return figure

@@ -198,37 +198,23 @@ def _loop_table(results: Results, part: str) -> list[str]:
     return lines
 
 
-def codec_groups(results: Results) -> list[dict[str, Any]]:
-    """The weights files and media that the codecs were measured on."""
-    part = results["tool"].get("codec", {}).get("codec") or {}
-    groups: list[dict[str, Any]] = part.get("groups", [])
-    return groups
-
-
-def medium(group: dict[str, Any]) -> str:
-    """The device, or what it is throttled to."""
-    throttle = group["throttle_bytes_per_second"]
-    return "the device" if throttle is None else f"{throttle / 1e6:.0f} MB/s"
-
-
 def _codec_tables(results: Results) -> list[str]:
-    groups = codec_groups(results)
+    groups = results.get("codecs")
     if not groups:
         return []
     lines = [
         "", "## Codecs on real weights", "",
-        "| weights | medium | codec | compression | MB/s per worker | durable MB/s | of none |",
-        "|---|---|---|---|---|---|---|",
+        "| weights | codec | compression | MB/s per worker | durable MB/s | of none |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for group in groups:
+        none = group["codecs"][0]["durable"]
         for row in group["codecs"]:
-            compress = row["compress_megabytes_per_second_per_worker"]
+            ratios = [own / other for own, other in zip(row["durable"], none, strict=True)]
             lines.append(
-                f"| {group['element_types']} | {medium(group)} | {row['codec']} | "
-                f"{row['compression_ratio']:.3f} | "
-                f"{_decimal(compress and compress['median'], 0)} | "
-                f"{row['durable_megabytes_per_second']['median']:.0f} | "
-                f"{_decimal((row['ratio_to_none'] or {}).get('median'))} |"
+                f"| {group['element_types']} | {row['codec']} | {row['ratio']:.3f} | "
+                f"{_decimal(median(row['compress']), 0)} | {_decimal(median(row['durable']), 0)} | "
+                f"{_decimal(median(ratios))} |"
             )
     return lines
 

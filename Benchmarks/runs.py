@@ -12,15 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import machine
+from . import engine, machine
+from .engine import Interrupted
 from .peers import PEERS
 
 MIB = 1 << 20
 _WORKER_TIMEOUT_SECONDS = 600
-
-
-class Interrupted(Exception):
-    """A child was ended by Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,10 @@ class Plan:
     loop_steps: dict[int, int]
     #: Training steps of the model whose weights the codecs are given.
     weight_steps: int
-    #: Arguments of `pccheck bench` by name of the part.
-    tool_runs: dict[str, list[str]]
+    #: Arguments of `pccheck bench` for its own parts.
+    tool_arguments: tuple[str, ...] = ()
+    #: Rounds of the sweep and of the codecs.
+    engine_rounds: int = 3
     #: Which parts to run.
     parts: tuple[str, ...] = ("durable", "loop", "training", "tool")
 
@@ -59,8 +58,8 @@ class Plan:
     def lacks(self, disk_byte_count: int, memory_byte_count: int) -> str | None:
         """What there is too little of, if anything."""
         # Three slots for each of our files, the file of fio, and two checkpoints of a peer; the
-        # sweep of `pccheck bench` needs most: nine slots, twice.
-        disk = 12 * self.durable_byte_count + 20 * self.loop_byte_count
+        # sweep needs most: nine slots and a plain file, or three of four times the state.
+        disk = 13 * self.durable_byte_count + 12 * self.loop_byte_count
         # State, staging memory, and what some peers take besides.
         memory = 5 * self.durable_byte_count
         for what, needed, there in (
@@ -113,6 +112,7 @@ class Runner:
             },
             "peers": {name: PEERS[name].label for name in peers},
             "fio": [], "durable": [], "loop": [], "training": [], "skipped": {}, "tool": {},
+            "sweep": [], "codecs": [],
         }  # fmt: skip
 
     def run(self) -> dict[str, Any]:
@@ -233,18 +233,16 @@ class Runner:
                     lambda: weights.extend(self._train()),
                 )
             )
-        for name, arguments in self.plan.tool_runs.items():
-            if name == "codec" and self.example is None:
-                self.skip("codec", "no real weights: give --example train_gpt.py")
-                continue
-            tasks.append(
-                Task(
-                    f"pccheck bench, {name}", 8 if is_small else 300,
-                    lambda name=name, arguments=arguments: (  # type: ignore[misc]
-                        self._tool(name, arguments, weights)
-                    ),
-                )
-            )  # fmt: skip
+        parts: list[tuple[str, float, Callable[[], None]]] = [
+            ("its own parts", 300, self._tool),
+            ("a parameter at a time", 900, self._sweep),
+        ]
+        if self.example is not None:
+            parts.append(("codecs on real weights", 60, lambda: self._codecs(weights)))
+        else:
+            self.skip("codecs", "no real weights: give --example train_gpt.py")
+        for name, seconds, action in parts:
+            tasks.append(Task(f"the engine: {name}", 20 if is_small else seconds, action))
         return tasks
 
     # -- doing it
@@ -325,19 +323,29 @@ class Runner:
         self.results["weights"] = report
         return [Path(path) for path in report["files"]]
 
-    def _tool(self, name: str, arguments: list[str], weights: list[Path]) -> None:
+    def _tool(self) -> None:
         assert self.tool is not None
-        command = [str(self.tool), "bench", "--json", "--directory", str(self.folder), *arguments]
-        if name == "codec":
-            command += ["--weights", *map(str, weights)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode == 32:
-            raise Interrupted
-        if result.returncode != 0:
-            lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-            self.skip(f"pccheck bench, {name}", lines[-1])
+        try:
+            measured = engine.bench(self.tool, self.folder, list(self.plan.tool_arguments))
+        except RuntimeError as error:
+            self.skip("pccheck bench", str(error))
             return
-        self.results["tool"][name] = json.loads(result.stdout)
+        self.results["tool"] = measured
+
+    def _sweep(self) -> None:
+        assert self.tool is not None
+        try:
+            self.results["sweep"] = engine.sweep(
+                self.tool, self.folder, self.plan.loop_byte_count,
+                4 * self.plan.durable_byte_count, self.plan.engine_rounds, self._show,
+            )  # fmt: skip
+        except RuntimeError as error:
+            self.skip("sweep", str(error))
+
+    def _codecs(self, weights: list[Path]) -> None:
+        self.results["codecs"] = [
+            engine.codecs(path, self.folder, self.plan.engine_rounds) for path in weights
+        ]
 
 
 def _rotated(names: list[str], number: int) -> list[str]:

@@ -1,6 +1,7 @@
 /// Every problem that pcfsck can find; spec/PROBLEMS.md is this list as a table.
 public enum ProblemCatalogue {
-    public static let all: [Problem] = identity + superblock + header + table + payload + cross
+    public static let all: [Problem] =
+        identity + superblock + header + table + payload + cross + group
 
     /// The problem called `id`.
     public static func problem(_ id: String) -> Problem? { byID[id] }
@@ -292,5 +293,58 @@ public enum ProblemCatalogue {
 
     private static let cross = [
         nothingLoads, retainedLost, sequenceRepeated, stepDiffers, reservedBlockUsed,
+    ]
+
+    // MARK: Groups
+
+    static let rankFileMissing = Problem(
+        "PCK-G001", .error, "rank file missing",
+        "Some ranks of a group have a file here, and others of the same number of ranks have none. "
+            + "It is a warning when the restart continues from a newer checkpoint of another "
+            + "number of ranks.",
+        "Put the missing files into the folder. When each machine has a folder of its own, collect "
+            + "the files of all of them first.")
+    static let otherRun = Problem(
+        "PCK-G002", .error, "file of another run",
+        "The files of a folder have different run UUIDs: two jobs used one folder.",
+        "Give each run a folder of its own: move the files of the other run.")
+    static let otherName = Problem(
+        "PCK-G003", .error, "file under another name",
+        "The name of the file names another rank or number of ranks than its identity block.",
+        "The identity block is right. Give the file the name of its own rank.")
+    static let twoFilesOfOneRank = Problem(
+        "PCK-G004", .error, "two files of one rank",
+        "Two files are of the same rank of the same number of ranks, and hold different "
+            + "checkpoints. Neither is used.",
+        "Keep the file that the rank wrote last, and move the other one away.")
+    static let groupCheckpointLost = Problem(
+        "PCK-G005", .error, "group checkpoint lost",
+        "This checkpoint was durable on all ranks, or may have been, and at least one rank does "
+            + "not have its part now.",
+        "Bring back the file of the rank that the check names, or repair it. A restart continues "
+            + "from an older checkpoint when one is complete.")
+    static let newestIncomplete = Problem(
+        "PCK-G006", .info, "newest checkpoint not complete",
+        "Some ranks have a checkpoint that others do not have: what a crash leaves while the ranks "
+            + "save.",
+        "Nothing: a restart continues from the newest checkpoint that every rank has.")
+    static let rankFileUnusable = Problem(
+        "PCK-G007", .error, "rank file cannot be used",
+        "The file of a rank cannot be read, or is no checkpoint file.",
+        "See what pcfsck reports of this file, and repair it or restore it from a copy.")
+    static let twoWorlds = Problem(
+        "PCK-G008", .error, "two numbers of ranks in one attempt",
+        "Files of different numbers of ranks have checkpoints of the same attempt: two histories "
+            + "have one name.",
+        "Keep the files of one of the two, and move the others away.")
+    static let noGroup = Problem(
+        "PCK-G009", .error, "file without a group",
+        "The file has the name of a rank's file, and belongs to no group. It is a warning while a "
+            + "checkpoint of the group is complete.",
+        "It is not used. Move it, so that the rank can create its file.")
+
+    private static let group = [
+        rankFileMissing, otherRun, otherName, twoFilesOfOneRank, groupCheckpointLost,
+        newestIncomplete, rankFileUnusable, twoWorlds, noGroup,
     ]
 }

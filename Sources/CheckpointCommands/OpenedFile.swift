@@ -11,8 +11,18 @@ extension FileStorage {
     static func opened(
         _ path: String, _ access: Access, mode: Mode = .automatic, allowsNetwork: Bool = false
     ) throws(CheckpointError) -> FileStorage {
-        try withCheckpointErrors { () throws(StorageError) in
-            try FileStorage(path: path, access: access, mode: mode, allowsNetwork: allowsNetwork)
+        do throws(CheckpointError) {
+            return try withCheckpointErrors { () throws(StorageError) in
+                try FileStorage(
+                    path: path, access: access, mode: mode, allowsNetwork: allowsNetwork)
+            }
+        } catch {
+            guard RankFolder.isFolder(path) else { throw error }
+            var failure = error
+            failure.message =
+                "\(path): this is a folder, and the command is about one file; name it, such as "
+                + "rank-00000-of-00008.pcc in it"
+            throw failure
         }
     }
 

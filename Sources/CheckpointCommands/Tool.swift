@@ -71,6 +71,13 @@ public enum Tool: String, CaseIterable, Sendable {
     }
 
     private func execute(_ arguments: [String]) -> ExitStatus {
+        if self == .pccheck, arguments.first == "convert" {
+            return report(
+                CheckpointError(
+                    .invalidArgument,
+                    "convert is a command of the Python package, because the formats that it reads "
+                        + "are Python's: install that, and use python -m pccheck convert"))
+        }
         func execute(_ root: (some ParsableCommand).Type) -> ExitStatus {
             if let script = CompletionScript.requested(by: arguments, of: root) {
                 Output.standard.write(Array(script.utf8))

@@ -108,6 +108,9 @@ public struct GroupDecision: Sendable {
             case twoFiles = "two-files"
             /// Its attempt also has checkpoints of another number of ranks.
             case twoWorlds = "two-worlds"
+
+            /// Histories are mixed: nothing continues before a person has sorted the files.
+            public var isMixture: Bool { self != .unusable && self != .noGroup }
         }
 
         public let kind: Kind
@@ -121,8 +124,8 @@ public struct GroupDecision: Sendable {
         case resume(Checkpoint)
         /// Nothing was ever durable on all ranks: from step 0.
         case begin
-        /// The restart fails: this checkpoint was durable on all ranks, or may have been, and none
-        /// is complete now. nil: files cannot be used, and nothing else is known.
+        /// The restart fails. This checkpoint was durable on all ranks, or may have been, and is
+        /// not complete now; nil: files cannot be used, or do not belong together.
         case refuse(GroupCheckpointName?)
     }
 
@@ -162,6 +165,7 @@ public struct GroupDecision: Sendable {
     }
 
     public var outcome: Outcome {
+        if problems.contains(where: \.kind.isMixture) { return .refuse(lost) }
         if let choice, !isNewestUnreachable { return .resume(choice) }
         return lost == nil && problems.isEmpty ? .begin : .refuse(lost)
     }

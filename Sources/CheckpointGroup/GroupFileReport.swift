@@ -68,8 +68,10 @@ public struct GroupFileReport: Hashable, Sendable {
         self.slots = slots
     }
 
-    /// - Parameter decision: of the file at `path`.
-    public init(path: String, _ decision: RecoveryDecision) {
+    /// - Parameters:
+    ///   - decision: of the file at `path`.
+    ///   - damaged: slots of which reading the payload found damage.
+    public init(path: String, _ decision: RecoveryDecision, damaged: Set<SlotIndex> = []) {
         self.init(
             path: path, fileUUID: decision.identity.fileUUID, runUUID: decision.identity.runUUID,
             rank: decision.identity.rank, worldSize: decision.identity.worldSize,
@@ -79,8 +81,9 @@ public struct GroupFileReport: Hashable, Sendable {
                 let isNamed = decision.superblock.map { $0.names(report.slot) } ?? true
                 let header = report.header.flatMap { $0.state == .empty ? nil : $0 }
                 return Slot(
-                    slot: report.slot, reason: report.reason, sequence: header?.sequence,
-                    name: header?.groupName, isNamed: isNamed)
+                    slot: report.slot,
+                    reason: damaged.contains(report.slot) ? .payloadDamaged : report.reason,
+                    sequence: header?.sequence, name: header?.groupName, isNamed: isNamed)
             })
     }
 

@@ -1,5 +1,6 @@
 """Copies what is native into the package, so that an installed package stands alone."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,34 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parents[1] / "build"
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build"
 LIBRARY = BUILD / "lib" / "libpccheck.so"
 PROGRAM = BUILD / "bin" / "pccheck"
+
+
+#: pyproject.toml takes license files from here, because they must be below it.
+LICENSES = HERE / "build" / "licenses"
+#: In the wheel, or linked into what is in it. Each is of the package of its name.
+SYSTEM_LIBRARIES = ("libxxhash0", "libzstd1", "liburing-dev")
+
+
+def gather_licenses() -> None:
+    """Copies our license, and those of native parts as far as their packages ship them."""
+    found = {"LICENSE": ROOT / "LICENSE"}
+    if LIBRARY.exists() or PROGRAM.exists():
+        for name in SYSTEM_LIBRARIES:
+            found[name] = Path("/usr/share/doc") / name / "copyright"
+        for path in ROOT.glob(".build-c/checkouts/*/LICENSE.txt"):
+            found[path.parent.name] = path
+        swift = shutil.which(os.environ.get("SWIFT", "swift"))
+        if swift is not None:
+            found["swift"] = Path(swift).resolve().parents[1] / "share/swift/LICENSE.txt"
+    shutil.rmtree(LICENSES, ignore_errors=True)
+    LICENSES.mkdir(parents=True)
+    for name, path in found.items():
+        if path.is_file():
+            shutil.copyfile(path, LICENSES / name)
 
 
 class BuildWithNativeParts(build_py):
@@ -44,6 +70,7 @@ class WheelForEveryPython(bdist_wheel):
         return ("py3", "none", platform)
 
 
+gather_licenses()
 setup(
     cmdclass={"build_py": BuildWithNativeParts, "bdist_wheel": WheelForEveryPython},
     distclass=BinaryDistribution,

@@ -114,10 +114,11 @@ import Testing
     }
 
     /// Each problem has a fixture; those that need a failing medium or a live writer have a test
-    /// in FileCheckerTests.
+    /// in FileCheckerTests. Those of the files of a group together have tests in FolderTests.
     @Test func everyProblemHasAFixture() throws {
         let withoutFixture: Set = ["PCK-I012", "PCK-B008", "PCK-S007", "PCK-S009", "PCK-C005"]
         let seen = Set(try Fixture.allNames.flatMap { try Fixture.load($0).findings.map(\.id) })
-        #expect(seen == Set(ProblemCatalogue.all.map(\.id)).subtracting(withoutFixture))
+        let known = ProblemCatalogue.all.map(\.id).filter { !$0.hasPrefix("PCK-G") }
+        #expect(seen == Set(known).subtracting(withoutFixture))
     }
 }

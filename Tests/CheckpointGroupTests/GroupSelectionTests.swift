@@ -102,12 +102,21 @@ import Testing
             "reading it found damage", ["0/2 1.20a 1.10r", "1/2 1.20x 1.10r"], "resume 1.10/2",
             newer: ["1.20/2 rank 1: its slot is payload-damaged"]),
         .init(
+            "damage where nothing durable was", ["0/2 1.10a", "1/2 1.5a ~h"], "begin",
+            newer: ["1.10/2 rank 1: not in the file", "1.5/2 rank 0: not in the file"]),
+        .init(
+            "a newer one may come back", ["0/1 1.10a", "0/2 a2 2.20a"], "refuse 2.20",
+            newer: ["2.20/2 rank 1: no file"], next: 3),
+        .init(
+            "a newer one does not come back", ["0/1 1.10a", "0/2 a2 2.20a", "1/2 a2 2.20t"],
+            "resume 1.10/1", newer: ["2.20/2 rank 1: its slot is table-damaged"], next: 3),
+        .init(
             "another rank could read the file", ["0/2 1.10a", "1/2 1.10a", "1/2 !busy"],
             "resume 1.10/2", problems: ["unusable run/rank-00001-of-00002.pcc"]),
         // What does not belong together.
         .init(
             "a file of another run", ["0/2 1.10a", "1/2 run=b 1.10a", "0/1 1.10a"],
-            "resume 1.10/1", newer: ["1.10/2 rank 1: no file"],
+            "refuse ", newer: ["1.10/2 rank 1: no file"],
             problems: [
                 "two-worlds run/rank-00000-of-00001.pcc", "other-run run/rank-00001-of-00002.pcc",
             ]),
@@ -119,7 +128,7 @@ import Testing
             problems: ["no-group a.pcc"]),
         .init(
             "a file under the name of another rank",
-            ["0/2 1.10a", "1/2 path=rank-00003-of-00004.pcc 1.10a"], "resume 1.10/2",
+            ["0/2 1.10a", "1/2 path=rank-00003-of-00004.pcc 1.10a"], "refuse ",
             problems: ["other-name rank-00003-of-00004.pcc"]),
         .init(
             "two files of one rank", ["0/2 1.10a", "1/2 1.10a", "1/2 path=b.pcc file=9 1.10a"],
@@ -145,7 +154,7 @@ import Testing
             problems: ["two-files old.pcc", "two-files run/rank-00000-of-00001.pcc"]),
         .init(
             "one attempt with two numbers of ranks",
-            ["0/1 1.20a", "0/2 1.20a 1.10r", "1/2 1.20a 1.10r"], "resume 1.20/2",
+            ["0/1 1.20a", "0/2 1.20a 1.10r", "1/2 1.20a 1.10r"], "refuse ",
             problems: ["two-worlds run/rank-00000-of-00001.pcc"]),
     ]
 
@@ -194,6 +203,42 @@ import Testing
     func lostCheckpoints(_ files: [String], _ lost: String?) throws {
         let decision = GroupSelection.decide(try files.map(GroupState.report))
         #expect(decision.lost?.short == lost)
+    }
+}
+
+/// What programs read: pccheck.h, pcc_group_decide.
+@Suite struct GroupJSONTests {
+    @Test func everythingIsInTheDocument() throws {
+        let text = try GroupSelection.decide([
+            GroupState.report("0/2 w1.10 1.20a 1.10r"), GroupState.report("1/2 1.10a"),
+            GroupState.report("0/3 !gone"),
+        ]).json.text
+        let path = "run/rank-0000"
+        #expect(
+            text == #"{"run":"0a000000-0000-0000-0000-000000000000","outcome":"resume","#
+                + #""lost":null,"next_attempt":2,"watermark":{"attempt":1,"step":10},"#
+                + #""checkpoints":[{"attempt":1,"step":20,"world_size":2,"is_complete":false,"#
+                + #""files":[{"rank":0,"path":"\#(path)0-of-00002.pcc","slot":0,"#
+                + #""sequence":100,"reason":"anchored"}],"missing":[{"rank":1,"last_rank":1,"#
+                + #""reason":"not in the file"}]},{"attempt":1,"step":10,"world_size":2,"#
+                + #""is_complete":true,"files":[{"rank":0,"path":"\#(path)0-of-00002.pcc","#
+                + #""slot":1,"sequence":99,"reason":"retained"},{"rank":1,"#
+                + #""path":"\#(path)1-of-00002.pcc","slot":0,"sequence":100,"#
+                + #""reason":"anchored"}],"missing":[]}],"omitted_count":0,"#
+                + #""worlds":[{"world_size":3,"file_count":0,"missing":[{"rank":0,"last_rank":0,"#
+                + #""reason":"\#(path)0-of-00003.pcc: gone"},{"rank":1,"last_rank":2,"#
+                + #""reason":"no file"}]},{"world_size":2,"file_count":2,"missing":[]}],"#
+                + #""problems":[{"kind":"unusable","path":"\#(path)0-of-00003.pcc","#
+                + #""message":"gone"}]}"#)
+    }
+
+    @Test(arguments: [
+        ([], "begin", "null"), (["0/1 w1.20 1.10a"], "resume", #"{"attempt":1,"step":20}"#),
+        (["0/2 1.10a"], "refuse", #"{"attempt":1,"step":10}"#),
+    ])
+    func outcomes(_ files: [String], _ outcome: String, _ lost: String) throws {
+        let text = GroupSelection.decide(try files.map(GroupState.report)).json.text
+        #expect(text.contains(#""outcome":"\#(outcome)","lost":\#(lost),"#))
     }
 }
 

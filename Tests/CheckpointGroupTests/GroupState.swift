@@ -34,7 +34,8 @@ struct GroupState: Sendable, CustomTestStringConvertible {
     var reports: [GroupReport] { get throws { try files.map(Self.report) } }
 
     /// `0/2 a1 w1.10 1.20u 1.10a h`: rank 0 of 2, attempt 1, watermark, and the slots, the newest
-    /// first. `run=B`, `file=7`, `gen=4`, `path=…`, `fresh` and `!message` change the rest.
+    /// first; `~h` is a slot that no superblock names. `run=B`, `file=7`, `gen=4`, `path=…`,
+    /// `fresh` and `!message` change the rest.
     static func report(_ text: String) throws -> GroupReport {
         let words = text.split(separator: " ", omittingEmptySubsequences: true).map(String.init)
         let numbers = try #require(words.first).split(separator: "/").compactMap { UInt32($0) }
@@ -81,11 +82,14 @@ struct GroupState: Sendable, CustomTestStringConvertible {
         "-": .empty,
     ]
 
-    private static func slot(_ word: String, index: Int) -> GroupFileReport.Slot {
+    private static func slot(_ text: String, index: Int) -> GroupFileReport.Slot {
+        let isNamed = text.first != "~"
+        let word = isNamed ? text[...] : text.dropFirst()
         let name = checkpointName(String(word.dropLast()))
         return GroupFileReport.Slot(
             slot: SlotIndex(index), reason: word.last.flatMap { reasons[$0] } ?? .empty,
-            sequence: name.map { _ in SequenceNumber(rawValue: UInt64(100 - index)) }, name: name)
+            sequence: name.map { _ in SequenceNumber(rawValue: UInt64(100 - index)) }, name: name,
+            isNamed: isNamed)
     }
 }
 

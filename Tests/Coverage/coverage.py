@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 WANTED = {
     "CheckpointFormat": 100,
     "CheckpointRecovery": 100,
+    "CheckpointGroup": 95,
     "CheckpointWriter": 95,
     "CheckpointCheck": 95,
     "CheckpointStorage": None,

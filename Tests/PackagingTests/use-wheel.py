@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import files
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ except pccheck.FileMissing as error:
 else:
     raise AssertionError("a missing file was loaded")
 assert "torch" not in sys.modules
+
+licenses = {path.name for path in files("pccheck") or () if "licenses" in path.parts}
+parts = {"libxxhash0", "libzstd1", "liburing-dev", "swift", "swift-argument-parser"}
+assert {"LICENSE", *parts} <= licenses, licenses
 
 # Its own copies, beside those that Python itself may have loaded.
 with open("/proc/self/maps") as maps:

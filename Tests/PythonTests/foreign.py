@@ -18,7 +18,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
-from pccheck._cli import main
+from pccheck_program import main
 
 #: NaNs of every kind, both zeros, the smallest number.
 ODD_FLOATS = [0x7FC12345, 0xFFC00001, 0x7F800001, 0x80000000, 0x00000001, 0x7F800000]

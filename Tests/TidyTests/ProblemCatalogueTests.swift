@@ -30,7 +30,7 @@ import Testing
         let identifiers = ProblemCatalogue.all.map(\.id)
         #expect(Set(identifiers).count == identifiers.count)
         for id in identifiers {
-            #expect(id.wholeMatch(of: /PCK-[IBSTCX][0-9]{3}/) != nil, "\(id)")
+            #expect(id.wholeMatch(of: /PCK-[IBSTCXG][0-9]{3}/) != nil, "\(id)")
             #expect(ProblemCatalogue.problem(id)?.id == id)
         }
         #expect(ProblemCatalogue.problem("PCK-Z999") == nil)

@@ -36,6 +36,7 @@ _INDEX = """# API
 | C | [pccheck.h](c.md), for every language that calls C |
 | Swift | [CheckpointWriter](swift/CheckpointWriter.md), for writing |
 | Swift | [CheckpointRecovery](swift/CheckpointRecovery.md), for reading |
+| Swift | [CheckpointGroup](swift/CheckpointGroup.md), for what the ranks of a job decide |
 | Swift | [CheckpointCheck](swift/CheckpointCheck.md), for checks and repairs |
 | Swift | [CheckpointFormat](swift/CheckpointFormat.md), for the bytes of a file |
 

@@ -38,8 +38,10 @@ def _body(html: str) -> str:
     found = re.search(r'<div class="manual-text">(.*)</div>\s*<table class="foot">', html, re.S)
     if found is None:
         raise DocumentationError("mandoc printed no manual text: its HTML has another form")
+    # mandoc makes a block of nothing after each example in an indented one.
+    text = re.sub(r"<pre>\s*</pre>\s*", "", found[1])
     # Permalinks of mandoc beside those of the site would be two for one thing.
-    return re.sub(r'<a class="permalink" href="#[^"]*">(.*?)</a>', r"\1", found[1], flags=re.S)
+    return re.sub(r'<a class="permalink" href="#[^"]*">(.*?)</a>', r"\1", text, flags=re.S)
 
 
 def _purpose(body: str, name: str) -> str:

@@ -14,7 +14,10 @@ from typing import Any
 
 from repository import ROOT, DocumentationError, Pages, output_of
 
-_MODULES = ["CheckpointWriter", "CheckpointRecovery", "CheckpointCheck", "CheckpointFormat"]
+_MODULES = [
+    "CheckpointWriter", "CheckpointRecovery", "CheckpointGroup", "CheckpointCheck",
+    "CheckpointFormat",
+]
 _TYPES = {"swift.class", "swift.struct", "swift.enum", "swift.protocol"}
 # What a type has because of a protocol of the standard library.
 _UNTOLD = {"swift.func.op"}

@@ -7,17 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Copies with stores that bypass the processor's caches, where it has them (x86-64), and waits
- * until they are on their way to memory; elsewhere memcpy(3). */
-void pccb_stream_copy(void *to, const void *from, size_t byte_count);
-
 /* c += a * b, all of them square matrices of `extent` rows, row by row. */
 void pccb_multiply(float *c, const float *a, const float *b, size_t extent);
 
 /* f_type of statfs(2) for the file system of `path`; 0 when it cannot be told. */
 uint32_t pccb_file_system_type(const char *path);
-
-/* Bytes that malloc(3) has handed out and not got back. */
-uint64_t pccb_heap_byte_count(void);
 
 #endif

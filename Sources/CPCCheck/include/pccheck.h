@@ -390,7 +390,8 @@ PCC_API pcc_status pcc_writer_decide(pcc_writer *writer, uint64_t sequence, uint
  * Two reports of one file count as the later one. `decision_json` gets an object (pcc_free it):
  *   "run": the run UUID, or null when there are no files of a group;
  *   "outcome": "resume" from the first of "checkpoints" that is complete, "begin" at step 0, or
- *     "refuse", because files are needed that are missing or cannot be used;
+ *     "refuse", because files are needed that are missing or cannot be used, or because files do
+ *     not belong together;
  *   "lost": {"attempt", "step"} of the newest checkpoint that was durable on all ranks, or may have
  *     been, when only older ones or none are complete now; else null;
  *   "next_attempt": the number of the attempt to begin; null when the numbers are used up;
@@ -401,8 +402,7 @@ PCC_API pcc_status pcc_writer_decide(pcc_writer *writer, uint64_t sequence, uint
  *   "omitted_count": incomplete ones beyond the 128 newest, which are not in "checkpoints";
  *   "worlds": [{"world_size", "file_count", "missing"}], the files of each number of ranks;
  *   "problems": [{"kind", "path", "message"}] of files that cannot be used, or do not belong
- *     together. The kinds are "unusable", "no-group", "other-run", "other-name", "two-files" and
- *     "two-worlds"; a restart is safe with problems of the first two kinds only.
+ *     together: "unusable", "no-group"; "other-run", "other-name", "two-files", "two-worlds".
  * PCC_INVALID_ARGUMENT for JSON that is not such an array.
  */
 PCC_API pcc_status pcc_group_decide(const char *reports_json, char **decision_json,

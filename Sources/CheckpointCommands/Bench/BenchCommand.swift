@@ -13,32 +13,26 @@ struct BenchCommand: ToolCommand {
             Every ratio compares two figures that were taken in turn in one run. fio is used as \
             the limit when it is installed; a plain O_DIRECT writer always. Files are made in \
             --directory, on the file system to be measured, and removed again. Without --only, \
-            the parts durable, load, loop and open run, in a few minutes; a part that needs more \
-            disk space or memory than is available ends with an error before it begins.
+            all of them run, in a few minutes; a part that needs more disk space or memory than is \
+            available ends with an error before it begins.
 
             durable, load: against fio. loop: a training loop, with a processor that rests or \
-            works. open: recovery from metadata. sweep: one parameter at a time. codec: ratio \
-            and speed on real weights, on the device and on slowed-down writes, which stand for \
-            a cloud disk (a wrapper in this program; it uses blocking writes whatever the back \
-            end). steady: what grows over many checkpoints. pmem: persistent memory, or a tmpfs \
-            that is taken for it.
+            works. open: recovery from metadata.
 
             Exit status: 0 done, 8 it failed, 16 usage, 32 cancelled.
             """)
 
     enum Part: String, CaseIterable, ExpressibleByArgument {
-        case durable, load, loop, open, sweep, codec, steady, pmem
-
-        static let standard: [Part] = [.durable, .load, .loop, .open]
+        case durable, load, loop, open
     }
 
     @Option(help: .of("path", "Where the files go."), completion: .directory)
     var directory = "."
 
-    @Option(parsing: .upToNextOption, help: "What to measure (default: durable load loop open).")
+    @Option(parsing: .upToNextOption, help: "What to measure (default: all of it).")
     var only: [Part] = []
 
-    @Flag(help: "Measure every part, every fio setting and every case of the loop.")
+    @Flag(help: "Use every fio setting, and run every case of the loop.")
     var full = false
 
     @Option(
@@ -46,7 +40,7 @@ struct BenchCommand: ToolCommand {
         help: .of("sizes", "Bytes of one checkpoint (default: 1GiB 256MiB 64MiB 4MiB)."))
     var size: [ByteSize] = []
 
-    @Option(help: .of("n", "Rounds; medians are reported (default: 5; loop, sweep 3)."))
+    @Option(help: .of("n", "Rounds; medians are reported (default: 5; loop 3)."))
     var rounds: Int?
 
     @OptionGroup(title: "Engine")
@@ -118,35 +112,6 @@ struct BenchCommand: ToolCommand {
             parsing: .upToNextOption,
             help: "loop: the processor rests in a step, or multiplies matrices.")
         var step: [StepKind] = []
-
-        @Option(parsing: .upToNextOption, help: "sweep: what to vary (default: everything).")
-        var axis: [SweepAxis] = []
-
-        @Option(help: .of("size", "sweep: bytes of state but for axis size."))
-        var sweepSize: ByteSize = "256MiB"
-
-        @Option(help: .of("size", "sweep: the largest size of axis size."))
-        var sweepLimit: ByteSize = "4GiB"
-
-        @Option(
-            parsing: .upToNextOption,
-            help: .of("file.safetensors", "codec: files of real weights."),
-            completion: .file(extensions: ["safetensors"]))
-        var weights: [String] = []
-
-        @Option(
-            parsing: .upToNextOption,
-            help: .of("size", "codec: bytes per second of slowed-down writes (default: 250MB)."))
-        var throttle: [ByteSize] = []
-
-        @Option(help: .of("n", "steady: how many checkpoints."))
-        var checkpoints = 10_000
-
-        @Option(help: .of("size", "steady: bytes of state."))
-        var steadySize: ByteSize = "1MiB"
-
-        @Option(help: .of("path", "pmem: where the files go."), completion: .directory)
-        var pmemDirectory = "/dev/shm"
     }
 
     func validate() throws {
@@ -158,7 +123,6 @@ struct BenchCommand: ToolCommand {
         try check((1...100_000).contains(parts.loopSteps), "--loop-steps is 1 to 100000.")
         try check(
             (1...10_000).contains(parts.stepMilliseconds), "--step-milliseconds is 1 to 10000.")
-        try check((10...10_000_000).contains(parts.checkpoints), "--checkpoints is at least 10.")
         let counts = [
             engine.snapshotWorkers ?? 1, engine.writerWorkers, engine.queueDepth,
             engine.readWorkers,
@@ -172,14 +136,10 @@ struct BenchCommand: ToolCommand {
         try check(
             chunk % (64 << 10) == 0 && (1...(256 << 20)).contains(chunk),
             "--chunk is a multiple of 64K up to 256M.")
-        let sizes =
-            size + [parts.loopSize, parts.sweepSize, parts.steadySize, parts.sweepLimit]
+        let sizes = (size + [parts.loopSize]).map(\.byteCount)
         try check(
-            sizes.allSatisfy { ((64 << 10)...(1 << 40)).contains($0.byteCount) },
+            sizes.allSatisfy { ((64 << 10)...(1 << 40)).contains($0) },
             "Sizes are 64KiB to 1TiB.")
-        try check(
-            parts.throttle.allSatisfy { $0.byteCount >= 1_000_000 },
-            "--throttle is at least 1MB, in bytes per second.")
         let longest = parts.interval.max() ?? 10
         let hasLoop = only.isEmpty || only.contains(.loop)
         try check(
@@ -212,22 +172,11 @@ struct BenchCommand: ToolCommand {
         settings.intervals = given(parts.interval)
         settings.policies = given(parts.policy)
         settings.stepKinds = given(parts.step)
-        settings.sweepAxes = given(parts.axis) ?? SweepAxis.allCases
-        settings.sweepByteCount = parts.sweepSize.byteCount
-        settings.sweepLimitByteCount = parts.sweepLimit.byteCount
-        settings.weightPaths = parts.weights
-        settings.throttles = given(parts.throttle.map(\.byteCount)) ?? [250_000_000]
-        settings.steadyCheckpointCount = parts.checkpoints
-        settings.steadyByteCount = parts.steadySize.byteCount
-        settings.persistentMemoryDirectory = parts.pmemDirectory
         return settings
     }
 
     func execute() throws -> ExitStatus {
         let settings = makeSettings()
-        let chosen =
-            only.isEmpty
-            ? (full ? Part.allCases : Part.standard) : Part.allCases.filter(only.contains)
         let header = try BenchHeader(settings)
         if !json { show(header.lines) }
         var members = [
@@ -235,7 +184,7 @@ struct BenchCommand: ToolCommand {
             JSONValue.Member(key: "settings", value: header.configuration),
         ]
         for part in Part.allCases {
-            guard chosen.contains(part) else {
+            guard only.isEmpty || only.contains(part) else {
                 members.append(.init(key: part.rawValue, value: .null))
                 continue
             }
@@ -252,17 +201,13 @@ struct BenchCommand: ToolCommand {
         _ part: Part, _ settings: BenchSettings
     ) throws(CheckpointError) -> any BenchSection {
         var settings = settings
-        if [.sweep, .loop].contains(part) { settings.roundCount = rounds ?? 3 }
+        if part == .loop { settings.roundCount = rounds ?? 3 }
         let runner = BenchRunner(settings: settings, progress: showProgress)
         switch part {
         case .durable: return try runner.measureDurable()
         case .load: return try runner.measureLoad()
         case .loop: return try runner.measureLoop()
         case .open: return try runner.measureOpen()
-        case .sweep: return try runner.measureSweep()
-        case .codec: return try runner.measureCodec()
-        case .steady: return try runner.measureSteady()
-        case .pmem: return try runner.measurePersistentMemory()
         }
     }
 

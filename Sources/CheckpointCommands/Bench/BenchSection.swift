@@ -9,15 +9,6 @@ protocol BenchSection: Sendable {
     var json: JSONValue { get }
 }
 
-/// A part that this machine, or the options, cannot run.
-struct SkippedSection: BenchSection {
-    let title: String
-    let reason: String
-
-    var lines: [StyledText] { [StyledText(title, .bold), "  skipped: \(reason)", ""] }
-    var json: JSONValue { .dictionary(["skipped": .string(reason)]) }
-}
-
 /// A table of samples: median and extremes, and a remark.
 struct BenchTable {
     private var table = TableLayout([

@@ -24,19 +24,6 @@ struct BenchSettings: Sendable {
     var policies: [LoopPolicy]?
     var stepKinds: [StepKind]?
 
-    var sweepAxes: [SweepAxis] = SweepAxis.allCases
-    var sweepByteCount: UInt64 = 256 << 20
-    var sweepLimitByteCount: UInt64 = 4 << 30
-
-    var weightPaths: [String] = []
-    /// Bytes per second of the media that stand for slow disks.
-    var throttles: [UInt64] = [250_000_000]
-
-    var steadyCheckpointCount = 10_000
-    var steadyByteCount: UInt64 = 1 << 20
-
-    var persistentMemoryDirectory = "/dev/shm"
-
     /// Checkpoints in flight where a part uses one file.
     var inFlightCount: Int { inFlightCounts?.first ?? 1 }
     var writerWorkerCount: Int { writerOptions.writerWorkerCount }
@@ -65,16 +52,6 @@ enum StepKind: String, CaseIterable, ExpressibleByArgument, Sendable {
     case sleep
     /// One thread multiplies matrices.
     case busy
-}
-
-/// What the sweep varies, one at a time.
-enum SweepAxis: String, CaseIterable, ExpressibleByArgument, Sendable {
-    case size
-    case inFlight = "in-flight"
-    case writerWorkers = "writer-workers"
-    case chunk
-    case backend
-    case codec
 }
 
 /// A back end on the command line.

@@ -102,19 +102,6 @@ enum ProcessFacts {
         unsafe fputs("5", file)
         unsafe fclose(file)
     }
-
-    static var openDescriptorCount: Int {
-        // Safe: the directory is used by this function alone and closed once.
-        guard let directory = unsafe opendir("/proc/self/fd") else { return 0 }
-        // Safe: as above.
-        defer { unsafe _ = closedir(directory) }
-        var count = 0
-        while unsafe readdir(directory) != nil { count += 1 }
-        // The two dot entries, and the descriptor that lists the others.
-        return count - 3
-    }
-
-    static var heapByteCount: UInt64 { pccb_heap_byte_count() }
 }
 
 /// The peak of resident memory above what it was at the beginning.
@@ -129,39 +116,5 @@ struct MemoryPeak {
     var extraByteCount: UInt64 {
         let peak = ThisProcess.peakResidentByteCount
         return peak - min(before, peak)
-    }
-}
-
-/// A file mapped into memory, all of it touched.
-// Unchecked: the pointer never changes, and threads write to parts of it that do not overlap.
-@safe final class SharedMapping: @unchecked Sendable {
-    @unsafe let baseAddress: UnsafeMutableRawPointer
-    private let byteCount: Int
-
-    /// mmap(2) of the first `byteCount` bytes of the file at `path`, which has them.
-    init(path: String, byteCount: Int) throws(CheckpointError) {
-        // Safe: the path is passed as a C string, and the stream is closed below.
-        guard let file = unsafe fopen(path, "r+e") else { throw Self.failure(path, "open") }
-        // Safe: as above; a mapping outlives its descriptor.
-        defer { unsafe _ = fclose(file) }
-        let memory = unsafe mmap(
-            nil, byteCount, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0)
-        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
-            throw Self.failure(path, "mmap")
-        }
-        // Safe: the mapping has as many bytes.
-        unsafe memset(memory, 0, byteCount)
-        unsafe baseAddress = memory
-        self.byteCount = byteCount
-    }
-
-    deinit {
-        // Safe: mapped in init with this size, unmapped once.
-        unsafe munmap(baseAddress, byteCount)
-    }
-
-    private static func failure(_ path: String, _ operation: String) -> CheckpointError {
-        CheckpointError(
-            StorageError(operation: operation, path: path, osErrorNumber: errno))
     }
 }

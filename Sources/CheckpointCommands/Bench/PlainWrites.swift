@@ -1,4 +1,3 @@
-internal import CBenchmark
 internal import CheckpointFormat
 internal import CheckpointStorage
 
@@ -61,34 +60,15 @@ enum PlainWrites {
     static func copySeconds(
         _ state: BenchState, to target: AlignedBuffer, threadCount: Int, chunkByteCount: Int
     ) throws(CheckpointError) -> Double {
-        try copySeconds(state, threadCount, chunkByteCount) { offset, count in
-            // Safe: both buffers have as many bytes as the state.
-            unsafe _ = memcpy(
-                target.baseAddress + offset, state.buffer.baseAddress + offset, count)
-        }
-    }
-
-    /// The same with stores that bypass the caches, into a mapping of as many bytes.
-    static func streamSeconds(
-        _ state: BenchState, to target: SharedMapping, threadCount: Int, chunkByteCount: Int
-    ) throws(CheckpointError) -> Double {
-        try copySeconds(state, threadCount, chunkByteCount) { offset, count in
-            // Safe: the mapping has as many bytes as the state.
-            unsafe pccb_stream_copy(
-                target.baseAddress + offset, state.buffer.baseAddress + offset, count)
-        }
-    }
-
-    private static func copySeconds(
-        _ state: BenchState, _ threadCount: Int, _ chunkByteCount: Int,
-        _ copy: @escaping @Sendable (_ offset: Int, _ count: Int) -> Void
-    ) throws(CheckpointError) -> Double {
         let count = usefulCount(threadCount, state, chunkByteCount)
         return try seconds { () throws(CheckpointError) in
             try inParallel(count) { number in
                 var offset = number * chunkByteCount
                 while offset < state.byteCount {
-                    copy(offset, min(chunkByteCount, state.byteCount - offset))
+                    // Safe: both buffers have as many bytes as the state.
+                    unsafe _ = memcpy(
+                        target.baseAddress + offset, state.buffer.baseAddress + offset,
+                        min(chunkByteCount, state.byteCount - offset))
                     offset += count * chunkByteCount
                 }
             }

@@ -17,7 +17,7 @@ struct FsckCommand: ToolCommand {
         abstract: "Check checkpoint files, and report what a resume would load.",
         usage: """
             pcfsck [-n|-p|-y] [--undo UNDO] [--verify DEPTH]
-                   [-q|--json] FILE...
+                   [-q|--json] FILE|DIR...
             pcfsck --apply-undo UNDO FILE
             pcfsck --explain ID|all
             """,
@@ -30,6 +30,10 @@ struct FsckCommand: ToolCommand {
             What would be a choice between data is asked about on a terminal, and else left.
 
             -y first writes an undo file, from which --apply-undo restores FILE.
+
+            DIR is a folder with the files of the ranks of one job: pcfsck checks each of them \
+            and all of them together, and reports from which checkpoint the job restarts. It \
+            shows only files with errors or warnings. -p and -y repair one file after the other.
 
             Exit status, bits that may be combined: 0 clean, 1 errors were corrected, 4 errors \
             were left, 8 a file cannot be read, 16 usage, 32 cancelled.
@@ -77,7 +81,9 @@ struct FsckCommand: ToolCommand {
         completion: .list(ProblemCatalogue.all.map(\.id) + ["all"]))
     var explain: String?
 
-    @Argument(help: "Checkpoint files or block devices.", completion: .file())
+    @Argument(
+        help: "Checkpoint files, block devices, or folders with the files of ranks.",
+        completion: .file())
     var files: [String] = []
 
     func validate() throws {
@@ -88,7 +94,9 @@ struct FsckCommand: ToolCommand {
             guard safeRepair || allRepairs else {
                 throw ValidationError("--undo goes with -p or -y")
             }
-            guard files.count == 1 else { throw ValidationError("--undo is of one file") }
+            guard files.count == 1, !RankFolder.isFolder(files[0]) else {
+                throw ValidationError("--undo is of one file")
+            }
         }
         if applyUndo != nil {
             guard !readOnly, !safeRepair, !allRepairs, files.count == 1 else {
@@ -121,47 +129,51 @@ struct FsckCommand: ToolCommand {
         }
         if files.isEmpty { return .clean }
         if let applyUndo { return try undoRepair(applyUndo, files[0]) }
-        var status = ExitStatus.clean
-        var documents: [JSONValue] = []
-        var summary = FsckSummary(isFull: verify == .full)
+        var result = FsckResult(depth: depth, prints: json ? .json : quiet ? .table : .all)
         for (index, file) in files.enumerated() {
-            do throws(CheckpointError) {
-                let run = try check(file, number: index + 1)
-                status.formUnion(run.status)
-                summary.add(run)
-                if json {
-                    documents.append(FsckJSON.file(run))
-                } else if !quiet {
-                    if index > 0 { output.line() }
-                    FsckScreen(run, width: output.columnCount).lines.forEach(output.line)
-                }
-            } catch {
-                output.flush()
-                Output.diagnostics.line("\("pcfsck:", .red) \(error.message)")
-                status.formUnion(ExitStatus(error.code))
-                summary.addFailure(file)
-                documents.append(FsckJSON.failure(file, error))
+            result.separate(from: index)
+            if RankFolder.isFolder(file) {
+                checkFolder(file, &result)
+            } else {
+                let place = files.count > 1 ? "\(index + 1) of \(files.count): " : ""
+                result.add(Result { () throws(CheckpointError) in try check(file, place) }, file)
             }
         }
-        if json {
-            Output.standard.document(
-                "pcfsck", ["exit_status": .count(Int(status.rawValue)), "files": .array(documents)])
-        } else if quiet || files.count > 1 {
-            if !quiet { output.line() }
-            output.show(summary.lines(width:))
-        }
-        return status
+        result.finish(fileCount: files.count)
+        return result.status
     }
 
+    private func checkFolder(_ path: String, _ result: inout FsckResult) {
+        do throws(CheckpointError) {
+            var folder = FsckFolder(try RankFolder(path: path))
+            let show = { (run: Result<FsckRun, CheckpointError>, path: String) in
+                result.add(run, path, isInFolder: true)
+            }
+            if level == .none {
+                folder.check(depth, show: show)
+            } else {
+                let count = folder.folder.files.count
+                folder.repair(
+                    { path, index throws(CheckpointError) in
+                        try check(path, "\(index + 1) of \(count): ")
+                    }, show: show)
+            }
+            result.add(folder)
+        } catch {
+            result.add(.failure(error), path)
+        }
+    }
+
+    private var depth: CheckOptions.Depth { verify == .full ? .full : .metadata }
     private var level: RepairLevel { allRepairs ? .full : safeRepair ? .safe : .none }
 
     /// Checks one file, repairs it when asked to, and then checks it again.
     ///
-    /// - Parameter number: which of the files it is, from 1.
-    private func check(_ path: String, number: Int) throws(CheckpointError) -> FsckRun {
+    /// - Parameter place: which of the files it is.
+    private func check(_ path: String, _ place: String) throws(CheckpointError) -> FsckRun {
         let reader = try FileStorage.opened(path, .read)
         let report = { (storage: FileStorage, isChanged: Bool) in
-            self.report(storage, isChanged, number: number)
+            self.report(storage, isChanged, place)
         }
         let session = RepairSession(
             level: level, undoPath: undo, isQuiet: json || quiet, check: report)
@@ -206,11 +218,9 @@ struct FsckCommand: ToolCommand {
     }
 
     private func report(
-        _ storage: FileStorage, _ isChanged: Bool, number: Int
+        _ storage: FileStorage, _ isChanged: Bool, _ place: String
     ) -> CheckReport {
-        let place = files.count > 1 ? "\(number) of \(files.count): " : ""
-        let depth: CheckOptions.Depth = verify == .full ? .full : .metadata
-        return storage.check(depth, "\(place)verifying \(storage.path)") { state, progress in
+        storage.check(depth, "\(place)verifying \(storage.path)") { state, progress in
             guard Interruption.isRequested else { return }
             // Checking changes nothing, so that the process may end anywhere in it.
             progress.finish()

@@ -5,7 +5,7 @@ internal import CheckpointStorage
 
 /// What pcfsck prints for people about one file.
 struct FsckScreen {
-    private static let textIndent = 11
+    static let textIndent = 11
     /// Findings of a kind that are shown for one slot.
     private static let groupCount = 4
 
@@ -41,18 +41,31 @@ struct FsckScreen {
     }
 
     private func lines(_ finding: Finding) -> [StyledText] {
+        var text = "found \(finding.found), expected \(finding.expected)"
+        if finding.isFixable { text += "; pcfsck -p repairs it" }
+        return [Self.head(finding.problem, finding.severity, finding.place)]
+            + TextWrap.lines(text, indent: Self.textIndent, width: width)
+    }
+
+    /// What is wrong with the files of a group together.
+    static func lines(_ finding: GroupFinding, width: Int?) -> [StyledText] {
+        [head(finding.problem, finding.severity, finding.path ?? "")]
+            + TextWrap.lines(finding.text, indent: textIndent, width: width)
+    }
+
+    private static func head(
+        _ problem: Problem, _ severity: Severity, _ place: String
+    ) -> StyledText {
         let style: StyledText.Style =
-            switch finding.severity {
+            switch severity {
             case .error: .red
             case .warning: .yellow
             case .info: .cyan
             }
-        let severity = StyledText(finding.severity.rawValue, style).padded(to: 9, isRight: false)
-        var text = "found \(finding.found), expected \(finding.expected)"
-        if finding.isFixable { text += "; pcfsck -p repairs it" }
-        var head: StyledText = "  \(severity)\(finding.id)  \(finding.problem.title, .bold)"
-        if !finding.place.isEmpty { head.append("  \(finding.place)", .dim) }
-        return [head] + TextWrap.lines(text, indent: Self.textIndent, width: width)
+        let word = StyledText(severity.rawValue, style).padded(to: 9, isRight: false)
+        var head: StyledText = "  \(word)\(problem.id)  \(problem.title, .bold)"
+        if !place.isEmpty { head.append("  \(place)", .dim) }
+        return head
     }
 
     private var resume: [StyledText] {

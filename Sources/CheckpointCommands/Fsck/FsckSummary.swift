@@ -21,6 +21,8 @@ struct FsckSummary {
     /// - Parameter isFull: payload is verified, so that a rate means something.
     init(isFull: Bool) { self.isFull = isFull }
 
+    var isEmpty: Bool { rows.isEmpty }
+
     mutating func add(_ run: FsckRun) {
         let report = run.report
         rows.append(

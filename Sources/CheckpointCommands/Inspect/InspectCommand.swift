@@ -7,7 +7,9 @@ struct InspectCommand: ParsableCommand {
         commandName: "pcinspect",
         abstract: "Show what a checkpoint file holds. Never modifies it and takes no lock.",
         discussion: """
-            Without a subcommand: a summary with a map of the slots.
+            Without a subcommand: a summary with a map of the slots. Of a folder with the files of \
+            ranks, it shows which ranks have which checkpoints, and from which one the job \
+            restarts.
 
             Exit status: 0 sound, 1 diff found differences, 4 damage was seen, 8 the file cannot \
             be read or is no checkpoint file, 16 usage, 32 cancelled.

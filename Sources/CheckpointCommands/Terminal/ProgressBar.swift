@@ -6,6 +6,9 @@ internal import Synchronization
 ///
 /// `update` may be called from any thread.
 final class ProgressBar: Sendable {
+    /// What is counted.
+    enum Unit { case bytes, files }
+
     private struct State {
         var title: String
         var total: UInt64
@@ -18,10 +21,14 @@ final class ProgressBar: Sendable {
     private static let barColumnCount = 24
 
     private let output: Output
+    private let unit: Unit
     private let state: Mutex<State>
 
-    init(_ title: String, total: UInt64, output: Output = .diagnostics) {
+    init(
+        _ title: String, total: UInt64, _ unit: Unit = .bytes, output: Output = .diagnostics
+    ) {
         self.output = output
+        self.unit = unit
         state = Mutex(State(title: title, total: total))
     }
 
@@ -52,7 +59,8 @@ final class ProgressBar: Sendable {
         text += Quantity.bar(done, of: state.total, width: Self.barColumnCount)
         text += " \(Int(share * 100)) %"
         if elapsed > 0.5, done > 0 {
-            text += "  \(Quantity.bytes(UInt64(Double(done) / elapsed)))/s"
+            let rate = UInt64(Double(done) / elapsed)
+            text += unit == .bytes ? "  \(Quantity.bytes(rate))/s" : "  \(rate) files/s"
             let left = elapsed / share - elapsed
             if left >= 1 { text += "  \(Int(left)) s left" }
         }

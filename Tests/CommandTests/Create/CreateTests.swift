@@ -91,6 +91,12 @@ import Testing
         #expect(directory.names == [])
     }
 
+    @Test func convertIsACommandOfPython() throws {
+        let run = try ToolRun(.pccheck, ["convert", "a.pt", "-o", "a.pcc"])
+        #expect(run.status == 16 && run.output.isEmpty)
+        #expect(run.diagnostics.contains("use python -m pccheck convert"))
+    }
+
     @Test func whatTheSystemRefusesEndsWith8() throws {
         let missing = try ToolRun(.pccheck, ["create", "/no/such/x.pcc", "--capacity", "64K"])
         #expect(missing.status == 8)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from layout_child import RankFile, Run, full, path_of, resume, world_of
+from layout_child import RankFile, Run, assembled, full, path_of, resume, world_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -17,6 +17,8 @@ import pccheck
 import pccheck.torch
 from pccheck._core.reader import Reader
 from pccheck._group.claims import compare
+from pccheck._state.request import Loading
+from pccheck._torch.loading.assembled import AssembledMemory, load_assembled
 
 
 def raised(kind: type[Exception], function: Any, *arguments: Any, **options: Any) -> Any:
@@ -69,7 +71,7 @@ def own_parts(rank: int, world: int, directory: str) -> None:
     generator = torch.Generator().manual_seed(rank)
     average = torch.arange(6000.0)
     parts: dict[str, Any] = {
-        "model": model, "loader": loader, "epoch": {"number": 7}, "generator": generator,
+        "model": model, "loader": loader, "epoch": {"number": 7}, "generator": [generator],
         "average": {"values": average}, "own": {"values": average.clone()},
         "differs": {"values": torch.full((5,), float(rank))},
     }  # fmt: skip
@@ -80,22 +82,22 @@ def own_parts(rank: int, world: int, directory: str) -> None:
         assert '"shared":["model","average"]' in checkpointer.division.metadata["pccheck.group"]
     dist.barrier()
     same = {
-        "loader": {"position": -1, "epoch": 0}, "generator": torch.Generator(),
+        "loader": {"position": -1, "epoch": 0}, "generator": [torch.Generator()],
         "differs": {"values": torch.zeros(5)},
     }  # fmt: skip
     resume(directory, same, rank)
-    assert same["loader"] == loader and same["generator"].initial_seed() == rank
+    assert same["loader"] == loader and same["generator"][0].initial_seed() == rank
     assert torch.equal(same["differs"]["values"], torch.full((5,), float(rank)))
     # As a job of another number of ranks.
     even = {
         "epoch": {"number": 0}, "average": {"values": torch.zeros(6000)},
-        "own": {"values": torch.zeros(6000)}, "generator": torch.Generator().manual_seed(99),
+        "own": {"values": torch.zeros(6000)}, "generator": [torch.Generator().manual_seed(99)],
     }  # fmt: skip
     report = resume(directory, even, None).report
     assert even["epoch"] == {"number": 7}
     assert torch.equal(even["average"]["values"], average)  # type: ignore[index]
     assert torch.equal(even["own"]["values"], average)  # type: ignore[index]
-    assert even["generator"].initial_seed() == 99  # type: ignore[attr-defined]
+    assert even["generator"][0].initial_seed() == 99  # type: ignore[index]
     assert report is not None
     assert [item.split(":")[0] for item in report.left_alone] == ["generator", "rng"], report
     state = {"loader": {"position": -1}, "epoch": {"number": 0}}
@@ -124,6 +126,8 @@ def share(rank: int, world: int, directory: str) -> None:
     optimizer.step()
     with RankFile(path_of(directory, rank), rank, world) as checkpointer:
         checkpointer.save(1, rng=False, model=wrapped, optimizer=optimizer).wait()
+        # Parameters and moments are read in place; what is stored whole and small is copied.
+        assert checkpointer.stats()["copied_byte_count"] < 64 << 10
     with Reader(path_of(directory, rank)) as reader:
         reader.select_newest()
         manifest, _ = reader.manifest()
@@ -146,7 +150,8 @@ def claims(rank: int, world: int, directory: str) -> None:
 
     def told(**parts: Any) -> str:
         path = os.path.join(directory, f"claims{rank}.pcc")
-        with RankFile(path, rank, world, shared=[*({"average"} & parts.keys())]) as checkpointer:
+        shared = parts.pop("shared", [*({"average"} & parts.keys())])
+        with RankFile(path, rank, world, shared=shared) as checkpointer:
             checkpointer.save(1, rng=False, **parts).wait()
             division = checkpointer.division
         os.unlink(path)
@@ -178,6 +183,7 @@ def claims(rank: int, world: int, directory: str) -> None:
     torch.manual_seed(10 + rank // 2)
     stage = nn.Linear(4, 4)
     fully_shard(stage, mesh=mesh["dp"])
+    assert told(model=stage, shared={"model": False}) == ""
     text = told(model=stage)
     assert "'model.weight[0:2, 0:4]' has other values on rank 0 than on rank 2" in text, text
 
@@ -312,3 +318,70 @@ def pipeline(rank: int, world: int, directory: str) -> None:
 
 
 TASKS["pipeline"] = pipeline
+
+
+def fallback(rank: int, world: int, directory: str) -> None:
+    """A checkpoint that turns out damaged after live tensors were filled from it; then an older."""
+    torch.manual_seed(1)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(300, 300))
+    # The last chunks of each file differ from step to step.
+    with RankFile(path_of(directory, rank), rank, world, retain=2, chunk=1 << 16) as checkpointer:
+        for step in (1, 2):
+            with torch.no_grad():
+                model.module.weight.fill_(step)
+                model.module.bias.fill_(step)
+            checkpointer.save(step, rng=False, model=model).wait()
+    dist.barrier()
+    if rank == 0:
+        path = path_of(directory, 1)
+        content = bytearray(open(path, "rb").read())
+        place = content.find(torch.full((3000,), 2.0).numpy().tobytes())
+        assert place > 0
+        content[place + 100_000] ^= 1
+        open(path, "wb").write(content)
+        live = nn.Linear(300, 300)
+        state = {"model": live}
+        loading = Loading(AssembledMemory(), state, parts=["model"], strict=True)
+        errors = []
+        for step in (2, 1):
+            with assembled(directory, None, [0, 1], step=step) as assembly:
+                try:
+                    load_assembled(assembly, loading)
+                except pccheck.Corrupt as error:
+                    errors.append(error)
+                    assert (live.weight == 2).any(), "nothing was filled, so nothing is tried here"
+        assert [error.rank for error in errors] == [1], errors
+        assert (live.weight == 1).all() and (live.bias == 1).all()
+        # In a partial load all files are verified before the first byte is filled.
+        other = nn.Linear(300, 300)
+        loading = Loading(AssembledMemory(), {"model": other}, parts=["model"], strict=False)
+        with assembled(directory, None, [0, 1], step=2) as assembly:
+            before = other.weight.clone()
+            assert raised(pccheck.Corrupt, load_assembled, assembly, loading).rank == 1
+            assert torch.equal(other.weight, before)
+    dist.barrier()
+
+
+def own_file(rank: int, world: int, directory: str) -> None:
+    """FSDP restarts from this rank's own file alone, and takes another placement from all."""
+    run = Run("fsdp", rank, world, 1)
+    run.step()
+    with RankFile(path_of(directory, rank), rank, world) as checkpointer:
+        checkpointer.save(1, **run.parts).wait()
+    expected = {key: full(value) for key, value in run.model.state_dict().items()}
+    dist.barrier()
+    other = Run("fsdp", rank, world, 2)
+    resume(directory, other.parts, rank, ranks=[rank])
+    placed = Run("tp", rank, world, 3)
+    report = resume(directory, placed.parts, rank).report
+    assert report is not None and report.is_exact, report
+    for found in (other, placed):
+        for key, value in found.model.state_dict().items():
+            assert torch.equal(full(value), expected[key]), key
+        assert found.scheduler.last_epoch == 1
+    error = raised(pccheck.IncompleteShards, resume, directory, placed.parts, rank, ranks=[rank])
+    assert rank not in error.ranks and error.ranks, error
+
+
+TASKS["fallback"] = fallback
+TASKS["own-file"] = own_file

@@ -69,3 +69,11 @@ def test_buffers_of_ddp(tmp_path: Path) -> None:
 
 def test_stages_of_a_pipeline(tmp_path: Path) -> None:
     run_jobs(CHILD, tmp_path, "pipeline:4")
+
+
+def test_an_older_checkpoint_after_one_that_filled_live_tensors(tmp_path: Path) -> None:
+    run_jobs(CHILD, tmp_path, "fallback:2")
+
+
+def test_shards_come_from_the_own_file(tmp_path: Path) -> None:
+    run_jobs(CHILD, tmp_path, "own-file:4")

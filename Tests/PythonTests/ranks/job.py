@@ -92,4 +92,7 @@ def report(handles: deque[Any]) -> None:
         time.sleep(0.0005)
 
 
-__all__ = ["Any", "Training", "connect", "dist", "nn", "os", "pccheck", "pcd", "planted", "say", "sys", "torch", "train"]
+__all__ = [
+    "Any", "Training", "connect", "dist", "nn", "os", "pccheck", "pcd", "planted", "say", "sys",
+    "torch", "train",
+]  # fmt: skip

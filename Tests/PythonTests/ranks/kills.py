@@ -132,8 +132,8 @@ class Harness:
         for step, loss in gang.said(rank, "loss"):
             if loss != self._expected[rank][step]:
                 raise Wrong(
-                    f"rank {rank}, step {step}: the loss is {loss}, and {self._expected[rank][step]}"
-                    " in an undisturbed run"
+                    f"rank {rank}, step {step}: the loss is {loss}, and in an undisturbed run "
+                    f"{self._expected[rank][step]}"
                 )
         for (step,) in gang.said(rank, "all"):
             self.counts["acked_steps"] += 1

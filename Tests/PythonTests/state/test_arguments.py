@@ -163,6 +163,8 @@ def test_durations_may_be_long(value: float, path: Path) -> None:
 def test_durations_are_numbers(value: Any, path: Path) -> None:
     with pytest.raises(TypeError, match="busy_timeout is"):
         checkpointer(path, busy_timeout=value)
+    with pytest.raises(TypeError, match="grace is"):
+        checkpointer(path, on_sigterm="save", grace=value)
     with pytest.raises(TypeError, match="timeout is"):
         saved(path).save(1, STATE).wait(value)
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from Benchmarks import machine
+from Benchmarks import engine, machine
 from Benchmarks.peers import PEERS
 from Benchmarks.report import durable_figures, loop_figures, markdown
 from Benchmarks.runs import Plan
@@ -95,7 +96,7 @@ def test_everything_in_one_run(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "Benchmarks", "--quick", "--directory", str(tmp_path / "disk"),
         "--output", str(output), "--peer", "pccheck", "safetensors", "--bytes", "2000000",
-        "--loop-bytes", "1000000",
+        "--loop-bytes", "1000000", "--tool", TOOL,
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -109,7 +110,7 @@ def test_everything_in_one_run(tmp_path: Path) -> None:
     text = (output / "results.md").read_text()
     assert "safetensors + fsync" in text and "every 5" in text
     assert "Slowdown of real training on these cores" in text
-    for name in ("durable.png", "cost.png", "loop.png"):
+    for name in ("durable.png", "cost.png", "loop.png", "sweep.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     if machine.fio_version() is not None and "fio" not in results["skipped"]:
         assert len(results["fio"]) == len(machine.FIO_SETTINGS)
@@ -147,7 +148,7 @@ def test_what_is_not_there_is_left_out_visibly(tmp_path: Path) -> None:
 
 
 def test_too_little_space_is_said_beforehand() -> None:
-    plan = Plan(1 << 30, {"flat": 1}, 1 << 20, 1, {1: 2}, 1, {})
+    plan = Plan(1 << 30, {"flat": 1}, 1 << 20, 1, {1: 2}, 1)
     assert plan.lacks(1 << 40, 1 << 40) is None
     assert "disk space" in (plan.lacks(1 << 30, 1 << 40) or "")
     assert "memory" in (plan.lacks(1 << 40, 1 << 30) or "")
@@ -205,19 +206,31 @@ def test_real_weights(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in single.values()} == {torch.float32}
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     assert sum(name.endswith(".exp_avg_sq") for name in single) > 20
-    if not TOOL.exists():
-        pytest.skip(f"{TOOL} is not built")
-    command = [
-        TOOL, "bench", "--json", "--only", "codec", "--rounds", "1", "--directory", tmp_path,
-        "--weights", *report["files"],
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    groups = json.loads(result.stdout)["codec"]["groups"]
     # Real weights shrink by planes, in either type.
-    for group in groups:
-        ratios = {row["codec"]: row["compression_ratio"] for row in group["codecs"]}
-        assert ratios["planes-zstd"] > 1.05, ratios
+    for path in report["files"]:
+        group = engine.codecs(Path(path), tmp_path, 1)
+        ratios = {row["codec"]: row["ratio"] for row in group["codecs"]}
+        assert ratios["none"] <= 1 and ratios["planes-zstd"] > 1.05, ratios
+        assert all(row["durable"] for row in group["codecs"])
+        assert [bool(row["compress"]) for row in group["codecs"]] == [False, True, True]
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    shown: list[str] = []
+    rows = engine.sweep(TOOL, tmp_path, 1 << 20, 4 << 20, 1, shown.append)
+    count = Counter(row["axis"] for row in rows)
+    assert count == {
+        "size": 1, "in-flight": 6, "writer-workers": 6, "chunk": 5, "backend": 4, "codec": 3
+    }  # fmt: skip
+    assert len(shown) == len(rows) and list(tmp_path.iterdir()) == []
+    for row in rows:
+        if row["skipped"] is None:
+            assert all(row[key][0] > 0 for key in ("durable", "plain", "sustained")), row
+        else:
+            assert row["axis"] == "backend", row
+    with pytest.raises(RuntimeError, match="none"):
+        engine.sweep(TOOL, tmp_path / "none", 1 << 20, 4 << 20, 1, shown.append)
 
 
 def test_kinds_of_state(tmp_path: Path) -> None:

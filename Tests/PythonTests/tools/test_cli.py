@@ -7,9 +7,11 @@ import os
 import pty
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def in_terminal(
     number, size = (1 if stream == "stdout" else 2), struct.pack("HHHH", 24, columns, 0, 0).hex()
     code = (
         f"import fcntl, sys, termios; fcntl.ioctl({number}, termios.TIOCSWINSZ, "
-        f"bytes.fromhex('{size}')); from pccheck._cli import main; sys.exit(main(sys.argv[1:]))"
+        f"bytes.fromhex('{size}')); from pccheck_program import main; sys.exit(main(sys.argv[1:]))"
     )
     leader, follower = pty.openpty()
     other = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: follower}
@@ -173,6 +175,32 @@ def test_the_scripts_of_an_environment_are_the_tools(trained: Path) -> None:
     assert load_file(out)["pattern"].numpy().tobytes() == pattern(30, 1 << 15).tobytes()
 
 
+def test_an_interrupt_before_the_program_runs_ends_it_silently(tmp_path: Path) -> None:
+    """The script waits at a pipe that stands for the program."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = Path(sys.executable).parent / "pcfsck"
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", script, "x"], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PCCHECK_PROGRAM": str(pipe)},
+    ) as child:  # fmt: skip
+        writer = None
+        while writer is None and child.poll() is None:
+            try:
+                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                # Nobody reads yet.
+                time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=30)[1]
+    assert writer is not None, said
+    os.close(writer)
+    assert child.returncode == -signal.SIGINT
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said
+    # Nothing that takes long came before.
+    assert "pccheck_program" in said and "numpy" not in said
+
+
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     said = module("fsck", "x", status=8, PCCHECK_PROGRAM=str(tmp_path / "none")).stderr
     assert f"{tmp_path / 'none'}: No such file" in said and "make tools" in said
@@ -194,7 +222,7 @@ def test_the_program_on_the_path_is_never_a_script(tmp_path: Path) -> None:
     (places[0] / "pccheck").write_text("#!/bin/sh\nexec pccheck $@")
     (places[0] / "pccheck").chmod(0o755)
     code = (
-        "import sys; from pathlib import Path; from pccheck._cli import program;"
+        "import sys; import pccheck_program as program;"
         "program.__file__ = '/nowhere/at/all/there/is/x.py';"
         "sys.exit(program.become('pcfsck', ['--version']))"
     )
@@ -470,7 +498,7 @@ def test_torch_is_imported_only_for_its_own_formats(path: Path, tmp_path: Path) 
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
     code = "\n".join(
         [
-            "import sys; sys.path.insert(0, sys.argv[1]); from pccheck._cli import main",
+            "import sys; sys.path.insert(0, sys.argv[1]); from pccheck_program import main",
             "for line in sys.argv[2:]:",
             "    print(main(line.split()))",
         ]

@@ -336,7 +336,7 @@ def test_a_large_file_is_not_read_into_memory(path: Path, tmp_path: Path) -> Non
     # Anonymous memory: what the map takes of the page cache can be given back.
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (300 << 20,) * 2);"
-        "from pccheck._cli import main; sys.exit(main(sys.argv[1:]))"
+        "from pccheck_program import main; sys.exit(main(sys.argv[1:]))"
     )
     for arguments in (
         ("convert", one, "-o", path), ("convert", path, "-o", tmp_path / "b.safetensors"),

@@ -13,7 +13,10 @@ struct ReportPage {
 
     private var charts: ReportCharts { ReportCharts(report: report) }
 
-    var html: HTMLText {
+    var html: HTMLText { Self.document(title: name, header: header, main: sections) }
+
+    /// A page that needs nothing else, and runs and styles nothing else.
+    static func document(title: String, header: HTMLText, main: HTMLText) -> HTMLText {
         let policy =
             "default-src 'none'; style-src 'sha256-\(ReportStyle.cssDigest)'; script-src "
             + "'sha256-\(ReportStyle.scriptDigest)'; base-uri 'none'; form-action 'none'"
@@ -22,9 +25,9 @@ struct ReportPage {
             <html lang="en"><head><meta charset="utf-8">
             <meta http-equiv="Content-Security-Policy" content="\(policy)">
             <meta name="viewport" content="width=device-width, initial-scale=1">
-            <title>\(name) · PCcheck report</title>
+            <title>\(title) · PCcheck report</title>
             <style>\(Self.raw(ReportStyle.css))</style></head>
-            <body><header>\(header)</header><main>\(sections)</main>
+            <body><header>\(header)</header><main>\(main)</main>
             <script>\(Self.raw(ReportStyle.script))</script></body></html>
 
             """
@@ -37,7 +40,7 @@ struct ReportPage {
         report.path.split(separator: "/").last.map(String.init) ?? report.path
     }
 
-    private static func section(_ title: String, _ content: HTMLText) -> HTMLText {
+    static func section(_ title: String, _ content: HTMLText) -> HTMLText {
         "<section><h2>\(title)</h2>\(content)</section>\n"
     }
 

@@ -1,12 +1,16 @@
 internal import ArgumentParser
 internal import CheckpointCheck
 internal import CheckpointFormat
+internal import CheckpointGroup
 internal import CheckpointRecovery
 internal import CheckpointStorage
 
 struct InspectSummaryCommand: ToolCommand {
     static let configuration = CommandConfiguration(
-        commandName: "summary", abstract: "The slot map, and what a resume would load (default).")
+        commandName: "summary", abstract: "The slot map, and what a resume would load (default).",
+        discussion: """
+            For a folder: which ranks have which checkpoints, and from which one the job restarts.
+            """)
 
     @OptionGroup var options: InspectedFile
 
@@ -27,6 +31,7 @@ struct InspectSummaryCommand: ToolCommand {
     }
 
     func execute() throws -> ExitStatus {
+        if RankFolder.isFolder(options.file) { return try showFolder() }
         if let html {
             return try ReportFile.write(
                 html, of: options.file, depth: verify == .full ? .full : .metadata)
@@ -53,6 +58,31 @@ struct InspectSummaryCommand: ToolCommand {
         } else {
             Output.standard.show(SummaryScreen(inspection).lines(width:))
         }
+        return inspection.status
+    }
+
+    private func showFolder() throws(CheckpointError) -> ExitStatus {
+        guard verify == nil else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(options.file) is a folder, of which a page shows the metadata; pcfsck --verify "
+                    + "full reads its files")
+        }
+        let inspection = try FolderInspection(path: options.file)
+        if let html { return try FolderPage.write(html, of: inspection) }
+        guard options.json else {
+            Output.standard.show(FolderScreen(inspection).lines(width:))
+            return inspection.status
+        }
+        JSONValue.document(
+            tool: "pcinspect",
+            [
+                "path": .string(options.file),
+                "ignored_count": .count(inspection.folder.others.count),
+                "decision": inspection.decision.json,
+                "findings": .array(inspection.findings.map(FolderJSON.finding)),
+            ]
+        ).write(to: .standard, listing: "files", inspection.files.lazy.map(FolderJSON.file))
         return inspection.status
     }
 

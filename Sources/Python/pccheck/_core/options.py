@@ -164,7 +164,7 @@ class PreemptionOptions:
                 f"after_sigterm is {self.after_sigterm!r}; choose one of "
                 f"{', '.join(_AFTER_SIGTERM)}"
             )
-        if not self.grace > 0:
+        if not seconds(self.grace, "grace") > 0:
             raise InvalidArgument(
                 f"grace is {self.grace}; give the seconds from SIGTERM to the kill"
             )

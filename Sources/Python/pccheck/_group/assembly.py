@@ -28,6 +28,8 @@ from .optimizers import with_common_numbers
 
 # The file of a tensor is in the upper bits of its offset; a payload is shorter.
 _FILE_SHIFT = 48
+#: The part with the global random generators.
+RANDOM_PART = "rng"
 # What is compared at once of tensors that every rank stored.
 _COMPARED_BYTE_COUNT = 16 << 20
 _Nodes: TypeAlias = Mapping[int, Any]
@@ -177,6 +179,9 @@ class Assembly:
         document = {}
         records = _Records({rank: item.objects for rank, item in self._manifests.items()})
         for name in wanted:
+            if name == RANDOM_PART and self.is_one_for_many:
+                merging.conflicts.append(Conflict(name, name, (tuple(self._ranks),)))
+                continue
             if self._has_base and name not in first and not merging.is_divided(documents, name):
                 # Another rank's own part.
                 continue
@@ -192,6 +197,12 @@ class Assembly:
         return JoinedManifest(
             document, objects, merging.conflicts, merging.tensors, merging.partial
         )
+
+    @property
+    def is_one_for_many(self) -> bool:
+        """True when the one rank of a world saved, and this is a rank of another world: generators
+        would give each of many ranks the same numbers."""
+        return not self._has_base and self.world_size == 1
 
     @property
     def has_base(self) -> bool:

@@ -57,6 +57,7 @@ class CandidateFiles:
 
     def open(self, ranks: Sequence[int]) -> CheckpointInfo:
         """Opens the files of these ranks, and pins the checkpoint there; it is in the last one."""
+        info: CheckpointInfo | None = None
         for rank in ranks:
             path, sequence = self._candidate.files[rank]
             reader = Reader(path, self._fingerprint)
@@ -68,6 +69,7 @@ class CandidateFiles:
                     f"now, expected {self._candidate}",
                     code=7,
                 )
+        assert info is not None, "a rank opens at least one file"
         return info
 
     def __enter__(self) -> CandidateFiles:
@@ -105,7 +107,7 @@ class Choice:
         return [sequence for item in older if (sequence := item.sequence_of(rank, world_size))]
 
     def base(self, chosen: Candidate | None, rank: int, world_size: int) -> Base | None:
-        """The chosen checkpoint, as the writer of this rank is told."""
+        """The chosen checkpoint, as the writer of this rank gets it."""
         if chosen is None:
             return None
         return Base(chosen.attempt, chosen.step, chosen.sequence_of(rank, world_size))

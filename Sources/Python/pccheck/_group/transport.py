@@ -112,7 +112,7 @@ class LocalTransport:
 
 
 def bounded(call: Callable[[], _Value], timeout: float, what: str) -> _Value:
-    """The result of a call that may wait in C for ever; meanwhile signals are heard.
+    """The result of a call that may wait in C without end; meanwhile signals are heard.
 
     When the time is over the call stays behind in its thread, and ``RanksMissing`` is raised.
     """

@@ -43,6 +43,6 @@ class GroupWriter:
                 except Closed:
                     return
 
-    def hold(self) -> threading.RLock:  # type: ignore[valid-type]
+    def hold(self) -> threading.RLock:
         """While it is held, no verdict is recorded: the file is closed for a moment."""
         return self._lock

@@ -75,6 +75,8 @@ class _Held:
     source: int | None = None
     #: What the ranks call it among each other; its path unless that is no name.
     label: str = ""
+    #: False where the caller says that the ranks need not agree.
+    is_claimed: bool = True
     #: What this rank stores: views of its parts.
     stored: list[tuple[Box, torch.Tensor]] = field(default_factory=list)
 
@@ -253,7 +255,10 @@ class _Finding:
             self._walk(live, collected, name)
         else:
             # Of one that is declared as own, DTensors only.
+            count = len(self.held)
             self._everything(collected, name, declared)
+            for held in self.held[count:]:
+                held.is_claimed = bool(declared)
         if declared or self._found:
             self.shared.add(name)
 
@@ -442,8 +447,9 @@ def _with_pieces(value: Any, found: Mapping[int, _Held]) -> Any:
 def _claims(finding: _Finding) -> Claims:
     """What the other holders must have as well."""
     claims = Claims()
-    samples = _samples([part for item in finding.held for _, part in item.parts])
-    for item in finding.held:
+    claimed = [item for item in finding.held if item.is_claimed]
+    samples = _samples([part for item in claimed for _, part in item.parts])
+    for item in claimed:
         form = f"{dtype_name(item.dtype)} {item.shape}"
         if not item.parts:
             # Every holder has nothing of it.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import AllgatherOptions
+from torch._C._distributed_c10d import AllgatherOptions, PrefixStore
 from torch.distributed import distributed_c10d as c10d
 
 from .._core.arguments import U64_MAXIMUM
@@ -71,7 +71,7 @@ class TorchTransport:
                 self._channels[name] = bounded(make, timeout, f"to connect the channel {name}")
 
     def _maker(self, name: str, timeout: float) -> Callable[[], Any]:
-        store = dist.PrefixStore(f"channel/{name}", self._store)
+        store = PrefixStore(f"channel/{name}", self._store)
 
         def make() -> Any:
             return dist.ProcessGroupGloo(
@@ -86,7 +86,7 @@ class TorchTransport:
         """Begins a bitwise AND of 64-bit words over all ranks."""
         tensor = torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))
         options = dist.AllreduceOptions()
-        options.reduceOp = dist.ReduceOp.BAND
+        options.reduceOp = dist.ReduceOp.BAND  # type: ignore[assignment]
         options.timeout = _WITHOUT_BOUND
         try:
             work = self._channels[channel].allreduce([tensor], options)
@@ -111,7 +111,7 @@ class TorchTransport:
                 lambda: self._gather_on(_MEETING, data), timeout, "to exchange reports"
             )
         except (RanksMissing, TransportFailed) as error:
-            # The others may have gone on: from here on, the calls of the ranks do not match.
+            # The others may have continued: from here on, the calls of the ranks do not match.
             self._failure = error
             raise
 
@@ -250,13 +250,13 @@ def _failed(channel: str, error: RuntimeError) -> TransportFailed:
 
 def _own_store(prefix: str) -> Any:
     """The store of the job, over a connection of its own where torch can make one."""
-    store = c10d._get_default_store()
+    store: Any = c10d._get_default_store()
     try:
         store = store.clone()
     except (AttributeError, RuntimeError):
         # An older torch, or a kind of store without connections.
         pass
-    return dist.PrefixStore(prefix, store)
+    return PrefixStore(prefix, store)
 
 
 def _keep_for_ever(value: Any) -> None:

@@ -11,11 +11,17 @@ from typing import Any
 
 import torch
 
-from ..._group.assembly import Assembly, Conflict, JoinedManifest, JoinedTensor
+from ..._group.assembly import (
+    RANDOM_PART,
+    Assembly,
+    Conflict,
+    JoinedManifest,
+    JoinedTensor,
+)
 from ..._group.boxes import Box
 from ..._group.claims import ranks_in_words
 from ..._group.node import TAG, ShardedNode
-from ..._state.comparing import Comparison, Leaf, items_of, with_items
+from ..._state.comparing import GONE, Comparison, Leaf, items_of, with_items
 from ..._state.generators import GENERATOR_TYPES
 from ..._state.loading import load_selected
 from ..._state.memory import Place
@@ -28,8 +34,6 @@ from ..sharded import Sharding, dtensor, is_dtensor, local_of, parts_of_local, r
 from ..types import PLAIN_TENSOR_TYPES, dtype_named
 from .decoder import TorchMemory, tensor_type
 from .pieces import Piece, PieceReader, dense, pieces_of
-
-_RNG = "rng"
 
 
 def load_assembled(assembly: Assembly, loading: Loading) -> Any:
@@ -103,7 +107,10 @@ class AssembledMemory(TorchMemory):
     def compare_object(self, comparison: Comparison, node: Any, target: Any, name: str) -> Any:
         """Of an optimizer only the parameters that this rank has, where the ranks that saved did
         not all have them."""
-        assert self._manifest is not None
+        assert self._manifest is not None and self._assembly is not None
+        if self._assembly.is_one_for_many and _is_random(target):
+            comparison.report.left_alone.append(self._left_alone(name))
+            return GONE
         if isinstance(target, torch.optim.Optimizer) and self._manifest.partial:
             node = _without_others(comparison, node, target, name, self._manifest.partial)
         return super().compare_object(comparison, node, target, name)
@@ -120,8 +127,8 @@ class AssembledMemory(TorchMemory):
         for conflict in self._manifest.conflicts:
             part = conflict.path.split(".")[0]
             target = comparison.targets.get(conflict.path, comparison.targets.get(part))
-            if conflict.path == _RNG or isinstance(target, (torch.Generator, *GENERATOR_TYPES)):
-                report.left_alone.append(self._left_alone(conflict))
+            if conflict.path == RANDOM_PART or _is_random(target):
+                report.left_alone.append(self._left_alone(conflict.path))
             else:
                 report.ambiguous.append(self._ambiguous(conflict))
             below = f"{conflict.path}."
@@ -130,12 +137,11 @@ class AssembledMemory(TorchMemory):
                 if name != conflict.path and not name.startswith(below)
             ]  # fmt: skip
 
-    def _left_alone(self, conflict: Conflict) -> str:
+    def _left_alone(self, path: str) -> str:
         assert self._assembly is not None
-        return (
-            f"{conflict.path}: random generators belong to a rank, and {self._assembly.world_size} "
-            "ranks saved theirs"
-        )
+        count = self._assembly.world_size
+        saved = "one rank" if count == 1 else f"{count} ranks"
+        return f"{path}: random generators belong to a rank; a world of {saved} saved them"
 
     def _ambiguous(self, conflict: Conflict) -> str:
         where = "" if conflict.where == conflict.path else f", at {conflict.where}"
@@ -305,6 +311,13 @@ class AssembledMemory(TorchMemory):
                 byte_count = self._assembly.payload_byte_count(rank)
                 PieceReader(self._assembly.readers[rank], byte_count).read(pieces)
         self._pieces = {}
+
+
+def _is_random(target: Any) -> bool:
+    """True for a random generator, and for a nest of nothing else."""
+    if isinstance(target, (dict, list, tuple)) and target:
+        return all(map(_is_random, target.values() if isinstance(target, dict) else target))
+    return isinstance(target, (torch.Generator, *GENERATOR_TYPES))
 
 
 def _without_others(

@@ -101,12 +101,11 @@ class TorchDecoder(Decoder):
             part is view for (_, part), view in zip(parts, live[1], strict=True)
         ):
             return live[0]
-        if not all(isinstance(part, torch.Tensor) for _, part in parts):
-            raise ValueError("a part that is no tensor")
         sharding = Sharding.decoded(node)
         shard = LocalShard(parts, node.shape, dtype_named(node.dtype), sharding)
         mesh = None if sharding is None else self._sharded.meshes.get(sharding.mesh)
-        if mesh is None or sharding is None or not _is_whole(node, sharding):
+        are_tensors = all(isinstance(part, torch.Tensor) for _, part in parts)
+        if mesh is None or sharding is None or not (are_tensors and _is_whole(node, sharding)):
             return shard
         return dtensor(shard.local.to(mesh.device_type), mesh, sharding)
 

@@ -28,18 +28,22 @@ class Region(Protocol):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Its shape."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype | None:
         """Its type."""
+        ...
 
     @property
     def payload_offset(self) -> int:
         """Where its first element is in the payload."""
+        ...
 
     @property
     def stride(self) -> tuple[int, ...]:
         """The distance between elements, in elements."""
+        ...
 
 
 @dataclass(frozen=True)
