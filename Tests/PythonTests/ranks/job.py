@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
@@ -62,23 +65,31 @@ def train(
     rank: int, folder: str, steps: int, every: int = 1, pause: float = 0.0, **options: Any
 ) -> None:
     """Resumes, trains and saves; reports where it began, each loss, and what is on all ranks."""
-    import time
-
     training = Training(rank)
+    handles: deque[Any] = deque()
+    # A rank hears of a verdict also while it waits for another rank.
+    threading.Thread(target=report, args=[handles], daemon=True).start()
     with pcd.Checkpointer(os.path.join(folder, "run"), timeout=30, **options) as ckpt:
         start = ckpt.resume(**training.state)
         say("start", start)
-        handles = []
         for step in range(start, steps):
             say("loss", step, training.step())
             if step % every == 0:
                 handles.append(ckpt.save(step, **training.state))
-            while handles and handles[0].is_complete:
-                say("all", handles.pop(0).step)
             time.sleep(pause)
-        for handle in handles:
-            say("all", handle.wait_group().step)
+        ckpt.wait_group()
+        while handles:
+            time.sleep(0.001)
     say("done")
+
+
+def report(handles: deque[Any]) -> None:
+    """Says which saves are durable on all ranks, in their order."""
+    while True:
+        while handles and handles[0].is_complete:
+            say("all", handles[0].step)
+            handles.popleft()
+        time.sleep(0.0005)
 
 
 __all__ = [

@@ -102,7 +102,7 @@ def test_a_rank_that_cannot_save_makes_the_save_void_everywhere(job: Job) -> Non
     gang = ended(job(2, code))
     assert error_of(gang, 0).startswith("VoidCheckpoint")
     assert "rank 1: " in error_of(gang, 0)
-    assert "file size" in error_of(gang, 1)
+    assert "bytes beside the old file" in error_of(gang, 1)
     for rank in range(2):
         assert gang.said(rank, "all") == [["2"]]
         assert gang.said(rank, "watermark") == [["2"]]
