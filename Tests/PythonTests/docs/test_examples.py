@@ -18,6 +18,6 @@ def test_example(
 
 
 def test_every_example_is_run() -> None:
-    """The demonstration, with what it trains, has tests of its own."""
+    """The demonstration, with what it trains, and the job of many ranks have tests of their own."""
     names = {path.stem for path in EXAMPLES.glob("train_*.py")}
-    assert names == {*PLAIN, *FRAMEWORKS, "train_gpt"}
+    assert names == {*PLAIN, *FRAMEWORKS, "train_gpt", "train_distributed"}
