@@ -31,7 +31,7 @@ struct FsckCommand: ToolCommand {
 
             -y first writes an undo file, from which --apply-undo restores FILE.
 
-            DIR is a folder with the files of the ranks of one job: pcfsck checks each of them \
+            DIR is a folder with the files of the ranks of one job: it checks each of them \
             and all of them together, and reports from which checkpoint the job restarts. It \
             shows only files with errors or warnings. -p and -y repair one file after the other.
 

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import failure_cases
 import pytest
+import torch
 from conftest import ROOT
 from writers import preloadable
 
@@ -44,6 +46,14 @@ def sections() -> dict[str, Steps]:
 
 
 SECTIONS = sections()
+
+
+@pytest.fixture(autouse=True)
+def no_process_group() -> Iterator[None]:
+    """A case may make one, and the next one is of a job of one process."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_said(message: str, said: list[str]) -> bool:

@@ -115,7 +115,7 @@ def missing(path: Path) -> None:
 ODD: list[tuple[Callable[[Path], None], int, int, str]] = [
     (no_byte, 4, 8, "28672"),
     (one_byte, 4, 8, "28672"),
-    (directory, 8, 8, "directory|neither a regular file"),
+    (directory, 8, 8, "directory|folder|neither a regular file"),
     (fifo, 8, 8, "neither a regular file nor a block device"),
     (unix_socket, 8, 8, "No such device or address|neither a regular file"),
     (null, 8, 8, "neither a regular file nor a block device"),

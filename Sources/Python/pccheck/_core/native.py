@@ -317,7 +317,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_writer_reject", c.c_int32, [_P, _P, c.c_char_p, _ERROR]),
     ("pcc_writer_rewind", c.c_int32, [_P, _U64, _ERROR]),
     ("pcc_writer_begin_attempt", c.c_int32, [_P, c.POINTER(Attempt), _ERROR]),
-    ("pcc_writer_decide", c.c_int32, [_P, _U64, c.c_uint32, _ERROR]),
+    ("pcc_writer_decide", c.c_int32, [_P, _U64, _U32, _ERROR]),
     ("pcc_group_decide", c.c_int32, [c.c_char_p, _TEXT, _ERROR]),
     (
         "pcc_writer_recovered",
