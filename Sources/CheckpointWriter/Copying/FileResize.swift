@@ -198,8 +198,15 @@ private struct FileResize {
         let older = decision.candidates
             .filter { $0.slot != newest.slot && start.kept[$0.slot] == $0.sequence }
             .sorted { $0.sequence > $1.sequence }
-        // One slot stays free for the next save.
-        let limit = min(identity.retainedMaximum + 1, geometry.slotCount - 1)
+        // In a group each of them may be the only one that all ranks have: none is dropped, and a
+        // save waits until a verdict frees a slot.
+        let limit = identity.isOfGroup ? geometry.slotCount : geometry.retainCount
+        guard !identity.isOfGroup || older.count < limit else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(storage.path): its group keeps \(older.count + 1) checkpoints, but the file "
+                    + "would have \(limit) slots; keep more slots")
+        }
         for candidate in older {
             if choice.kept.count >= limit {
                 choice.dropped.append(entry(candidate, "the file retains \(limit)"))
