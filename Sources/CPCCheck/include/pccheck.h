@@ -370,7 +370,8 @@ typedef struct pcc_attempt {
  * Begins an attempt, durably: the superblock names it, the watermark and the base as anchor.
  * Durable checkpoints that are newer than the base in this file are void. Nothing may be in
  * flight. Saves return PCC_INVALID_ARGUMENT before this call. PCC_NO_CHECKPOINT when this file
- * does not hold the base.
+ * does not hold the base. With the attempt of the file and no base, the attempt continues: call
+ * pcc_writer_decide again for what was decided on, because the file has only the watermark.
  */
 PCC_API pcc_status pcc_writer_begin_attempt(pcc_writer *writer, const pcc_attempt *attempt,
                                             pcc_error *error);

@@ -65,11 +65,7 @@ struct SuperblockSuccession {
         return Superblock(
             fileUUID: decision.identity.fileUUID,
             generation: Generation(rawValue: decision.highestGeneration.rawValue + 1),
-            anchor: anchor.map {
-                Anchor(
-                    slot: $0.slot, sequence: $0.sequence, step: $0.step,
-                    headerDigest: $0.headerDigest)
-            },
+            anchor: anchor.map { Anchor($0) },
             // A repair has nothing in flight, but whether the last writer had is still worth
             // knowing: it tells damage from what a crash leaves.
             isCleanClose: last?.isCleanClose ?? false,

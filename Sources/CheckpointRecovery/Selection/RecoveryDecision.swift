@@ -128,6 +128,15 @@ public struct Candidate: Hashable, Sendable {
     }
 }
 
+extension Anchor {
+    /// What a superblock records of a checkpoint that it anchors.
+    public init(_ candidate: Candidate) {
+        self.init(
+            slot: candidate.slot, sequence: candidate.sequence, step: candidate.step,
+            headerDigest: candidate.headerDigest)
+    }
+}
+
 /// Where a file ends, as its identity block has it.
 public enum FileEnd: Hashable, Sendable {
     /// Nothing is missing.

@@ -107,9 +107,7 @@ extension Engine {
         older += state.superblock.retained
         older.sort { $0.sequence > $1.sequence }
         var next = nextSuperblock(state)
-        next.anchor = Anchor(
-            slot: newest.checkpoint.slot, sequence: newest.checkpoint.sequence,
-            step: newest.checkpoint.step, headerDigest: newest.headerDigest)
+        next.anchor = Anchor(newest)
         next.retained = Array(older.prefix(geometry.retainCount - 1))
         return next
     }

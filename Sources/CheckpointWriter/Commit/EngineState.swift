@@ -124,7 +124,7 @@ struct EngineState {
         _ request: AttemptRequest, naming kept: [GroupLedger.Entry], _ next: Superblock,
         digest: Digest
     ) {
-        for entry in kept { slots.claim(entry.anchor.slot, sequence: entry.anchor.sequence) }
+        for entry in kept { slots.keep(entry.anchor.slot, sequence: entry.anchor.sequence) }
         publish(next, digest: digest)
         group?.begin(request.attempt, naming: kept)
         lastStep = nil

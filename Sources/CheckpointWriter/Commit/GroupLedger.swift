@@ -34,11 +34,11 @@ struct GroupLedger {
             .map { Self.entry($0, superblock) }
     }
 
-    /// Only checkpoints of the attempt that was under way, above the watermark, wait for a verdict.
+    /// The medium has the watermark, and no other verdict of the attempt that is under way: a
+    /// caller that continues it records them again.
     private static func entry(_ candidate: Candidate, _ superblock: Superblock) -> Entry {
         let name = candidate.header.groupName
-        let isDecided =
-            name.attempt != superblock.attempt || superblock.watermark.map { name <= $0 } == true
+        let isDecided = name.attempt != superblock.attempt || name == superblock.watermark
         return Entry(candidate, isDecided ? .complete : .undecided)
     }
 
@@ -62,7 +62,7 @@ struct GroupLedger {
     var canRelease: Bool { kept().count < named.count }
 
     private func all(adding sealed: [SealedCheckpoint]) -> [Entry] {
-        (named + sealed.map { Entry($0, attempt: attempt) })
+        (named + sealed.map { Entry($0) })
             .sorted { $0.anchor.sequence > $1.anchor.sequence }
     }
 
@@ -183,21 +183,16 @@ extension GroupLedger.Entry {
             anchor: Anchor(candidate), name: candidate.header.groupName, verdict: verdict)
     }
 
-    fileprivate init(_ sealed: SealedCheckpoint, attempt: UInt64) {
+    fileprivate init(_ sealed: SealedCheckpoint) {
+        let checkpoint = sealed.checkpoint
         self.init(
             anchor: Anchor(sealed),
-            name: GroupCheckpointName(attempt: attempt, step: sealed.checkpoint.step),
+            name: GroupCheckpointName(attempt: checkpoint.attempt, step: checkpoint.step),
             verdict: .undecided)
     }
 }
 
 extension Anchor {
-    init(_ candidate: Candidate) {
-        self.init(
-            slot: candidate.slot, sequence: candidate.sequence, step: candidate.step,
-            headerDigest: candidate.headerDigest)
-    }
-
     init(_ sealed: SealedCheckpoint) {
         self.init(
             slot: sealed.checkpoint.slot, sequence: sealed.checkpoint.sequence,

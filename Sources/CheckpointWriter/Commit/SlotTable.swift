@@ -74,11 +74,6 @@ struct SlotTable {
     /// The superblock that names `slot` is durable.
     mutating func keep(_ slot: SlotIndex, sequence: SequenceNumber) {
         uses[slot] = .kept(sequence)
-    }
-
-    /// The superblock that an attempt begins with names `slot`, which nothing uses now.
-    mutating func claim(_ slot: SlotIndex, sequence: SequenceNumber) {
-        uses[slot] = .kept(sequence)
         free.removeAll { $0 == slot }
     }
 

@@ -155,11 +155,7 @@ public enum CheckpointFile {
         var superblock = first
         superblock.isCleanClose = true
         superblock.storageKind = storage.kind
-        superblock.anchor = copies.first.map {
-            Anchor(
-                slot: $0.slot, sequence: $0.sequence, step: $0.step,
-                headerDigest: $0.headerDigest)
-        }
+        superblock.anchor = copies.first.map { Anchor($0) }
         superblock.retained = copies.dropFirst().map {
             RetainedSlot(slot: $0.slot, sequence: $0.sequence)
         }

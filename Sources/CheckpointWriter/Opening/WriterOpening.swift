@@ -324,11 +324,7 @@ struct WriterOpening {
         return Superblock(
             fileUUID: decision.identity.fileUUID,
             generation: Generation(rawValue: decision.highestGeneration.rawValue + 1),
-            anchor: chosen.map {
-                Anchor(
-                    slot: $0.slot, sequence: $0.sequence, step: $0.step,
-                    headerDigest: $0.headerDigest)
-            },
+            anchor: chosen.map { Anchor($0) },
             parentDigest: decision.superblockDigest ?? .zero,
             watermark: decision.superblock?.watermark,
             commitTime: SystemClock.wallTime, writerBootID: ThisMachine.bootID,

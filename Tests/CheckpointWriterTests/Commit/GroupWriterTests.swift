@@ -212,6 +212,28 @@ import Testing
         try next.close()
     }
 
+    /// Below the watermark too, the medium does not tell a void one from a complete one.
+    @Test func verdictsAreRecordedAgainWhenAnAttemptGoesOn() throws {
+        let storage = try file(inFlight: 2, retain: 2)
+        let writer = try begun(storage)
+        let sequences = try (1...3).map { try saveDurably($0, writer) }
+        for (sequence, isComplete) in zip(sequences, [true, false, true]) {
+            writer.decide(sequence, isComplete: isComplete)
+        }
+        try writer.close()
+        let next = try open(storage)
+        try next.beginAttempt(GroupAttempt(number: 1))
+        #expect(next.statistics.group?.undecidedCount == 2)
+        next.decide(sequences[0], isComplete: true)
+        next.decide(sequences[1], isComplete: false)
+        let fourth = try saveDurably(4, next)
+        #expect(try named(storage) == [4, 3, 1])
+        next.decide(fourth, isComplete: true)
+        _ = try saveDurably(5, next)
+        #expect(try named(storage) == [5, 4, 3])
+        try next.close()
+    }
+
     @Test func anAttemptThatIsNotDurableStopsTheWriter() throws {
         let storage = try file()
         let writer = try begun(storage)

@@ -192,3 +192,24 @@ def test_a_forked_child_is_refused_and_does_no_harm(job: Job) -> None:
 
 def test_the_page_names_the_rank_files() -> None:
     assert "rank-00003-of-00008.pcc" in (ROOT / "spec" / "GROUP.md").read_text()
+
+
+def test_what_a_module_stores_beside_its_tensors_is_each_ranks_own(job: Job) -> None:
+    """DDP keeps neither the extra state of a module alike, nor what a hook adds."""
+    code = """
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return {"rank": rank, "seen": torch.full((3,), float(rank))}
+        def set_extra_state(self, state):
+            say("extra", state["rank"], state["seen"].tolist())
+    model = nn.parallel.DistributedDataParallel(Odd(2, 2))
+    with pcd.Checkpointer(folder + "/run") as ckpt:
+        ckpt.resume(model=model)
+        say("kind", ckpt.save(0, model=model).wait_group().kind)
+    with pcd.Checkpointer(folder + "/run") as ckpt:
+        say("start", ckpt.resume(model=model))
+    """
+    gang = ended(job(2, code))
+    for rank in range(2):
+        assert gang.said(rank, "start") == [["1"]]
+        assert gang.said(rank, "extra")[-1][0] == str(rank)

@@ -57,7 +57,7 @@ def test_ranks_behind_are_named_and_the_newest_step_wins() -> None:
         {"step": 20, "number": 4, "failure": None, "claims": None},
         {"step": 10, "number": 5, "failure": "disk full", "claims": None},
     ]
-    found = judge(said, lambda claims: None)
+    found = judge(said, lambda claims: None, False)
     assert (found.step, found.number, found.ranks) == (20, 5, [0, 2])
     assert found.reason == (
         "the ranks saved different steps: 10 on ranks 0, 2; 20 on rank 1"
@@ -69,6 +69,6 @@ def test_the_failures_of_all_ranks_are_in_the_reason() -> None:
         {"step": 10, "number": 4, "failure": None, "claims": None},
         {"step": 10, "number": 4, "failure": "no space", "claims": None},
     ]
-    found = judge(said, lambda claims: None)
+    found = judge(said, lambda claims: None, False)
     assert found.reason == "rank 1: no space"
     assert found.ranks == [1]

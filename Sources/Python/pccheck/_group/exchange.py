@@ -78,8 +78,13 @@ class Judgement:
     number: int
 
 
-def judge(said: Sequence[Mapping[str, Any]], compare: Compare) -> Judgement:
-    """Explains one exchange that was not plainly complete; the same on all ranks."""
+def judge(
+    said: Sequence[Mapping[str, Any]], compare: Compare, is_durable: bool
+) -> Judgement:
+    """Explains one exchange that was not plainly complete; the same on all ranks.
+
+    ``is_durable`` is what the words of all ranks say, which no record overrules.
+    """
     steps = {rank: int(item["step"]) for rank, item in enumerate(said)}
     newest = max(steps.values())
     number = max(int(item["number"]) for item in said)
@@ -98,6 +103,8 @@ def judge(said: Sequence[Mapping[str, Any]], compare: Compare) -> Judgement:
         more = len(failures) - len(shown)
         text += f"; and {more} more ranks" if more else ""
         return Judgement(text, list(failures), newest, number)
+    if not is_durable:
+        return Judgement("a rank has no durable part, and gave no reason", [], newest, number)
     claims = {
         rank: base64.b64decode(item["claims"])
         for rank, item in enumerate(said)
@@ -262,7 +269,7 @@ class Exchange:
         words = self._joined(EndWords.of(failure is None, is_same, save.step, self._number))
         judgement = None
         if not words.is_complete:
-            judgement = judge(self._said(save, failure), self._compare)
+            judgement = judge(self._said(save, failure), self._compare, words.is_durable)
         self._count(time.perf_counter_ns() - began)
         if judgement is None:
             self._number += 1
