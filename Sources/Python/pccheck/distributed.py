@@ -692,4 +692,11 @@ class Checkpointer(TorchCheckpointer):
 def _transport_for(group: dist.ProcessGroup | None) -> Transport:
     if group is not None or (dist.is_available() and dist.is_initialized()):
         return TorchTransport(group)
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count not in ("", "1"):
+        raise InvalidArgument(
+            f"WORLD_SIZE is {count}, so a launcher started {count} ranks, and torch.distributed "
+            "has no process group yet; call init_process_group() first, or pass "
+            "transport=LocalTransport() where each process trains alone"
+        )
     return LocalTransport()

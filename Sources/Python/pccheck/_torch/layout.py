@@ -267,7 +267,7 @@ class _Finding:
         if isinstance(live, (torch.nn.Module, Trainable)) and isinstance(collected, dict):
             wrapped = self._wrapped[id(live)]
             for key, value in collected.items():
-                self._everything(value, joined(path, key), *wrapped.ranks_of(key))
+                self._everything(value, joined(path, key), *wrapped.ranks_of(value))
         elif isinstance(live, torch.optim.Optimizer) and isinstance(collected, dict):
             self._optimizer(live, collected, path)
         elif is_stateful(live):
@@ -381,32 +381,36 @@ class _Wrapped:
     def __init__(self, module: torch.nn.Module) -> None:
         #: The ranks of a parameter, by its identity.
         self.of_parameter: dict[int, Ranks] = {}
-        # By the prefix of keys: the ranks, buffers by their source, and what DDP leaves alone.
-        self._inside: list[tuple[str, Ranks, dict[str, int | None], set[str]]] = []
-        for path, part in module.named_modules():
+        # By memory, because wrappers and hooks rename keys: the ranks that hold a parameter or a
+        # buffer, and the rank whose values count. Whatever else a module stores is each rank's own.
+        self._inside: dict[object, tuple[Ranks, int | None]] = {}
+        for part in module.modules():
             if not isinstance(part, torch.nn.parallel.DistributedDataParallel):
                 continue
             ranks = group_ranks(part.process_group)
-            prefix = f"{path}." if path else ""
-            ignored = {f"{prefix}module.{name}" for name in part.parameters_to_ignore}
-            # The first rank of the group sends its buffers to the others before each forward pass.
-            source = ranks[0] if part.broadcast_buffers else None
-            names = (name for name, _ in part.named_buffers(remove_duplicate=False))
-            self._inside.append((prefix, ranks, {prefix + name: source for name in names}, ignored))
+            ignored = {f"module.{name}" for name in part.parameters_to_ignore}
             for name, parameter in part.named_parameters(remove_duplicate=False):
-                if prefix + name not in ignored:
+                if name not in ignored:
                     self.of_parameter[id(parameter)] = ranks
-
-    def ranks_of(self, key: Any) -> tuple[Ranks, int | None]:
-        """The ranks that hold what is under a key, none for one rank's own; and the rank whose
-        values count, if the others' do not."""
-        for prefix, ranks, buffers, ignored in self._inside:
-            if not str(key).startswith(prefix):
+                    self._inside[_memory_of(parameter)] = ranks, None
+            if not part.broadcast_buffers:
                 continue
-            source = buffers.get(key)
-            is_own = key in ignored or (key in buffers and source is None)
-            return ((), None) if is_own else (ranks, source)
-        return (), None
+            # The first rank of the group sends its buffers to the others before each forward pass.
+            for name, buffer in part.named_buffers(remove_duplicate=False):
+                if name not in ignored:
+                    self._inside[_memory_of(buffer)] = ranks, ranks[0]
+
+    def ranks_of(self, value: Any) -> tuple[Ranks, int | None]:
+        """The ranks that hold a value of the state_dict, none for one rank's own; and the rank
+        whose values count, if the others' do not."""
+        if not isinstance(value, torch.Tensor):
+            return (), None
+        return self._inside.get(_memory_of(value), ((), None))
+
+
+def _memory_of(tensor: torch.Tensor) -> object:
+    local = local_of(tensor)
+    return local.device, local.data_ptr(), tuple(local.shape), local.dtype
 
 
 def _is_divisible(value: torch.Tensor) -> bool:
