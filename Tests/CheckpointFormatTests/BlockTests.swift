@@ -324,6 +324,10 @@ import Testing
             Superblock.Layout.step, 1,
             .invalidField("step", found: 1, expected: "0, as sequence is 0")
         ),
+        (
+            Superblock.Layout.watermarkAttempt, 1,
+            .invalidField("watermark_attempt", found: 1, expected: "0 without a watermark")
+        ),
     ]
 
     @Test(arguments: hostileEmptySuperblocks)

@@ -229,7 +229,7 @@ public struct Superblock: Hashable, Sendable {
         }
         isCleanClose = flags & Self.cleanCloseFlag != 0
         parentDigest = decoder.digest(Layout.parentDigest)
-        watermark = Self.decodeWatermark(decoder)
+        watermark = try Self.decodeWatermark(decoder)
         commitTime = decoder.integer(Layout.commitTime)
         writerBootID = Identifier128(bytes: decoder.content(Layout.writerBootID))
         writerPID = decoder.integer(Layout.writerPID)
@@ -250,11 +250,17 @@ public struct Superblock: Hashable, Sendable {
         try decoder.checkReserved(Layout.all)
     }
 
-    private static func decodeWatermark(_ decoder: BlockDecoder) -> GroupCheckpointName? {
+    private static func decodeWatermark(
+        _ decoder: BlockDecoder
+    ) throws(FormatError) -> GroupCheckpointName? {
         let step: UInt64 = decoder.integer(Layout.watermarkStep)
-        if step == noStep { return nil }
-        return GroupCheckpointName(
-            attempt: decoder.integer(Layout.watermarkAttempt), step: step)
+        let attempt: UInt64 = decoder.integer(Layout.watermarkAttempt)
+        guard step == noStep else { return GroupCheckpointName(attempt: attempt, step: step) }
+        guard attempt == 0 else {
+            throw .invalidField(
+                "watermark_attempt", found: attempt, expected: "0 without a watermark")
+        }
+        return nil
     }
 
     private static func decodeAnchor(
