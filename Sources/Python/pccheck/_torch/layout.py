@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,26 @@ class Division:
     claims: bytes | None
     #: Bytes that this rank stores of what it holds with others, of one that it would store alone.
     share: float
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A module that several ranks hold alike, as inside of DistributedDataParallel."""
+
+    module: torch.nn.Module
+    ranks: Ranks
+    #: The rank that sends its buffers to the others; None where each has its own.
+    buffer_source: int | None
+    #: Names of parameters and buffers that are each rank's own.
+    ignored: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, wrapper: torch.nn.parallel.DistributedDataParallel) -> Replicated:
+        """What is inside of a wrapper."""
+        # The first rank sends its buffers before each forward pass.
+        ranks = group_ranks(wrapper.process_group)
+        ignored = frozenset(wrapper.parameters_to_ignore)
+        return cls(wrapper.module, ranks, ranks[0] if wrapper.broadcast_buffers else None, ignored)
 
 
 @dataclass
@@ -118,6 +138,10 @@ class Layout:
             name: self._ranks_of(name, group) for name, group in groups.items()
         }
         self._planned: tuple[bytes, list[list[list[Box]]]] = b"", []
+        #: Modules and optimizers whose tensors are in the states, where the states do not have
+        #: them or their wrappers as objects.
+        self.replicated: list[Replicated] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
 
     def _ranks_of(self, name: str, group: Any) -> Ranks:
         if group is False:
@@ -147,7 +171,8 @@ class Layout:
                 f"'{unknown[0]}' is declared as shared, and the save has no such part: it has "
                 + ", ".join(parts)
             )
-        finding = _Finding(self._declared, state, has_values=sample)
+        replicas = _Replicas([*self.replicated, *_replicated_in(state)], self.optimizers)
+        finding = _Finding(self._declared, state, replicas, has_values=sample)
         for name, value in parts.items():
             finding.part(name, state.get(name), value)
         structure = digest_of(
@@ -220,8 +245,9 @@ class _Finding:
     """The tensors of a collected state that other ranks hold too."""
 
     def __init__(
-        self, declared: Mapping[str, Ranks], state: Mapping[str, Any], *, has_values: bool
-    ) -> None:
+        self, declared: Mapping[str, Ranks], state: Mapping[str, Any], replicas: _Replicas, *,
+        has_values: bool,
+    ) -> None:  # fmt: skip
         self._declared = declared
         self._has_values = has_values
         self._state = dict(state)
@@ -238,14 +264,7 @@ class _Finding:
         self.shared: set[str] = set()
         #: Path, holders and text of other values that these hold alike.
         self.values: list[tuple[str, Ranks, str]] = []
-        # The ranks of a parameter, by its identity.
-        self._of_parameter: dict[int, Ranks] = {}
-        self._wrapped: dict[int, _Wrapped] = {}
-        for _, value in named_objects(self._state):
-            module = value.model if isinstance(value, Trainable) else value
-            if isinstance(module, torch.nn.Module):
-                self._wrapped[id(value)] = wrapped = _Wrapped(module)
-                self._of_parameter.update(wrapped.of_parameter)
+        self._replicas = replicas
 
     def part(self, name: str, live: Any, collected: Any) -> None:
         """Notes what is shared of a part."""
@@ -264,14 +283,10 @@ class _Finding:
 
     def _walk(self, live: Any, collected: Any, path: str) -> None:
         """Follows the live objects and what was collected of them."""
-        if isinstance(live, (torch.nn.Module, Trainable)) and isinstance(collected, dict):
-            wrapped = self._wrapped[id(live)]
-            for key, value in collected.items():
-                self._everything(value, joined(path, key), *wrapped.ranks_of(value))
-        elif isinstance(live, torch.optim.Optimizer) and isinstance(collected, dict):
+        if isinstance(live, torch.optim.Optimizer) and isinstance(collected, dict):
             self._optimizer(live, collected, path)
         elif is_stateful(live):
-            self._everything(collected, path, ())
+            self._everything(collected, path, None)
         elif isinstance(live, dict) and isinstance(collected, dict):
             for key, item in live.items():
                 self._walk(item, collected.get(key), joined(path, key))
@@ -279,7 +294,7 @@ class _Finding:
             for index, (item, value) in enumerate(zip(live, collected, strict=True)):
                 self._walk(item, value, joined(path, index))
         else:
-            self._everything(collected, path, ())
+            self._everything(collected, path, None)
 
     def _optimizer(
         self, optimizer: torch.optim.Optimizer, collected: dict[str, Any], path: str
@@ -288,14 +303,14 @@ class _Finding:
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         state = collected.get("state")
         if not isinstance(state, dict):
-            return self._everything(collected, path, ())
+            return self._everything(collected, path, None)
         # A number stands for another parameter in each stage of a pipeline.
         names = self._names_of(optimizer)
         for number, value in state.items():
             ranks: Ranks = ()
             count = len(self.held)
             if isinstance(number, int) and number < len(parameters):
-                ranks = self._of_parameter.get(id(parameters[number]), ())
+                ranks = self._replicas.of_parameter.get(id(parameters[number]), ())
             before = f"{path}.state.{number}"
             self._everything(value, before, ranks)
             for held in self.held[count:]:
@@ -303,7 +318,7 @@ class _Finding:
                     held.label = f"{path}.state of {names[number]}{held.path[len(before) :]}"
         of_all = {
             Sharding.of(parameter).mesh_ranks if is_dtensor(parameter)
-            else self._of_parameter.get(id(parameter), ())
+            else self._replicas.of_parameter.get(id(parameter), ())
             for parameter in parameters
         }  # fmt: skip
         ranks = next(iter(of_all), ())
@@ -325,27 +340,35 @@ class _Finding:
 
     # -- tensors
 
-    def _everything(
-        self, value: Any, path: str, ranks: Ranks, source: int | None = None
-    ) -> None:
-        """Every tensor of a nest: DTensors by their placement, others on the ranks, if any."""
+    def _everything(self, value: Any, path: str, ranks: Ranks | None) -> None:
+        """Every tensor of a nest: DTensors by their placement; others on the ranks, or by their
+        memory for None."""
         if isinstance(value, torch.Tensor):
             if is_dtensor(value):
                 self._dtensor(value, path)
-            elif len(ranks) > 1 and _is_divisible(value):
-                whole = Box.whole(tuple(value.shape))
-                parts = [(LocalBox(whole, whole), value.detach())] if value.numel() else []
-                shape = tuple(value.shape)
-                held = _Held(path, shape, value.dtype, ranks, ranks, parts, source=source)
-                self._add(value, held)
+            elif ranks is None:
+                self._whole(value, path, *self._replicas.holders_of(value))
+            else:
+                self._whole(value, path, ranks)
         elif isinstance(value, dict):
             for key, item in value.items():
-                self._everything(item, joined(path, key), ranks, source)
+                self._everything(item, joined(path, key), ranks)
         elif isinstance(value, (list, tuple, deque)):
             for index, item in enumerate(value):
-                self._everything(item, joined(path, index), ranks, source)
-        elif len(ranks) > 1:
+                self._everything(item, joined(path, index), ranks)
+        elif ranks is not None and len(ranks) > 1:
             self._note_value(value, path, ranks)
+
+    def _whole(
+        self, value: torch.Tensor, path: str, ranks: Ranks, source: int | None = None
+    ) -> None:
+        """A tensor of which each rank has all elements."""
+        if len(ranks) > 1 and _is_divisible(value):
+            shape = tuple(value.shape)
+            whole = Box.whole(shape)
+            parts = [(LocalBox(whole, whole), value.detach())] if value.numel() else []
+            held = _Held(path, shape, value.dtype, ranks, ranks, parts, source=source)
+            self._add(value, held)
 
     def _note_value(self, value: Any, path: str, ranks: Ranks) -> None:
         text = _text(value) if self._has_values else None
@@ -375,37 +398,51 @@ class _Finding:
         self._found[id(value)] = found
 
 
-class _Wrapped:
-    """What of a module is in a DistributedDataParallel, whose ranks hold it alike."""
+class _Replicas:
+    """Which tensors are in modules that several ranks hold alike."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(
+        self, replicated: Iterable[Replicated], optimizers: Iterable[torch.optim.Optimizer]
+    ) -> None:
         #: The ranks of a parameter, by its identity.
         self.of_parameter: dict[int, Ranks] = {}
-        # By memory, because wrappers and hooks rename keys: the ranks that hold a parameter or a
-        # buffer, and the rank whose values count. Whatever else a module stores is each rank's own.
-        self._inside: dict[object, tuple[Ranks, int | None]] = {}
-        for part in module.modules():
-            if not isinstance(part, torch.nn.parallel.DistributedDataParallel):
-                continue
-            ranks = group_ranks(part.process_group)
-            ignored = {f"module.{name}" for name in part.parameters_to_ignore}
-            for name, parameter in part.named_parameters(remove_duplicate=False):
-                if name not in ignored:
-                    self.of_parameter[id(parameter)] = ranks
-                    self._inside[_memory_of(parameter)] = ranks, None
-            if not part.broadcast_buffers:
-                continue
-            # The first rank of the group sends its buffers to the others before each forward pass.
-            for name, buffer in part.named_buffers(remove_duplicate=False):
-                if name not in ignored:
-                    self._inside[_memory_of(buffer)] = ranks, ranks[0]
+        # By memory, because wrappers and hooks rename keys: the ranks that hold a tensor, and the
+        # rank whose values count. Whatever else a module stores is each rank's own.
+        self._holders: dict[object, tuple[Ranks, int | None]] = {}
+        for item in replicated:
+            self._add_module(item)
+        for optimizer in optimizers:
+            for parameter, state in optimizer.state.items():
+                ranks = self.of_parameter.get(id(parameter), ())
+                for tensor in state.values() if isinstance(state, dict) else []:
+                    if ranks and isinstance(tensor, torch.Tensor):
+                        self._holders[_memory_of(tensor)] = ranks, None
 
-    def ranks_of(self, value: Any) -> tuple[Ranks, int | None]:
-        """The ranks that hold a value of the state_dict, none for one rank's own; and the rank
-        whose values count, if the others' do not."""
-        if not isinstance(value, torch.Tensor):
-            return (), None
-        return self._inside.get(_memory_of(value), ((), None))
+    def _add_module(self, item: Replicated) -> None:
+        for name, parameter in item.module.named_parameters(remove_duplicate=False):
+            if name not in item.ignored:
+                self.of_parameter[id(parameter)] = item.ranks
+                self._holders[_memory_of(parameter)] = item.ranks, None
+        if item.buffer_source is None:
+            return
+        for name, buffer in item.module.named_buffers(remove_duplicate=False):
+            if name not in item.ignored:
+                self._holders[_memory_of(buffer)] = item.ranks, item.buffer_source
+
+    def holders_of(self, tensor: torch.Tensor) -> tuple[Ranks, int | None]:
+        """The ranks that hold a tensor, none for one rank's own; and the rank whose values count,
+        if the others' do not."""
+        return self._holders.get(_memory_of(tensor), ((), None))
+
+
+def _replicated_in(state: Mapping[str, Any]) -> Iterator[Replicated]:
+    """The wrappers among the objects of a state."""
+    for _, value in named_objects(dict(state)):
+        module = value.model if isinstance(value, Trainable) else value
+        if isinstance(module, torch.nn.Module):
+            for part in module.modules():
+                if isinstance(part, torch.nn.parallel.DistributedDataParallel):
+                    yield Replicated.of(part)
 
 
 def _memory_of(tensor: torch.Tensor) -> object:
