@@ -2,14 +2,16 @@
 
     accelerator = Accelerator()
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    checkpoints = pccheck.accelerate.Checkpointer("run.pcc", accelerator)
+    checkpoints = pccheck.accelerate.Checkpointer("run/", accelerator)
     start = checkpoints.resume()
     for step in range(start, steps):
         …
         checkpoints.save(step)
 
-It saves what ``accelerator.save_state`` would, into one file: models, optimizers, schedulers, the
-loss scaler, samplers, stateful loaders, registered objects, and random generators.
+It saves what ``accelerator.save_state`` would: models, optimizers, schedulers, the loss scaler,
+samplers, stateful loaders, registered objects, and random generators. In a folder every process
+has a file of its own, and a checkpoint counts once it is durable on all of them: see
+``pccheck.distributed``. A job of one process may name a file instead, such as ``"run.pcc"``.
 """
 
 from __future__ import annotations
@@ -25,41 +27,52 @@ except ImportError as error:
         "pccheck.accelerate needs the package accelerate: pip install 'pccheck[accelerate]'"
     ) from error
 
+from . import distributed as pcd
 from . import torch as pcc
 from ._core.handle import SaveHandle
+from ._group.files import names_folder
+from ._torch.wrappers import Wrappers
 from .errors import InvalidArgument
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "GroupCheckpointer"]
 
-_RANK = "{rank}"
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 class Checkpointer(pcc.Checkpointer):
     """Saves and resumes everything that an ``Accelerator`` has prepared.
 
-    With several processes each has a file of its own: write ``{rank}`` into the path. Models that
-    are split over processes (FSDP, DeepSpeed, Megatron) are refused.
+    With a folder as its path (one that exists, or that ends with a slash) this is a
+    ``GroupCheckpointer``; several processes need one. Models that are split over processes (FSDP,
+    DeepSpeed, Megatron) are refused.
     """
+
+    def __new__(
+        cls, path: str | os.PathLike[str], accelerator: Accelerator, **options: Any
+    ) -> Checkpointer:
+        """Chooses by the path."""
+        is_group = cls is Checkpointer and names_folder(path)
+        return super().__new__(GroupCheckpointer if is_group else cls)
 
     def __init__(
         self, path: str | os.PathLike[str], accelerator: Accelerator, **options: Any
     ) -> None:
-        """``options`` are those of ``pccheck.torch.Checkpointer``."""
+        """``options`` are those of ``pccheck.torch.Checkpointer``, or of
+        ``pccheck.distributed.Checkpointer`` for a folder."""
         if accelerator.distributed_type not in _PLAIN:
             raise InvalidArgument(
                 f"the accelerator runs as {accelerator.distributed_type.value}, which splits the "
-                "state over its processes; use pccheck.dcp, or pccheck.torch with DTensors"
+                "state over its processes; use pccheck.distributed, which saves the DTensors of "
+                "FSDP version 2, or pccheck.dcp"
             )
-        rank, count = accelerator.process_index, accelerator.num_processes
-        if count > 1 and _RANK not in os.fspath(path):
+        count = accelerator.num_processes
+        if count > 1 and not names_folder(path):
             raise InvalidArgument(
-                f"{os.fspath(path)} would be the file of {count} processes; write {_RANK} where "
-                "the rank belongs, so that each has one of its own"
+                f"{os.fspath(path)} would be one file of {count} processes; give a folder, such as "
+                "'run/', in which each has a file of its own"
             )
         self._accelerator = accelerator
-        own = os.fspath(path).replace(_RANK, str(rank))
-        super().__init__(own, **{"rank": rank, "world_size": count, **options})
+        super().__init__(path, **options)
 
     def save(self, step: int, **options: Any) -> SaveHandle:
         """Begins a checkpoint of what was prepared and of the parts given by name.
@@ -92,6 +105,26 @@ class Checkpointer(pcc.Checkpointer):
         if accelerator.scaler is not None:
             parts["scaler"] = accelerator.scaler
         return parts
+
+
+class GroupCheckpointer(Checkpointer, pcd.Checkpointer):
+    """The same for all processes of a job, in a folder.
+
+    ``save`` and ``resume`` are those of ``pccheck.distributed.Checkpointer``: every process calls
+    them. A restart may have another number of processes.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """See ``Checkpointer``."""
+        self._wrappers = Wrappers()
+        super().__init__(*arguments, **options)
+
+    def save(self, step: int, **options: Any) -> pcd.GroupHandle:
+        """Begins a checkpoint on this process; ``wait_group()`` of the handle is for all."""
+        self._layout.replicated = self._wrappers.around(self._accelerator._models)
+        handle = super().save(step, **options)
+        assert isinstance(handle, pcd.GroupHandle)
+        return handle
 
 
 class _Sampler:

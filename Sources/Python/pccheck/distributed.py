@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import os
-
 import uuid
 import weakref
 from collections.abc import Collection, Iterator, Mapping
@@ -46,11 +45,13 @@ from ._group.handle import GroupHandle, GroupOutcome, SkippedHandle
 from ._group.restart import Candidate, CandidateFiles, Choice, Meeting
 from ._torch.layout import Division, Layout
 from ._torch.loading.assembled import AssembledMemory, load_assembled
+from ._torch.loading.folder import load_folder
 from ._torch.transport import TorchTransport
 from ._group.transport import LocalTransport, Transport
 from ._group.words import NOT_NOW, CallWords, quarter_octaves, steps_of
 from ._group.writer import GroupWriter
 from ._state.comparing import StateMismatch
+from ._state.loading import loading_of
 from ._state.request import Loading
 from .errors import (
     Busy,
@@ -64,9 +65,11 @@ from .errors import (
 )
 from .policies import Auto, Every
 from .torch import Checkpointer as TorchCheckpointer
+from .torch import device_of, filled_device_of
 
 __all__ = [
     "Checkpointer", "GroupHandle", "GroupOutcome", "LocalTransport", "TorchTransport", "Transport",
+    "load",
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")
@@ -80,6 +83,10 @@ _DEFAULT_IN_FLIGHT = 2
 
 class Checkpointer(TorchCheckpointer):
     """Saves named parts of a training run on all ranks, and puts them back on all of them."""
+
+    #: Where another number of ranks saved, what each stored for itself comes from the first one,
+    #: as with frameworks whose first rank saves for all; without, it has to be equal on all.
+    _follows_first_rank = False
 
     def __init__(
         self,
@@ -317,7 +324,7 @@ class Checkpointer(TorchCheckpointer):
                 info = files.open(wanted)
                 assembly = Assembly(
                     files.readers, candidate.world_size, self.rank if is_own_world else None,
-                    files.paths,
+                    files.paths, prefers_first=self._follows_first_rank and not is_own_world,
                 )  # fmt: skip
                 try:
                     return info, load_assembled(assembly, loading)
@@ -507,8 +514,10 @@ class Checkpointer(TorchCheckpointer):
 
         Call it at the end of every step, on every rank.
         """
-        if not self.is_due(step):
-            return None
+        return self._save_due(step, **state) if self.is_due(step) else None
+
+    def _save_due(self, step: int, **state: Any) -> GroupHandle:
+        """Saves a step after ``is_due``, in which the ranks have met already."""
         self._has_taken_turn = True
         try:
             return self.save(step, **state)
@@ -687,6 +696,27 @@ class Checkpointer(TorchCheckpointer):
             # The others may wait for this rank, and not come.
             self._closing_seconds = min(self._closing_seconds, _LEAVING_SECONDS)
         super().__exit__(kind, error, trace)
+
+
+def load(
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    into: Any = None,
+    map_location: str | torch.device | None = None,
+) -> Any:
+    """The state in a folder of a job, which may be running; this process takes no part in it.
+
+    Loads the newest checkpoint that is durable on all ranks, or that of ``step``, from the files
+    of all ranks. What is divided among them is joined to full tensors; what each rank stored for
+    itself comes from rank 0. ``into`` and ``map_location`` are those of ``pccheck.torch.load``.
+    Raises ``NoCheckpoint`` when nothing is durable on all ranks, or a file that a newer checkpoint
+    needs is missing.
+    """
+    if into is not None:
+        wait_staged_everywhere()
+    device = (device_of if into is None else filled_device_of)(map_location)
+    return load_folder(path, step, loading_of(AssembledMemory(device), into))[1]
 
 
 def _transport_for(group: dist.ProcessGroup | None) -> Transport:

@@ -1,10 +1,12 @@
-"""Checkpoints of a Hugging Face ``Trainer`` in one file.
+"""Checkpoints of a Hugging Face ``Trainer``.
 
-    checkpoints = pccheck.huggingface.CheckpointCallback("run.pcc", policy=100)
+    checkpoints = pccheck.huggingface.CheckpointCallback("run/", policy=100)
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[checkpoints])
     trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
 
-Saving overlaps training and needs no folders: ``save_strategy="no"`` leaves the Trainer's own out.
+In a folder every process has a file of its own, and a checkpoint counts once it is durable on all
+of them: see ``pccheck.distributed``. A job of one process may name a file instead, ``"run.pcc"``.
+Saving overlaps training; ``save_strategy="no"`` leaves the Trainer's own folders out.
 ``resume_folder`` writes the newest intact checkpoint as the folder that the Trainer resumes from,
 which restores model, optimizer, scheduler, random generators, and the place in the data.
 """
@@ -19,6 +21,7 @@ import random
 import tempfile
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +35,11 @@ except ImportError as error:
         "pccheck.huggingface needs the package transformers: pip install 'pccheck[huggingface]'"
     ) from error
 
+from . import distributed as pcd
 from . import torch as pcc
+from ._group.files import names_folder
 from ._state.request import Loading
+from ._torch.wrappers import Wrappers
 from .errors import InvalidArgument, NoCheckpoint
 
 if TYPE_CHECKING:
@@ -43,19 +49,19 @@ __all__ = ["CheckpointCallback"]
 
 log = logging.getLogger("pccheck")
 
-_RANK = "{rank}"
-
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Saves a Trainer's run at the end of its steps.
 
-    With several processes each has a file of its own: write ``{rank}`` into the path. FSDP,
-    DeepSpeed and the loss scaling of fp16 are refused, because a callback is not given their state.
-    What other callbacks count, such as the patience of early stopping, is saved after ``attach``.
+    The path is a folder, which exists or ends with a slash, or the file of a job of one process.
+    FSDP, DeepSpeed and the loss scaling of fp16 are refused, because a callback is not given their
+    state. What other callbacks count, such as the patience of early stopping, is saved after
+    ``attach``.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """``options`` are those of ``pccheck.torch.Checkpointer``.
+        """``options`` are those of ``pccheck.torch.Checkpointer``, or of
+        ``pccheck.distributed.Checkpointer`` for a folder.
 
         ``policy`` is when to save: a number of steps, or one of ``pccheck.policies``; the default
         is ``save_steps`` of the ``TrainingArguments``. After SIGTERM, with
@@ -80,16 +86,17 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def resume_folder(self, directory: str | os.PathLike[str] | None = None) -> str | None:
         """Writes the newest intact checkpoint as a folder for ``resume_from_checkpoint``.
 
-        Returns None when nothing was saved yet; training then starts from the beginning. The
-        folder is in ``directory``, by default that of temporary files. It takes as much room as
+        Returns None when nothing was saved yet; training then starts from the beginning. In a job
+        of several processes every process calls it, once the Trainer exists. The written folder is
+        in ``directory``, by default that of temporary files. It takes as much room as
         one checkpoint, and is removed when the first step has been trained. Raises
         ``NoCheckpoint`` when everything in the file is damaged.
         """
         rank, count = _rank_and_count()
-        checkpointer = self._opened(rank, count)
-        if not checkpointer.is_open:
+        checkpointer = self._opened(count)
+        if not (checkpointer.is_open or isinstance(checkpointer, pcd.Checkpointer)):
             return None
-        found = checkpointer._resume_state(Loading(pcc.TorchMemory()))
+        found = checkpointer._resume_state(Loading(checkpointer._memory_on(None)))
         if found is None:
             return None
         state = found[1]
@@ -101,10 +108,17 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._folder = tempfile.TemporaryDirectory(prefix="pccheck-resume-", dir=directory)
         folder = self._folder.name
         name = "rng_state.pth" if count == 1 else f"rng_state_{rank}.pth"
-        for file, part in {
+        files = {
             "pytorch_model.bin": "model", "optimizer.pt": "optimizer", "scheduler.pt": "scheduler",
             name: "random",
-        }.items():  # fmt: skip
+        }  # fmt: skip
+        if isinstance(checkpointer, _GroupCheckpointer) and not checkpointer.is_own_world:
+            log.warning(
+                "%s: another number of processes saved this checkpoint: the random generators "
+                "start anew, and the Trainer's state is that of process 0", checkpointer.folder,
+            )  # fmt: skip
+            del files[name]
+        for file, part in files.items():
             torch.save(state[part], os.path.join(folder, file))
         with open(os.path.join(folder, "trainer_state.json"), "w", encoding="utf-8") as text:
             json.dump(state["trainer"], text)
@@ -127,7 +141,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         _refuse_lost_best(args, state)
         self._tell_of_other_state(args, state)
         self._options.setdefault("policy", max(1, int(args.save_steps)))
-        self._opened(args.process_index, args.world_size)
+        self._opened(args.world_size)
         self._due = None
         self._is_ending = False
         self._logged_step = state.global_step
@@ -143,7 +157,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Asks the policy. After SIGTERM it saves at once."""
         self._drop_folder()
-        checkpointer = self._opened(args.process_index, args.world_size)
+        checkpointer = self._opened(args.world_size)
         if checkpointer.is_due(state.global_step):
             self._due = state.global_step
             self._note_random()
@@ -199,9 +213,13 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         step, self._due = self._due, None
         if step is None or self._checkpointer is None:
             return
-        self._checkpointer.save(
+        checkpointer = self._checkpointer
+        save = (
+            checkpointer.save_step if isinstance(checkpointer, _GroupCheckpointer)
+            else partial(checkpointer.save, rng=False)
+        )  # fmt: skip
+        save(
             step,
-            rng=False,
             model=model,
             # What accelerate wraps them in adds nothing to their state.
             optimizer=getattr(optimizer, "optimizer", optimizer),
@@ -245,22 +263,50 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         if checkpointer is not None:
             checkpointer.close()
 
-    def _opened(self, rank: int, count: int) -> pcc.Checkpointer:
+    def _opened(self, count: int) -> pcc.Checkpointer:
         if self._checkpointer is None:
-            if count > 1 and _RANK not in self._path:
+            if names_folder(self._path):
+                if count > 1 and not torch.distributed.is_initialized():
+                    raise InvalidArgument(
+                        f"a launcher started {count} processes, which have not met yet; make the "
+                        "Trainer, or its TrainingArguments, first"
+                    )
+                self._checkpointer = _GroupCheckpointer(self._path, **self._options)
+            elif count > 1:
                 raise InvalidArgument(
-                    f"{self._path} would be the file of {count} processes; write {_RANK} where "
-                    "the rank belongs, so that each has one of its own"
+                    f"{self._path} would be one file of {count} processes; give a folder, such as "
+                    "'run/', in which each has a file of its own"
                 )
-            path = self._path.replace(_RANK, str(rank))
-            options = {"rank": rank, "world_size": count, **self._options}
-            self._checkpointer = pcc.Checkpointer(path, **options)
+            else:
+                self._checkpointer = pcc.Checkpointer(self._path, **self._options)
         return self._checkpointer
 
     def _drop_folder(self) -> None:
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()
+
+
+class _GroupCheckpointer(pcd.Checkpointer):
+    """Saves what all processes of a Trainer have."""
+
+    # As where process 0 saves for all.
+    _follows_first_rank = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._wrappers = Wrappers()
+        super().__init__(*arguments, **options)
+
+    @property
+    def is_own_world(self) -> bool:
+        """Whether as many processes saved what was loaded."""
+        return self._base is None or self._base.world_size == self.world_size
+
+    def save_step(self, step: int, model: torch.nn.Module, **state: Any) -> None:
+        """Saves a step for which ``is_due`` was true. The Trainer trains the model inside of
+        DistributedDataParallel, and does not give that to callbacks."""
+        self._layout.replicated = self._wrappers.around([model])
+        self._save_due(step, rng=False, model=model, **state)
 
 
 def _nobody() -> None:

@@ -1,15 +1,18 @@
-"""Checkpoints of a Lightning ``Trainer`` in one file.
+"""Checkpoints of a Lightning ``Trainer`` in one file, or in a folder with a file for each process.
 
-    storage = pccheck.lightning.CheckpointIO("run.pcc")
+    storage = pccheck.lightning.CheckpointIO("run/")
     trainer = Trainer(
         plugins=[storage],
         callbacks=[pccheck.lightning.CheckpointCallback(storage, policy=100)],
     )
     trainer.fit(module, loader, ckpt_path=storage.resume_path())
 
-The callback saves into the file, in the middle of training and without stopping it. Whatever else
-saves under a path (``ModelCheckpoint``, ``trainer.save_checkpoint``, the learning-rate finder)
-leaves a file of Lightning's own at that path, as it does without this plugin.
+The callback saves in the middle of training and without stopping it. In a folder every process has
+a file of its own, the processes divide what they hold alike, and a checkpoint counts once it is
+durable on all of them: see ``pccheck.distributed``. With a file, such as ``"run.pcc"``, process 0
+writes everything. Whatever else saves under a path (``ModelCheckpoint``,
+``trainer.save_checkpoint``, the learning-rate finder) leaves a file of Lightning's own at that
+path, as it does without this plugin.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ try:
     from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO as _CheckpointIO
     from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch import __version__ as lightning_version
+    from lightning.pytorch.strategies import Strategy
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
     raise ImportError(
@@ -33,10 +38,15 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from . import distributed as pcd
 from . import torch as pcc
 from ._core.damage import damaged_slots
 from ._core.engine import refuse_reentry, wait_staged_everywhere
+from ._group.files import names_folder
+from ._state.request import Loading
+from ._torch.layout import Replicated
 from ._torch.parts import in_place_storages, random_state, set_random_state
+from ._torch.saving.live import note
 from ._torch.saving.waiting import wait_before_swaps
 from .checkpointer import checkpoints
 from .errors import FileMissing, InvalidArgument, NoCheckpoint
@@ -53,21 +63,26 @@ _STEP = re.compile(r"(?P<file>.*)#step=(?P<step>\d+)")
 
 
 class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
-    """Keeps the checkpoints of a run in one file, under their steps.
+    """Keeps the checkpoints of a run in one file or folder, under their steps.
 
-    Into the file goes what a ``CheckpointCallback`` saves, and what is saved under the file's own
-    path. A save returns when the state is copied; the checkpoint is durable when the next one
-    begins to need its slot, and at the latest when ``fit`` ends. A checkpoint stays until
-    ``retain`` newer ones are durable.
+    A path is that of a folder when it ends with a slash, or when the folder is there. In a folder
+    only a ``CheckpointCallback`` saves, on every process. Into a file goes what it saves, and what
+    is saved under the file's own path. A save returns when the state is copied; the checkpoint is
+    durable when the next one begins to need its slot, and at the latest when ``fit`` ends. A
+    checkpoint stays until ``retain`` newer ones are durable.
 
     What is saved under another path is a file of its own, which stays until it is removed.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """``options`` are those of ``pccheck.torch.Checkpointer``."""
+        """``options`` are those of ``pccheck.torch.Checkpointer``, or of
+        ``pccheck.distributed.Checkpointer`` for a folder."""
         self._path = os.path.abspath(os.fspath(path))
+        self._is_folder = names_folder(path)
         self._options = options
-        self._checkpointer: _Checkpointer | None = None
+        self._checkpointer: _Checkpointer | _GroupCheckpointer | None = None
+        # True while a Trainer trains with the callback: what it loads, it continues from.
+        self._is_training = False
         # What is saved under other paths, as Lightning does it.
         self._files = TorchCheckpointIO()
         self._has_callback = False
@@ -84,9 +99,12 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
     def resume_path(self) -> str | None:
         """For ``fit(ckpt_path=…)``: the file, or None when nothing was saved into it yet.
 
-        Raises ``NoCheckpoint`` when everything in the file is damaged: such a run does not start
-        over unasked.
+        A folder is returned in any case: the processes decide together what is in it, and ``fit``
+        starts at the beginning when nothing is durable on all of them. Raises ``NoCheckpoint``
+        when everything in the file is damaged: such a run does not start over unasked.
         """
+        if self._is_folder:
+            return self._path
         if not os.path.exists(self._path):
             return None
         if checkpoints(self._path):
@@ -109,6 +127,11 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         if not self._is_in_file(path):
             self._tell_of_files(path)
             self._files.save_checkpoint(checkpoint, os.fspath(path))
+        elif self._is_folder:
+            raise InvalidArgument(
+                f"{self._path} is the folder of all processes, and one of them saves into it: only "
+                "pccheck.lightning.CheckpointCallback does that on all; save it under another path"
+            )
         elif "optimizer_states" not in checkpoint:
             raise InvalidArgument(
                 f"{self._path}: a checkpoint of weights alone cannot be resumed from, and would be "
@@ -118,7 +141,9 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
             in_place = in_place_storages(self._live)
             wait_before_swaps(self._live)
             parts = {"checkpoint": checkpoint}
-            self._opened().save_parts(checkpoint["global_step"], parts, in_place)
+            checkpointer = self._opened()
+            assert isinstance(checkpointer, _Checkpointer)
+            checkpointer.save_parts(checkpoint["global_step"], parts, in_place)
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None,
@@ -127,9 +152,10 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         """The newest intact checkpoint of the file, that of a step (``"run.pcc#step=30"``), or what
         was saved under another path.
 
-        For the file, ``map_location`` is a device, and ``weights_only`` makes no difference, as
-        nothing in it is pickled. Raises ``NoCheckpoint`` when the file does not hold the step, and
-        ``FileMissing`` when there is nothing at another path.
+        Of a folder it is the newest that is durable on all processes; to train, all of them load
+        it together. For file and folder, ``map_location`` is a device, and ``weights_only`` makes
+        no difference, as nothing is pickled. Raises ``NoCheckpoint`` when the step is not there,
+        and ``FileMissing`` when there is nothing at another path.
         """
         if not self._is_in_file(path):
             if not os.path.exists(path) and "://" not in os.fspath(path):
@@ -145,11 +171,9 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         named = _STEP.fullmatch(os.fspath(path))
         step = None if named is None else int(named["step"])
         device = None if callable(map_location) else map_location
-        if self._checkpointer is None:
-            # Probably not the process that writes, so this takes no lock.
-            state = pcc.load(self._path, step, map_location=device)
-        else:
-            state = self._checkpointer.load(step, map_location=device)
+        state = self._load(step, device)
+        if state is None:
+            return _Nothing({"pytorch-lightning_version": lightning_version})
         if not isinstance(state, dict) or "checkpoint" not in state:
             raise NoCheckpoint(
                 f"{self._path}: its checkpoints are not of a Lightning Trainer; load them with "
@@ -159,6 +183,18 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         self._loaded_step = checkpoint["global_step"]
         return checkpoint
 
+    def _load(self, step: int | None, device: Any) -> Any:
+        if self._is_folder and self._is_training:
+            checkpointer = self._opened()
+            assert isinstance(checkpointer, _GroupCheckpointer)
+            return checkpointer.load_part(step, device)
+        if self._is_folder:
+            return pcd.load(self._path, step, map_location=device)
+        if self._checkpointer is None:
+            # Probably not the process that writes, so this takes no lock.
+            return pcc.load(self._path, step, map_location=device)
+        return self._checkpointer.load(step, map_location=device)
+
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Removes a file at another path. In the file nothing is removed: a slot is used again
         when newer checkpoints have taken its place."""
@@ -167,9 +203,15 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
 
     def teardown(self) -> None:
         """Waits until the last checkpoint is durable, and closes the file."""
+        self._is_training = False
         checkpointer, self._checkpointer = self._checkpointer, None
         if checkpointer is not None:
             checkpointer.close()
+
+    def _leave_early(self) -> None:
+        """After an error other processes may not come, so that closing waits for them briefly."""
+        if isinstance(self._checkpointer, _GroupCheckpointer):
+            self._checkpointer.leave_early()
 
     def _is_in_file(self, path: str | os.PathLike[str]) -> bool:
         named = _STEP.fullmatch(os.fspath(path))
@@ -179,8 +221,10 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         is_there = os.path.exists(self._path)
         return [info.step for info in checkpoints(self._path)] if is_there else []
 
-    def _opened(self) -> _Checkpointer:
-        if self._checkpointer is None:
+    def _opened(self) -> _Checkpointer | _GroupCheckpointer:
+        if self._checkpointer is None and self._is_folder:
+            self._checkpointer = _GroupCheckpointer(self._path, **self._options)
+        elif self._checkpointer is None:
             self._checkpointer = _Checkpointer(self._path, **self._options)
             if self._loaded_step is not None:
                 self._checkpointer.rewind(self._loaded_step)
@@ -217,7 +261,9 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         """
         self._storage = storage
         self._policy = Every(policy) if isinstance(policy, int) else policy
-        self._random_states: list[dict[str, Any]] | None = None
+        self._random_states: Any = None
+        # While every process saves a part of its own.
+        self._saves_alone = False
         self._last_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -231,7 +277,11 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
                 "Trainer(plugins=[storage])"
             )
         self._storage = storage
-        storage._has_callback = True
+        storage._has_callback = storage._is_training = True
+        if storage._is_folder:
+            _refuse_split_state(trainer)
+            # All processes have met, and what they load next is where training continues.
+            storage._opened().follow(self._policy)
         # What is loaded from here on is where training continues.
         storage._loaded_step = None
         # The Trainer sets it, and does not declare it.
@@ -243,7 +293,9 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the file."""
         storage = self._of_trainer(trainer)
-        if trainer.is_global_zero:
+        if storage._is_folder:
+            _refuse_split_optimizers(trainer)
+        elif trainer.is_global_zero:
             storage._opened().follow(self._policy)
 
     def on_save_checkpoint(
@@ -251,6 +303,11 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Adds the random generators, of every process."""
         own = _portable(random_state())
+        if self._saves_alone:
+            # Each process stores its own.
+            rank, count = trainer.global_rank, trainer.world_size
+            checkpoint[_RANDOM_STATE] = {"rank": rank, "world": count, "state": own}
+            return
         states: list[Any] = [None] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, own)
@@ -276,8 +333,17 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
                 "give such a callback to a new run only (when resume_path() is None)"
             )
         states, self._random_states = self._random_states, None
+        if isinstance(states, dict):
+            own = {"rank": trainer.global_rank, "world": trainer.world_size}
+            is_own = {key: states[key] for key in own} == own
+            states = [states["state"]] * trainer.world_size if is_own else []
         if states is not None and len(states) == trainer.world_size:
             set_random_state(_generators(states[trainer.global_rank]))
+        elif states is not None:
+            log.warning(
+                "%s: another number of processes saved this checkpoint: the random generators "
+                "start anew", storage._path,
+            )  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
@@ -289,20 +355,42 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             return  # gradients are still being accumulated
         self._last_step = step
         storage = self._of_trainer(trainer)
+        if not self._is_due(trainer, storage, step):
+            return
+        live = [pl_module, *trainer.optimizers, *_averages(trainer)]
+        if storage._is_folder:
+            self._save_own_part(trainer, storage, step, live)
+        else:
+            storage._live = live
+            try:
+                trainer.save_checkpoint(f"{storage._path}#step={step}")
+            finally:
+                storage._live = []
+        if is_overridden("on_train_batch_end", pl_module):
+            # It comes now, and may change the weights.
+            wait_staged_everywhere()
+
+    def _is_due(self, trainer: Trainer, storage: CheckpointIO, step: int) -> bool:
+        if storage._is_folder:
+            return storage._opened().is_due(step)
         is_due = storage._opened().is_due(step) if trainer.is_global_zero else False
         if trainer.world_size > 1:
             # Time, which policies may go by, is not the same everywhere.
             is_due = trainer.strategy.broadcast(is_due)
-        if not is_due:
-            return
-        storage._live = [pl_module, *trainer.optimizers, *_averages(trainer)]
+        return is_due
+
+    def _save_own_part(
+        self, trainer: Trainer, storage: CheckpointIO, step: int, live: list[object]
+    ) -> None:
+        """Every process saves what it has; the Trainer would let process 0 save, and wait."""
+        checkpointer = storage._opened()
+        assert isinstance(checkpointer, _GroupCheckpointer)
+        self._saves_alone = True
         try:
-            trainer.save_checkpoint(f"{storage._path}#step={step}")
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
         finally:
-            storage._live = []
-        if is_overridden("on_train_batch_end", pl_module):
-            # It comes now, and may change the weights.
-            wait_staged_everywhere()
+            self._saves_alone = False
+        checkpointer.save_part(step, checkpoint, live, trainer.strategy.model)
 
     def _of_trainer(self, trainer: Trainer) -> CheckpointIO:
         storage: Any = trainer.strategy.checkpoint_io
@@ -329,6 +417,9 @@ class _Waiting(Callback):  # type: ignore[misc,unused-ignore]
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         wait_staged_everywhere()
+        storage: Any = trainer.strategy.checkpoint_io
+        if isinstance(storage, CheckpointIO):
+            storage._leave_early()
 
 
 def _averages(trainer: Trainer) -> list[object]:
@@ -357,8 +448,27 @@ def _generators(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "numpy": {**numpy, "state": inner}}
 
 
-class _Checkpointer(pcc.Checkpointer):
-    """Saves a state that was taken out of its objects already."""
+def _refuse_split_state(trainer: Trainer) -> None:
+    """In a folder each process saves what Lightning gives it as the state."""
+    strategy = type(trainer.strategy)
+    if strategy.save_checkpoint is not Strategy.save_checkpoint:
+        raise InvalidArgument(
+            f"the Trainer runs with {strategy.__name__}, which does not save through a "
+            "CheckpointIO; use DDP, or pccheck.distributed in a loop of yours"
+        )
+
+
+def _refuse_split_optimizers(trainer: Trainer) -> None:
+    for optimizer in trainer.optimizers:
+        if hasattr(optimizer, "consolidate_state_dict"):
+            raise InvalidArgument(
+                f"{type(optimizer).__name__} has its state on process 0 only when it is saved; use "
+                "another optimizer, or pccheck.distributed in a loop of yours"
+            )
+
+
+class _Following(pcc.Checkpointer):
+    """Saves by the policy of the callback."""
 
     def follow(self, policy: Policy | None) -> None:
         """Saves by this policy; without one, by its own."""
@@ -367,8 +477,51 @@ class _Checkpointer(pcc.Checkpointer):
         self._policy = policy or Every(_DEFAULT_POLICY)
         self._policy.bind(self._path, self._file_options.in_flight_count)
 
+
+class _Checkpointer(_Following):
+    """Saves a state that was taken out of its objects already."""
+
     def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
         refuse_reentry(self, self._path)
         with self._save_lock:
             self._begin_save()
             self._save_parts(step, parts, in_place)
+
+
+class _GroupCheckpointer(_Following, pcd.Checkpointer):
+    """Saves such a state on all processes."""
+
+    # As where process 0 saves for all.
+    _follows_first_rank = True
+
+    def load_part(self, step: int | None, device: Any) -> Any:
+        """What this process needs of the checkpoint that all continue from; None when nothing is
+        durable on all of them."""
+        loading = Loading(self._memory_on(pcc.device_of(device)))
+        found = self._load_together("load", step, loading)
+        return None if found is None else found[1]
+
+    def leave_early(self) -> None:
+        self._closing_seconds = min(self._closing_seconds, pcd._LEAVING_SECONDS)
+
+    def save_part(
+        self, step: int, checkpoint: dict[str, Any], live: list[object], wrapped: Any
+    ) -> None:
+        """Saves what this process has; ``live`` are the objects that it was taken out of, and
+        ``wrapped`` is the module that DistributedDataParallel may have wrapped."""
+        note(live)
+        wait_before_swaps(live)
+        self._layout.optimizers = [
+            item for item in live if isinstance(item, torch.optim.Optimizer)
+        ]
+        is_wrapped = isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+        self._layout.replicated = [Replicated.of(wrapped)] if is_wrapped else []
+        self._save_due(step, rng=False, checkpoint=checkpoint)
+
+
+class _Nothing(dict[str, Any]):
+    """A checkpoint with which the Trainer starts at the beginning: it looks only whether it is
+    true, once it has seen the version."""
+
+    def __bool__(self) -> bool:
+        return False

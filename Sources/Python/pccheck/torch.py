@@ -280,12 +280,12 @@ class Checkpointer(BaseCheckpointer):
         ``map_location``, ``meta`` for only their types and shapes.
         """
         if into is None:
-            return self._load(step, Loading(self._memory_on(_device(map_location))))
+            return self._load(step, Loading(self._memory_on(device_of(map_location))))
         return self._load(step, Loading(self._filled_memory(map_location), into))
 
     def _filled_memory(self, map_location: str | torch.device | None) -> TorchMemory:
         """For a load that fills live parts."""
-        return self._memory_on(_filling(map_location))
+        return self._memory_on(filled_device_of(map_location))
 
     def _memory_on(self, device: torch.device | None) -> TorchMemory:
         """What knows the tensors of a load."""
@@ -336,8 +336,8 @@ def load(
     if lazy:
         if into is not None:
             raise InvalidArgument("lazy=True reads nothing, so it has no use for into=")
-        return load_lazily(path, step, _device(map_location))
-    device = (_device if into is None else _filling)(map_location)
+        return load_lazily(path, step, device_of(map_location))
+    device = (device_of if into is None else filled_device_of)(map_location)
     return load_with(TorchMemory(device), path, step, into)
 
 
@@ -360,7 +360,7 @@ def load_into(
     with ``strict=False`` PCcheck loads what fits and the log lists the rest. Random generators
     stay as they are. Returns the checkpoint that was loaded.
     """
-    memory = TorchMemory(_filling(map_location))
+    memory = TorchMemory(filled_device_of(map_location))
     return load_parts(memory, TorchRestorer(strict), path, step, strict, parts)
 
 
@@ -427,9 +427,9 @@ def _newest_common_step(
     raise NoCheckpoint(f"no step is in the files of all ranks ({found})")
 
 
-def _filling(map_location: str | torch.device | None) -> torch.device | None:
+def filled_device_of(map_location: str | torch.device | None) -> torch.device | None:
     """The device for a load that fills live parts: what goes to ``meta`` would have no values."""
-    device = _device(map_location)
+    device = device_of(map_location)
     if device is not None and device.type == "meta":
         raise InvalidArgument(
             "map_location is 'meta', where tensors have no values to fill live parts with; give "
@@ -438,7 +438,7 @@ def _filling(map_location: str | torch.device | None) -> torch.device | None:
     return device
 
 
-def _device(map_location: str | torch.device | None) -> torch.device | None:
+def device_of(map_location: str | torch.device | None) -> torch.device | None:
     """The requested device; None for the CPU."""
     if map_location is None:
         return None

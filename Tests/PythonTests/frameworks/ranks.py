@@ -1,4 +1,7 @@
-"""Jobs of several gloo ranks on the CPU: python SCRIPT DIRECTORY TASK:WORLD…"""
+"""Jobs of several gloo ranks on the CPU: python SCRIPT DIRECTORY TASK:WORLD…
+
+A job that is to fail, because a rank of it kills itself, is TASK:WORLD:fails.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ Task = Callable[[int, int, str], None]
 def main(tasks: dict[str, Task]) -> None:
     """Runs the jobs that the command line names, one after the other."""
     for job in sys.argv[2:]:
-        task, count = job.split(":")
-        if not _run(sys.argv[1], task, tasks[task], int(count)):
-            sys.exit(f"{job} failed")
+        task, count, *fails = job.split(":")
+        if _run(sys.argv[1], task, tasks[task], int(count)) == bool(fails):
+            sys.exit(f"{job}: {'nothing failed' if fails else 'failed'}")
 
 
 def _run(directory: str, name: str, task: Task, world: int) -> bool:

@@ -165,12 +165,14 @@ def test_checkpoints_of_something_else_are_told_apart(path: Path) -> None:
         CheckpointCallback(path).resume_folder()
 
 
-def test_several_processes_need_several_files(
+def test_several_processes_need_a_folder(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(pccheck.InvalidArgument, match="write {rank} where the rank belongs"):
+    with pytest.raises(pccheck.InvalidArgument, match="one file of 2 processes; give a folder"):
         CheckpointCallback(path).resume_folder()
+    with pytest.raises(pccheck.InvalidArgument, match="make the Trainer.*first"):
+        CheckpointCallback(f"{path}/").resume_folder()
 
 
 def test_state_that_a_callback_does_not_see_is_refused(path: Path) -> None:

@@ -18,6 +18,13 @@ def file_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size:05d}.pcc"
 
 
+def names_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a folder of rank files, not of one file: it ends with a slash, or
+    the folder is there."""
+    given = os.fsdecode(os.fspath(path))
+    return given.endswith(os.sep) or os.path.isdir(given)
+
+
 def usable_folder(given: str | os.PathLike[str]) -> str:
     """The folder of a run as an absolute path; it is made where it is missing."""
     path = os.path.abspath(os.fsdecode(os.fspath(given)))
@@ -42,6 +49,11 @@ def names_of_other_worlds(folder: str, world_size: int) -> list[str]:
         if match is not None and int(match[2]) != world_size:
             found.append(name)
     return sorted(found)
+
+
+def names_of_all_worlds(folder: str) -> list[str]:
+    """The files of all ranks in the folder, whatever their number."""
+    return names_of_other_worlds(folder, 0)
 
 
 def place_of(folder: str) -> str:

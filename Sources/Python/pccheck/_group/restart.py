@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from .._core.group import Base, group_decision
 from .._core.reader import CheckpointInfo, Reader, is_rejection
-from ..errors import CheckpointError, InvalidArgument, NoCheckpoint, RankFailed
+from ..errors import CheckpointError, FileMissing, InvalidArgument, NoCheckpoint, RankFailed
 from .exchange import by_value
-from .files import names_of_other_worlds, place_of, report_of
+from .files import names_of_all_worlds, names_of_other_worlds, place_of, report_of
 from .transport import Transport, ranks_text
 
 log = logging.getLogger("pccheck")
@@ -220,6 +220,22 @@ class Meeting:
         }
         _raise_failures(fatal, None if is_damage else error)
         return {rank: item["error"] for rank, item in enumerate(said) if item["error"]}
+
+
+def complete_checkpoints(folder: str, step: int | None) -> list[Candidate]:
+    """What a restart from the files in a folder would try, best first, for one that only reads.
+
+    Raises what the restart would raise, for ``step`` if one was asked for.
+    """
+    if not os.path.isdir(folder):
+        raise FileMissing(f"{folder}: there is no such folder", code=2)
+    reports = [report_of(os.path.join(folder, name)) for name in names_of_all_worlds(folder)]
+    if not reports:
+        raise NoCheckpoint(f"{folder}: there is no file of a rank in it", code=7)
+    decision = group_decision(reports)
+    _refuse(decision, folder, step)
+    _warn_of_problems(decision)
+    return [_candidate(item) for item in decision["checkpoints"] if item["is_complete"]]
 
 
 def _candidate(item: Mapping[str, Any]) -> Candidate:

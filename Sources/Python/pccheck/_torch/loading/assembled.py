@@ -6,6 +6,7 @@ from the files that hold them, this rank's own file first.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,9 @@ from .decoder import TorchMemory, tensor_type
 from .pieces import Piece, PieceReader, dense, pieces_of
 
 
+log = logging.getLogger("pccheck")
+
+
 def load_assembled(assembly: Assembly, loading: Loading) -> Any:
     """Loads the request from the files of a world; every byte that it reads is verified.
 
@@ -47,7 +51,11 @@ def load_assembled(assembly: Assembly, loading: Loading) -> Any:
     assert isinstance(memory, AssembledMemory)
     manifest = assembly.manifest(loading.part_names)
     memory.begin(assembly, manifest)
-    return load_selected(assembly, loading, manifest)
+    state = load_selected(assembly, loading, manifest)
+    if loading.report is None:
+        for conflict in manifest.conflicts:
+            log.warning("left out: %s", memory.conflict_text(conflict))
+    return state
 
 
 class _Region:
@@ -127,15 +135,20 @@ class AssembledMemory(TorchMemory):
         for conflict in self._manifest.conflicts:
             part = conflict.path.split(".")[0]
             target = comparison.targets.get(conflict.path, comparison.targets.get(part))
-            if conflict.path == RANDOM_PART or _is_random(target):
-                report.left_alone.append(self._left_alone(conflict.path))
-            else:
-                report.ambiguous.append(self._ambiguous(conflict))
+            is_random = conflict.path == RANDOM_PART or _is_random(target)
+            where = report.left_alone if is_random else report.ambiguous
+            where.append(self.conflict_text(conflict, is_random=is_random))
             below = f"{conflict.path}."
             report.missing = [
                 name for name in report.missing
                 if name != conflict.path and not name.startswith(below)
             ]  # fmt: skip
+
+    def conflict_text(self, conflict: Conflict, *, is_random: bool = False) -> str:
+        """Why what each rank stored for itself is not loaded."""
+        if is_random or conflict.path == RANDOM_PART:
+            return self._left_alone(conflict.path)
+        return self._ambiguous(conflict)
 
     def _left_alone(self, path: str) -> str:
         assert self._assembly is not None

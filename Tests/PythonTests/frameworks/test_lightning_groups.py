@@ -1,0 +1,181 @@
+"""A Lightning run that saves into a folder: each process its part, all from one step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+import pccheck
+import pccheck.distributed as pcd
+from pccheck.errors import InvalidArgument
+from pccheck.lightning import CheckpointCallback, CheckpointIO
+
+TRAINING = '''
+import os, sys, torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from pccheck.lightning import CheckpointCallback, CheckpointIO
+
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 64), torch.nn.BatchNorm1d(64), torch.nn.Dropout(0.3),
+            torch.nn.Linear(64, 1))
+    def training_step(self, batch, index):
+        return self.layers(batch).square().mean()
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), 1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
+
+class Losses(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        line = f"loss {trainer.global_rank} {trainer.global_step} {outputs['loss'].item().hex()}\\n"
+        os.write(1, line.encode())
+        if trainer.global_step == int(os.environ.get("KILL_AT", 0)) and trainer.global_rank == 1:
+            os.kill(os.getpid(), 9)
+
+path, steps, devices = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+storage = CheckpointIO(path, timeout=60)
+trainer = Trainer(
+    max_steps=steps, accelerator="cpu", devices=devices, logger=False,
+    strategy="ddp" if devices > 1 else "auto",
+    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    plugins=[storage], callbacks=[CheckpointCallback(storage, policy=1), Losses()])
+seed_everything(1 + trainer.global_rank, verbose=False)
+module = Module()
+# One batch is an epoch, since this loader has no place in the middle of one to continue at.
+loader = torch.utils.data.DataLoader(
+    torch.arange(64.0 * devices).view(8 * devices, 8) / 100, 8, generator=torch.Generator())
+trainer.fit(module, loader, ckpt_path=storage.resume_path())
+'''
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    # A file, which Lightning runs again for the second process.
+    path = tmp_path / "train.py"
+    path.write_text(TRAINING)
+    return path
+
+
+def train(program: Path, name: str, steps: int, devices: int, **environment: str) -> dict[str, str]:
+    """The loss of each step on each rank, as it is printed."""
+    command = [sys.executable, str(program), f"{program.parent / name}/", str(steps), str(devices)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
+    ) as child:  # fmt: skip
+        try:
+            output, errors = child.communicate(timeout=150)
+        finally:
+            # When one rank was killed, the other may not have ended.
+            try:
+                os.killpg(child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    if not environment:
+        assert child.returncode == 0, errors
+    lines = [line.split() for line in output.splitlines() if line.startswith("loss")]
+    return {f"{rank} {step}": loss for _, rank, step, loss in lines}
+
+
+def test_a_killed_job_continues_on_any_number_of_processes(program: Path) -> None:
+    whole = train(program, "whole", 6, 2)
+    assert len(whole) == 12
+    cut = train(program, "cut", 6, 2, KILL_AT="4")
+    assert "1 4" in cut and "1 5" not in cut
+    continued = train(program, "cut", 6, 2)
+    assert continued and "0 1" not in continued
+    assert continued == {key: whole[key] for key in continued}
+    assert "1 6" in continued
+
+    folder = program.parent / "cut"
+    files = sorted(folder.iterdir())
+    assert [item.name for item in files] == ["rank-00000-of-00002.pcc", "rank-00001-of-00002.pcc"]
+    state = pcd.load(folder)["checkpoint"]
+    assert state["global_step"] == 6 and state["state_dict"]["layers.0.weight"].shape == (64, 8)
+    moment = state["optimizer_states"][0]["state"][0]["exp_avg"]
+    assert moment.shape == (64, 8) and moment.abs().sum() > 0
+    # Weights and moments are stored once.
+    sizes = [pccheck.checkpoints(path)[0].payload_byte_count for path in files]
+    assert abs(sizes[0] - sizes[1]) < 2048
+    assert list(train(program, "cut", 8, 1)) == ["0 7", "0 8"]
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        loss: torch.Tensor = self.layer(batch).square().mean()
+        return loss
+
+    def validation_step(self, batch: torch.Tensor, index: int) -> None:
+        self.layer(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer_for(storage: CheckpointIO, **options: object) -> Trainer:
+    settings: dict[str, object] = {
+        "max_steps": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "enable_checkpointing": False, "plugins": [storage],
+        "callbacks": [CheckpointCallback(storage, policy=1)], **options,
+    }  # fmt: skip
+    return Trainer(**settings)  # type: ignore[arg-type]
+
+
+def batches() -> torch.utils.data.DataLoader[torch.Tensor]:
+    return torch.utils.data.DataLoader(torch.randn(16, 4), 4)  # type: ignore[arg-type]
+
+
+def test_who_only_reads_begins_no_attempt(tmp_path: Path) -> None:
+    storage = CheckpointIO(f"{tmp_path}/run/")
+    module = Module()
+    trainer = trainer_for(storage)
+    trainer.fit(module, batches(), ckpt_path=storage.resume_path())
+    own = tmp_path / "run" / "rank-00000-of-00001.pcc"
+    before = own.read_bytes()
+    other = Module()
+    trainer.validate(other, batches(), ckpt_path=f"{tmp_path}/run", verbose=False)
+    assert torch.equal(other.layer.weight, module.layer.weight)
+    first = Module()
+    trainer.validate(first, batches(), ckpt_path=f"{tmp_path}/run/#step=1", verbose=False)
+    assert not torch.equal(first.layer.weight, module.layer.weight)
+    assert own.read_bytes() == before
+
+
+def test_only_the_callback_saves_into_a_folder(tmp_path: Path) -> None:
+    storage = CheckpointIO(f"{tmp_path}/run/")
+    trainer = trainer_for(storage)
+    trainer.fit(Module(), batches(), ckpt_path=storage.resume_path())
+    with pytest.raises(InvalidArgument, match="only pccheck.lightning.CheckpointCallback"):
+        trainer.save_checkpoint(f"{tmp_path}/run")
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    assert (tmp_path / "own.ckpt").stat().st_size > 0
+
+
+def test_an_error_on_one_process_does_not_make_it_wait_for_long(tmp_path: Path) -> None:
+    class Failing(Module):
+        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+            if self.global_step == 1:
+                raise ValueError("planned")
+            return super().training_step(batch, index)
+
+    storage = CheckpointIO(f"{tmp_path}/run/")
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="planned"):
+        trainer_for(storage).fit(Failing(), batches(), ckpt_path=storage.resume_path())
+    assert time.monotonic() - began < 60
+    assert [info.step for info in pccheck.checkpoints(
+        tmp_path / "run" / "rank-00000-of-00001.pcc")] == [1]
