@@ -47,7 +47,7 @@ from ._torch.layout import Division, Layout
 from ._torch.loading.assembled import AssembledMemory, load_assembled
 from ._torch.loading.folder import load_folder
 from ._torch.transport import TorchTransport
-from ._group.transport import LocalTransport, Transport
+from ._group.transport import LocalTransport, Transport, counted_ranks
 from ._group.words import NOT_NOW, CallWords, quarter_octaves, steps_of
 from ._group.writer import GroupWriter
 from ._state.comparing import StateMismatch
@@ -297,8 +297,8 @@ class Checkpointer(TorchCheckpointer):
         self._has_begun = True
         self._exchange.begin(choice.attempt)
         log.info(
-            "%s: attempt %d begins on %d ranks, %s",
-            self._folder, choice.attempt, world_size,
+            "%s: attempt %d begins on %s, %s",
+            self._folder, choice.attempt, counted_ranks(world_size),
             "at the beginning" if base is None else f"from {base}",
         )  # fmt: skip
 

@@ -47,7 +47,7 @@ def test_damage_costs_one_checkpoint(folder: Path, caplog: pytest.LogCaptureFixt
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING, "pccheck"):
         assert pcd.load(folder)["note"] == 1
-    assert "step 2 of attempt 1 (1 ranks) cannot be used" in caplog.text
+    assert "step 2 of attempt 1 (1 rank) cannot be used" in caplog.text
     with pytest.raises(Exception, match="digest"):
         pcd.load(folder, 2)
 

@@ -17,7 +17,7 @@ from .._core.reader import CheckpointInfo, Reader, is_rejection
 from ..errors import CheckpointError, FileMissing, InvalidArgument, NoCheckpoint, RankFailed
 from .exchange import by_value
 from .files import names_of_all_worlds, names_of_other_worlds, place_of, report_of
-from .transport import Transport, ranks_text
+from .transport import Transport, counted_ranks, ranks_text
 
 log = logging.getLogger("pccheck")
 
@@ -43,7 +43,7 @@ class Candidate:
         return self.files[rank][1] if self.world_size == world_size else 0
 
     def __str__(self) -> str:
-        return f"step {self.step} of attempt {self.attempt} ({self.world_size} ranks)"
+        return f"step {self.step} of attempt {self.attempt} ({counted_ranks(self.world_size)})"
 
 
 class CandidateFiles:

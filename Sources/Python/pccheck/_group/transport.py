@@ -150,3 +150,8 @@ def ranks_text(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:8]))
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}{more}"
+
+
+def counted_ranks(count: int) -> str:
+    """``1 rank``, or ``4 ranks``."""
+    return "1 rank" if count == 1 else f"{count} ranks"
