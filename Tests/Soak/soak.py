@@ -75,6 +75,13 @@ def simulate(*arguments: str) -> Callable[[int, int], tuple[list[str], dict[str,
     )
 
 
+def kills(seconds: int, seed: int) -> tuple[list[str], dict[str, str]]:
+    return [
+        sys.executable, "Tests/PythonTests/ranks/kills.py", "--world", "2",
+        "--restarts", "1000000000", "--seconds", str(seconds), "--seed", str(seed),
+    ], {}  # fmt: skip
+
+
 def make(*arguments: str) -> Callable[[int, int], tuple[list[str], dict[str, str]]]:
     return lambda seconds, seed: (
         ["make", "--no-print-directory",
@@ -113,6 +120,17 @@ RUNGS = (
          ("states", r"(\d+) states,")),
         share=30,
     ),
+    Rung(
+        "groups, simulated",
+        simulate(
+            "--groups", "--seconds", "{seconds}", "--seeds", "1000000000", "--first", "{seed}"
+        ),
+        (("runs", r"groups: (\d+) seeds"), ("faults", r"(\d+) faults"),
+         ("states", r"(\d+) states,")),
+        share=15,
+    ),
+    Rung("ranks, killed and restarted", kills,
+         (("runs", r'"restarts": (\d+)'), ("faults", r'"killed_ranks": (\d+)')), share=15),
     Rung("file systems, killed and shut down", python("test_file_systems.py"), FILES, share=15),
     Rung("block log", python("test_block_log.py"),
          (("states", r": (\d+) images of"), ("runs", r"in (\d+) recordings")), share=10),

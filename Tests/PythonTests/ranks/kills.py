@@ -148,6 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=int, default=2)
     parser.add_argument("--restarts", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--plant", default="")
@@ -160,7 +161,8 @@ def main() -> int:
     harness = None
     try:
         harness = Harness(nursery, folder, given.world, seed, given.plant)
-        while harness.counts["restarts"] < given.restarts:
+        end = time.monotonic() + given.seconds
+        while harness.counts["restarts"] < given.restarts and time.monotonic() < end:
             harness.restart()
     except Wrong as error:
         result["wrong"] = str(error)
