@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -555,6 +556,28 @@ def test_opaque_payloads_have_no_tensors(tmp_path: Path) -> None:
     group(tmp_path, compose.opaque(1, 1000), compose.opaque(2, 1000))
     made = run_tool("pcextract", tmp_path, "-o", tmp_path / "x.raw")
     assert made.returncode == 16 and "is opaque" in made.stderr, made.stderr
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """Two halves of a matrix by columns, 48 MiB each, in chunks of 64 KiB."""
+    full = values(6144, 4096)
+    for rank in range(2):
+        image = compose.Image(
+            in_flight=1, retain=1, capacity=50 << 20, rank=rank, world_size=2, run_uuid=RUN,
+            uuid=bytes([rank, 2]) * 8)
+        half = full[:, 2048 * rank : 2048 * (rank + 1)].copy()
+        node = sharded([6144, 4096], [([0, 2048 * rank], [6144, 2048], tensor("x"))])
+        image.commit(1)
+        image.complete(0, 1, payload({"x": half}, {"x": node}), attempt=1, step=10)
+        image.commit(2, 0, attempt=1)
+        (tmp_path / f"rank-{rank:05}-of-00002.pcc").write_bytes(bytes(image.data))
+    out = tmp_path / "x.npz"
+    # Less address space than the matrix has bytes.
+    limited = 'ulimit -v 80000 && exec "$0" "$@"'
+    command = ["bash", "-c", limited, ROOT / "build/bin/pcextract", tmp_path, "-qo", out]
+    subprocess.run(command, check=True, timeout=60)
+    with np.load(out) as arrays:
+        assert np.array_equal(arrays["x"], full)
 
 
 def test_load_full_has_the_same(tmp_path: Path) -> None:
