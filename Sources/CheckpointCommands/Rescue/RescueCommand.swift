@@ -26,8 +26,8 @@ struct RescueCommand: ToolCommand {
             Of a folder with the files of ranks, every file that can be read is copied to the \
             folder NEWDIR, which must not exist: with all of its checkpoints, blocks repaired from \
             their intact twins, and new superblocks only where none is intact. Then the command \
-            shows from which step the job restarts there, and why not from a newer one. DIR is only \
-            read.
+            shows from which step the job restarts there, and why not from a newer one. DIR is \
+            only read.
 
             Exit status: 0 done, 4 no such intact checkpoint, or something of the folder is lost, \
             8 it failed, 16 usage, 32 cancelled.
@@ -103,8 +103,8 @@ struct RescueCommand: ToolCommand {
         guard !RankFolder.isFolder(file) else {
             throw CheckpointError(
                 .invalidArgument,
-                "\(file) is a folder: pccheck rescue \(file) NEWDIR rescues the files of all ranks, "
-                    + "and the options are about one file")
+                "\(file) is a folder: pccheck rescue \(file) NEWDIR rescues the files of all "
+                    + "ranks, and the options are about one file")
         }
         let stamp = RepairStamp.now
         let storage = try FileStorage.opened(file, inPlace ? .write : .read)

@@ -12,7 +12,7 @@ struct OptimizerNumbers: Sendable {
     /// ones.
     private var tables: [String: [Int: [StateNode: StateNode]]] = [:]
 
-    /// - Parameter records: `pccheck.objects` of each part, in their order; nil where there is none.
+    /// - Parameter records: `pccheck.objects` of each part, in order; nil where there is none.
     init(_ records: [String?]) throws(StateDocumentError) {
         // Most jobs have the same parameters on all ranks.
         guard Set(records).count > 1 else { return }

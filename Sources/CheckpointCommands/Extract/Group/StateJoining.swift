@@ -216,7 +216,7 @@ private struct StoredTensors {
 }
 
 extension ElementType {
-    /// Row-major strides of a dense tensor whose elements are whole bytes.
+    /// Row-major strides of a dense tensor, of a type whose elements fill bytes.
     func byteStrides(_ shape: [UInt64]) -> [UInt64] {
         // Only an empty tensor may have extents whose product does not fit.
         TorchPickle.strides(shape).map { $0.multiplied(by: UInt64(bitCount / 8), plus: 0) ?? 0 }

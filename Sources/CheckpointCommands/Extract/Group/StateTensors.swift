@@ -77,7 +77,7 @@ struct StateTensors {
             } else if let tag = node.tag, let content = members.first?.value {
                 try visit(tag, content, path)
             }
-            // What follows a tag may be nodes, too: the versions of a module, the value of a member.
+            // What follows a tag may be nodes, too, such as the versions of a module.
             if node.tag != nil {
                 for member in members.dropFirst() {
                     try visit(member.value, path.appending(.key(.string(member.key))))
