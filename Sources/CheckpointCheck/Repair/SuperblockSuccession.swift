@@ -76,7 +76,14 @@ struct SuperblockSuccession {
             storageKind: last?.storageKind ?? .unknown,
             unsafeShutdownCount: last?.unsafeShutdownCount ?? 0,
             retained: retained.map { RetainedSlot(slot: $0.slot, sequence: $0.sequence) },
-            sequenceLimit: sequenceLimit, attempt: last?.attempt ?? 0)
+            sequenceLimit: sequenceLimit, attempt: attempt)
+    }
+
+    /// Of a group file whose superblocks are lost, the slots still show the attempt: a lower one
+    /// would look as if this rank had never begun it.
+    private var attempt: UInt64 {
+        let held = decision.slots.compactMap(\.header).filter { $0.state != .empty }
+        return max(decision.superblock?.attempt ?? 0, held.map(\.attempt).max() ?? 0)
     }
 
     private func copies(_ superblock: Superblock, _ names: String) -> [Repair] {

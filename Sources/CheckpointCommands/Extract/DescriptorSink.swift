@@ -18,10 +18,12 @@ final class DescriptorSink: Sendable {
     }
 
     /// open(2) for writing.
-    init(opening path: String, name: String) throws(CheckpointError) {
+    ///
+    /// - Parameter isRead: what was written will be read again.
+    init(opening path: String, name: String, isRead: Bool = false) throws(CheckpointError) {
         self.name = name
         // Safe: the path is passed as a C string.
-        descriptor = unsafe open(path, O_WRONLY | O_CLOEXEC)
+        descriptor = unsafe open(path, (isRead ? O_RDWR : O_WRONLY) | O_CLOEXEC)
         isOwned = descriptor >= 0
         if descriptor < 0 { throw failure(errno) }
     }
@@ -66,6 +68,39 @@ final class DescriptorSink: Sendable {
                 throw failure(errno)
             }
         }
+    }
+
+    /// Reads the `count` bytes from `offset` of what was written to the start of `buffer`.
+    func read(
+        into buffer: inout [UInt8], count: Int, at offset: UInt64
+    ) throws(CheckpointError) {
+        precondition(count <= buffer.count, "the buffer has room")
+        var done = 0
+        while done < count {
+            // Safe: the range is in the array, which nothing else uses meanwhile.
+            let found = unsafe buffer.withUnsafeMutableBytes { buffer in
+                unsafe pread(
+                    descriptor, buffer.baseAddress.map { unsafe $0 + done }, count - done,
+                    off_t(offset) + off_t(done))
+            }
+            if found > 0 {
+                done += found
+            } else if found == 0 {
+                throw failure(EIO)
+            } else if errno != EINTR {
+                throw failure(errno)
+            }
+        }
+    }
+
+    /// Fills in what was not known of an archive before its data was written.
+    func seal(_ archive: ZipLayout, checksums: [UInt32]) throws(CheckpointError) {
+        for (member, checksum) in zip(archive.members, checksums) {
+            var bytes: [UInt8] = []
+            bytes.appendLittleEndian(checksum)
+            try write(bytes, at: member.checksumOffset)
+        }
+        try write(archive.directory(checksums: checksums), at: archive.end)
     }
 }
 

@@ -15,6 +15,7 @@ struct ExtractCommand: ToolCommand {
                       [--manifest-from I] [...]
             pcextract FILE --list [--slot I | --step S] [--tensor GLOB]...
                       [--json]
+            pcextract DIR (-o OUT | --list) [--step S] [...]
             """,
         discussion: """
             OUT appears under its name only when it is complete, verified and durable. "-" is \
@@ -24,12 +25,19 @@ struct ExtractCommand: ToolCommand {
             next older one is taken instead: standard error reports it, and the exit status is 4 \
             although OUT was written.
 
+            Of a folder with the files of all ranks of a job, OUT gets the whole tensors of the \
+            checkpoint from which the job restarts, or of the one with --step that is on all \
+            ranks. A tensor that several ranks have, each for itself, is named after its rank: \
+            rank-00003/loader.position. --slot, --all, --salvage and standard output are for files.
+
             Exit status: 0 done, 4 damage was found or something is missing, 8 it failed or there \
             is no such checkpoint, 16 usage, 32 cancelled.
             """,
         version: Tool.version)
 
-    @Argument(help: "The checkpoint file or block device.", completion: .file())
+    @Argument(
+        help: "The checkpoint file, block device, or folder with the files of ranks.",
+        completion: .file())
     var file: String
 
     @Option(
@@ -158,6 +166,7 @@ struct ExtractCommand: ToolCommand {
     }
 
     func execute() throws -> ExitStatus {
+        if RankFolder.isFolder(file) { return try GroupExtraction(self).run() }
         let inspection = try Inspection(path: file)
         if let loss = inspection.decision.lostEndError {
             Output.diagnostics.line("\("pcextract:", .yellow) \(loss.about(file).message)")

@@ -70,7 +70,7 @@ struct Extraction {
         let plan = try OutputPlan(
             request,
             OutputPlan.Source(
-                header: selected.candidate.header, manifest: manifest,
+                selected.candidate.header, manifest: manifest,
                 tensors: try manifest.map { manifest throws(CheckpointError) in
                     try request.choice.selectSome(from: manifest)
                 } ?? [], isWhole: request.choice.isAll))

@@ -69,7 +69,7 @@ struct ExtractionCopy: Sendable {
         }
         guard let archive = file.archive else { return [] }
         let checksums = state.withLock { $0.ledger }.checksums(of: archive)
-        if let sink { try seal(archive, checksums, sink) }
+        try sink?.seal(archive, checksums: checksums)
         return checksums
     }
 
@@ -108,18 +108,6 @@ struct ExtractionCopy: Sendable {
             $0.ledger.add(
                 member: member, offset: offset, byteCount: UInt64(byteCount), checksum: found)
         }
-    }
-
-    /// Fills in what was not known before the data was read.
-    private func seal(
-        _ archive: ZipLayout, _ checksums: [UInt32], _ sink: DescriptorSink
-    ) throws(CheckpointError) {
-        for (member, checksum) in zip(archive.members, checksums) {
-            var bytes: [UInt8] = []
-            bytes.appendLittleEndian(checksum)
-            try sink.write(bytes, at: member.checksumOffset)
-        }
-        try sink.write(archive.directory(checksums: checksums), at: archive.end)
     }
 
     // MARK: From start to end

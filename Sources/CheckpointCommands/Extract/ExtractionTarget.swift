@@ -72,7 +72,10 @@ struct ExtractionTarget {
     ) throws(CheckpointError) -> Bool {
         switch kind {
         case .file:
-            try writeFiles(plan, selected, holes, documents)
+            try writeFiles(plan, documents) { file, title, sink throws(CheckpointError) in
+                _ = try ExtractionCopy(file, title: title, holes: holes)
+                    .scatter(selected, to: sink)
+            }
         case .stream(let sink):
             guard let file = plan.files.first, plan.files.count == 1 else {
                 throw CheckpointError(
@@ -106,9 +109,11 @@ struct ExtractionTarget {
 
     /// All files are complete under temporary names before the first appears; the index, which
     /// loaders look for, is the last.
-    private func writeFiles(
-        _ plan: OutputPlan, _ selected: SelectedCheckpoint, _ holes: Set<Int>?,
-        _ documents: [(path: String, bytes: [UInt8])]
+    ///
+    /// - Parameter copy: writes a file at offsets; the text says what it does, for progress.
+    func writeFiles(
+        _ plan: OutputPlan, _ documents: [(path: String, bytes: [UInt8])] = [],
+        copy: (OutputFile, String, DescriptorSink) throws(CheckpointError) -> Void
     ) throws(CheckpointError) {
         var staged = try documents.map { document throws(CheckpointError) in
             try StagedFile(document.path, bytes: document.bytes)
@@ -117,8 +122,7 @@ struct ExtractionTarget {
             let place = plan.files.count > 1 ? " \(number + 1) of \(plan.files.count) of" : ""
             let new = try StagedFile(
                 file.path, byteCount: file.contentByteCount + file.directoryByteCount)
-            _ = try ExtractionCopy(file, title: "extracting\(place)", holes: holes)
-                .scatter(selected, to: new.sink)
+            try copy(file, "extracting\(place)", new.sink)
             staged.append(new)
         }
         if let index = plan.index {
@@ -153,7 +157,7 @@ private final class StagedFile {
         } catch {
             throw Self.outputFailure(error)
         }
-        sink = try DescriptorSink(opening: file.temporaryPath, name: path)
+        sink = try DescriptorSink(opening: file.temporaryPath, name: path, isRead: true)
         try sink.setByteCount(byteCount)
     }
 

@@ -15,7 +15,9 @@ struct OutputPlan: Sendable {
 
     /// What a checkpoint offers.
     struct Source: Sendable {
-        let header: SlotHeader
+        /// What an `.npz` file says of the checkpoint: its step, and what else names it.
+        let name: [JSONValue.Member]
+        let payloadByteCount: UInt64
         /// nil when there is none, or none that can be read.
         let manifest: SafetensorsManifest?
         /// The tensors to be written.
@@ -122,7 +124,7 @@ struct OutputPlan: Sendable {
     /// The payload as it is.
     private mutating func addPayload(_ request: Request, _ source: Source) {
         var file = OutputFile(path: request.path)
-        file.append(payload: 0..<source.header.payloadByteCount)
+        file.append(payload: 0..<source.payloadByteCount)
         files.append(file)
     }
 
@@ -171,7 +173,7 @@ struct OutputPlan: Sendable {
                 head: NumpyArchive.header(NumpyArchive.form(of: tensor)),
                 payload: manifest.payloadRange(of: tensor), alignment: 64)
         }
-        let note = Self.note(source.header, manifest, tensors)
+        let note = Self.note(source.name, manifest, tensors)
         let form = NumpyArchive.Form(type: "|u1", shape: [UInt64(note.count)], isStandIn: false)
         file.addMember(
             NumpyArchive.noteKey + ".npy", head: NumpyArchive.header(form) + note, alignment: 64)
@@ -180,30 +182,28 @@ struct OutputPlan: Sendable {
 
     /// What an `.npz` file says of itself, in JSON.
     private static func note(
-        _ header: SlotHeader, _ manifest: SafetensorsManifest,
+        _ name: [JSONValue.Member], _ manifest: SafetensorsManifest,
         _ tensors: [SafetensorsManifest.Tensor]
     ) -> [UInt8] {
         let metadata = manifest.metadata.map {
             JSONValue.Member(key: $0.key, value: .string($0.value))
         }
+        let entries = tensors.map { tensor -> JSONValue in
+            let form = NumpyArchive.form(of: tensor)
+            return .dictionary([
+                "key": .string(NumpyArchive.key(of: tensor.name)),
+                "name": .string(tensor.name),
+                "dtype": .string(tensor.elementType.name),
+                "shape": .array(tensor.shape.map { .integer($0) }),
+                "array_dtype": .string(form.type),
+                "is_bit_pattern": .bool(form.isStandIn),
+            ])
+        }
         return JSONValue.document(
             tool: "pcextract",
-            [
-                "step": .integer(header.step),
-                "sequence": .integer(header.sequence.rawValue),
-                "metadata": .object(metadata),
-                "tensors": .array(
-                    tensors.map { tensor in
-                        let form = NumpyArchive.form(of: tensor)
-                        return .dictionary([
-                            "key": .string(NumpyArchive.key(of: tensor.name)),
-                            "name": .string(tensor.name),
-                            "dtype": .string(tensor.elementType.name),
-                            "shape": .array(tensor.shape.map { .integer($0) }),
-                            "array_dtype": .string(form.type),
-                            "is_bit_pattern": .bool(form.isStandIn),
-                        ])
-                    }),
+            name + [
+                .init(key: "metadata", value: .object(metadata)),
+                .init(key: "tensors", value: .array(entries)),
             ]
         ).bytes
     }
@@ -242,6 +242,21 @@ struct OutputPlan: Sendable {
         }
         add("version", Array("3\n".utf8))
         files.append(file)
+    }
+}
+
+extension OutputPlan.Source {
+    /// One checkpoint of a file.
+    init(
+        _ header: SlotHeader, manifest: SafetensorsManifest?,
+        tensors: [SafetensorsManifest.Tensor], isWhole: Bool
+    ) {
+        self.init(
+            name: [
+                .init(key: "step", value: .integer(header.step)),
+                .init(key: "sequence", value: .integer(header.sequence.rawValue)),
+            ], payloadByteCount: header.payloadByteCount, manifest: manifest, tensors: tensors,
+            isWhole: isWhole)
     }
 }
 

@@ -244,13 +244,19 @@ extension FsckFolder.File {
 
 extension CheckReport {
     /// What a check of the file tells the group.
-    var groupReport: GroupReport {
+    var groupReport: GroupReport { groupReport(path: path) }
+
+    /// Slots of which a chunk is damaged.
+    var slotsWithDamagedPayload: Set<SlotIndex> {
+        Set(slots.filter { $0.reason == .payloadDamaged }.map(\.slot))
+    }
+
+    /// - Parameter path: the name of the file then.
+    func groupReport(path: String) -> GroupReport {
         guard let decision else {
             let why = findings.first { $0.severity == .error }.map { "\($0)" }
             return .failure(path: path, message: why ?? "the file cannot be used")
         }
-        return GroupReport(
-            path: path, decision,
-            damaged: Set(slots.filter { $0.reason == .payloadDamaged }.map(\.slot)))
+        return GroupReport(path: path, decision, damaged: slotsWithDamagedPayload)
     }
 }

@@ -45,7 +45,7 @@ struct RankFolder {
         }
     }
 
-    private static func names(in path: String) throws(CheckpointError) -> [String] {
+    static func names(in path: String) throws(CheckpointError) -> [String] {
         // Safe: the path is passed as a C string for the call.
         guard let folder = unsafe opendir(path) else {
             throw CheckpointError(

@@ -11,6 +11,7 @@ struct RescueCommand: ToolCommand {
         usage: """
             pccheck rescue FILE (--promote SLOT | --back-to SLOT | --step S | --rebuild)
                            (--output OUT | --in-place --undo UNDO | --dry-run) [--json]
+            pccheck rescue DIR NEWDIR [--json]
             """,
         discussion: """
             For files that recovery cannot decide about, or decides otherwise than you would. The \
@@ -22,11 +23,24 @@ struct RescueCommand: ToolCommand {
             and loads what was asked for; FILE is only read. --in-place changes FILE itself, and \
             writes an undo file first: pcfsck --apply-undo UNDO FILE restores it.
 
-            Exit status: 0 done, 4 no such intact checkpoint, 8 it failed, 16 usage, 32 cancelled.
+            Of a folder with the files of ranks, every file that can be read is copied to the \
+            folder NEWDIR, which must not exist: with all of its checkpoints, blocks repaired from \
+            their intact twins, and new superblocks only where none is intact. Then the command \
+            shows from which step the job restarts there, and why not from a newer one. DIR is \
+            only read.
+
+            Exit status: 0 done, 4 no such intact checkpoint, or something of the folder is lost, \
+            8 it failed, 16 usage, 32 cancelled.
             """)
 
-    @Argument(help: "The checkpoint file.", completion: .file())
+    @Argument(
+        help: "The checkpoint file, or a folder with the files of ranks.", completion: .file())
     var file: String
+
+    @Argument(
+        help: .of("newdir", "Where the files of a folder go; it must not exist."),
+        completion: .directory)
+    var newFolder: String?
 
     @Option(
         help: .of(
@@ -63,6 +77,12 @@ struct RescueCommand: ToolCommand {
 
     func validate() throws {
         let goals = [promote != nil, backTo != nil, step != nil, rebuild].count { $0 }
+        if newFolder != nil {
+            guard goals == 0, output == nil, !inPlace, undo == nil, !dryRun else {
+                throw ValidationError("DIR NEWDIR rescues all of a folder; leave the options out")
+            }
+            return
+        }
         if goals != 1 {
             throw ValidationError("give one of --promote, --back-to, --step and --rebuild")
         }
@@ -79,6 +99,13 @@ struct RescueCommand: ToolCommand {
     }
 
     func execute() throws -> ExitStatus {
+        if let newFolder { return try rescueFolder(to: newFolder) }
+        guard !RankFolder.isFolder(file) else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(file) is a folder: pccheck rescue \(file) NEWDIR rescues the files of all "
+                    + "ranks, and the options are about one file")
+        }
         let stamp = RepairStamp.now
         let storage = try FileStorage.opened(file, inPlace ? .write : .read)
         try checkUnused(storage)
@@ -100,6 +127,22 @@ struct RescueCommand: ToolCommand {
             final,
             RescueOutcome(
                 kind: .output(output), report: check, unreadableBlockCount: unreadable))
+    }
+
+    private func rescueFolder(to path: String) throws(CheckpointError) -> ExitStatus {
+        guard RankFolder.isFolder(file) else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(file) is no folder; give a file and --output OUT, or a folder and NEWDIR")
+        }
+        var rescue = FolderRescue(try RankFolder(path: file), to: path)
+        try rescue.run()
+        if json {
+            Output.standard.write(FolderRescueJSON.document(rescue).bytes)
+        } else {
+            Output.standard.show(FolderRescueScreen(rescue).lines(width:))
+        }
+        return rescue.status
     }
 
     private func rescueInPlace(

@@ -66,14 +66,7 @@ enum RescueJSON {
         case .output(let path): output = path
         case .inPlace(let path): undo = path
         }
-        let repairs = JSONValue.array(
-            rescue.plan.repairs.map { repair in
-                .dictionary([
-                    "action": .string(repair.action),
-                    "byte_offset": .integer(repair.byteOffset),
-                    "source_byte_offset": .number(repair.sourceByteOffset),
-                ])
-            })
+        let repairs = JSONValue.array(rescue.plan.repairs.map(\.json))
         return .document(
             tool: "pccheck",
             [
@@ -91,14 +84,28 @@ enum RescueJSON {
                 "repairs_planned": repairs,
                 "repairs_made": outcome.report == nil ? .array([]) : repairs,
                 "unreadable_block_count": .count(outcome.unreadableBlockCount),
-                "findings_left": .array(
-                    (outcome.report?.findings ?? []).map { finding in
-                        .dictionary([
-                            "id": .string(finding.id),
-                            "severity": .string(finding.severity.rawValue),
-                            "slot": .number(finding.slot.map { UInt64($0.rawValue) }),
-                        ])
-                    }),
+                "findings_left": .array((outcome.report?.findings ?? []).map(\.jsonName)),
             ])
+    }
+}
+
+extension Repair {
+    var json: JSONValue {
+        .dictionary([
+            "action": .string(action),
+            "byte_offset": .integer(byteOffset),
+            "source_byte_offset": .number(sourceByteOffset),
+        ])
+    }
+}
+
+extension Finding {
+    /// Which finding it is, without its text.
+    var jsonName: JSONValue {
+        .dictionary([
+            "id": .string(id),
+            "severity": .string(severity.rawValue),
+            "slot": .number(slot.map { UInt64($0.rawValue) }),
+        ])
     }
 }

@@ -194,7 +194,8 @@ struct StateDocument {
         case "$sharded":
             throw StateDocumentError(
                 "it has a sharded tensor ($sharded), of which this file holds the part of one "
-                    + "rank; pccheck.torch.load_full puts those of all ranks together")
+                    + "rank; pcextract of the folder, or pccheck.torch.load_full, puts those of "
+                    + "all ranks together")
         case "$torch.Size":
             torch.write { $0.global("torch", "Size") }
             let count = try list(&torch, depth: depth)

@@ -245,7 +245,7 @@ struct TorchPickle {
 
 extension TorchPickle.View {
     /// The view begins at one of its elements, and its last one ends within `byteCount`.
-    fileprivate func isWithin(_ byteCount: UInt64, _ elementByteCount: UInt64) -> Bool {
+    func isWithin(_ byteCount: UInt64, _ elementByteCount: UInt64) -> Bool {
         guard shape.count == stride.count, offset % elementByteCount == 0 else { return false }
         var elementCount: UInt64 = 1
         var last: UInt64 = 0

@@ -59,7 +59,7 @@ struct Salvage {
         return try OutputPlan(
             request,
             OutputPlan.Source(
-                header: map.source.candidate.header, manifest: manifest, tensors: written,
+                map.source.candidate.header, manifest: manifest, tensors: written,
                 isWhole: request.choice.isAll && written.count == map.tensors.count
                     && (map.names == .own || request.format == .raw)))
     }

@@ -20,11 +20,20 @@ enum TensorScreen {
         _ candidate: Candidate, _ tensors: [SafetensorsManifest.Tensor],
         metadata: [(key: String, value: String)], width: Int?, _ body: (StyledText) -> Void
     ) {
+        forEachLine(
+            "\("slot \(candidate.slot)", .bold), step \(candidate.step)", tensors,
+            metadata: metadata, width: width, body)
+    }
+
+    /// - Parameter title: what the tensors are of.
+    static func forEachLine(
+        _ title: StyledText, _ tensors: [SafetensorsManifest.Tensor],
+        metadata: [(key: String, value: String)], width: Int?, _ body: (StyledText) -> Void
+    ) {
         let byteCount = tensors.reduce(UInt64(0)) { $0 + UInt64($1.dataRange.count) }
         body(
             """
-            \("slot \(candidate.slot)", .bold), step \(candidate.step): \
-            \(Quantity.plural(tensors.count, "tensor")), \(Quantity.bytes(byteCount))
+            \(title): \(Quantity.plural(tensors.count, "tensor")), \(Quantity.bytes(byteCount))
             """)
         let table = TableLayout([
             .flexible("tensor"), .left("dtype"), .right("shape"), .right("size"),
