@@ -48,7 +48,7 @@ from .policies import Auto, Every
 
 log = logging.getLogger("pccheck")
 
-#: How many seconds any call waits for other ranks, unless it is told.
+#: How many seconds any call waits for other ranks by default.
 TIMEOUT_SECONDS = 600.0
 # What a rank that leaves with an error waits for the others.
 _LEAVING_SECONDS = 5.0

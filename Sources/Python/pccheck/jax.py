@@ -66,7 +66,7 @@ class Checkpointer(BaseCheckpointer):
         if issubclass(cls, FolderCheckpointer):
             return super().__new__(cls)
         if cls is Checkpointer and _is_folder(path):
-            return super().__new__(FolderCheckpointer)
+            return object.__new__(FolderCheckpointer)
         count = process_count()
         if count > 1:
             raise InvalidArgument(

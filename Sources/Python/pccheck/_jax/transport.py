@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -18,7 +17,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from .._group.transport import SLICE_SECONDS, bounded, first_line, ranks_text
+from .._group.transport import bounded, first_line, ranks_text, wait_for
 from ..errors import CheckpointError, InvalidArgument, RanksMissing, TransportFailed
 
 _MEETING = "meeting"
@@ -247,14 +246,8 @@ class _Call:
         self.error: TransportFailed | None = None
 
     def wait(self, timeout: float | None) -> bool:
-        """Waits for the end; False when the seconds are over. Signals are heard meanwhile."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.ended.is_set():
-            left = SLICE_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self.ended.wait(min(left, SLICE_SECONDS))
-        return True
+        """Waits for the end; False when the seconds are over."""
+        return wait_for(self.ended, timeout)
 
     def result(self) -> bytes:
         """What rank 0 made of the bytes of all ranks, once it has ended."""
@@ -304,7 +297,7 @@ class _Channel:
         joined = call.join([call.data, *others])
         self._store.put(f"{call.place}/joined", joined)
         if before is not None:
-            # Whoever makes this call has the result of the call before.
+            # A rank that makes this call has the result of the call before.
             self._store.delete(before)
         return joined
 
