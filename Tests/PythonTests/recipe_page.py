@@ -24,7 +24,7 @@ def recipes() -> list[tuple[str, str]]:
 #: Run beside the tests of their adapters.
 FRAMEWORKS = {
     "Hugging Face Trainer", "Accelerate", "Lightning", "JAX, Flax, optax",
-    "A folder for `from_pretrained`",
+    "JAX in several processes", "A folder for `from_pretrained`",
     "Averaged and schedule-free weights",
 }  # fmt: skip
 

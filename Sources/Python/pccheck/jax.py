@@ -1,21 +1,26 @@
 """Checkpoints of JAX pytrees: Flax parameters, optax states, keys, anything that is a tree.
 
-    checkpoints = pccheck.jax.Checkpointer("run.pcc")
+    checkpoints = pccheck.jax.Checkpointer("run.pcc")     # of several processes: a folder, "run/"
     start, state = checkpoints.resume(state)          # the same tree, with what was saved in it
     for step in range(start, steps):
         state = train(state)                          # may donate its buffers
         checkpoints.save(step, state)
 
-``save`` copies the arrays to the host before it returns, so buffers may be donated at once. It
-stores full arrays, whatever devices hold them. They come back with the sharding of the tree that
-you pass to ``resume``; its leaves may be ``jax.ShapeDtypeStruct``.
+``save`` copies the arrays to the host before it returns, so buffers may be donated at once. They
+come back with the sharding of the tree that you pass to ``resume``; its leaves may be
+``jax.ShapeDtypeStruct``.
+
+A file is for one process, and has full arrays, whatever devices hold them. A folder is for any
+number of processes, which ``jax.distributed.initialize`` connects: each of them stores the parts of
+arrays that its devices have, and a restart continues from the newest step that is durable on all of
+them, on any number of processes and any mesh. spec/GROUP.md has the rules.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,23 +30,52 @@ except ImportError as error:
     raise ImportError("pccheck.jax needs the package jax: pip install 'pccheck[jax]'") from error
 
 from ._core.handle import SaveHandle
-from ._state.encoder import Encoder
-from ._state.loading import load_file
+from ._group.files import names_folder
+from ._group.folder import load_folder
+from ._group.handle import GroupHandle, GroupOutcome
+from ._group.transport import LocalTransport, Transport
+from ._jax.arrays import Target, placed
+from ._jax.layout import JaxEncoder, Layout
+from ._jax.memory import JaxMemory
+from ._jax.transport import JaxTransport, process_count
+from ._state.loading import load_file, loading_of
 from ._state.memory import ArrayMemory
 from ._state.request import Loading
 from ._state.stateful import python_and_numpy_random_state, set_python_and_numpy_random_state
 from .checkpointer import BaseCheckpointer
 from .errors import InvalidArgument
+from .group_checkpointer import TIMEOUT_SECONDS, GroupCheckpointer
 
-__all__ = ["Checkpointer", "load"]
+__all__ = [
+    "Checkpointer", "FolderCheckpointer", "GroupHandle", "GroupOutcome", "JaxTransport",
+    "LocalTransport", "Transport", "load",
+]  # fmt: skip
 
 _TREE = "tree"
 
 
 class Checkpointer(BaseCheckpointer):
-    """Saves a tree, and returns it with the same structure and shardings. For one process."""
+    """Saves a tree, and returns it with the same structure and shardings.
+
+    With the path of a folder, such as ``run/``, it is a ``FolderCheckpointer``.
+    """
 
     _framework = "jax"
+
+    def __new__(
+        cls, path: str | os.PathLike[str], *arguments: Any, **options: Any
+    ) -> Checkpointer:
+        if issubclass(cls, FolderCheckpointer):
+            return super().__new__(cls)
+        if cls is Checkpointer and names_folder(path):
+            return object.__new__(FolderCheckpointer)
+        count = process_count()
+        if count > 1:
+            raise InvalidArgument(
+                f"{os.fspath(path)!r} is a file, and the job has {count} processes, each of which "
+                "stores a part; give a folder, with a slash at its end, such as 'run/'"
+            )
+        return super().__new__(cls)
 
     def save(
         self,
@@ -59,15 +93,20 @@ class Checkpointer(BaseCheckpointer):
         ``pccheck.Checkpointer.save`` raises.
         """
         self._begin_save()
-        leaves = _leaves(tree)
-        stored = {name: _stored(name, leaf) for name, leaf in leaves.items()}
-        state: dict[str, Any] = {_TREE: stored}
+        state: dict[str, Any] = {
+            _TREE: {name: _without_key(leaf) for name, leaf in _leaves(tree).items()}
+        }
         if rng:
             state["rng"] = python_and_numpy_random_state()
-        encoder = Encoder()
-        # What came from a device is a copy already.
-        encoder.private = {id(stored[name]) for name in leaves if stored[name] is not leaves[name]}
+        state, record = self._divided(state)
+        encoder = JaxEncoder()
+        encoder.metadata.update(record)
+        state[_TREE] = _on_host(state[_TREE], encoder.private)
         return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
+
+    def _divided(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """What this process stores of a state, and how that is described."""
+        return state, {}
 
     def maybe_save(self, step: int, tree: Any, **options: Any) -> SaveHandle | None:
         """Saves when the policy asks for it; call it at the end of every step."""
@@ -85,7 +124,7 @@ class Checkpointer(BaseCheckpointer):
         both. It does not read what the tree does not have.
         """
         loading = Loading(
-            self._memory, {_TREE: _targets(tree)}, parts=[_TREE],
+            self._memory_of_tree(), {_TREE: _targets(tree, self._target)}, parts=[_TREE],
             optional_parts=["rng"] if rng else [], strict=strict,
         )  # fmt: skip
         found = self._resume_state(loading, step)
@@ -96,13 +135,96 @@ class Checkpointer(BaseCheckpointer):
             set_python_and_numpy_random_state(loaded["rng"])
         return next_step, _filled(tree, loaded.get(_TREE, {}))
 
+    def _memory_of_tree(self) -> ArrayMemory:
+        """What fills the targets of a tree."""
+        return self._memory
+
+    def _target(self, leaf: Any) -> Any:
+        """Memory of the host for the values of an array."""
+        return np.empty(leaf.shape, leaf.dtype)
+
+
+class FolderCheckpointer(GroupCheckpointer, Checkpointer):
+    """Saves a tree on all processes of a job, and returns it on any number of them."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        transport: Transport | None = None,
+        replicas: Literal["split", "whole"] = "split",
+        timeout: float = TIMEOUT_SECONDS,
+        **options: Any,
+    ) -> None:
+        """Prepares the file of this process in the folder ``path``; ``resume`` opens it.
+
+        Accepts the options of ``pccheck.Checkpointer`` except ``rank`` and ``world_size``, which
+        JAX knows. ``in_flight`` and ``retain`` are 2 by default.
+
+        - ``transport``: another network in place of the coordination service of JAX.
+        - ``replicas``: ``split`` divides what several processes have alike among them, and a
+          restart reads the files of other processes for it. With ``whole`` each process stores all
+          that it has, for folders that no other machine reads.
+        - ``timeout``: how many seconds any call waits for other processes. The error then names
+          those that did not come.
+
+        An array with devices of several processes is one array; any other leaf is each process's
+        own. The first ``resume``, ``load``, ``save``, ``maybe_save`` or ``is_due`` is
+        *collective*: every process makes the same call. So are ``rewind`` and ``close``.
+        """
+        if transport is None:
+            transport = JaxTransport() if process_count() > 1 else LocalTransport()
+        self._layout = Layout(transport.rank, transport.world_size, replicas)
+        self._alike_options = {"replicas": replicas}
+        super().__init__(path, transport=transport, timeout=timeout, **options)
+
+    def save(self, step: int, tree: Any, **options: Any) -> GroupHandle:
+        """Begins a checkpoint on this process; every process saves the same steps.
+
+        Accepts the options of ``Checkpointer.save``. ``wait()`` on the handle is for this process;
+        ``wait_group()`` returns when the checkpoint is durable on all of them. A save that fails
+        on one process is void on all of them, and what was durable on all of them stays.
+        """
+        save = super().save
+        urgent = bool(options.get("urgent"))
+        return self._save_together(step, urgent, lambda: save(step, tree, **options))
+
+    def maybe_save(self, step: int, tree: Any, **options: Any) -> SaveHandle | None:
+        """Saves when the policy asks for it; call it at the end of every step, everywhere."""
+        return self._maybe_save(step, lambda: self.save(step, tree, **options))
+
+    def _divided(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        division = self._divide(lambda sample: self._layout.divide(state, _TREE, sample=sample))
+        return dict(division.parts), division.metadata
+
+    def load(self, step: int | None = None, *, into: Any = None) -> Any:
+        """The state of a step by the names of its leaves, with full arrays of the host.
+
+        ``resume`` puts it back into a tree, and reads what this process needs of it.
+        """
+        return self._load(step, loading_of(JaxMemory(reads_rest=True), into))
+
+    def _memory_of_tree(self) -> ArrayMemory:
+        return JaxMemory(reads_rest=False)
+
+    def _target(self, leaf: Any) -> Any:
+        return Target(leaf)
+
 
 def load(path: str | os.PathLike[str], tree: Any, step: int | None = None) -> Any:
     """Returns ``tree`` with the values of a step, or of the newest intact checkpoint.
 
-    The file may be open elsewhere for writing. Leaves of another shape or type are an error.
+    The file may be open elsewhere for writing. Of a folder it is the newest checkpoint that is
+    durable on all processes; this one takes no part in the job. Leaves of another shape or type
+    are an error.
     """
-    loading = Loading(ArrayMemory(), {_TREE: _targets(tree)}, parts=[_TREE], strict=True)
+    if names_folder(path):
+        wanted = {_TREE: _targets(tree, Target)}
+        memory = JaxMemory(reads_rest=False)
+        _, loaded = load_folder(path, step, Loading(memory, wanted, parts=[_TREE], strict=True))
+        return _filled(tree, loaded[_TREE])
+    targets = _targets(tree, lambda leaf: np.empty(leaf.shape, leaf.dtype))
+    loading = Loading(ArrayMemory(), {_TREE: targets}, parts=[_TREE], strict=True)
     _, loaded = load_file(path, step, loading)
     return _filled(tree, loaded[_TREE])
 
@@ -124,38 +246,41 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _stored(name: str, leaf: Any) -> Any:
-    """A leaf as it is stored: an array of a device becomes one of the host."""
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    if not leaf.is_fully_addressable:
-        raise InvalidArgument(
-            f"'{name}' is spread over several processes; PCcheck saves arrays of one process: "
-            "gather it with jax.experimental.multihost_utils.process_allgather"
-        )
-    if _is_key(leaf):
-        return {"key_data": np.array(jax.random.key_data(leaf)), "impl": _implementation(leaf)}
-    # A copy: what NumPy makes of an array on the CPU is a view of a buffer that may be donated.
-    return np.array(leaf)
+def _without_key(leaf: Any) -> Any:
+    """A leaf without the types of JAX that are no plain arrays."""
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
+        return {"key_data": jax.random.key_data(leaf), "impl": _implementation(leaf)}
+    return leaf
+
+
+def _on_host(value: Any, private: set[int]) -> Any:
+    """Copies of what is on devices: what NumPy makes of an array on the CPU is a view of a buffer
+    that may be donated. Nobody else has the copies, which ``private`` notes."""
+    if isinstance(value, dict):
+        return {key: _on_host(item, private) for key, item in value.items()}
+    if not isinstance(value, jax.Array):
+        return value
+    copy = np.array(value)
+    private.add(id(copy))
+    return copy
 
 
 def _implementation(leaf: Any) -> str:
     return str(jax.random.key_impl(leaf))
 
 
-def _targets(tree: Any) -> dict[str, Any]:
+def _targets(tree: Any, target: Callable[[Any], Any]) -> dict[str, Any]:
     """Memory to load into, of the types and shapes that the tree has."""
-    return {name: _target(leaf) for name, leaf in _leaves(tree).items()}
+    return {name: _target_of(leaf, target) for name, leaf in _leaves(tree).items()}
 
 
-def _target(leaf: Any) -> Any:
+def _target_of(leaf: Any, target: Callable[[Any], Any]) -> Any:
     if _is_key(leaf):
         if not isinstance(leaf, jax.Array):
             raise InvalidArgument("a tree to load into has keys as they are, not as their types")
-        data = jax.random.key_data(leaf)
-        return {"key_data": np.empty(data.shape, data.dtype), "impl": _implementation(leaf)}
+        return {"key_data": target(jax.random.key_data(leaf)), "impl": _implementation(leaf)}
     if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
-        return np.empty(leaf.shape, leaf.dtype)
+        return target(leaf)
     return np.empty_like(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
@@ -176,9 +301,8 @@ def _placed(name: str, leaf: Any, value: Any) -> Any:
                 f"'{name}' was saved as a key of {value['impl']}, and the tree has one of "
                 f"{_implementation(leaf)}; make the key with jax.random.key(…, impl=…)"
             )
-        return jax.device_put(
-            jax.random.wrap_key_data(value["key_data"], impl=value["impl"]), leaf.sharding
-        )
-    if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
-        return jax.device_put(value, leaf.sharding)
-    return value
+        data = _placed(name, jax.random.key_data(leaf), value["key_data"])
+        return jax.random.wrap_key_data(data, impl=value["impl"])
+    if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        return value
+    return value.array(leaf) if isinstance(value, Target) else placed(value, leaf)

@@ -50,6 +50,7 @@ from ._torch.saving.live import note
 from ._torch.saving.waiting import wait_before_swaps
 from .checkpointer import checkpoints
 from .errors import FileMissing, InvalidArgument, NoCheckpoint
+from .group_checkpointer import LEAVING_SECONDS
 from .policies import Every, Policy
 
 __all__ = ["CheckpointCallback", "CheckpointIO"]
@@ -502,7 +503,7 @@ class _GroupCheckpointer(_Following, pcd.Checkpointer):
         return None if found is None else found[1]
 
     def leave_early(self) -> None:
-        self._closing_seconds = min(self._closing_seconds, pcd._LEAVING_SECONDS)
+        self._closing_seconds = min(self._closing_seconds, LEAVING_SECONDS)
 
     def save_part(
         self, step: int, checkpoint: dict[str, Any], live: list[object], wrapped: Any

@@ -37,14 +37,15 @@ from ._core.arguments import save_options, step_number
 from ._core.engine import Pin, refuse_reentry, wait_staged_everywhere
 from ._core.handle import SaveHandle
 from ._core.reader import CheckpointInfo, Reader, is_rejection
+from ._group.assembled import load_assembled
 from ._group.assembly import Assembly
+from ._group.division import Division
 from ._state.loading import load_parts, load_with
 from ._state.nesting import endless
 from ._state.request import Loading
 from ._state.stateful import stateful_objects
 from ._torch.device import Arenas, Copies, CudaStreams, HostStreams, Streams
-from ._torch.layout import Division
-from ._torch.loading.assembled import AssembledMemory, load_assembled
+from ._torch.loading.assembled import AssembledMemory
 from ._torch.loading.decoder import TorchDecoder, TorchMemory
 from ._torch.loading.lazy import LazyTensor, load_lazily
 from ._torch.loading.restoring import TorchRestorer

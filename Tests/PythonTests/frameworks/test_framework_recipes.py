@@ -39,6 +39,7 @@ module, batches = Module(), torch.utils.data.DataLoader(torch.randn(8, 8), 2)
 FILES = {
     "Hugging Face Trainer": "trainer.pcc", "Accelerate": "accelerate.pcc",
     "Lightning": "lightning.pcc", "JAX, Flax, optax": "jax.pcc",
+    "JAX in several processes": "jax/rank-00000-of-00001.pcc",
     "A folder for `from_pretrained`": "folder/model.safetensors",
     "Averaged and schedule-free weights": "average.pcc",
 }  # fmt: skip

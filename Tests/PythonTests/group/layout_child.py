@@ -25,8 +25,10 @@ from pccheck._core.reader import Reader
 from pccheck._group.assembly import Assembly
 from pccheck._group.claims import compare
 from pccheck._state.request import Loading
-from pccheck._torch.layout import Division, Layout
-from pccheck._torch.loading.assembled import AssembledMemory, load_assembled
+from pccheck._group.division import Division
+from pccheck._torch.layout import Layout
+from pccheck._group.assembled import load_assembled
+from pccheck._torch.loading.assembled import AssembledMemory
 from pccheck._torch.loading.restoring import TorchRestorer
 from pccheck._torch.parts import set_random_state
 

@@ -18,7 +18,8 @@ import pccheck.torch
 from pccheck._core.reader import Reader
 from pccheck._group.claims import compare
 from pccheck._state.request import Loading
-from pccheck._torch.loading.assembled import AssembledMemory, load_assembled
+from pccheck._group.assembled import load_assembled
+from pccheck._torch.loading.assembled import AssembledMemory
 
 
 def raised(kind: type[Exception], function: Any, *arguments: Any, **options: Any) -> Any:
@@ -35,7 +36,7 @@ def refusals(rank: int, world: int, directory: str) -> None:
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     error = raised(pccheck.IncompleteShards, resume, directory, run.parts, None, ranks=[0, 1, 3])
     assert error.ranks == [2] and "the file of rank 2" in str(error), error
-    assert "' lacks [" in str(error) and "those of 0 to 3" in str(error), error
+    assert "' lacks [" in str(error) and "those of ranks 0 to 3" in str(error), error
     for key, value in run.model.state_dict().items():
         assert torch.equal(value, before[key]), "nothing was to be changed"
     # Only what was asked for has to be there.

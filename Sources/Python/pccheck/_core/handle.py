@@ -125,9 +125,10 @@ class SaveHandle:
     def __reduce__(self) -> NoReturn:
         raise open_files.no_pickle(self, f"step {self.step}")
 
-    def __del__(self) -> None:
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
         # In a child the ticket's locks may be held by threads that exist only in the parent.
-        if getattr(self, "_ticket", None) and os.getpid() == self._process:
+        # When the interpreter ends, `os` may be empty already.
+        if getattr(self, "_ticket", None) and getpid() == self._process:
             self._library.pcc_ticket_free(self._ticket)
 
     @property

@@ -56,6 +56,31 @@ class Plan:
         return boxes
 
 
+class Sharing:
+    """What one rank stores of all that it holds, part by part in the order of the state."""
+
+    def __init__(self, rank: int, *, is_split: bool) -> None:
+        """Without ``is_split`` every rank stores all that it holds."""
+        self._rank, self._is_split = rank, is_split
+        self._plans: dict[tuple[int, ...], Plan] = {}
+
+    def stored(
+        self, replica: Replica, holders: tuple[int, ...], source: int | None = None
+    ) -> list[Box]:
+        """The boxes of a part that this rank stores, relative to the part.
+
+        ``holders`` are the ranks that hold it, this one among them; each of them makes this call.
+        ``source`` is the one rank whose values count, where that is so.
+        """
+        whole = Box.whole(replica.sizes)
+        if self._is_split and source is not None:
+            return [whole] if source == self._rank else []
+        if self._is_split and len(holders) > 1:
+            plan = self._plans.setdefault(holders, Plan(len(holders)))
+            return plan.divide(replica)[holders.index(self._rank)]
+        return [whole] if whole.element_count else []
+
+
 def _unit(sizes: Sequence[int], share: int) -> int:
     """How many elements stay together: as many as differences of this size do not matter."""
     for axis in range(len(sizes)):

@@ -7,6 +7,7 @@ PCcheck has no network code of its own. ``TorchTransport`` uses ``torch.distribu
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -137,6 +138,17 @@ def bounded(call: Callable[[], _Value], timeout: float, what: str) -> _Value:
             raise error
         raise TransportFailed(f"{what} failed: {first_line(error)}") from error
     return results[0]
+
+
+def wait_for(event: threading.Event, timeout: float | None) -> bool:
+    """Waits for an event; False when the seconds are over. Signals are heard meanwhile."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not event.is_set():
+        left = SLICE_SECONDS if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            return False
+        event.wait(min(left, SLICE_SECONDS))
+    return True
 
 
 def first_line(error: BaseException) -> str:

@@ -88,16 +88,22 @@ def array_type(tensor: StoredTensor, tag: str | None) -> tuple[np.dtype[Any], tu
         if extension is not None:
             return extension_dtype(extension), tensor.shape
         return STORED_TO_NUMPY[tensor.stored_dtype], tensor.shape
+    dtype = dtype_named(tag, tensor.name)
+    return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
+
+
+def dtype_named(name: str, tensor: str) -> np.dtype[Any]:
+    """The type of a name, which a document has of a tensor."""
     try:
-        dtype = extension_dtype(tag) if tag in EXTENSION_TO_STORED else np.dtype(tag)
+        dtype = extension_dtype(name) if name in EXTENSION_TO_STORED else np.dtype(name)
     except TypeError:
         raise UnsupportedState(
-            f"tensor '{tensor.name}' was saved as an array of type {tag}, which this NumPy does "
-            "not have; install a newer one"
+            f"tensor '{tensor}' was saved as an array of type {name}, which this NumPy does not "
+            "have; install a newer one"
         ) from None
     if dtype.hasobject:
         raise ValueError("an array of object type")
-    return dtype, (tensor.shape[:-1] if dtype.kind == "c" else tensor.shape)
+    return dtype
 
 
 def extension_dtype(name: str) -> np.dtype[Any]:

@@ -16,7 +16,8 @@ import torch
 
 from .._group.boxes import Box, LocalBox
 from .._group.claims import Claims, digest_of
-from .._group.plan import Plan, Replica
+from .._group.division import Division, group_metadata, is_split
+from .._group.plan import Replica, Sharing
 from .._state.nesting import joined
 from .._state.stateful import is_stateful, mapped, named_objects
 from ..errors import InvalidArgument
@@ -32,29 +33,11 @@ from .sharded import (
 from .trainable import Trainable
 from .types import PLAIN_TENSOR_TYPES, WORD_TYPES, dtype_name
 
-#: Key of the description of a rank's part in the ``__metadata__`` of a payload.
-GROUP_KEY = "pccheck.group"
-_VERSION = 1
 #: How many elements of a tensor are compared between the ranks that hold it.
 _SAMPLE_COUNT = 64
 
 #: Ranks of the job, in order.
 Ranks = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Division:
-    """What this rank stores of a state."""
-
-    #: The state, with what is divided in the form that the encoder stores.
-    parts: dict[str, Any]
-    metadata: dict[str, str]
-    #: Changes when names, shapes, types, placements or the plan change on this rank.
-    structure: bytes
-    #: For the other ranks to compare; None unless asked for.
-    claims: bytes | None
-    #: Bytes that this rank stores of what it holds with others, of one that it would store alone.
-    share: float
 
 
 @dataclass(frozen=True)
@@ -126,12 +109,10 @@ class Layout:
         With `replicas="whole"` every rank stores all that it holds, for disks that no other
         machine reads. With ``split`` what several ranks hold is divided among them.
         """
-        if replicas not in ("split", "whole"):
-            raise InvalidArgument(f"replicas is {replicas!r}; give 'split' or 'whole'")
         if isinstance(shared, str):
             raise InvalidArgument(f"shared is {shared!r}; give the names of parts in a tuple")
         self._rank, self._world_size = rank, world_size
-        self._is_split = replicas == "split"
+        self._replicas, self._is_split = replicas, is_split(replicas)
         groups = shared if isinstance(shared, Mapping) else dict.fromkeys(shared)
         #: The ranks of declared parts; empty for each rank's own.
         self._declared: dict[str, Ranks] = {
@@ -179,15 +160,11 @@ class Layout:
             [[item.structure for item in finding.held], finding.ties, self._is_split]
         )
         self._store(finding.held, structure)
-        record = {
-            "version": _VERSION, "rank": self._rank, "world": self._world_size,
-            "replicas": "split" if self._is_split else "whole",
-            "shared": [name for name in parts if name in finding.shared],
-            "own": [name for name in parts if name not in finding.shared],
-        }  # fmt: skip
         return Division(
             {name: _with_pieces(value, finding.found[name]) for name, value in parts.items()},
-            {GROUP_KEY: json.dumps(record, separators=(",", ":"))},
+            group_metadata(
+                self._rank, self._world_size, self._replicas, parts, finding.shared
+            ),
             structure,
             _claims(finding).encoded() if sample else None,
             _share(finding.held),
@@ -206,22 +183,14 @@ class Layout:
 
     def _plan(self, held: list[_Held]) -> list[list[list[Box]]]:
         """For each tensor and each of its parts the boxes of the part that this rank stores."""
-        plans: dict[Ranks, Plan] = {}
-        planned = []
-        for item in held:
-            plan = plans.setdefault(item.holders, Plan(len(item.holders)))
-            own = []
-            for local, part in item.parts:
-                if self._is_split and item.source is not None:
-                    is_here = item.source == self._rank
-                    own.append([Box.whole(local.box.sizes)] if is_here else [])
-                elif self._is_split and len(item.holders) > 1:
-                    divided = plan.divide(Replica(local.box.sizes, part.itemsize))
-                    own.append(divided[item.holders.index(self._rank)])
-                else:
-                    own.append([Box.whole(local.box.sizes)] if part.numel() else [])
-            planned.append(own)
-        return planned
+        sharing = Sharing(self._rank, is_split=self._is_split)
+        return [
+            [
+                sharing.stored(Replica(local.box.sizes, part.itemsize), item.holders, item.source)
+                for local, part in item.parts
+            ]
+            for item in held
+        ]
 
 
 def group_ranks(group: Any) -> Ranks:

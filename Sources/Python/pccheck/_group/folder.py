@@ -6,12 +6,11 @@ import logging
 import os
 from typing import Any
 
-from ..._core.reader import is_rejection
-from ..._group.assembly import Assembly
-from ..._group.restart import Candidate, CandidateFiles, complete_checkpoints
-from ..._state.request import Loading
-from ...errors import Busy, CheckpointError, NoCheckpoint
-from .assembled import load_assembled
+from .._core.reader import is_rejection
+from .._state.request import Loading
+from ..errors import Busy, CheckpointError, NoCheckpoint
+from .assembled import load_candidate
+from .restart import Candidate, CandidateFiles, complete_checkpoints
 
 log = logging.getLogger("pccheck")
 
@@ -25,7 +24,7 @@ def load_folder(
     """Loads the newest checkpoint that is durable on all ranks, or that of a step.
 
     What each rank stored for itself comes from the file of rank 0. ``loading`` has an
-    ``AssembledMemory``. The log reports why a newer checkpoint was passed over.
+    ``Assembled`` memory. The log reports why a newer checkpoint was passed over.
     """
     folder = os.path.abspath(os.fsdecode(os.fspath(path)))
     rejected: dict[tuple[int, int], CheckpointError] = {}
@@ -33,7 +32,12 @@ def load_folder(
     for _ in range(_ATTEMPT_COUNT):
         candidate = _next(folder, step, rejected)
         try:
-            return candidate, _load(candidate, loading)
+            with CandidateFiles(candidate, None) as files:
+                # Of no rank of this world.
+                _, state = load_candidate(
+                    files, candidate, folder, 0, 0, loading, prefers_first=True
+                )
+            return candidate, state
         except (Busy, NoCheckpoint) as error:
             # A writer has used its slot for a newer one.
             failure = error
@@ -61,11 +65,3 @@ def _next(
         f"{folder}: {asked} durable on all ranks; these steps are: {held}", code=7
     )
 
-
-def _load(candidate: Candidate, loading: Loading) -> Any:
-    with CandidateFiles(candidate, None) as files:
-        files.open(range(candidate.world_size))
-        assembly = Assembly(
-            files.readers, candidate.world_size, None, files.paths, prefers_first=True
-        )
-        return load_assembled(assembly, loading)
