@@ -49,7 +49,7 @@ from torch.futures import Future
 from ._core.handle import SaveHandle
 from ._dcp.files import Files
 from ._dcp.places import is_folder_of, refuse_options, refuse_rank_in
-from ._dcp.search import UNUSABLE, Name, Search, candidates_at, name_of
+from ._dcp.search import UNUSABLE, Name, Search, candidates_at, name_of, shown_name
 from ._dcp.writing import (
     DurableCheckpointer,
     FileCheckpointer,
@@ -106,6 +106,8 @@ class _ThisSave(threading.local):
     #: What ``reset`` was given; an error when it was no step.
     requested: int | Exception | None = None
     step: int | None = None
+    #: The step, when this rank planned it before and did not come to write it.
+    missed: tuple[int, ...] = ()
     handle: SaveHandle | None = None
 
 
@@ -145,6 +147,7 @@ class StorageWriter(storage.StorageWriter):
         self._lock = threading.Lock()
         self._checkpointer: DurableCheckpointer | None = None
         self._this = _ThisSave()
+        self._planned_step: int | None = None
         # True in a process that DCP has sent this writer to.
         self._is_sent = False
         refuse_rank_in(path)
@@ -179,9 +182,12 @@ class StorageWriter(storage.StorageWriter):
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """The plan, with the step that this rank saves."""
-        assert self._this.step is not None
+        step = self._this.step
+        assert step is not None
+        self._this.missed = (step,) if step == self._planned_step else ()
+        self._planned_step = step
         open_steps = tuple(self._opened().open_steps)
-        return replace(plan, storage_data=_Save(self._this.step, None, open_steps))
+        return replace(plan, storage_data=_Save(step, None, open_steps))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """The plans, with what distinguishes this save from others.
@@ -215,9 +221,11 @@ class StorageWriter(storage.StorageWriter):
         """Saves this rank's part; it is durable when this returns."""
         step, save = self._this.step, plan.storage_data
         assert step is not None
-        # What a planner keeps from an earlier save says nothing of this one.
+        self._planned_step = None
+        # What a planner keeps from an earlier save says nothing of this one, nor which saves others
+        # have begun: this step may be one of them.
         if getattr(planner, "_enable_plan_caching", False) or not isinstance(save, _Save):
-            save = _Save(step)
+            save = _Save(step, None, self._this.missed)
         results: list[storage.WriteResult] = []
 
         def make() -> Part:
@@ -431,8 +439,8 @@ class StorageReader(storage.StorageReader):
                 )
             if choice.name not in names:
                 raise CheckpointError(
-                    f"rank {rank} finds {_shown(choice.name)} to load, the coordinator has "
-                    f"{', '.join(map(_shown, names))}; give all ranks the same files and "
+                    f"rank {rank} finds {shown_name(choice.name)} to load, the coordinator has "
+                    f"{', '.join(map(shown_name, names))}; give all ranks the same files and "
                     "checkpoint_id, and load when nobody writes them"
                 )
             oldest = max(oldest, names.index(choice.name))
@@ -494,7 +502,7 @@ class StorageReader(storage.StorageReader):
             self._fall_back(CheckpointError(reasons.get(name, "another rank cannot use it")))
         if self._files.save_id != agreed.save_id:
             raise CheckpointError(
-                f"this rank finds another save of {_shown(agreed.name)} than other ranks do; give "
+                f"this rank finds another save of {shown_name(agreed.name)} than other ranks do; give "
                 "all ranks the same files, and load when nobody writes them"
             )
 
@@ -572,11 +580,6 @@ def _rank_and_count(group: Any = None) -> tuple[int, int]:
     if rank < 0:
         raise InvalidArgument("this process is not in the process_group of StorageWriter")
     return rank, dist.get_world_size(group)
-
-
-def _shown(name: Name) -> str:
-    attempt, step, _ = name
-    return f"step {step} of attempt {attempt}" if attempt else f"step {step}"
 
 
 def _is_step(checkpoint_id: Any) -> bool:

@@ -216,8 +216,8 @@ def two_attempts(rank: int, world: int, directory: str) -> None:
 class Failing(dcp.DefaultSavePlanner):
     """A planner that fails on one rank, at the place that the test names."""
 
-    def __init__(self, place: str | None) -> None:
-        super().__init__()
+    def __init__(self, place: str | None, **options: Any) -> None:
+        super().__init__(**options)
         self.place = place
 
     def fail(self, place: str) -> None:
@@ -242,8 +242,8 @@ def one_rank_fails(rank: int, world: int, directory: str) -> None:
     path = os.path.join(directory, FILES)
     with StorageWriter(path, in_flight=2, retain=1) as writer:
 
-        def save(step: int, place: str | None = None) -> None:
-            planner = Failing(place if rank == 1 else None)
+        def save(step: int, place: str | None = None, **options: Any) -> None:
+            planner = Failing(place if rank == 1 else None, **options)
             dcp.save(
                 filled(world, step), checkpoint_id=step, storage_writer=writer, planner=planner
             )
@@ -270,11 +270,18 @@ def one_rank_fails(rank: int, world: int, directory: str) -> None:
         stats = writer.checkpointer.stats()["group"]
         assert (stats["void_count"], stats["undecided_count"]) == (5, 0), stats
         dist.barrier()
-    assert loaded(world, path) == (8, 8.0)
+        # A plan that a planner has kept brings no word of the saves of others.
+        for step in (9, 10):
+            save(step, enable_plan_caching=True)
+        refused(lambda: save(11, "finish_plan", enable_plan_caching=True), "in finish_plan")
+        refused(lambda: save(11, enable_plan_caching=True), "step 11 is not above step 11")
+        assert loaded(world, path) == (10, 10.0)
+        dist.barrier()
+    assert loaded(world, path) == (10, 10.0)
     dist.barrier()
     # Before the first save of a job the ranks meet, and one that does not come is named.
     with StorageWriter(path, retain=1, timeout=3) as writer:
-        refused(lambda: save(9, "finish_plan"), "(RANK 1)", "rank 1 of 2 did not arrive in 3 s")
+        refused(lambda: save(12, "finish_plan"), "(RANK 1)", "rank 1 of 2 did not arrive in 3 s")
 
 
 def killed(rank: int, world: int, directory: str) -> None:

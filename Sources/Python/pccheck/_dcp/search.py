@@ -35,9 +35,10 @@ def name_of(candidate: Candidate) -> Name:
     return candidate.attempt, candidate.step, sequences
 
 
-def shown(candidate: Candidate) -> str:
+def shown_name(name: Name) -> str:
     """How a message calls a checkpoint."""
-    return str(candidate) if candidate.attempt else f"step {candidate.step}"
+    attempt, step, _ = name
+    return f"step {step} of attempt {attempt}" if attempt else f"step {step}"
 
 
 def candidates_at(path: str, step: int | None = None) -> list[Candidate]:
@@ -104,6 +105,6 @@ class Search:
         older = self._first()
         log.warning(
             "%s: the checkpoint of %s cannot be used: %s; %s",
-            self._path, shown(candidate), failure,
-            "no older one is left" if older is None else f"trying {shown(older)}",
+            self._path, shown_name(name_of(candidate)), failure,
+            "no older one is left" if older is None else f"trying {shown_name(name_of(older))}",
         )  # fmt: skip
