@@ -502,8 +502,8 @@ class StorageReader(storage.StorageReader):
             self._fall_back(CheckpointError(reasons.get(name, "another rank cannot use it")))
         if self._files.save_id != agreed.save_id:
             raise CheckpointError(
-                f"this rank finds another save of {shown_name(agreed.name)} than other ranks do; give "
-                "all ranks the same files, and load when nobody writes them"
+                f"this rank finds another save of {shown_name(agreed.name)} than other ranks do; "
+                "give all ranks the same files, and load when nobody writes them"
             )
 
     # -- reading

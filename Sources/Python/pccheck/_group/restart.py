@@ -231,18 +231,24 @@ def complete_in(folder: str, step: int | None = None) -> list[Candidate]:
 
     Decides as a restart does, and raises what a restart raises; ``step`` names one on purpose.
     """
-    reports: list[dict[str, Any]] = []
+    reports = _reports_in(folder)
+    decision = group_decision(reports)
     for _ in range(_LOOK_COUNT):
-        before, reports = reports, [report_of(path) for path in paths_in(folder)]
-        decision = group_decision(reports)
-        is_settled = decision["outcome"] != "refuse" and decision["lost"] is None
-        # What is missing here may be what a rank has saved since its file was read.
-        if is_settled or reports == before:
+        if decision["outcome"] != "refuse" and decision["lost"] is None:
             break
+        # What is missing may be what a rank has saved since its file was read.
         time.sleep(_LOOK_AGAIN_SECONDS)
+        before, reports = reports, _reports_in(folder)
+        if reports == before:
+            break
+        decision = group_decision(reports)
     _refuse(decision, folder, step)
     _warn_of_problems(decision)
     return _complete(decision)
+
+
+def _reports_in(folder: str) -> list[dict[str, Any]]:
+    return [report_of(path) for path in paths_in(folder)]
 
 
 def _complete(decision: Mapping[str, Any]) -> list[Candidate]:
