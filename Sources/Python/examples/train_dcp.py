@@ -1,7 +1,7 @@
-"""torch.distributed.checkpoint in a file: the calls stay, the storage is another one.
+"""torch.distributed.checkpoint in files of PCcheck: the calls stay, the storage is another one.
 
     python train_dcp.py run.pcc --steps 100
-    torchrun --nproc-per-node 2 train_dcp.py "rank{rank}.pcc"
+    torchrun --nproc-per-node 2 train_dcp.py run/
 """
 
 import argparse
@@ -17,25 +17,24 @@ from pccheck.dcp import StorageReader, StorageWriter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file")
+    parser.add_argument("path", help="a file, or the folder that several processes need")
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
-    rank = dist.get_rank() if dist.is_initialized() else 0
 
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     state = model.state_dict()
     start = 0
-    if os.path.exists(options.file.replace("{rank}", str(rank))):
-        reader = StorageReader(options.file)
+    reader = StorageReader(options.path)
+    if reader.steps():
+        # Without a checkpoint_id: the newest step that is durable on all ranks.
         dcp.load(state, storage_reader=reader)
-        # Without a checkpoint_id: the newest step that is intact in the files of all ranks.
         start = (reader.step or 0) + 1
     print(f"starts at step {start}")
-    with StorageWriter(options.file, in_flight=2) as writer:
+    with StorageWriter(options.path, in_flight=2) as writer:
         for step in range(start, options.steps):
             inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
             loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
@@ -44,7 +43,7 @@ def main() -> None:
             optimizer.step()
             print(f"step {step}: loss {loss.item():.6f}")
             if step % 5 == 0:
-                # Durable when it returns; `dcp.async_save` works as well.
+                # Durable on all ranks when it returns; `dcp.async_save` works as well.
                 dcp.save(state, checkpoint_id=step, storage_writer=writer)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,19 +1,24 @@
-"""A checkpoint file as storage of ``torch.distributed.checkpoint``.
+"""Checkpoint files as storage of ``torch.distributed.checkpoint``.
 
-    writer = pccheck.dcp.StorageWriter("run.pcc", in_flight=2)
+    writer = pccheck.dcp.StorageWriter("run/", in_flight=2)
     dcp.save(state, checkpoint_id=step, storage_writer=writer)
-    dcp.load(state, storage_reader=pccheck.dcp.StorageReader("run.pcc"))
+    dcp.load(state, storage_reader=pccheck.dcp.StorageReader("run/"))
 
-The checkpoint id is the step. In a job of several processes each has a file of its own, so the
-path shows where the rank goes: ``"rank{rank}.pcc"``; a load may have another number of them. What
-``dcp.save`` returns from, and the future of ``dcp.async_save`` completes with, is *durable*.
+The checkpoint id is the step. The path is a folder, in which each process has a file of its own; a
+load may have another number of them. One process may also name a file, such as ``"run.pcc"``. What
+``dcp.save`` returns from, and the future of ``dcp.async_save`` completes with, is *durable on all
+ranks*.
+
+The files of a folder are those of a group, as ``pccheck.distributed`` writes them: a save that
+fails on one rank is void on all of them, and costs no older checkpoint; spec/GROUP.md.
 
 DCP pickles what is no tensor. PCcheck stores those bytes as they are, and reads them back with
 torch's reader for weights only, unless ``StorageReader(trust=True)`` says that the writer of the
 file is trusted.
 
-Neither class talks to other processes. What the ranks must agree on travels in the plans that DCP
-gathers and scatters anyway, so that whatever fails on one rank fails on all, with its rank named.
+What the ranks must agree on in a save or a load travels in the plans that DCP gathers and scatters
+anyway, so that whatever fails on one rank fails on all, with its rank named. A reader talks to no
+other process, a writer where a group does: when its first save begins, and after each save.
 """
 
 from __future__ import annotations
@@ -41,13 +46,23 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.futures import Future
 
-from . import torch as pcc
-from ._dcp.files import RANK, UNUSABLE, Files, Search
-from ._dcp.reading import LAYOUT_VERSION
-from ._dcp.writing import DurableCheckpointer, Part, check_completeness, sent_checkpointer
+from ._core.handle import SaveHandle
+from ._dcp.files import Files
+from ._dcp.places import is_folder_of, refuse_options, refuse_rank_in
+from ._dcp.search import UNUSABLE, Name, Search, candidates_at, name_of, shown_name
+from ._dcp.writing import (
+    DurableCheckpointer,
+    FileCheckpointer,
+    GroupCheckpointer,
+    Part,
+    check_completeness,
+    sent_checkpointer,
+)
+from ._group.handle import GroupHandle
+from ._group.transport import LocalTransport
 from ._state import unpickling
 from ._state.unpickling import BadPickle, Trust
-from .errors import CheckpointError, Corrupt, InvalidArgument, NotTrusted
+from .errors import CheckpointError, Corrupt, FileMissing, InvalidArgument, NotTrusted
 
 __all__ = ["NotTrusted", "StorageReader", "StorageWriter"]
 
@@ -69,16 +84,18 @@ class _Save:
     step: int
     #: Tells this save from one of the same step that a restarted job made.
     save_id: str | None = None
+    #: The saves that this rank, or any of them, has begun and others may have missed.
+    open_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Choice:
     """The checkpoint that a rank can load, or that all ranks are to load."""
 
-    step: int
+    name: Name
     save_id: str | None
-    #: Why this rank passed over newer steps.
-    passed_over: tuple[tuple[int, str], ...] = ()
+    #: Why this rank passed over newer ones.
+    passed_over: tuple[tuple[Name, str], ...] = ()
     #: How many processes load; 0 as long as nobody has counted them.
     process_count: int = 0
 
@@ -89,10 +106,13 @@ class _ThisSave(threading.local):
     #: What ``reset`` was given; an error when it was no step.
     requested: int | Exception | None = None
     step: int | None = None
+    #: The step, when this rank planned it before and did not come to write it.
+    missed: tuple[int, ...] = ()
+    handle: SaveHandle | None = None
 
 
 class StorageWriter(storage.StorageWriter):
-    """Writes the checkpoints of a run, one file for each process. Make one for the run."""
+    """Writes the checkpoints of a run into a folder, or a file. Make one for the run."""
 
     def __init__(
         self,
@@ -102,31 +122,38 @@ class StorageWriter(storage.StorageWriter):
         no_dist: bool = False,
         **options: Any,
     ) -> None:
-        """``options`` are those of ``pccheck.torch.Checkpointer``.
+        """Several processes need a folder. One process may have one, which ends in a slash or
+        exists already, or a file.
 
-        ``process_group`` and ``no_dist`` are what ``dcp.save`` will be given: ``{rank}`` in the
-        path is then the rank in that group. With ``no_dist`` each process of a job saves for
-        itself, and gives its own path.
+        ``options`` are those of ``pccheck.distributed.Checkpointer`` for a folder, such as
+        ``timeout``, and of ``pccheck.torch.Checkpointer`` for a file. Raises ``InvalidArgument``
+        for those that leave a save out, or choose when to save: that is what DCP does.
 
-        The file is made by the first save, which sizes it unless ``capacity`` is given. Raises
-        ``InvalidArgument`` for ``on_busy="skip"``: a save that DCP asks for has to be one.
+        ``process_group`` and ``no_dist`` are what ``dcp.save`` will be given. With ``no_dist`` each
+        process of a job saves for itself, and gives its own path.
+
+        The file of a process is made by the first save, which sizes it unless ``capacity`` is
+        given. Steps grow. When training goes back, call ``checkpointer.rewind(step)``, in a folder
+        on all ranks; a new writer may begin with any step.
         """
-        if options.get("on_busy") == "skip":
-            raise InvalidArgument(
-                "on_busy is 'skip', but a checkpoint that DCP saves is not left out; give 'wait' "
-                "or 'fail'"
-            )
-        self._path = os.fspath(path)
-        self._group = process_group
-        self._no_dist = no_dist
-        self._options = options
+        self._prepare(os.fspath(path), process_group, no_dist, options)
+        if self._is_folder:
+            # All ranks make their writers in one order, and may fail in their first saves.
+            self._opened()
+
+    def _prepare(self, path: str, group: Any, no_dist: bool, options: dict[str, Any]) -> None:
+        """Judges path and options where they are given, not at the first save."""
+        self._path, self._group, self._no_dist, self._options = path, group, no_dist, options
         self._lock = threading.Lock()
         self._checkpointer: DurableCheckpointer | None = None
         self._this = _ThisSave()
+        self._planned_step: int | None = None
         # True in a process that DCP has sent this writer to.
         self._is_sent = False
-        # The path is judged where it was given, not at the first save.
-        self._place()
+        refuse_rank_in(path)
+        self._rank, self._count = (0, 1) if no_dist else _rank_and_count(group)
+        self._is_folder = is_folder_of(path, self._count)
+        refuse_options(options, self._is_folder)
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """The next save of this thread is of this step."""
@@ -148,32 +175,34 @@ class StorageWriter(storage.StorageWriter):
                 "dcp.save was given use_collectives=False, with which no rank knows what the "
                 "others save; leave it out"
             )
-        path, rank, count = self._place()
-        if kwargs.get("rank", rank) != rank:
-            raise self._other_processes(f"as rank {kwargs['rank']}", f"rank {rank}")
-        with self._lock:
-            if self._checkpointer is None:
-                options = {"rank": rank, "world_size": count, **self._options}
-                opened = sent_checkpointer if self._is_sent else DurableCheckpointer
-                self._checkpointer = opened(path, **options)
+        if kwargs.get("rank", self._rank) != self._rank:
+            raise self._other_processes(f"as rank {kwargs['rank']}", f"rank {self._rank}")
+        self._opened()
         self._this.step = requested
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """The plan, with the step that this rank saves."""
-        assert self._this.step is not None
-        return replace(plan, storage_data=_Save(self._this.step))
+        step = self._this.step
+        assert step is not None
+        self._this.missed = (step,) if step == self._planned_step else ()
+        self._planned_step = step
+        open_steps = tuple(self._opened().open_steps)
+        return replace(plan, storage_data=_Save(step, None, open_steps))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """The plans, with what distinguishes this save from others.
 
         Raises what makes the save one that could not be loaded, before anything is written.
         """
-        _, _, count = self._place()
-        if len(plans) != count:
-            raise self._other_processes(f"by {len(plans)} of them", f"{count}")
+        if len(plans) != self._count:
+            raise self._other_processes(f"by {len(plans)} of them", f"{self._count}")
         step = self._this.step
+        open_steps: set[int] = set()
         for rank, plan in enumerate(plans):
-            if isinstance(plan.storage_data, _Save) and plan.storage_data.step != step:
+            if not isinstance(plan.storage_data, _Save):
+                continue
+            open_steps.update(plan.storage_data.open_steps)
+            if plan.storage_data.step != step:
                 raise InvalidArgument(
                     f"rank {rank} saves step {plan.storage_data.step}, the coordinator step "
                     f"{step}; give all ranks one checkpoint_id, and wait for the future of a save "
@@ -183,7 +212,7 @@ class StorageWriter(storage.StorageWriter):
         if all(plan.usable for plan in plans):
             check_completeness(plans)
         assert step is not None
-        save = _Save(step, uuid.uuid4().hex)
+        save = _Save(step, uuid.uuid4().hex, tuple(sorted(open_steps)))
         return [replace(plan, storage_data=save) for plan in plans]
 
     def write_data(
@@ -191,28 +220,36 @@ class StorageWriter(storage.StorageWriter):
     ) -> Future[list[storage.WriteResult]]:
         """Saves this rank's part; it is durable when this returns."""
         step, save = self._this.step, plan.storage_data
-        assert self._checkpointer is not None and step is not None
-        # What a planner keeps from an earlier save says nothing of this one.
+        assert step is not None
+        self._planned_step = None
+        # What a planner keeps from an earlier save says nothing of this one, nor which saves others
+        # have begun: this step may be one of them.
         if getattr(planner, "_enable_plan_caching", False) or not isinstance(save, _Save):
-            save = _Save(step)
-        if save.step != step:
-            raise InvalidArgument(
-                f"this rank saves step {step}, but was sent the plan of step {save.step}; wait for "
-                "the future of a save before the next one begins"
-            )
-        part = Part(plan.items, planner)
-        layout = {
-            "version": LAYOUT_VERSION, "items": part.descriptions, "planner": plan.planner_data,
-            "world_size": self._place()[2], "save": save.save_id,
-        }  # fmt: skip
-        state = {"state": part.tensors, "objects": part.objects, "dcp": layout}
-        self._checkpointer.save_durably(step, state, list(part.tensors.values()))
+            save = _Save(step, None, self._this.missed)
+        results: list[storage.WriteResult] = []
+
+        def make() -> Part:
+            if save.step != step:
+                raise InvalidArgument(
+                    f"this rank saves step {step}, but was sent the plan of step {save.step}; wait "
+                    "for the future of a save before the next one begins"
+                )
+            part = Part(plan, planner, self._count, save.save_id)
+            results.extend(part.results)
+            return part
+
+        checkpointer = self._opened()
+        checkpointer.catch_up(save.open_steps)
+        self._this.handle = checkpointer.save_durably(step, make)
         future: Future[list[storage.WriteResult]] = Future()
-        future.set_result(part.results)
+        future.set_result(results)
         return future
 
     def finish(self, metadata: Metadata, results: list[list[storage.WriteResult]]) -> None:
-        """Nothing is left to do: every rank has stored its own part of the metadata."""
+        """Every part is durable; returns when the group knows it, too."""
+        handle, self._this.handle = self._this.handle, None
+        if isinstance(handle, GroupHandle):
+            handle.wait_group()
 
     def storage_meta(self) -> StorageMeta:
         """The step, for planners that want to know."""
@@ -225,12 +262,12 @@ class StorageWriter(storage.StorageWriter):
         return _is_step(checkpoint_id)
 
     @property
-    def checkpointer(self) -> pcc.Checkpointer | None:
-        """What writes the file: for ``stats()``, ``rewind()``, metrics. None before a save."""
-        return self._checkpointer
+    def checkpointer(self) -> DurableCheckpointer:
+        """What writes the file of this process: for ``stats()``, ``rewind()``, metrics."""
+        return self._opened()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. In a folder all ranks call it, and it waits for them a while."""
         if self._checkpointer is not None:
             self._checkpointer.close()
 
@@ -243,7 +280,8 @@ class StorageWriter(storage.StorageWriter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if self._checkpointer is not None:
+            self._checkpointer.__exit__(kind, error, trace)
 
     # -- in the process that AsyncCheckpointerType.PROCESS saves in
 
@@ -258,7 +296,7 @@ class StorageWriter(storage.StorageWriter):
         return {"path": self._path, "no_dist": self._no_dist, "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        StorageWriter.__init__(self, state["path"], no_dist=state["no_dist"], **state["options"])
+        self._prepare(state["path"], None, state["no_dist"], state["options"])
         self._is_sent = True
 
     # -- the rest
@@ -279,27 +317,33 @@ class StorageWriter(storage.StorageWriter):
             if thread is not this and thread.ident and thread.name.startswith(_DCP_THREAD):
                 thread.join()
 
-    def _place(self) -> tuple[str, int, int]:
-        """This process's file, its rank, and how many save."""
-        rank, count = (0, 1) if self._no_dist else _rank_and_count(self._group)
-        job_count = _rank_and_count()[1]
-        if self._no_dist and job_count > 1 and RANK in self._path:
-            raise InvalidArgument(
-                f"with no_dist=True each of {job_count} processes saves for itself, so "
-                f"'{self._path}' names no file; put the rank in the path yourself"
-            )
-        return _path_of(self._path, rank, count), rank, count
+    def _opened(self) -> DurableCheckpointer:
+        with self._lock:
+            if self._checkpointer is None:
+                if self._is_sent:
+                    self._checkpointer = sent_checkpointer(self._path, self._make, self._options)
+                else:
+                    self._checkpointer = self._make()
+            return self._checkpointer
+
+    def _make(self) -> DurableCheckpointer:
+        if not self._is_folder:
+            return FileCheckpointer(self._path, **self._options)
+        transport = LocalTransport() if self._no_dist else None
+        return GroupCheckpointer(
+            self._path, group=self._group, transport=transport, **self._options
+        )
 
     def _other_processes(self, found: str, expected: str) -> InvalidArgument:
         return InvalidArgument(
             f"dcp.save saves {found}, but this writer is for {expected} of "
-            f"{self._place()[2]} processes; give the process_group or no_dist of dcp.save to "
+            f"{self._count} processes; give the process_group or no_dist of dcp.save to "
             "StorageWriter, too"
         )
 
 
 class StorageReader(storage.StorageReader):
-    """Reads the newest checkpoint that every file holds intact, or that of a step."""
+    """Reads the newest checkpoint that is durable on all ranks, or that of a step."""
 
     def __init__(
         self,
@@ -309,7 +353,10 @@ class StorageReader(storage.StorageReader):
         verify: bool = True,
         trust: bool = False,
     ) -> None:
-        """``step`` is that of every load that is given no ``checkpoint_id``; None is the newest.
+        """``path`` is the folder of a run, which any number of ranks wrote, or one file.
+
+        ``step`` is that of every load that is given no ``checkpoint_id``; None is the newest. A
+        step that two attempts saved is that of the newer one.
 
         Every byte is verified before it is used. When one process loads, damage costs a warning,
         and the next older checkpoint is taken. When several do, each reads its part in advance
@@ -321,6 +368,7 @@ class StorageReader(storage.StorageReader):
         NumPy arrays and numbers are, and anything else is ``NotTrusted``.
         """
         self._path = os.fspath(path)
+        refuse_rank_in(self._path)
         self._default_step = step
         self._requested: int | Exception | None = None
         self._verify = verify
@@ -329,6 +377,16 @@ class StorageReader(storage.StorageReader):
         self._files: Files | None = None
         #: The step that was loaded.
         self.step: int | None = None
+
+    def steps(self) -> list[int]:
+        """The steps that may be loaded, best first; none where nothing has been saved yet.
+
+        Raises ``NoCheckpoint`` when a checkpoint that was durable on all ranks is missing.
+        """
+        try:
+            return [candidate.step for candidate in candidates_at(self._path)]
+        except FileMissing:
+            return []
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """The next load is of this step."""
@@ -364,13 +422,13 @@ class StorageReader(storage.StorageReader):
             except UNUSABLE as error:
                 self._fall_back(error)
         passed_over = tuple(self._search.passed_over.items())
-        choice = _Choice(self._files.step, self._files.save_id, passed_over)
+        choice = _Choice(name_of(self._files.candidate), self._files.save_id, passed_over)
         return replace(plan, storage_data=choice)
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """The plans, with the newest step that every rank can load."""
+        """The plans, with the newest checkpoint that every rank can load."""
         assert self._search is not None
-        steps = self._search.steps
+        names = self._search.names
         oldest, reasons = 0, []
         for rank, plan in enumerate(plans):
             choice = plan.storage_data
@@ -379,16 +437,16 @@ class StorageReader(storage.StorageReader):
                     f"the planner of rank {rank} has dropped storage_data from its plan, so that "
                     "the ranks cannot agree on a step; keep it (dataclasses.replace)"
                 )
-            if choice.step not in steps:
+            if choice.name not in names:
                 raise CheckpointError(
-                    f"rank {rank} finds step {choice.step} to load, the coordinator has "
-                    f"{', '.join(map(str, steps))}; give all ranks the same files and "
-                    "checkpoint_id"
+                    f"rank {rank} finds {shown_name(choice.name)} to load, the coordinator has "
+                    f"{', '.join(map(shown_name, names))}; give all ranks the same files and "
+                    "checkpoint_id, and load when nobody writes them"
                 )
-            oldest = max(oldest, steps.index(choice.step))
-            reasons += [(step, f"rank {rank}: {why}") for step, why in choice.passed_over]
-        ids = {p.storage_data.save_id for p in plans if p.storage_data.step == steps[oldest]}
-        agreed = _Choice(steps[oldest], next(iter(ids)), tuple(reasons), len(plans))
+            oldest = max(oldest, names.index(choice.name))
+            reasons += [(name, f"rank {rank}: {why}") for name, why in choice.passed_over]
+        ids = {p.storage_data.save_id for p in plans if p.storage_data.name == names[oldest]}
+        agreed = _Choice(names[oldest], next(iter(ids)), tuple(reasons), len(plans))
         return [replace(plan, storage_data=agreed) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
@@ -398,7 +456,8 @@ class StorageReader(storage.StorageReader):
         if not isinstance(agreed, _Choice):
             # Without what was agreed on there is nothing to follow, and nobody to leave behind.
             count = _rank_and_count()[1]
-            agreed = _Choice(self._files.step, self._files.save_id, (), count)
+            name = name_of(self._files.candidate)
+            agreed = _Choice(name, self._files.save_id, (), count)
         try:
             self._follow(agreed)
             self._load(plan, planner, agreed.process_count == 1)
@@ -427,7 +486,7 @@ class StorageReader(storage.StorageReader):
         assert self._files is not None and self._search is not None
         old, entries = self._files.step, self._files.entries
         self._files.close()
-        self._search.pass_over(old, str(failure))
+        self._search.pass_over(self._files.candidate, str(failure))
         self._files = self._search.next()
         if self._files.entries != entries:
             raise Corrupt(
@@ -439,13 +498,12 @@ class StorageReader(storage.StorageReader):
         """Goes back to the step that every rank can load."""
         assert self._files is not None
         reasons = dict(agreed.passed_over)
-        while self._files.step != agreed.step:
-            why = reasons.get(self._files.step, "another rank cannot use it")
-            self._fall_back(CheckpointError(why))
+        while (name := name_of(self._files.candidate)) != agreed.name:
+            self._fall_back(CheckpointError(reasons.get(name, "another rank cannot use it")))
         if self._files.save_id != agreed.save_id:
             raise CheckpointError(
-                f"this rank finds another save of step {agreed.step} than other ranks do; give all "
-                "ranks the same files, and load when nobody writes them"
+                f"this rank finds another save of {shown_name(agreed.name)} than other ranks do; "
+                "give all ranks the same files, and load when nobody writes them"
             )
 
     # -- reading
@@ -522,16 +580,6 @@ def _rank_and_count(group: Any = None) -> tuple[int, int]:
     if rank < 0:
         raise InvalidArgument("this process is not in the process_group of StorageWriter")
     return rank, dist.get_world_size(group)
-
-
-def _path_of(path: str, rank: int, count: int) -> str:
-    """A rank's file."""
-    if count > 1 and RANK not in path:
-        raise InvalidArgument(
-            f"{path} would be the file of {count} processes; each needs one of its own: write "
-            f"{RANK} where the rank belongs, such as 'rank{RANK}.pcc'"
-        )
-    return path.replace(RANK, str(rank))
 
 
 def _is_step(checkpoint_id: Any) -> bool:

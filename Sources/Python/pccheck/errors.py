@@ -280,6 +280,10 @@ class _OfRanks(CheckpointError):
         #: The ranks concerned, as far as they are known.
         self.ranks = list(ranks)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another rank receives it: torch.distributed.checkpoint sends errors as pickles.
+        return partial(type(self), ranks=self.ranks), self.args, vars(self)
+
 
 class RanksMissing(_OfRanks, Timeout):
     """Other ranks of the group did not arrive in time."""

@@ -42,6 +42,7 @@ from .errors import (
     InvalidArgument,
     NoCheckpoint,
     RanksMissing,
+    StepBackwards,
     Timeout,
 )
 from .policies import Auto, Every
@@ -368,9 +369,20 @@ class GroupCheckpointer(BaseCheckpointer):
             self._has_taken_turn = False
             if self._is_busy() and not urgent:
                 return self._skip(step)
+            self._check_order(step)
             handle = save()
         assert isinstance(handle, GroupHandle)
         return handle
+
+    def _check_order(self, step: Any) -> None:
+        """Refuses a step that this rank failed to begin: others may hold it, under this name."""
+        last = self._exchange.last_step
+        if self._has_begun and last is not None and step_number(step) <= last:
+            raise StepBackwards(
+                f"{self._path}: step {step} is not above step {last}, the last one of this attempt "
+                "that a rank began; save a later step, or go back with all ranks: rewind() begins "
+                "a new attempt"
+            )
 
     @contextmanager
     def _in_order(self, step: Any) -> Iterator[None]:

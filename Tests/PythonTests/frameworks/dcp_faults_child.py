@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +22,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import pccheck
 from pccheck.dcp import StorageReader, StorageWriter
 
-FILES = "rank{rank}.pcc"
+FILES = "run/"
 
 
 def sharded(world: int, values: torch.Tensor, dimension: int = 0) -> DTensor:
@@ -98,11 +100,8 @@ def one_rank_sees_damage(rank: int, world: int, directory: str) -> None:
     place = directory
     if rank == 1:
         place = os.path.join(directory, "copies")
-        os.mkdir(place)
-        for number in range(world):
-            name = f"rank{number}.pcc"
-            shutil.copy(os.path.join(directory, name), place)
-        damage(os.path.join(place, "rank1.pcc"), values[-8:])
+        shutil.copytree(os.path.join(directory, FILES), os.path.join(place, FILES))
+        damage(os.path.join(place, FILES, "rank-00001-of-00002.pcc"), values[-8:])
     dist.barrier()
     for verify in (True, False):
         state = {"w": sharded(world, torch.zeros(count, dtype=torch.float64))}
@@ -160,24 +159,160 @@ def one_rank_is_given_another_step(rank: int, world: int, directory: str) -> Non
     )  # fmt: skip
 
 
+def filled(world: int, value: float) -> dict[str, Any]:
+    return {"w": sharded(world, torch.full((8,), value))}
+
+
+def loaded(world: int, path: str, step: int | None = None) -> tuple[int | None, float]:
+    """The step that all ranks load, and what it holds."""
+    state, reader = filled(world, 0.0), StorageReader(path)
+    dcp.load(state, checkpoint_id=step, storage_reader=reader)
+    values = set(state["w"].full_tensor().tolist())
+    assert len(values) == 1, values
+    return reader.step, values.pop()
+
+
 def two_attempts(rank: int, world: int, directory: str) -> None:
-    """Ranks that hold one step of two saves: what all have of one save is loaded."""
-    save(1, {"w": sharded(world, torch.full((8,), 1.0))}, directory, retain=3)
+    """A step that two attempts hold is that of the newer one; a mixture is never loaded."""
+    path = os.path.join(directory, FILES)
+    own = os.path.join(path, f"rank-0000{rank}-of-00002.pcc")
+    with StorageWriter(path, retain=3) as writer:
+        for step in (1, 2, 3):
+            dcp.save(filled(world, step), checkpoint_id=step, storage_writer=writer)
     dist.barrier()
-    save(2, {"w": sharded(world, torch.full((8,), 2.0))}, directory, retain=3)
+    shutil.copy(own, os.path.join(directory, f"kept{rank}"))
+    assert loaded(world, path) == (3, 3.0) and loaded(world, path, 2) == (2, 2.0)
+    dist.barrier()
+    with StorageWriter(path, retain=3) as writer:
+        dcp.save(filled(world, 12), checkpoint_id=2, storage_writer=writer)
+        assert loaded(world, path) == (2, 12.0) and loaded(world, path, 2) == (2, 12.0)
+        # It would be lost behind step 2.
+        refused(
+            lambda: dcp.save(filled(world, 22), checkpoint_id=2, storage_writer=writer),
+            "step 2 is not above step 2", "writer.checkpointer.rewind()",
+        )  # fmt: skip
+        writer.checkpointer.rewind(1)
+        dcp.save(filled(world, 22), checkpoint_id=2, storage_writer=writer)
+    dist.barrier()
+    assert loaded(world, path) == (2, 22.0) and loaded(world, path, 2) == (2, 22.0)
+    dist.barrier()
+    # An old copy of one file has no part of the newest attempts.
     if rank == 0:
-        shutil.copy(os.path.join(directory, "rank0.pcc"), os.path.join(directory, "kept.pcc"))
+        shutil.copy(os.path.join(directory, "kept0"), own)
     dist.barrier()
-    # The job was started again at step 1, and only rank 1 came to the end of step 2.
-    save(2, {"w": sharded(world, torch.full((8,), 3.0))}, directory, retain=3)
+    step, value = loaded(world, path)
+    assert step == value
     dist.barrier()
-    if rank == 0:
-        shutil.copy(os.path.join(directory, "kept.pcc"), os.path.join(directory, "rank0.pcc"))
+    # With both of them, it is as it was.
+    if rank == 1:
+        shutil.copy(os.path.join(directory, "kept1"), own)
     dist.barrier()
-    state = {"w": sharded(world, torch.zeros(8))}
-    reader = StorageReader(os.path.join(directory, FILES))
-    dcp.load(state, storage_reader=reader)
-    assert reader.step == 1 and state["w"].full_tensor().tolist() == [1.0] * 8
+    assert loaded(world, path) == (3, 3.0)
+
+
+# -- one rank fails in a save
+
+
+class Failing(dcp.DefaultSavePlanner):
+    """A planner that fails on one rank, at the place that the test names."""
+
+    def __init__(self, place: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.place = place
+
+    def fail(self, place: str) -> None:
+        if place == self.place:
+            raise ValueError(f"on purpose in {place}")
+
+    def create_local_plan(self) -> Any:
+        self.fail("create_local_plan")
+        return super().create_local_plan()
+
+    def finish_plan(self, new_plan: Any) -> Any:
+        self.fail("finish_plan")
+        return super().finish_plan(new_plan)
+
+    def resolve_data(self, write_item: Any) -> Any:
+        self.fail("resolve_data")
+        return super().resolve_data(write_item)
+
+
+def one_rank_fails(rank: int, world: int, directory: str) -> None:
+    """Three saves in a row fail on a rank, wherever: the last good one stays, on all of them."""
+    path = os.path.join(directory, FILES)
+    with StorageWriter(path, in_flight=2, retain=1) as writer:
+
+        def save(step: int, place: str | None = None, **options: Any) -> None:
+            planner = Failing(place if rank == 1 else None, **options)
+            dcp.save(
+                filled(world, step), checkpoint_id=step, storage_writer=writer, planner=planner
+            )
+
+        save(1)
+        for step in (2, 3, 4):
+            refused(lambda step=step: save(step, "resolve_data"), "(RANK 1)", "in resolve_data")
+            assert loaded(world, path) == (1, 1.0)
+            dist.barrier()
+        save(5)
+        for step, place in ((6, "create_local_plan"), (7, "finish_plan")):
+            refused(
+                lambda step=step, place=place: save(step, place), "(RANK 1)", f"in {place}"
+            )
+            assert loaded(world, path) == (5, 5.0)
+            dist.barrier()
+        # One rank has step 7 already: together with what the other saves now it would be no
+        # checkpoint.
+        refused(lambda: save(7), "step 7 is not above step 7")
+        assert loaded(world, path) == (5, 5.0)
+        dist.barrier()
+        save(8)
+        assert loaded(world, path) == (8, 8.0)
+        stats = writer.checkpointer.stats()["group"]
+        assert (stats["void_count"], stats["undecided_count"]) == (5, 0), stats
+        dist.barrier()
+        # A plan that a planner has kept brings no word of the saves of others.
+        for step in (9, 10):
+            save(step, enable_plan_caching=True)
+        refused(lambda: save(11, "finish_plan", enable_plan_caching=True), "in finish_plan")
+        refused(lambda: save(11, enable_plan_caching=True), "step 11 is not above step 11")
+        assert loaded(world, path) == (10, 10.0)
+        dist.barrier()
+    assert loaded(world, path) == (10, 10.0)
+    dist.barrier()
+    # Before the first save of a job the ranks meet, and one that does not come is named.
+    with StorageWriter(path, retain=1, timeout=3) as writer:
+        refused(lambda: save(12, "finish_plan"), "(RANK 1)", "rank 1 of 2 did not arrive in 3 s")
+
+
+def killed(rank: int, world: int, directory: str) -> None:
+    """A rank dies while it saves step 2."""
+    path = os.path.join(directory, FILES)
+    with StorageWriter(path) as writer:
+        for step in (1, 2):
+            values = sharded(world, torch.full((world << 20,), float(step)))
+            if (rank, step) == (1, 2):
+                threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            dcp.save({"w": values}, checkpoint_id=step, storage_writer=writer)
+            if step == 2 and rank == 1:
+                time.sleep(60)
+
+
+def after_the_kill(rank: int, world: int, directory: str) -> None:
+    """All ranks load one step, and go on."""
+    path = os.path.join(directory, FILES)
+    values, reader = sharded(world, torch.zeros(2 << 20)), StorageReader(path)
+    dcp.load({"w": values}, storage_reader=reader)
+    found = set(values.full_tensor().tolist())
+    steps: list[Any] = [None] * world
+    dist.all_gather_object(steps, reader.step)
+    assert len(set(steps)) == 1 and found == {float(steps[0])}
+    # Another run of this task had gone on from step 1 or 2.
+    assert steps[0] in ((1, 2) if world > 1 else (2, 3))
+    step = steps[0] + 1
+    with StorageWriter(path) as writer:
+        dcp.save({"w": values.fill_(step)}, checkpoint_id=step, storage_writer=writer)
+    dcp.load({"w": values}, storage_reader=reader)
+    assert reader.step == step and bool((values.full_tensor() == step).all())
 
 
 # -- parts of a job
@@ -191,12 +326,12 @@ def groups(rank: int, world: int, directory: str) -> None:
     values = torch.arange(12.0)
     if rank in members:
         state = {"w": values.clone(), "rank": 7, "own": torch.full((2,), 1.5)}
-        plain = StorageWriter(os.path.join(directory, "plain{rank}.pcc"))
+        plain = StorageWriter(os.path.join(directory, "plain/"))
         refused(
             lambda: dcp.save(state, checkpoint_id=1, storage_writer=plain, process_group=group),
             "process_group",
         )
-        path = os.path.join(directory, "group{rank}.pcc")
+        path = os.path.join(directory, "group/")
         with StorageWriter(path, process_group=group) as writer:
             dcp.save(state, checkpoint_id=1, storage_writer=writer, process_group=group)
         # What only all ranks together hold is no checkpoint of two of them.
@@ -210,7 +345,7 @@ def groups(rank: int, world: int, directory: str) -> None:
     else:
         shards = {"w": distribute_tensor(values, mesh, [Shard(0)], src_data_rank=None)}
         try:
-            StorageWriter(os.path.join(directory, "group{rank}.pcc"), process_group=group)
+            StorageWriter(os.path.join(directory, "group/"), process_group=group)
         except (pccheck.InvalidArgument, ValueError) as error:
             assert "group" in str(error)
         else:
@@ -218,10 +353,10 @@ def groups(rank: int, world: int, directory: str) -> None:
     dist.barrier()
     # The files are a whole checkpoint, for any number of ranks.
     found = {"w": torch.zeros(12), "rank": 0, "own": torch.zeros(2)}
-    reader = StorageReader(os.path.join(directory, "group{rank}.pcc"))
+    reader = StorageReader(os.path.join(directory, "group/"))
     dcp.load(found, storage_reader=reader)
     assert torch.equal(found["w"], values) and found["rank"] == 7 and found["own"][1] == 1.5
-    assert not os.path.exists(os.path.join(directory, "plain1.pcc"))
+    assert not os.listdir(os.path.join(directory, "plain/"))
 
 
 def alone(rank: int, world: int, directory: str) -> None:
@@ -231,13 +366,7 @@ def alone(rank: int, world: int, directory: str) -> None:
     refused(
         lambda: dcp.save(state, checkpoint_id=1, storage_writer=writer, no_dist=True), "no_dist"
     )
-    try:
-        StorageWriter(os.path.join(directory, FILES), no_dist=True)
-    except pccheck.InvalidArgument as error:
-        assert "put the rank in the path yourself" in str(error)
-    else:
-        raise AssertionError("a path that names no file was taken")
-    path = os.path.join(directory, f"own{rank}.pcc")
+    path = os.path.join(directory, f"own{rank}/")
     with StorageWriter(path, no_dist=True) as own:
         dcp.save(state, checkpoint_id=1, storage_writer=own, no_dist=True)
         shards = {"w": sharded(world, torch.arange(8.0))}
@@ -263,7 +392,7 @@ def alone(rank: int, world: int, directory: str) -> None:
         dcp.load(whole, storage_reader=reader, no_dist=True)
         assert whole["w"].tolist() == list(range(8))
         # One file is a part of it, and is not taken for all.
-        alone = StorageReader(os.path.join(directory, "rank0.pcc"))
+        alone = StorageReader(os.path.join(directory, FILES, "rank-00000-of-00002.pcc"))
         refused(
             lambda: dcp.load(whole, storage_reader=alone, no_dist=True),
             f"one of {world} processes",
@@ -294,7 +423,7 @@ def in_a_process(rank: int, world: int, directory: str) -> None:
         assert reader.step == step and state["note"]["step"] == step
         assert state["w"].to_local().tolist() == [float(step)] * 8
         dist.barrier()
-    with StorageWriter(os.path.join(directory, "here{rank}.pcc")) as writer:  # noqa: F811
+    with StorageWriter(os.path.join(directory, "here/")) as writer:  # noqa: F811
         dcp.save({"w": torch.zeros(2)}, checkpoint_id=1, storage_writer=writer)
         refused(lambda: start(2).result(timeout=100), "is open in this process", "THREAD")
 
@@ -325,7 +454,8 @@ if __name__ == "__main__":
             task.__name__: task
             for task in (
                 names, one_rank_cannot_read, one_rank_sees_damage, one_rank_is_given_another_step,
-                two_attempts, groups, alone, in_a_process, at_the_same_time,
+                two_attempts, one_rank_fails, killed, after_the_kill, groups, alone,
+                in_a_process, at_the_same_time,
             )
         }
     )  # fmt: skip

@@ -16,9 +16,12 @@ from pccheck.dcp import StorageReader, StorageWriter
 class Storage:
     """Saves and loads steps in a directory."""
 
-    def __init__(self, directory: str, kind: str, **options: Any) -> None:
-        """``options`` are those of PCcheck's writer."""
+    def __init__(
+        self, directory: str, kind: str, place: str = "run.pcc", **options: Any
+    ) -> None:
+        """``place`` is what PCcheck writes, ``options`` are those of its writer."""
         self.kind = kind
+        self._path = os.path.join(directory, place)
         self._directory = directory
         self._options = {"retain": 3, **options}
         self._writer: Any = None
@@ -74,10 +77,6 @@ class Storage:
             return dcp.FileSystemWriter, dcp.FileSystemReader
         return StorageWriter, StorageReader
 
-    @property
-    def _path(self) -> str:
-        return os.path.join(self._directory, "rank{rank}.pcc")
-
     def _stock(self, step: int) -> str:
         return os.path.join(self._directory, f"step{step}")
 
@@ -85,20 +84,20 @@ class Storage:
 def storage_of(directory: str, **options: Any) -> Storage:
     """The storage that the environment names."""
     warnings.simplefilter("ignore")
-    return Storage(directory, os.environ["DCP_STORAGE"], **options)
+    return Storage(directory, os.environ["DCP_STORAGE"], "run/", **options)
 
 
 def failing(
     base: type[Any], method: str, is_failing: bool, error: Callable[[], BaseException]
 ) -> type[Any]:
-    """A class of storage one method of which fails on some ranks."""
+    """A class of storage one method of which fails on some ranks, as long as it is armed."""
 
     def fail(self: Any, *arguments: Any, **options: Any) -> Any:
-        if is_failing:
+        if is_failing and self.is_armed:
             raise error()
         return getattr(base, method)(self, *arguments, **options)
 
-    return type(f"Failing{base.__name__}", (base,), {method: fail})
+    return type(f"Failing{base.__name__}", (base,), {method: fail, "is_armed": True})
 
 
 def failures_of(call: Callable[[], object]) -> dict[int, BaseException]:

@@ -32,12 +32,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
     "job",
     [
         "names:2", "one_rank_cannot_read:2", "one_rank_sees_damage:2",
-        "one_rank_is_given_another_step:2", "two_attempts:2", "groups:3", "alone:2",
-        "in_a_process:2", "at_the_same_time:2",
+        "one_rank_is_given_another_step:2", "two_attempts:2", "one_rank_fails:2", "groups:3",
+        "alone:2", "in_a_process:2", "at_the_same_time:2",
     ],
 )  # fmt: skip
 def test_ranks(tmp_path: Path, job: str) -> None:
     run_jobs(CHILD, tmp_path, job)
+
+
+def test_a_rank_that_is_killed_in_a_save_costs_that_save(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run_jobs(CHILD, tmp_path, "killed:2")
+    run_jobs(CHILD, tmp_path, "after_the_kill:2", "after_the_kill:1")
 
 
 def save(path: Path, step: int, state: dict[str, Any], **options: Any) -> None:
@@ -200,7 +206,6 @@ def test_a_restarted_run_may_go_back(path: Path) -> None:
         dcp.save(state, checkpoint_id=6, storage_writer=writer)
         with pytest.raises(CheckpointException, match="below step 6"):
             dcp.save(state, checkpoint_id=4, storage_writer=writer)
-        assert writer.checkpointer is not None
         writer.checkpointer.rewind(3)
         dcp.save(state, checkpoint_id=4, storage_writer=writer)
     dcp.load(state, storage_reader=reader)

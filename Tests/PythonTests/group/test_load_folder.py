@@ -58,5 +58,5 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match="no such folder"):
         pcd.load(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NoCheckpoint, match="no file of a rank"):
+    with pytest.raises(NoCheckpoint, match="nothing is durable on all ranks"):
         pcd.load(tmp_path / "empty")

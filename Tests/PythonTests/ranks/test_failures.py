@@ -340,3 +340,28 @@ def test_an_exception_on_one_rank_leaves_without_a_long_wait(job: Job) -> None:
     """
     gang = ended(job(2, code), [0, 7])
     assert float(gang.said(0, "left")[0][0]) < 10
+
+
+def test_a_step_that_a_rank_failed_to_begin_is_used_up_on_it_too(job: Job) -> None:
+    """Else the parts of two saves would have one name, and a restart would take them for one."""
+    code = """
+    t = Training(rank)
+    with pcd.Checkpointer(folder + "/run") as ckpt:
+        ckpt.save(1, **t.state).wait_group()
+        try:
+            ckpt.save(2, wrong=print if rank else 0, **t.state).wait_group()
+        except (TypeError, pccheck.CheckpointError) as error:
+            say("first", type(error).__name__)
+        try:
+            ckpt.save(2, **t.state).wait_group()
+        except pccheck.CheckpointError as error:
+            say("error", type(error).__name__, error)
+    """
+    gang = ended(job(2, code))
+    assert gang.said(0, "first") == [["VoidCheckpoint"]]
+    assert gang.said(1, "first") == [["TypeError"]]
+    for rank in range(2):
+        assert error_of(gang, rank).startswith("StepBackwards")
+        assert "step 2 is not above step 2" in error_of(gang, rank)
+    again = ended(job(2, RESUME))
+    assert [again.said(rank, "start") for rank in range(2)] == [[["2"]]] * 2

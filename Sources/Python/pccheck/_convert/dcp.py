@@ -312,8 +312,8 @@ def of_adapter(state: dict[str, Any], path: str, *, trust: bool = False) -> Any:
         layout = state["dcp"]
         if layout["world_size"] != 1:
             raise CheckpointError(
-                f"{path} has the part of one of {layout['world_size']} processes; load all of them "
-                "with pccheck.dcp.StorageReader"
+                f"{path} has the part of one of {layout['world_size']} processes; load the folder "
+                "of all of them with pccheck.dcp.StorageReader"
             )
         flat = {}
         parts: dict[str, list[Any]] = {}

@@ -1,8 +1,7 @@
-"""Which checkpoint of ``pccheck.dcp`` is loaded, and what the files of all ranks hold of it."""
+"""What the files of all ranks hold of one checkpoint of ``pccheck.dcp``."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,87 +18,20 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
-from .._core.damage import describe_damage
-from .._core.reader import Reader
+from .._group.restart import Candidate
 from .._torch.loading.pieces import Piece, pieces_of
-from ..errors import (
-    Busy,
-    Corrupt,
-    DeviceError,
-    FileMissing,
-    InvalidArgument,
-    NoCheckpoint,
-    StateFormatError,
-)
+from ..errors import InvalidArgument, StateFormatError
 from .reading import Entry, Index, Source
 
-log = logging.getLogger("pccheck")
-
-RANK = "{rank}"
-#: What costs a checkpoint, but not the load: an older one is taken.
-UNUSABLE = (Busy, Corrupt, DeviceError, NoCheckpoint, StateFormatError)
-
-
-class Search:
-    """The steps that every file holds, newest first, and why some of them cannot be used."""
-
-    def __init__(self, path: str, wanted: int | None) -> None:
-        """Raises ``NoCheckpoint`` when there is none; ``wanted`` is the requested step, or None."""
-        self._path = path
-        self._wanted = wanted
-        self._paths = _paths(path)
-        self._held = [_steps(path) for path in self._paths]
-        first, *others = self._held
-        common = [
-            step for step in dict.fromkeys(first) if all(step in steps for steps in others)
-        ]
-        #: What may be loaded, in the order in which it is tried.
-        self.steps = common if wanted is None else [step for step in common if step == wanted]
-        self.passed_over: dict[int, str] = {}
-        if not self.steps:
-            asked = "no step is" if wanted is None else f"step {wanted} is not"
-            raise NoCheckpoint(f"{asked} in the files of all ranks ({self._found})")
-
-    @property
-    def _found(self) -> str:
-        return "; ".join(
-            f"{path}: {', '.join(map(str, steps)) or 'none'}"
-            for path, steps in zip(self._paths, self._held, strict=True)
-        )
-
-    def next(self) -> Files:
-        """Opens the newest step that was not passed over; raises when none is left."""
-        for step in self.steps:
-            if step in self.passed_over:
-                continue
-            try:
-                return Files(self._paths, step)
-            except UNUSABLE as error:
-                self.pass_over(step, str(error))
-        last = next(reversed(self.passed_over.values()))
-        if self._wanted is not None:
-            raise Corrupt(f"step {self._wanted} cannot be loaded: {last}")
-        raise Corrupt(f"{self._path}: no checkpoint can be loaded ({self._found}): {last}")
-
-    def pass_over(self, step: int, failure: str) -> None:
-        """Takes a step out of what may be loaded; the log records why."""
-        self.passed_over[step] = failure
-        older = next((step for step in self.steps if step not in self.passed_over), None)
-        log.warning(
-            "%s: the checkpoint of step %d cannot be used: %s; %s", self._path, step, failure,
-            "no older one is left" if older is None else f"trying step {older}",
-        )  # fmt: skip
-
-
 class Files:
-    """The files of all ranks at one step, open and pinned."""
+    """The files of one checkpoint, open and pinned."""
 
-    def __init__(self, paths: Sequence[str], step: int) -> None:
-        self.step = step
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate, self.step = candidate, candidate.step
         self.sources: list[Source] = []
         try:
-            for path in paths:
-                self.sources.append(Source(path, step))
+            for path, sequence in candidate.files:
+                self.sources.append(Source(path, sequence, candidate))
             self.places = self._merged()
         except BaseException:
             self.close()
@@ -127,8 +59,7 @@ class Files:
             if source.world_size != len(self.sources):
                 raise StateFormatError(
                     f"{source.path} is the file of one of {source.world_size} processes, but "
-                    f"{len(self.sources)} are read; write {RANK} where the rank is in the path, "
-                    f"such as 'rank{RANK}.pcc'"
+                    f"{len(self.sources)} are read; give StorageReader the folder of all files"
                 )
             if source.save_id not in (None, self.save_id):
                 raise StateFormatError(
@@ -259,24 +190,3 @@ def _shown(entry: Entry) -> str:
     if entry.size is None:
         return "an object"
     return f"{entry.sizes} of {entry.size}, {entry.dtype}"
-
-
-def _paths(path: str) -> list[str]:
-    """As many files as ranks saved, whatever their number is now."""
-    first = path.replace(RANK, "0")
-    if RANK not in path:
-        return [first]
-    try:
-        with Reader(first) as reader:
-            count = reader.report().get("world_size", 1)
-    except FileMissing as error:
-        raise FileMissing(f"{error} (the file of rank 0, with which a load begins)") from None
-    return [path.replace(RANK, str(rank)) for rank in range(count)]
-
-
-def _steps(path: str) -> list[int]:
-    """The steps of a file, newest checkpoint first; the log reports damage."""
-    with Reader(path) as reader:
-        for damage in describe_damage(reader.report()):
-            log.warning("%s: %s; run pcfsck to see more", path, damage)
-        return [info.step for info in reader.list()]

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from .._core.reader import CheckpointInfo, Reader
+from .._group.restart import Candidate
 from .._state.document import DOCUMENT_KEY, parse_document
 from .._state.references import references
 from .._state.stored import STORED_ITEM_SIZE, StoredTensor, View
 from .._torch.loading.decoder import TorchDecoder, tensor_type
 from .._torch.loading.pieces import Piece, PieceReader, cover, dense
 from .._torch.types import dtype_named
-from ..errors import StateFormatError
+from ..errors import NoCheckpoint, StateFormatError
 
 LAYOUT_VERSION = 1
 
@@ -47,14 +48,19 @@ class Entry:
 
 
 class Source:
-    """One rank's file at one step, pinned until it is closed."""
+    """One rank's part of a checkpoint, pinned in its file until it is closed."""
 
-    def __init__(self, path: str, step: int) -> None:
-        """A checkpoint that nothing vouches for is verified first."""
+    def __init__(self, path: str, sequence: int, candidate: Candidate) -> None:
+        """A part that no superblock names is verified by its first read."""
         self.path = path
         self._reader = Reader(path)
         try:
-            self.info: CheckpointInfo = self._reader.select_newest(step)
+            self.info: CheckpointInfo = self._reader.select(sequence)
+            if (self.info.attempt, self.info.step) != (candidate.attempt, candidate.step):
+                raise NoCheckpoint(
+                    f"{path}: sequence {sequence} is step {self.info.step} now, expected step "
+                    f"{candidate.step}: a writer has continued"
+                )
             self._pieces = PieceReader(self._reader, self.info.payload_byte_count)
             self._manifest, self._data_offset = self._reader.manifest()
             self._read_layout()

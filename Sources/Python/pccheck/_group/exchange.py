@@ -150,6 +150,8 @@ class Exchange:
         self._path, self._transport = path, transport
         self._decide, self._compare = decide, compare
         self._attempt = self._number = 0
+        #: The step of the newest save of this attempt; None before the first one.
+        self.last_step: int | None = None
         #: The layout that all ranks have compared in this attempt.
         self.checked_structure: bytes | None = None
         self._saves: deque[Save] = deque()
@@ -166,7 +168,7 @@ class Exchange:
         """A new attempt, in which no save has ended yet."""
         with self._changed:
             self._attempt, self._number = attempt, 1
-            self.checked_structure = None
+            self.checked_structure = self.last_step = None
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=_THREAD_NAME, daemon=True
@@ -177,6 +179,7 @@ class Exchange:
         """The next save of this rank."""
         with self._changed:
             self._saves.append(save)
+            self.last_step = save.step
             self._changed.notify_all()
 
     def drain(self, timeout: float | None) -> bool:
@@ -190,9 +193,10 @@ class Exchange:
         return True
 
     @property
-    def is_idle(self) -> bool:
-        """Whether there is a verdict on every save."""
-        return not self._saves
+    def open_steps(self) -> list[int]:
+        """The steps of the saves without a verdict, oldest first."""
+        with self._changed:
+            return [save.step for save in self._saves]
 
     def stop(self) -> None:
         """Ends the thread once it has done what it can. It never waits."""
@@ -343,6 +347,8 @@ class Exchange:
     def _fail(self, error: TransportFailed) -> None:
         """No verdict follows; saves continue while slots last."""
         if self.failure is None:
+            # Their frames hold the last call, and so connections that others wait on after close().
+            error.__traceback__ = error.__context__ = None
             self.failure = error
             log.error(
                 "%s: %s; no checkpoint becomes known to be durable on all ranks any more, and "

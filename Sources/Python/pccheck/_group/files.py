@@ -43,17 +43,18 @@ def usable_folder(given: str | os.PathLike[str]) -> str:
 
 def names_of_other_worlds(folder: str, world_size: int) -> list[str]:
     """The files in the folder that another number of ranks wrote."""
-    found = []
-    for name in os.listdir(folder):
-        match = _NAME.fullmatch(name)
-        if match is not None and int(match[2]) != world_size:
-            found.append(name)
-    return sorted(found)
+    return [name for name, size in _worlds(folder).items() if size != world_size]
 
 
-def names_of_all_worlds(folder: str) -> list[str]:
-    """The files of all ranks in the folder, whatever their number."""
-    return names_of_other_worlds(folder, 0)
+def paths_in(folder: str) -> list[str]:
+    """The files of all ranks that ever saved into the folder."""
+    return [os.path.join(folder, name) for name in _worlds(folder)]
+
+
+def _worlds(folder: str) -> dict[str, int]:
+    """The number of ranks of each file, by its name."""
+    matches = map(_NAME.fullmatch, sorted(os.listdir(folder)))
+    return {match[0]: int(match[2]) for match in matches if match is not None}
 
 
 def place_of(folder: str) -> str:

@@ -10,7 +10,7 @@ from .._core.reader import is_rejection
 from .._state.request import Loading
 from ..errors import Busy, CheckpointError, NoCheckpoint
 from .assembled import load_candidate
-from .restart import Candidate, CandidateFiles, complete_checkpoints
+from .restart import Candidate, CandidateFiles, complete_in
 
 log = logging.getLogger("pccheck")
 
@@ -53,7 +53,7 @@ def load_folder(
 def _next(
     folder: str, step: int | None, rejected: dict[tuple[int, int], CheckpointError]
 ) -> Candidate:
-    complete = complete_checkpoints(folder, step)
+    complete = complete_in(folder, step)
     for candidate in complete:
         if step in (None, candidate.step) and (candidate.attempt, candidate.step) not in rejected:
             return candidate

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from .._core.group import Base, group_decision
 from .._core.reader import CheckpointInfo, Reader, is_rejection
 from ..errors import CheckpointError, FileMissing, InvalidArgument, NoCheckpoint, RankFailed
 from .exchange import by_value
-from .files import names_of_all_worlds, names_of_other_worlds, place_of, report_of
+from .files import names_of_other_worlds, paths_in, place_of, report_of
 from .transport import Transport, counted_ranks, ranks_text
 
 log = logging.getLogger("pccheck")
@@ -26,6 +27,9 @@ _Value = TypeVar("_Value")
 # Problems with files that keep nothing of the group from being used.
 _HARMLESS_PROBLEMS = {"unusable", "no-group"}
 _SHOWN_COUNT = 4
+# Files are read one after the other, and their writers may continue meanwhile.
+_LOOK_COUNT = 20
+_LOOK_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class Meeting:
         return Choice(
             bytes.fromhex(run),
             int(decision["next_attempt"]),
-            [_candidate(item) for item in decision["checkpoints"] if item["is_complete"]],
+            _complete(decision),
             all(item["has_file"] for item in said),
         )
 
@@ -222,19 +226,34 @@ class Meeting:
         return {rank: item["error"] for rank, item in enumerate(said) if item["error"]}
 
 
-def complete_checkpoints(folder: str, step: int | None) -> list[Candidate]:
-    """What a restart from the files in a folder would try, best first, for one that only reads.
+def complete_in(folder: str, step: int | None = None) -> list[Candidate]:
+    """The complete checkpoints of a folder, best first, for a process that reads all files of it.
 
-    Raises what the restart would raise, for ``step`` if one was asked for.
+    Decides as a restart does, and raises what a restart raises; ``step`` names one on purpose.
     """
     if not os.path.isdir(folder):
         raise FileMissing(f"{folder}: there is no such folder", code=2)
-    reports = [report_of(os.path.join(folder, name)) for name in names_of_all_worlds(folder)]
-    if not reports:
-        raise NoCheckpoint(f"{folder}: there is no file of a rank in it", code=7)
+    reports = _reports_in(folder)
     decision = group_decision(reports)
+    for _ in range(_LOOK_COUNT):
+        if decision["outcome"] != "refuse" and decision["lost"] is None:
+            break
+        # What is missing may be what a rank has saved since its file was read.
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        before, reports = reports, _reports_in(folder)
+        if reports == before:
+            break
+        decision = group_decision(reports)
     _refuse(decision, folder, step)
     _warn_of_problems(decision)
+    return _complete(decision)
+
+
+def _reports_in(folder: str) -> list[dict[str, Any]]:
+    return [report_of(path) for path in paths_in(folder)]
+
+
+def _complete(decision: Mapping[str, Any]) -> list[Candidate]:
     return [_candidate(item) for item in decision["checkpoints"] if item["is_complete"]]
 
 

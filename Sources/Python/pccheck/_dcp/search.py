@@ -1,0 +1,106 @@
+"""Which checkpoint of ``pccheck.dcp`` is loaded: of a file, or of the folder of a group."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TypeAlias
+
+from .._core.damage import describe_damage
+from .._core.reader import Reader
+from .._group.files import names_folder
+from .._group.restart import Candidate, complete_in
+from ..errors import (
+    Busy,
+    Corrupt,
+    DeviceError,
+    NoCheckpoint,
+    StateFormatError,
+)
+from .files import Files
+
+log = logging.getLogger("pccheck")
+
+#: What costs a checkpoint, but not the load: an older one is taken.
+UNUSABLE = (Busy, Corrupt, DeviceError, NoCheckpoint, StateFormatError)
+
+#: Attempt, step, and the sequence in each file: what all ranks that see the same files agree on.
+Name: TypeAlias = "tuple[int, int, tuple[int, ...]]"
+
+
+def name_of(candidate: Candidate) -> Name:
+    """What tells a checkpoint from every other one in the same files."""
+    sequences = tuple(sequence for _, sequence in candidate.files)
+    return candidate.attempt, candidate.step, sequences
+
+
+def shown_name(name: Name) -> str:
+    """How a message calls a checkpoint."""
+    attempt, step, _ = name
+    return f"step {step} of attempt {attempt}" if attempt else f"step {step}"
+
+
+def candidates_at(path: str, step: int | None = None) -> list[Candidate]:
+    """What may be loaded, best first; an error where something newer may have been lost."""
+    if not names_folder(path):
+        return _candidates_of_file(path)
+    return complete_in(os.path.abspath(path), step)
+
+
+def _candidates_of_file(path: str) -> list[Candidate]:
+    """The checkpoints in one file; the log reports damage."""
+    with Reader(path) as reader:
+        for damage in describe_damage(reader.report()):
+            log.warning("%s: %s; run pcfsck to see more", path, damage)
+        return [
+            Candidate(info.attempt, info.step, 1, [(path, info.sequence)])
+            for info in reader.list()
+        ]
+
+
+class Search:
+    """The checkpoints that may be loaded, best first, and why some of them cannot be used."""
+
+    def __init__(self, path: str, wanted: int | None) -> None:
+        """Raises ``NoCheckpoint`` when there is none; ``wanted`` is the requested step, or None."""
+        self._path, self._wanted = path, wanted
+        held = candidates_at(path, wanted)
+        steps = ", ".join(str(item.step) for item in held) or "none"
+        self._held = f"complete steps: {steps}"
+        self._candidates = [item for item in held if wanted is None or item.step == wanted]
+        self.passed_over: dict[Name, str] = {}
+        if not self._candidates:
+            asked = "no step is" if wanted is None else f"step {wanted} is not"
+            where = "durable on all ranks" if names_folder(path) else "in the file"
+            raise NoCheckpoint(f"{path}: {asked} {where} ({self._held})")
+
+    @property
+    def names(self) -> list[Name]:
+        """Of what may be loaded, in the order in which it is tried."""
+        return [name_of(item) for item in self._candidates]
+
+    def next(self) -> Files:
+        """Opens the newest checkpoint that was not passed over; raises when none is left."""
+        while (candidate := self._first()) is not None:
+            try:
+                return Files(candidate)
+            except UNUSABLE as error:
+                self.pass_over(candidate, str(error))
+        last = next(reversed(self.passed_over.values()))
+        if self._wanted is not None:
+            raise Corrupt(f"step {self._wanted} cannot be loaded: {last}")
+        raise Corrupt(f"{self._path}: no checkpoint can be loaded ({self._held}): {last}")
+
+    def _first(self) -> Candidate | None:
+        left = (item for item in self._candidates if name_of(item) not in self.passed_over)
+        return next(left, None)
+
+    def pass_over(self, candidate: Candidate, failure: str) -> None:
+        """Takes a checkpoint out of what may be loaded; the log records why."""
+        self.passed_over[name_of(candidate)] = failure
+        older = self._first()
+        log.warning(
+            "%s: the checkpoint of %s cannot be used: %s; %s",
+            self._path, shown_name(name_of(candidate)), failure,
+            "no older one is left" if older is None else f"trying {shown_name(name_of(older))}",
+        )  # fmt: skip
