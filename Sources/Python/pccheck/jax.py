@@ -219,6 +219,11 @@ def load(path: str | os.PathLike[str], tree: Any, step: int | None = None) -> An
 
     The file may be open elsewhere for writing. Leaves of another shape or type are an error.
     """
+    if os.path.isdir(path):
+        raise InvalidArgument(
+            f"{os.fspath(path)!r} is a folder, whose processes have a part each in their files; "
+            "resume from it with Checkpointer"
+        )
     targets = _targets(tree, lambda leaf: np.empty(leaf.shape, leaf.dtype))
     loading = Loading(ArrayMemory(), {_TREE: targets}, parts=[_TREE], strict=True)
     _, loaded = load_file(path, step, loading)
