@@ -343,3 +343,23 @@ def test_a_folder_is_for_one_process_too(tmp_path: Path) -> None:
     with pccheck.jax.Checkpointer(tmp_path / "run") as checkpoints:
         start, found = checkpoints.resume({"w": jnp.zeros(6), "n": 3})
     assert start == 5 and found["w"].tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(pccheck.InvalidArgument, match="is a folder"):
+        pccheck.jax.load(tmp_path / "run", tree)
+
+
+def test_donated_buffers_were_copied_into_a_folder(tmp_path: Path) -> None:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import pccheck.jax
+
+    change = jax.jit(lambda x: x * 2 + 1, donate_argnums=0)
+    with pccheck.jax.Checkpointer(f"{tmp_path}/run/") as checkpoints:
+        value = jnp.arange(1 << 22, dtype=jnp.float32)
+        for step in range(6):
+            expected = np.array(value)
+            handle = checkpoints.save(step, {"x": value}, rng=False)
+            value = change(value)
+            assert handle.wait_group().durable
+            assert np.array_equal(checkpoints.load(step)["tree"]["x"], expected)
