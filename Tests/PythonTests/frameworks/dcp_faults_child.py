@@ -284,7 +284,7 @@ def one_rank_fails(rank: int, world: int, directory: str) -> None:
         refused(lambda: save(12, "finish_plan"), "(RANK 1)", "rank 1 of 2 did not arrive in 3 s")
 
 
-def killed(rank: int, world: int, directory: str) -> None:
+def kill(rank: int, world: int, directory: str) -> None:
     """A rank dies while it saves step 2."""
     path = os.path.join(directory, FILES)
     with StorageWriter(path) as writer:
@@ -448,13 +448,24 @@ def at_the_same_time(rank: int, world: int, directory: str) -> None:
         dist.barrier()
 
 
+def in_folder(task: ranks.Task) -> ranks.Task:
+    """The task, in a folder of its own."""
+
+    def run(rank: int, world: int, directory: str) -> None:
+        folder = os.path.join(directory, task.__name__.removeprefix("after_the_"))
+        os.makedirs(folder, exist_ok=True)
+        task(rank, world, folder)
+
+    return run
+
+
 if __name__ == "__main__":
     ranks.main(
         {
-            task.__name__: task
+            task.__name__: in_folder(task)
             for task in (
                 names, one_rank_cannot_read, one_rank_sees_damage, one_rank_is_given_another_step,
-                two_attempts, one_rank_fails, killed, after_the_kill, groups, alone,
+                two_attempts, one_rank_fails, kill, after_the_kill, groups, alone,
                 in_a_process, at_the_same_time,
             )
         }
