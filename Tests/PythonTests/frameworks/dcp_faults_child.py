@@ -284,23 +284,32 @@ def one_rank_fails(rank: int, world: int, directory: str) -> None:
         refused(lambda: save(12, "finish_plan"), "(RANK 1)", "rank 1 of 2 did not arrive in 3 s")
 
 
-def killed(rank: int, world: int, directory: str) -> None:
-    """A rank dies while it saves step 2."""
+LARGE = 1 << 23
+
+
+class Dying(dcp.DefaultSavePlanner):
+    """Its process dies while the tensors are written."""
+
+    def resolve_data(self, write_item: Any) -> Any:
+        threading.Timer(0.004, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return super().resolve_data(write_item)
+
+
+def kill(rank: int, world: int, directory: str) -> None:
+    """A rank dies while it saves step 2, and the other one ends with an error."""
     path = os.path.join(directory, FILES)
     with StorageWriter(path) as writer:
         for step in (1, 2):
-            values = sharded(world, torch.full((world << 20,), float(step)))
-            if (rank, step) == (1, 2):
-                threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            dcp.save({"w": values}, checkpoint_id=step, storage_writer=writer)
-            if step == 2 and rank == 1:
-                time.sleep(60)
+            state = {"w": sharded(world, torch.full((LARGE,), float(step)))}
+            planner = Dying() if (rank, step) == (1, 2) else None
+            dcp.save(state, checkpoint_id=step, storage_writer=writer, planner=planner)
+        time.sleep(60)
 
 
 def after_the_kill(rank: int, world: int, directory: str) -> None:
     """All ranks load one step, and go on."""
     path = os.path.join(directory, FILES)
-    values, reader = sharded(world, torch.zeros(2 << 20)), StorageReader(path)
+    values, reader = sharded(world, torch.zeros(LARGE)), StorageReader(path)
     dcp.load({"w": values}, storage_reader=reader)
     found = set(values.full_tensor().tolist())
     steps: list[Any] = [None] * world
@@ -448,13 +457,24 @@ def at_the_same_time(rank: int, world: int, directory: str) -> None:
         dist.barrier()
 
 
+def in_folder(task: ranks.Task) -> ranks.Task:
+    """The task, in a folder of its own."""
+
+    def run(rank: int, world: int, directory: str) -> None:
+        folder = os.path.join(directory, task.__name__.removeprefix("after_the_"))
+        os.makedirs(folder, exist_ok=True)
+        task(rank, world, folder)
+
+    return run
+
+
 if __name__ == "__main__":
     ranks.main(
         {
-            task.__name__: task
+            task.__name__: in_folder(task)
             for task in (
                 names, one_rank_cannot_read, one_rank_sees_damage, one_rank_is_given_another_step,
-                two_attempts, one_rank_fails, killed, after_the_kill, groups, alone,
+                two_attempts, one_rank_fails, kill, after_the_kill, groups, alone,
                 in_a_process, at_the_same_time,
             )
         }

@@ -198,8 +198,28 @@ def test_what_is_no_step_is_refused(path: Path) -> None:
     assert not path.exists()
     with pytest.raises(pccheck.InvalidArgument, match="on_busy is 'skip'"):
         StorageWriter(path, on_busy="skip")
+    for options in ({"on_sigterm": "save"}, {"policy": 2}, {"on_busy": "fail"}):
+        with pytest.raises(pccheck.InvalidArgument, match=f"{next(iter(options))} cannot be used"):
+            StorageWriter(f"{path.parent}/run/", **options)
+    for kind in (StorageWriter, StorageReader):
+        with pytest.raises(pccheck.InvalidArgument, match="puts no rank into a path"):
+            kind(path.with_name("rank{rank}.pcc"))
     assert StorageWriter.validate_checkpoint_id(7) and StorageReader.validate_checkpoint_id("7")
     assert not StorageReader.validate_checkpoint_id("a/b")
+
+
+def test_a_folder_of_one_process(path: Path) -> None:
+    folder = f"{path.parent}/run/"
+    assert StorageReader(folder).steps() == StorageReader(path).steps() == []
+    for step in (1, 2):
+        with StorageWriter(folder) as writer:
+            dcp.save({"a": torch.full((2,), step)}, checkpoint_id=step, storage_writer=writer)
+    found, reader = {"a": torch.zeros(2, dtype=torch.int64)}, StorageReader(Path(folder))
+    assert reader.steps() == [2, 1]
+    dcp.load(found, checkpoint_id=1, storage_reader=reader)
+    assert found["a"].tolist() == [1, 1]
+    with pytest.raises(CheckpointException, match="step 3 is not durable on all ranks"):
+        dcp.load(found, checkpoint_id=3, storage_reader=reader)
 
 
 def test_what_is_not_there_is_named(path: Path) -> None:

@@ -29,20 +29,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.mark.parametrize(
-    "job",
+    "jobs",
     [
-        "names:2", "one_rank_cannot_read:2", "one_rank_sees_damage:2",
-        "one_rank_is_given_another_step:2", "two_attempts:2", "one_rank_fails:2", "groups:3",
-        "alone:2", "in_a_process:2", "at_the_same_time:2",
+        "names:2 one_rank_cannot_read:2 one_rank_sees_damage:2 one_rank_is_given_another_step:2",
+        "two_attempts:2 one_rank_fails:2", "groups:3 alone:2", "in_a_process:2 at_the_same_time:2",
     ],
 )  # fmt: skip
-def test_ranks(tmp_path: Path, job: str) -> None:
-    run_jobs(CHILD, tmp_path, job)
+def test_ranks(tmp_path: Path, jobs: str) -> None:
+    run_jobs(CHILD, tmp_path, *jobs.split())
 
 
 def test_a_rank_that_is_killed_in_a_save_costs_that_save(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        run_jobs(CHILD, tmp_path, "killed:2")
+        run_jobs(CHILD, tmp_path, "kill:2")
     run_jobs(CHILD, tmp_path, "after_the_kill:2", "after_the_kill:1")
 
 

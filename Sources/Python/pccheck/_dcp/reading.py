@@ -80,7 +80,8 @@ class Source:
         if not isinstance(document, dict) or "dcp" not in document:
             raise StateFormatError(
                 f"{self.path}: step {self.info.step} was not saved by "
-                "torch.distributed.checkpoint; load it with pccheck.torch"
+                "torch.distributed.checkpoint; load it with pccheck.torch, or a folder with "
+                "pccheck.distributed"
             )
         try:
             layout = self.value(document["dcp"])
