@@ -130,10 +130,12 @@ import Testing
         let same = try rescue([file.path, "--step", "30", "--output", file.path])
         #expect(same.status == 8 && same.diagnostics.contains("exists"), "\(same.diagnostics)")
         #expect(try bytes(file.path) == before && file.directory.names == ["run.pcc"])
-        for wrong in ["/no/such/file", "/dev/null", file.directory.path] {
+        for wrong in ["/no/such/file", "/dev/null"] {
             let run = try rescue([wrong, "--rebuild", "--output", out])
             #expect(run.status == 8 && !run.diagnostics.isEmpty, "\(wrong)")
         }
+        let folder = try rescue([file.directory.path, "--rebuild", "--output", out])
+        #expect(folder.status == 16 && folder.diagnostics.contains("is a folder"))
     }
 
     @Test(arguments: [

@@ -476,6 +476,8 @@ def test_a_damaged_part_makes_an_older_checkpoint(tmp_path: Path) -> None:
     assert steps_in(out) == {10}
     document = document_of(tmp_path, "-o", out, status=4)
     assert [item["step"] for item in document["rejected"]] == [20]
+    # The list is of what would be written: here the damage is in the manifest's chunk.
+    assert document_of(tmp_path, "--list", status=4)["checkpoint"]["step"] == 10
     out.unlink()
     assert "slot 1" in extract(tmp_path, out, "--step", 20, status=4)
     assert not out.exists()

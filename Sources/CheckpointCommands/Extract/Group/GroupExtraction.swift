@@ -73,14 +73,14 @@ struct GroupExtraction {
         let choice = GroupChoice(inspection, step: command.choice.step)
         let checkpoints = try choice.checkpoints
         if let lost = choice.lost { add(lost, to: &passed, next: checkpoints.first) }
-        guard let target else {
-            return try list(inspection, checkpoints[0])
-        }
         for (index, checkpoint) in checkpoints.enumerated() {
             do throws(CheckpointError) {
-                let result = try extract(checkpoint, to: target)
-                report(result, passed, inspection)
-                return passed.isEmpty ? .clean : .uncorrected
+                let passing: ExitStatus = passed.isEmpty ? .clean : .uncorrected
+                guard let target else {
+                    return try list(inspection, checkpoint).union(passing)
+                }
+                report(try extract(checkpoint, to: target), passed, inspection)
+                return passing
             } catch {
                 guard !choice.isPinned, error.code == .corrupt || error.code == .inputOutput else {
                     throw error
