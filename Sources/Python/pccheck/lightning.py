@@ -26,7 +26,7 @@ try:
     from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO as _CheckpointIO
     from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch import __version__ as lightning_version
+    from lightning.__version__ import version as lightning_version
     from lightning.pytorch.strategies import Strategy
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
