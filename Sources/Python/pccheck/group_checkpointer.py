@@ -23,12 +23,12 @@ from ._core.reader import CheckpointInfo, Reader
 from ._files.copies import KeepHandle
 from ._group.assembled import load_candidate
 from ._group.calls import CALLS, Calls
-from ._group.claims import compare
+from ._group.claims import Digests, compare
 from ._group.division import Division
 from ._group.exchange import ENDS, Exchange, Save
 from ._group.files import file_name, report_of, usable_folder
 from ._group.handle import GroupHandle, GroupOutcome, SkippedHandle
-from ._group.restart import Candidate, CandidateFiles, Choice, Meeting
+from ._group.restart import Candidate, CandidateFiles, Choice, Meeting, kept_claims
 from ._group.transport import Transport, counted_ranks
 from ._group.words import NOT_NOW, CallWords, quarter_octaves, steps_of
 from ._group.writer import GroupWriter
@@ -258,6 +258,14 @@ class GroupCheckpointer(BaseCheckpointer):
 
     # -- loading
 
+    def _claims_of(self, candidate: Candidate) -> dict[int, Digests]:
+        """What this rank reads for all of the claims of a checkpoint."""
+        is_own_world = candidate.world_size == self.world_size
+        ranks = range(self.rank, candidate.world_size, self.world_size)
+        return kept_claims(
+            candidate, [self.rank] if is_own_world else ranks, self._fingerprint
+        )
+
     def _load_candidate(
         self, candidate: Candidate, loading: Loading
     ) -> tuple[CheckpointInfo, Any]:
@@ -277,12 +285,15 @@ class GroupCheckpointer(BaseCheckpointer):
         wait_staged_everywhere()
         try:
             found = self._meeting.walk(
-                wanted, lambda candidate: self._load_candidate(candidate, loading)
-            )
+                wanted, self._claims_of,
+                lambda candidate: self._load_candidate(candidate, loading),
+            )  # fmt: skip
         except Exception as error:
             loading.explain(error)
             raise
         if found is None:
+            if step is not None:
+                raise self._not_complete(choice, f"step {step} is")
             self._continue_from(choice, None)
             return None
         candidate, (info, state) = found

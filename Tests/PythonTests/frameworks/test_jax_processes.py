@@ -311,7 +311,7 @@ def test_what_differs_is_an_error_with_the_ranks(job: StartJob) -> None:
         shapes = [{"a": same_}, {"a": spread(np.arange(8.0), P())}][rank]
         kind = RankFailed if rank == 0 else pccheck.StateMismatch
         refused(kind, lambda: checkpoints.resume(shapes))
-        start, found = checkpoints.resume({"a": differing, "b": same_}, step=0)
+        start, found = checkpoints.resume({"a": differing, "b": same_})
         assert start == 1
         same(found, {"a": same_, "b": same_})
     say(refused(InvalidArgument, lambda: pccheck.jax.Checkpointer(folder + ".pcc")))

@@ -365,3 +365,47 @@ def test_a_step_that_a_rank_failed_to_begin_is_used_up_on_it_too(job: Job) -> No
         assert "step 2 is not above step 2" in error_of(gang, rank)
     again = ended(job(2, RESUME))
     assert [again.said(rank, "start") for rank in range(2)] == [[["2"]]] * 2
+
+
+DIFFERING = """
+t = Training(rank)
+with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
+    if equal:
+        ckpt.save(0, same=torch.zeros(9), **t.state).wait_group()
+    handle = ckpt.save(1, same=torch.full((10,), float(rank)), **t.state)
+    if killed:
+        handle.wait()
+        os._exit(0)
+    try:
+        handle.wait_group()
+    except pccheck.CheckpointError as error:
+        say("error", type(error).__name__, error)
+"""
+RESUME_SAME = """
+t, same = Training(rank), torch.full((9,), 5.0)
+with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
+    say("start", ckpt.resume(same=same, **t.state), same[0].item())
+if rank == 0:
+    try:
+        say("read", pcd.load(folder + "/run")["same"][0].item())
+    except pccheck.CheckpointError as error:
+        say("read", type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_restart_takes_no_mixture_of_what_differed(
+    job: Job, equal: bool, killed: bool
+) -> None:
+    """Each file has its part durable; what shows that they do not fit is what the ranks claimed."""
+    gang = ended(job(2, DIFFERING, equal=equal, killed=killed))
+    if not killed:
+        assert error_of(gang, 0).startswith("VoidCheckpoint")
+    again = ended(job(2, RESUME_SAME))
+    start = ["1", "0.0"] if equal else ["0", "5.0"]
+    assert [again.said(rank, "start") for rank in range(2)] == [[start]] * 2
+    # Alone as well, from the files of both.
+    assert again.said(0, "read") == [["0.0" if equal else "StateFormatError"]]
+    alone = ended(job(1, RESUME_SAME))
+    assert alone.said(0, "start") == [start]

@@ -182,15 +182,18 @@ def numpy_entry(value: np.ndarray[Any, Any]) -> tuple[str, list[int], bytes]:
 
 
 def payload(
-    tensors: Mapping[str, np.ndarray[Any, Any]], state: Any = None, objects: Any = None
-) -> compose.Content:
-    """The payload of a rank: its stored tensors, and its state document."""
+    tensors: Mapping[str, np.ndarray[Any, Any]], state: Any = None, objects: Any = None,
+    claims: Any = None,
+) -> compose.Content:  # fmt: skip
+    """The payload of a rank: its stored tensors, its state document, and what it claimed."""
     header: dict[str, Any] = {}
     metadata = {"format": "pt"}
     if state is not None:
         metadata["pccheck.state"] = json.dumps({"version": 1, "state": state})
     if objects is not None:
         metadata["pccheck.objects"] = json.dumps({"version": 1, "objects": objects})
+    if claims is not None:
+        metadata["pccheck.group"] = json.dumps({"version": 1, "claims": claims})
     header["__metadata__"] = metadata
     data = b""
     for name, value in tensors.items():
@@ -484,6 +487,30 @@ def test_a_damaged_part_makes_an_older_checkpoint(tmp_path: Path) -> None:
     damage(paths[0], 10)
     said = extract(tmp_path, out, status=4)
     assert "no checkpoint that is on all ranks can be read" in said and not out.exists()
+
+
+def test_ranks_that_did_not_hold_the_same(tmp_path: Path) -> None:
+    """Each has its part durable, and the parts do not fit together."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for rank in range(3):
+        state = {"w": tensor("w")}
+        same, other = [[0, 1, 2], "a" * 32], [[0, 1, 2], "b" * 32]
+        contents = {
+            (1, 1): payload({"w": values(2, seed=1)}, state, claims=[same]),
+            (1, 2): payload({"w": values(2, seed=2)}, state, claims=[same, [[5, 6], "c" * 32]]),
+            (1, 3): payload({"w": values(2, seed=3)}, state, claims=[other if rank == 1 else same]),
+            (1, 4): payload({"w": values(2, seed=4)}, state, claims=[] if rank == 1 else [same]),
+        }  # fmt: skip
+        rank_file(folder, rank, 3, contents)
+    out = tmp_path / "out.safetensors"
+    said = extract(folder, out, status=4)
+    assert "step 4 of attempt 1: it is void: the ranks did not hold the same" in said
+    assert "step 3 of attempt 1: it is void" in said
+    assert "ranks 0, 2 held other values than rank 1" in said
+    assert "falling back to step 2 of attempt 1" in said
+    refused = extract(folder, tmp_path / "other.safetensors", "--step", 3, status=4)
+    assert "it is void" in refused
 
 
 def test_a_rank_that_was_killed(tmp_path: Path) -> None:

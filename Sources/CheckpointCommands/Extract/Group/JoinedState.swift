@@ -49,10 +49,20 @@ struct JoinedState: Sendable {
             "reading the manifests of \(checkpoint.name)", total: UInt64(2 * parts.count), .files)
         defer { bar.finish() }
         var records: [String?] = []
+        var claims = RankClaims()
         for (index, part) in parts.enumerated() {
             try Interruption.check()
-            records.append(try part.manifest().value(of: "pccheck.objects"))
+            let manifest = try part.manifest()
+            records.append(manifest.value(of: "pccheck.objects"))
+            do throws(StateDocumentError) {
+                try claims.add(manifest.value(of: "pccheck.group"), rank: part.rank)
+            } catch {
+                throw CheckpointError(.corrupt, "\(part.path): its claims: \(error.message)")
+            }
             bar.update(UInt64(index + 1))
+        }
+        if let difference = claims.difference {
+            throw CheckpointError(.corrupt, "\(checkpoint.name): \(difference)")
         }
         var joining: StateJoining
         do throws(StateDocumentError) {

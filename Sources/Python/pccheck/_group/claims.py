@@ -1,8 +1,9 @@
 """What ranks claim about the tensors that they hold alike, and whether the claims agree.
 
 A tensor that several ranks hold is stored once. If it is not the same on all of them, the parts of
-it that they store do not fit together, and no file shows it. So each rank claims what it holds; a
-mismatch makes the save void.
+it that they store do not fit together. So each rank claims what it holds; a mismatch makes the save
+void. Each file keeps digests of the claims of its rank: a restart compares them again, because the
+ranks may have died before they compared.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import StateFormatError
 
@@ -19,6 +20,10 @@ _VERSION = 1
 _SHOWN_COUNT = 4
 # A longer form of a value is claimed by its digest.
 _FORM_LENGTH = 120
+
+
+#: The ranks that hold something together, and the digest of what one of them claims of it.
+Digests: TypeAlias = list[list[Any]]
 
 
 class Claims:
@@ -35,6 +40,14 @@ class Claims:
         if len(form) > _FORM_LENGTH:
             form = f"a value with the digest {_digest(form.encode())}"
         self._claims[name] = [list(ranks), form, sample]
+
+    def digests(self) -> Digests:
+        """What is kept of them: one digest for the claims on the same ranks."""
+        by_ranks: dict[tuple[int, ...], list[Any]] = {}
+        for name, (ranks, form, sample) in sorted(self._claims.items()):
+            if len(ranks) > 1:
+                by_ranks.setdefault(tuple(ranks), []).append([name, form, sample])
+        return [[list(ranks), digest_of(claims).hex()] for ranks, claims in by_ranks.items()]
 
     def encoded(self) -> bytes:
         """As they are sent to the other ranks."""
@@ -102,6 +115,25 @@ def _difference(name: str, held: Mapping[int, list[Any]], arrived: Iterable[int]
     if len(samples) > 1:
         groups = " than on ".join(map(ranks_in_words, samples.values()))
         return f"'{name}' has other values on {groups}"
+    return None
+
+
+def compare_digests(digests: Mapping[int, Digests]) -> str | None:
+    """Nothing when the ranks claimed the same, else a message; of each rank what its file kept."""
+    expected: dict[tuple[int, ...], dict[int, str]] = {}
+    for rank, found in sorted(digests.items()):
+        for ranks, digest in found:
+            expected.setdefault(tuple(ranks), {})[rank] = digest
+    for ranks, by_rank in expected.items():
+        said = {rank: by_rank.get(rank, "nothing") for rank in ranks if rank in digests}
+        groups: dict[str, list[int]] = {}
+        for rank, digest in said.items():
+            groups.setdefault(digest, []).append(rank)
+        if len(groups) > 1:
+            return (
+                "it is void: the ranks did not hold the same when they saved it: "
+                + " held other values than ".join(map(ranks_in_words, groups.values()))
+            )
     return None
 
 

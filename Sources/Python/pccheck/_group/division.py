@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, StateFormatError
+from .claims import Claims, Digests
 
 #: Key of the description of a rank's part in the ``__metadata__`` of a payload.
 GROUP_KEY = "pccheck.group"
@@ -37,13 +38,25 @@ def is_split(replicas: str) -> bool:
 
 
 def group_metadata(
-    rank: int, world_size: int, replicas: str, parts: Iterable[str], shared: set[str]
-) -> dict[str, str]:
+    rank: int, world_size: int, replicas: str, parts: Iterable[str], shared: set[str],
+    claims: Claims | None,
+) -> dict[str, str]:  # fmt: skip
     """The description of a rank's part."""
     names = list(parts)
-    record = {
+    record: dict[str, Any] = {
         "version": _VERSION, "rank": rank, "world": world_size, "replicas": replicas,
         "shared": [name for name in names if name in shared],
         "own": [name for name in names if name not in shared],
     }  # fmt: skip
+    if claims is not None:
+        record["claims"] = claims.digests()
     return {GROUP_KEY: json.dumps(record, separators=(",", ":"))}
+
+
+def claims_in(record: str | None) -> Digests:
+    """The digests of claims in the description of a rank's part; none where none were made."""
+    try:
+        found = json.loads(record or "{}").get("claims", [])
+        return [[[int(rank) for rank in ranks], str(digest)] for ranks, digest in found]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StateFormatError(f"the description of a rank's part is damaged: {error}") from None

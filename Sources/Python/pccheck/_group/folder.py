@@ -8,9 +8,10 @@ from typing import Any
 
 from .._core.reader import is_rejection
 from .._state.request import Loading
-from ..errors import Busy, CheckpointError, NoCheckpoint
+from ..errors import Busy, CheckpointError, NoCheckpoint, StateFormatError
 from .assembled import load_candidate
-from .restart import Candidate, CandidateFiles, complete_in
+from .claims import compare_digests
+from .restart import Candidate, CandidateFiles, complete_in, kept_claims
 
 log = logging.getLogger("pccheck")
 
@@ -32,6 +33,11 @@ def load_folder(
     for _ in range(_ATTEMPT_COUNT):
         candidate = _next(folder, step, rejected)
         try:
+            difference = compare_digests(
+                kept_claims(candidate, range(candidate.world_size), None)
+            )
+            if difference is not None:
+                raise StateFormatError(f"{candidate}: {difference}")
             with CandidateFiles(candidate, None) as files:
                 # Of no rank of this world.
                 _, state = load_candidate(

@@ -9,13 +9,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .._core.group import Base, group_decision
 from .._core.reader import CheckpointInfo, Reader, is_rejection
+from .._state.manifest import Manifest
 from ..errors import CheckpointError, FileMissing, InvalidArgument, NoCheckpoint, RankFailed
+from .claims import Digests, compare_digests
+from .division import GROUP_KEY, claims_in
 from .exchange import by_value
 from .files import names_of_other_worlds, paths_in, place_of, report_of
 from .transport import Transport, counted_ranks, ranks_text
@@ -82,6 +85,21 @@ class CandidateFiles:
     def __exit__(self, *_: object) -> None:
         for reader in self.readers.values():
             reader.close()
+
+
+def kept_claims(
+    candidate: Candidate, ranks: Iterable[int], fingerprint: bytes | None
+) -> dict[int, Digests]:
+    """What the files of some ranks keep of their claims. A load reports what cannot be read."""
+    found = {}
+    for rank in ranks:
+        with CandidateFiles(candidate, fingerprint) as files:
+            try:
+                files.open([rank])
+                found[rank] = claims_in(Manifest(files.readers[rank]).metadata.get(GROUP_KEY))
+            except CheckpointError:
+                continue
+    return found
 
 
 @dataclass(frozen=True)
@@ -184,33 +202,49 @@ class Meeting:
         _raise_failures(dict(enumerate(failures)), error)
 
     def walk(
-        self, candidates: Sequence[Candidate], load: Callable[[Candidate], _Value]
-    ) -> tuple[Candidate, _Value] | None:
-        """Step 3: the first candidate that every rank can load, with what this rank loaded."""
+        self, candidates: Sequence[Candidate],
+        claims_of: Callable[[Candidate], dict[int, Digests]],
+        load: Callable[[Candidate], _Value],
+    ) -> tuple[Candidate, _Value] | None:  # fmt: skip
+        """Step 3: the first candidate that every rank can load, with what this rank loaded.
+
+        One that is void because the ranks did not hold the same was never durable on all ranks: to
+        have no other is no error.
+        """
         last: CheckpointError | None = None
         for candidate in candidates:
+            difference = compare_digests(self._of_all(claims_of(candidate)))
+            if difference is not None:
+                self._reject(candidate, difference)
+                continue
             loaded: list[_Value] = []
             error: Exception | None = None
             try:
                 loaded.append(load(candidate))
             except Exception as failure:
                 error = failure
-            rejected = self._confirm(candidate, error)
+            rejected = self._confirm(error)
             if not rejected:
                 return candidate, loaded[0]
             if isinstance(error, CheckpointError):
                 last = error
             text = "; ".join(f"rank {rank}: {why}" for rank, why in rejected.items())
-            log.warning(
-                "%s: %s cannot be used: %s; trying an older one", self._folder, candidate, text
-            )
+            self._reject(candidate, text)
             last = last or RankFailed(f"{candidate}: {text}", ranks=list(rejected))
         if last is not None:
             raise last
         return None
 
-    def _confirm(self, candidate: Candidate, error: Exception | None) -> dict[int, str]:
-        """Why ranks reject the candidate, by rank; raises what is no reason to try another."""
+    def _reject(self, candidate: Candidate, why: str) -> None:
+        log.warning("%s: %s cannot be used: %s; trying an older one", self._folder, candidate, why)
+
+    def _of_all(self, claims: dict[int, Digests]) -> dict[int, Digests]:
+        """What all ranks found of the claims, by the rank that saved."""
+        said = self.exchange(list(claims.items()))
+        return {rank: found for item in said for rank, found in item}
+
+    def _confirm(self, error: Exception | None) -> dict[int, str]:
+        """Why ranks reject a candidate, by rank; raises what is no reason to try another."""
         is_damage = isinstance(error, CheckpointError) and (
             is_rejection(error) or isinstance(error, NoCheckpoint)
         )

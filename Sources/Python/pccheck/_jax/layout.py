@@ -127,15 +127,14 @@ class Layout:
         for item in held:
             item.begin_copies(planned[item.path])
         pieces = {item.path: item.pieces(planned[item.path]) for item in held}
-        claims = Claims()
-        for item in held if sample else []:
-            item.claim(claims)
+        claims = _claims(held) if sample else None
         return Division(
             {**parts, name: _with_pieces(parts[name], pieces, name)},
             group_metadata(
-                self._rank, self._world_size, self._replicas, parts, {name} if held else set()
+                self._rank, self._world_size, self._replicas, parts, {name} if held else set(),
+                claims,
             ),
-            structure, claims.encoded() if sample else None, 1.0,
+            structure, None if claims is None else claims.encoded(), 1.0,
         )  # fmt: skip
 
     def _arrays(self, value: Any, path: str) -> Iterator[tuple[str, jax.Array]]:
@@ -158,6 +157,13 @@ class Layout:
             ]
             for item in held
         ]
+
+
+def _claims(held: list[_Held]) -> Claims:
+    claims = Claims()
+    for item in held:
+        item.claim(claims)
+    return claims
 
 
 def _with_pieces(value: Any, pieces: Mapping[str, Pieces], path: str) -> Any:

@@ -18,12 +18,13 @@ class Manifest:
     def __init__(self, reader: Reader) -> None:
         """Reads that of the selected checkpoint."""
         self._entries, self._data_offset = reader.manifest()
-        metadata = self._entries.pop("__metadata__", {})
+        #: Texts by key, as safetensors has them.
+        self.metadata: dict[str, str] = self._entries.pop("__metadata__", {})
         #: What was recorded of the objects of the state.
         self.objects: str | None = None
-        if DOCUMENT_KEY in metadata:
-            self.document = parse_document(metadata[DOCUMENT_KEY])
-            self.objects = metadata.get(OBJECTS_KEY)
+        if DOCUMENT_KEY in self.metadata:
+            self.document = parse_document(self.metadata[DOCUMENT_KEY])
+            self.objects = self.metadata.get(OBJECTS_KEY)
         else:
             # Without a document another program wrote the file: its tensors are all there is.
             self.document = {name: {"$array": name} for name in self._entries}

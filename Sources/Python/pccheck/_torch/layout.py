@@ -160,13 +160,14 @@ class Layout:
             [[item.structure for item in finding.held], finding.ties, self._is_split]
         )
         self._store(finding.held, structure)
+        claims = _claims(finding) if sample else None
         return Division(
             {name: _with_pieces(value, finding.found[name]) for name, value in parts.items()},
             group_metadata(
-                self._rank, self._world_size, self._replicas, parts, finding.shared
+                self._rank, self._world_size, self._replicas, parts, finding.shared, claims
             ),
             structure,
-            _claims(finding).encoded() if sample else None,
+            None if claims is None else claims.encoded(),
             _share(finding.held),
         )
 

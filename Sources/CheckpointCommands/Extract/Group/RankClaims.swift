@@ -1,0 +1,38 @@
+internal import CheckpointFormat
+
+/// What the ranks of a group checkpoint claimed of what they hold together: spec/STATE.md, "What
+/// ranks claim". The parts of ranks that did not hold the same do not fit together.
+struct RankClaims {
+    /// Ranks that hold something together: the digest of what each of them claimed.
+    private var digests: [[StateNode]: [UInt32: StateNode]] = [:]
+    private var ranks: Set<UInt32> = []
+
+    /// - Parameter record: `pccheck.group` of the part of `rank`; nil where there is none.
+    mutating func add(_ record: String?, rank: UInt32) throws(StateDocumentError) {
+        ranks.insert(rank)
+        guard let record, let claims = try StateNode.parsed(record)["claims"] else { return }
+        for claim in claims.items ?? [] {
+            guard let pair = claim.items, pair.count == 2, let holders = pair[0].items else {
+                throw StateDocumentError("a claim is no pair of ranks and digest")
+            }
+            digests[holders, default: [:]][rank] = pair[1]
+        }
+    }
+
+    /// Which ranks did not hold the same; nil when all did, as far as they claimed something.
+    var difference: String? {
+        for (holders, byRank) in digests {
+            let present = ranks.filter { holders.contains(.number("\($0)")) }.sorted()
+            let groups = Dictionary(grouping: present) { byRank[$0] }
+            if groups.count > 1 {
+                let texts = groups.values.sorted { $0[0] < $1[0] }.map { ranks in
+                    "\(ranks.count > 1 ? "ranks" : "rank") "
+                        + ranks.map(String.init).joined(separator: ", ")
+                }
+                return "it is void: the ranks did not hold the same when they saved it: "
+                    + texts.joined(separator: " held other values than ")
+            }
+        }
+        return nil
+    }
+}
