@@ -341,7 +341,8 @@ def field(block: bytes | bytearray, fields: Layout, name: str) -> int:
 def run(
     saves: int, *, kind: int = SAFETENSORS, codec: int = NONE, is_closed: bool = False,
     generation: int = 2, sequence: int = 0, step: int | None = None, count: int = 150_000,
-    save_options: dict[str, int | bytes] | None = None, has_notes: bool = False, **options,
+    save_options: dict[str, int | bytes] | None = None, has_notes: bool = False,
+    commit_options: dict[str, int | bytes] | None = None, **options,
 ) -> Image:
     """A file after so many saves, slot after slot; the oldest content is overwritten.
 
@@ -349,6 +350,7 @@ def run(
     long as it may be, so that headers differ in more than one sector.
     """
     image = Image(**options)
+    commit_options = commit_options or {}
     for number in (generation - 1, generation):
         image.commit(number)
     held: list[tuple[int, int]] = []
@@ -362,8 +364,9 @@ def run(
             values.update(user_metadata_byte_count=2048, user_metadata=bytes([96 + index]) * 2048)
         image.complete(slot, number, make(index, count, codec == NONE), codec, **values)
         held = [(slot, number), *held][:image.retain]
-        image.commit(generation + index, slot, retained=tuple(held[1:]))
+        image.commit(generation + index, slot, retained=tuple(held[1:]), **commit_options)
     if is_closed:
         anchor = held[0][0] if held else None
-        image.commit(generation + saves + 1, anchor, retained=tuple(held[1:]), is_clean=True)
+        image.commit(generation + saves + 1, anchor, retained=tuple(held[1:]), is_clean=True,
+                     **commit_options)
     return image

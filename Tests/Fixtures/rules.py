@@ -77,6 +77,7 @@ SUPERBLOCK_RULES: list[tuple[str, dict[str, int | bytes]]] = [
     ("sequence-limit", {"sequence_limit": 7}),
     ("reserved-140", {"reserved_140": 1}),
     ("attempt", {"attempt": 1 << 63}),
+    ("watermark-attempt", {"watermark_attempt": 1}),
     ("reserved-424", {"reserved_424": b"\1"}),
 ]
 

@@ -89,6 +89,12 @@ struct FsckScreen {
         } else {
             lines.append("  \(label)\("loads nothing from this file", .red)")
         }
+        if let identity = report.decision?.identity, identity.runUUID != .zero {
+            lines += TextWrap.lines(
+                "this file is of rank \(identity.rank) of \(identity.worldSize): a restart chooses "
+                    + "with the files of all ranks; run pcfsck on their folder",
+                indent: Self.textIndent, width: width)
+        }
         for rejection in resume.rejected {
             let step = rejection.step.map { "step \($0)" } ?? "the newer checkpoint"
             lines += TextWrap.lines(

@@ -138,3 +138,16 @@ def test_hostile_numbers(tmp_path: Path) -> None:
     assert decision["checkpoints"][0]["missing"] == [
         {"rank": 1, "last_rank": 2**32 - 2, "reason": "no file"}]
     assert findings == ["PCK-G001", "PCK-G005", "PCK-G006"]
+
+
+def test_one_file_says_that_the_others_decide(tmp_path: Path) -> None:
+    path = rank_file(tmp_path, 1, 4, [(5, 100), (5, 110)], watermark=(5, 100))
+
+    def screen(tool: str) -> str:
+        shown = subprocess.run(
+            [TOOLS / tool, path], capture_output=True, text=True, timeout=60, check=True)
+        return " ".join(shown.stdout.split())
+
+    assert "rank 1 of 4: a restart chooses with the files of all ranks" in screen("pcfsck")
+    known = "attempt 5; step 100 of attempt 5 is known to be durable on all ranks"
+    assert known in screen("pcinspect")

@@ -49,6 +49,7 @@ struct SummaryScreen {
         facts.add("superblock", superblock)
         if !identity.fingerprint.isEmpty { facts.add("fingerprint", "\(identity.fingerprint)") }
         if identity.worldSize > 1 { facts.add("rank", "\(identity.rank) of \(identity.worldSize)") }
+        if identity.runUUID != .zero { facts.add("group", group) }
         facts.add("created", "\(Quantity.date(identity.createdTime)) by \(identity.creator)")
         facts.add("file id", "\(identity.fileUUID)")
         return facts.lines(width: width)
@@ -63,6 +64,13 @@ struct SummaryScreen {
         let time = header.completedTime
         let age = time == 0 ? "" : ", completed \(Quantity.age(of: time, now: inspection.now))"
         return "\("step \(header.step)", .green) in slot \(header.slot)\(age)"
+    }
+
+    /// What this rank knows of the others; with their files, the folder shows more.
+    private var group: StyledText {
+        guard let superblock = decision.superblock else { return "unknown" }
+        let known = superblock.watermark.map { "\($0)" } ?? "nothing"
+        return "attempt \(superblock.attempt); \(known) is known to be durable on all ranks"
     }
 
     private var writer: StyledText {
