@@ -6,7 +6,9 @@ After every restart: all ranks resume one step; it is not older than the newest 
 was told to be durable on all ranks; and every loss has the bits of an undisturbed run. It prints
 one line of JSON at the end; the exit status is 1 when a check failed, and the line has the seed.
 
-``--plant`` makes a mistake on purpose, which the checks must find.
+``--plant`` makes a mistake on purpose, which the checks must find. ``--saver dcp`` trains through
+torch.distributed.checkpoint instead, with a folder for each save, and ``--saver dcp-one`` with one
+folder for all; its restarts then count what they lose.
 """
 
 from __future__ import annotations
@@ -33,6 +35,13 @@ os._exit(0)
 """
 
 
+STOCK = """
+from stock import train_with_dcp
+connect(rank, world, folder)
+train_with_dcp(rank, folder, steps, pause=0.002, keeps_one=keeps_one)
+"""
+
+
 class Wrong(Exception):
     """A check failed."""
 
@@ -40,8 +49,14 @@ class Wrong(Exception):
 class Harness:
     """Restarts of one run after another, against an undisturbed one."""
 
-    def __init__(self, nursery: Nursery, folder: Path, world: int, seed: int, plant: str) -> None:
-        self._nursery, self._folder, self._world, self._plant = nursery, folder, world, plant
+    def __init__(
+        self, nursery: Nursery, folder: Path, world: int, seed: int, plant: str, saver: str
+    ) -> None:
+        self._nursery, self._folder, self._world = nursery, folder, world
+        self._code = RUN if saver == "pccheck" else STOCK
+        self._arguments = (
+            {"plant": plant} if saver == "pccheck" else {"keeps_one": saver == "dcp-one"}
+        )
         self._random = random.Random(seed)
         self.counts = {"restarts": 0, "runs": 0, "killed_ranks": 0, "resumed": 0, "acked_steps": 0}
         self._expected = self._undisturbed()
@@ -50,7 +65,8 @@ class Harness:
     def _undisturbed(self) -> list[dict[str, str]]:
         """The loss of each rank at each step."""
         place = self._folder / "undisturbed"
-        gang = Gang(self._nursery, place, self._world, RUN, steps=STEPS, plant="")
+        arguments = {**self._arguments, **({"plant": ""} if self._code == RUN else {})}
+        gang = Gang(self._nursery, place, self._world, self._code, steps=STEPS, **arguments)
         statuses = gang.wait(120)
         if statuses != [0] * self._world:
             raise Wrong(f"the undisturbed run ended with {statuses}: {gang.log(0)[-2000:]}")
@@ -66,7 +82,7 @@ class Harness:
     def restart(self) -> None:
         """One start, the death of some ranks at some moment, and the checks."""
         gang = Gang(
-            self._nursery, self._place, self._world, RUN, steps=STEPS, plant=self._plant
+            self._nursery, self._place, self._world, self._code, steps=STEPS, **self._arguments
         )
         is_over = self._disturb(gang)
         gang.kill()
@@ -76,6 +92,13 @@ class Harness:
             shutil.rmtree(self._place)
             self.counts["runs"] += 1
             self._begin_run()
+
+    def begin_again(self) -> None:
+        """After a loss that is counted."""
+        self.counts["losses"] = self.counts.get("losses", 0) + 1
+        shutil.rmtree(self._place)
+        self.counts["runs"] += 1
+        self._begin_run()
 
     def _disturb(self, gang: Gang) -> bool:
         """True when the job came to its end before anything happened to it."""
@@ -152,18 +175,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--plant", default="")
+    parser.add_argument("--saver", default="pccheck", choices=["pccheck", "dcp", "dcp-one"])
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="pccheck-kills-", dir=given.folder))
     nursery = Nursery()
-    result: dict[str, Any] = {"world": given.world, "seed": seed, "plant": given.plant}
+    result: dict[str, Any] = {
+        "world": given.world, "seed": seed, "plant": given.plant, "saver": given.saver,
+    }  # fmt: skip
     began = time.monotonic()
     harness = None
     try:
-        harness = Harness(nursery, folder, given.world, seed, given.plant)
+        harness = Harness(nursery, folder, given.world, seed, given.plant, given.saver)
         end = time.monotonic() + given.seconds
         while harness.counts["restarts"] < given.restarts and time.monotonic() < end:
-            harness.restart()
+            try:
+                harness.restart()
+            except Wrong as error:
+                if given.saver == "pccheck":
+                    raise
+                harness.begin_again()
+                result.setdefault("first_loss", str(error)[:2000])
     except Wrong as error:
         result["wrong"] = str(error)
     finally:
