@@ -42,6 +42,14 @@ train_with_dcp(rank, folder, steps, pause=0.002, keeps_one=keeps_one)
 """
 
 
+# In the log of a rank: nothing that another rank's death explains.
+SIGNS = (
+    "NoCheckpoint", "InvalidArgument", "StateMismatch", "Corrupt", "Segmentation",
+    # Of torch.distributed.checkpoint.
+    "CheckpointException", "FileNotFoundError", "EOFError", "UnpicklingError", "StreamReader",
+)  # fmt: skip
+
+
 class Wrong(Exception):
     """A check failed."""
 
@@ -162,7 +170,7 @@ class Harness:
             self.counts["acked_steps"] += 1
             self._newest = max(self._newest, int(step))
         log = gang.log(rank)
-        for sign in ("NoCheckpoint", "InvalidArgument", "StateMismatch", "Corrupt", "Segmentation"):
+        for sign in SIGNS:
             if sign in log:
                 raise Wrong(f"rank {rank}: {log[-3000:]}")
 
