@@ -409,3 +409,22 @@ def test_a_restart_takes_no_mixture_of_what_differed(
     assert again.said(0, "read") == [["0.0" if equal else "StateFormatError"]]
     alone = ended(job(1, RESUME_SAME))
     assert alone.said(0, "start") == [start]
+
+
+SKEWED = """
+t = Training(rank)
+with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
+    first = ckpt.save(0, same=torch.zeros(9), **t.state)
+    if rank == 0:
+        # It knows that the layout was compared, and claims nothing when it saves again.
+        first.wait_group()
+    ckpt.save(1, same=torch.ones(9), **t.state).wait_group()
+"""
+
+
+def test_a_rank_may_claim_what_another_one_need_not(job: Job) -> None:
+    """The slower rank saves after the comparison of the first save, the faster one before."""
+    ended(job(2, SKEWED))
+    again = ended(job(2, RESUME_SAME))
+    assert [again.said(rank, "start") for rank in range(2)] == [[["2", "1.0"]]] * 2
+    assert again.said(0, "read") == [["1.0"]]

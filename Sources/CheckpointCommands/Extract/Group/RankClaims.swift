@@ -5,12 +5,14 @@ internal import CheckpointFormat
 struct RankClaims {
     /// Ranks that hold something together: the digest of what each of them claimed.
     private var digests: [[StateNode]: [UInt32: StateNode]] = [:]
+    /// The ranks that made claims. One that made none is not compared: it knew that all ranks had
+    /// compared this layout before, while another one may not have known yet.
     private var ranks: Set<UInt32> = []
 
     /// - Parameter record: `pccheck.group` of the part of `rank`; nil where there is none.
     mutating func add(_ record: String?, rank: UInt32) throws(StateDocumentError) {
-        ranks.insert(rank)
         guard let record, let claims = try StateNode.parsed(record)["claims"] else { return }
+        ranks.insert(rank)
         for claim in claims.items ?? [] {
             guard let pair = claim.items, pair.count == 2, let holders = pair[0].items else {
                 throw StateDocumentError("a claim is no pair of ranks and digest")

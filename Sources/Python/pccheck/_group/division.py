@@ -53,10 +53,12 @@ def group_metadata(
     return {GROUP_KEY: json.dumps(record, separators=(",", ":"))}
 
 
-def claims_in(record: str | None) -> Digests:
-    """The digests of claims in the description of a rank's part; none where none were made."""
+def claims_in(record: str | None) -> Digests | None:
+    """The digests of claims in the description of a rank's part; None where none were made."""
     try:
-        found = json.loads(record or "{}").get("claims", [])
+        found = json.loads(record or "{}").get("claims")
+        if found is None:
+            return None
         return [[[int(rank) for rank in ranks], str(digest)] for ranks, digest in found]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StateFormatError(f"the description of a rank's part is damaged: {error}") from None

@@ -90,15 +90,21 @@ class CandidateFiles:
 def kept_claims(
     candidate: Candidate, ranks: Iterable[int], fingerprint: bytes | None
 ) -> dict[int, Digests]:
-    """What the files of some ranks keep of their claims. A load reports what cannot be read."""
-    found = {}
+    """What the files of some ranks keep of their claims. A load reports what cannot be read.
+
+    A rank that made none is left out: it knew that all ranks had compared this layout before.
+    Another one may not have known yet, and so have made claims.
+    """
+    found: dict[int, Digests] = {}
     for rank in ranks:
         with CandidateFiles(candidate, fingerprint) as files:
             try:
                 files.open([rank])
-                found[rank] = claims_in(Manifest(files.readers[rank]).metadata.get(GROUP_KEY))
+                claims = claims_in(Manifest(files.readers[rank]).metadata.get(GROUP_KEY))
             except CheckpointError:
                 continue
+            if claims is not None:
+                found[rank] = claims
     return found
 
 
