@@ -51,8 +51,9 @@ class Checkpointer(pcc.Checkpointer):
         cls, path: str | os.PathLike[str], accelerator: Accelerator, **options: Any
     ) -> Checkpointer:
         """Chooses by the path."""
-        is_group = cls is Checkpointer and names_folder(path)
-        return super().__new__(GroupCheckpointer if is_group else cls)
+        if cls is Checkpointer and names_folder(path):
+            return object.__new__(GroupCheckpointer)
+        return super().__new__(cls)
 
     def __init__(
         self, path: str | os.PathLike[str], accelerator: Accelerator, **options: Any
