@@ -2,15 +2,18 @@
 
     python -m Benchmarks.ranks exchange --ranks 2 8 32 128 256
     python -m Benchmarks.ranks loop --rounds 5
+    python -m Benchmarks.ranks scale --ranks 4096 16384
 
 All processes are forks on one machine, so that large numbers of ranks share its few cores: the
-times are upper bounds for ranks with a core each.
+times are upper bounds for ranks with a core each. ``scale`` simulates more ranks than fit here,
+with the latency of two measured ranks for each step of the exchange.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -19,10 +22,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
@@ -96,6 +101,48 @@ def exchange(count: int, repetitions: int) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Saves:
+    """What the simulated ranks do."""
+
+    count: int = 500
+    #: Seconds from one save to the next.
+    interval: float = 10.0
+    #: Median seconds until a part is durable, and the spread of their logarithms between ranks
+    #: and saves: with 0.5 one part in a thousand takes five times as long.
+    durable: float = 4.0
+    spread: float = 0.5
+
+
+def scale(ranks: int, saves: Saves, step_seconds: float, seed: int) -> dict[str, float]:
+    """How far verdicts lag behind a rank's own part, and how many slots that takes.
+
+    An AND over n ranks is a reduction and a broadcast in a tree: 2·⌈log2 n⌉ steps (Thakur,
+    Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH", 2005).
+    That of a save begins on a rank when its part is durable and the one before has ended, and ends
+    when the last rank has begun it and the steps are over.
+    """
+    draw = np.random.default_rng(seed)
+    exchange_seconds = 2 * math.ceil(math.log2(ranks)) * step_seconds
+    verdict = 0.0
+    lags, verdicts, outstanding = [], [], 0
+    for number in range(saves.count):
+        parts = saves.durable * draw.lognormal(0.0, saves.spread, ranks)
+        ends = number * saves.interval + parts
+        verdict = max(float(ends.max()), verdict) + exchange_seconds
+        lags.append(np.median(verdict - ends))
+        verdicts.append(verdict)
+        # Saves whose slots the fastest rank cannot use yet, when it begins one more.
+        now = number * saves.interval
+        outstanding = max(outstanding, sum(earlier > now for earlier in verdicts))
+    return {
+        "ranks": ranks, "exchange_us": 1e6 * exchange_seconds,
+        "verdict_lag_s": float(np.median(lags)), "verdict_after_s": float(np.median(verdicts - (
+            np.arange(saves.count) * saves.interval))),
+        "undecided_saves": outstanding,
+    }  # fmt: skip
+
+
 class _Loop:
     """Steps of a fixed time, of which some save; the state is replicated on both ranks."""
 
@@ -161,7 +208,20 @@ def main() -> None:
     looping.add_argument("--every", type=int, default=5)
     looping.add_argument("--step", type=float, default=0.05, help="seconds of a step")
     looping.add_argument("--megabytes", type=int, default=64)
+    scaling = parts.add_parser("scale")
+    scaling.add_argument("--ranks", type=int, nargs="+", default=[4096, 16384])
+    scaling.add_argument("--step-us", type=float, default=None, help="measured when left out")
+    for name, value in vars(Saves()).items():
+        scaling.add_argument(f"--{name}", type=type(value), default=value)
+    scaling.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.part == "scale":
+        saves = Saves(options.count, options.interval, options.durable, options.spread)
+        # Two ranks take a step each way.
+        step = options.step_us or exchange(2, 200)["result_us"] / 2
+        for count in options.ranks:
+            print(json.dumps(scale(count, saves, step / 1e6, options.seed)), flush=True)
+        return
     if options.part == "loop":
         print(json.dumps(loop(options)))
         return
