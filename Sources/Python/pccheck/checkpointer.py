@@ -135,9 +135,9 @@ class BaseCheckpointer(KeepsCheckpoints):
         preemption = PreemptionOptions(on_sigterm, after_sigterm, grace)
         self._preemption_options = preemption
         super().__init__(path, file, engine)
-        self._policy = policy if policy is None or isinstance(policy, Policy) else Every(policy)
-        if self._policy is not None:
-            self._policy.bind(self._path, file.in_flight_count)
+        self._policy: Policy | None = None
+        if policy is not None:
+            self._follow(policy if isinstance(policy, Policy) else Every(policy))
         self._preemption: Preemption | None = None
         self._save_began = 0
         self._blocked_nanoseconds = 0
@@ -246,6 +246,11 @@ class BaseCheckpointer(KeepsCheckpoints):
         at the end of every step.
         """
         return self._preemption is not None and self._preemption.was_received
+
+    def _follow(self, policy: Policy) -> None:
+        """Saves by this policy from here on."""
+        self._policy = policy
+        policy.bind(self._path, self._file_options.in_flight_count)
 
     def is_due(self, step: int) -> bool:
         """Whether the policy wants this step to be saved.

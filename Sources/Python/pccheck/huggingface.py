@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import random
 import tempfile
@@ -41,6 +42,7 @@ from ._group.files import names_folder
 from ._state.request import Loading
 from ._torch.wrappers import Wrappers
 from .errors import InvalidArgument, NoCheckpoint
+from .policies import Every
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -140,8 +142,9 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         _refuse_hidden_state(args)
         _refuse_lost_best(args, state)
         self._tell_of_other_state(args, state)
-        self._options.setdefault("policy", max(1, int(args.save_steps)))
-        self._opened(args.world_size)
+        checkpointer = self._opened(args.world_size)
+        if checkpointer._policy is None:
+            checkpointer._follow(Every(_steps_between_saves(args, state)))
         self._due = None
         self._is_ending = False
         self._logged_step = state.global_step
@@ -325,6 +328,12 @@ def _plain(value: dict[str, Any]) -> Any:
         )
 
     return json.loads(json.dumps(value, default=number))
+
+
+def _steps_between_saves(args: TrainingArguments, state: TrainerState) -> int:
+    """Those of the arguments, which may be a part of all steps."""
+    steps = args.save_steps
+    return int(steps) if steps >= 1 else max(1, math.ceil(state.max_steps * steps))
 
 
 def _refuse_lost_best(args: TrainingArguments, state: TrainerState) -> None:

@@ -283,8 +283,9 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             _refuse_split_state(trainer)
             # All processes have met, and what they load next is where training continues.
             storage._opened().follow(self._policy)
-        # What is loaded from here on is where training continues.
+        # What is loaded from here on is where training continues, perhaps at an older step.
         storage._loaded_step = None
+        self._last_step = -1
         # The Trainer sets it, and does not declare it.
         held: Any = trainer
         others = [item for item in held.callbacks if item is not self]
@@ -475,8 +476,7 @@ class _Following(pcc.Checkpointer):
         """Saves by this policy; without one, by its own."""
         if policy is None and self._policy is not None:
             return
-        self._policy = policy or Every(_DEFAULT_POLICY)
-        self._policy.bind(self._path, self._file_options.in_flight_count)
+        self._follow(policy or Every(_DEFAULT_POLICY))
 
 
 class _Checkpointer(_Following):

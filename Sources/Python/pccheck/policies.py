@@ -82,6 +82,10 @@ class Every(Policy):
         shown = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
         return f"Every({shown})"
 
+    def bind(self, path: str, in_flight: int) -> None:
+        """Another training may begin with any step."""
+        self._last_step = None
+
     @property
     def is_of_steps(self) -> bool:
         """True when it asks no clock, so that it decides alike on all ranks."""

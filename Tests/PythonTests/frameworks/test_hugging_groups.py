@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import ranks
+import torch
+from transformers import Trainer, TrainingArguments
 
 import pccheck
 import pccheck.distributed as pcd
+from pccheck.huggingface import CheckpointCallback
 
 CHILD = Path(__file__).with_name("hugging_child.py")
 
@@ -43,3 +46,32 @@ def test_a_killed_job_continues_from_one_step(tmp_path: Path, kind: str) -> None
     prefix = "network." if kind == "trainer" else ""
     assert model[f"{prefix}0.weight"].shape == (64, 8)
     assert model[f"{prefix}1.running_mean"].abs().sum() > 0
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.layer(values).square().mean()}
+
+
+@pytest.mark.parametrize("name", ["run/", "run.pcc"])
+@pytest.mark.parametrize("save_steps", [2, 0.5])
+def test_a_resumed_training_saves_as_often_as_its_arguments_say(
+    tmp_path: Path, name: str, save_steps: float
+) -> None:
+    path = tmp_path / name
+    for steps in (4, 8):
+        checkpoints = CheckpointCallback(f"{tmp_path}/{name}", retain=4)
+        arguments = TrainingArguments(
+            output_dir=f"{tmp_path}/out", max_steps=steps, save_steps=save_steps,
+            save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
+        )  # fmt: skip
+        rows = [{"values": torch.full((4,), float(index))} for index in range(64)]
+        trainer = Trainer(Model(), arguments, train_dataset=rows, callbacks=[checkpoints])
+        trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
+    file = path / "rank-00000-of-00001.pcc" if path.is_dir() else path
+    expected = [8, 6, 4, 2] if save_steps == 2 else [8, 4, 2]
+    assert [info.step for info in pccheck.checkpoints(file)] == expected

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 import pccheck
 import pccheck.distributed as pcd
+import pccheck.policies
 from pccheck.errors import InvalidArgument
 from pccheck.lightning import CheckpointCallback, CheckpointIO
 
@@ -153,6 +154,18 @@ def test_who_only_reads_begins_no_attempt(tmp_path: Path) -> None:
     trainer.validate(first, batches(), ckpt_path=f"{tmp_path}/run/#step=1", verbose=False)
     assert not torch.equal(first.layer.weight, module.layer.weight)
     assert own.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run/", "run.pcc"])
+def test_one_callback_saves_a_step_again_after_going_back(tmp_path: Path, name: str) -> None:
+    storage = CheckpointIO(f"{tmp_path}/{name}", retain=3)
+    callback = CheckpointCallback(storage, policy=pccheck.policies.Every(1))
+    for ckpt_path in (storage.resume_path(), f"{tmp_path}/{name}#step=1"):
+        trainer = trainer_for(storage, callbacks=[callback])
+        trainer.fit(Module(), batches(), ckpt_path=ckpt_path)
+    path = tmp_path / name
+    file = path / "rank-00000-of-00001.pcc" if path.is_dir() else path
+    assert [info.step for info in pccheck.checkpoints(file)] == [2, 2, 1]
 
 
 def test_only_the_callback_saves_into_a_folder(tmp_path: Path) -> None:
