@@ -28,6 +28,7 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.__version__ import version as lightning_version
     from lightning.pytorch.strategies import Strategy
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
     raise ImportError(
@@ -266,6 +267,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         # While every process saves a part of its own.
         self._saves_alone = False
         self._last_step = -1
+        self._has_gradients = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a Trainer that saves elsewhere, and takes its place behind other callbacks."""
@@ -283,9 +285,8 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             _refuse_split_state(trainer)
             # All processes have met, and what they load next is where training continues.
             storage._opened().follow(self._policy)
-        # What is loaded from here on is where training continues, perhaps at an older step.
+        # What is loaded from here on is where training continues.
         storage._loaded_step = None
-        self._last_step = -1
         # The Trainer sets it, and does not declare it.
         held: Any = trainer
         others = [item for item in held.callbacks if item is not self]
@@ -334,6 +335,8 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
                 "as LearningRateFinder or BatchSizeFinder, made the Trainer forget what it loaded; "
                 "give such a callback to a new run only (when resume_path() is None)"
             )
+        # Until the first step of the optimizer there is nothing new, and gradients are not saved.
+        self._last_step, self._has_gradients = trainer.global_step, False
         states, self._random_states = self._random_states, None
         if isinstance(states, dict):
             own = {"rank": trainer.global_rank, "world": trainer.world_size}
@@ -353,8 +356,9 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:  # fmt: skip
         """Saves when the policy asks for it; returns before it is staged."""
         step = trainer.global_step
-        if step == self._last_step:
-            return  # gradients are still being accumulated
+        self._has_gradients = step == self._last_step
+        if self._has_gradients:
+            return  # they are still being accumulated
         self._last_step = step
         storage = self._of_trainer(trainer)
         if not self._is_due(trainer, storage, step):
@@ -371,6 +375,21 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         if is_overridden("on_train_batch_end", pl_module):
             # It comes now, and may change the weights.
             wait_staged_everywhere()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Saves once more where Lightning ends training for SIGTERM: processes that share a folder
+        agree on that one step after the signal, and Lightning trains no such step."""
+        if not isinstance(exception, SIGTERMException) or self._has_gradients:
+            return
+        if not trainer.training:
+            return  # validation may have swapped the weights
+        storage, step = self._of_trainer(trainer), trainer.global_step
+        checkpointer = storage._checkpointer
+        if isinstance(checkpointer, _GroupCheckpointer) and checkpointer.ends_for_signal(step):
+            live = [pl_module, *trainer.optimizers, *_averages(trainer)]
+            self._save_own_part(trainer, storage, step, live)
 
     def _is_due(self, trainer: Trainer, storage: CheckpointIO, step: int) -> bool:
         if storage._is_folder:
@@ -504,6 +523,14 @@ class _GroupCheckpointer(_Following, pcd.Checkpointer):
 
     def leave_early(self) -> None:
         self._closing_seconds = min(self._closing_seconds, LEAVING_SECONDS)
+
+    def ends_for_signal(self, step: int) -> bool:
+        """True where the save of this step is to be the last one, because SIGTERM has come."""
+        last = self._exchange.last_step
+        is_new = not self._has_begun or last is None or last < step
+        self._agrees_to_end = self._preemption is not None and is_new
+        self._has_agreed_to_end |= self._agrees_to_end
+        return self._agrees_to_end
 
     def save_part(
         self, step: int, checkpoint: dict[str, Any], live: list[object], wrapped: Any

@@ -168,6 +168,35 @@ def test_one_callback_saves_a_step_again_after_going_back(tmp_path: Path, name: 
     assert [info.step for info in pccheck.checkpoints(file)] == [2, 2, 1]
 
 
+def steps_in(folder: Path) -> list[int]:
+    return [info.step for info in pccheck.checkpoints(folder / "rank-00000-of-00001.pcc")]
+
+
+def test_nothing_is_saved_between_the_steps_of_the_optimizer(tmp_path: Path) -> None:
+    """Gradients that accumulate are in no checkpoint."""
+    storage = CheckpointIO(f"{tmp_path}/run/", retain=4)
+    for steps in (1, 2):
+        trainer = trainer_for(storage, max_steps=steps, accumulate_grad_batches=2)
+        trainer.fit(Module(), batches(), ckpt_path=storage.resume_path())
+    assert steps_in(tmp_path / "run") == [2, 1]
+
+
+def test_sigterm_saves_the_step_at_which_lightning_ends(tmp_path: Path) -> None:
+    """It ends before the processes could agree at another step."""
+
+    class Signalled(Module):
+        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+            if self.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(batch, index)
+
+    storage = CheckpointIO(f"{tmp_path}/run/", on_sigterm="save", after_sigterm="return")
+    trainer = trainer_for(storage, max_steps=4, callbacks=[CheckpointCallback(storage, 100)])
+    with pytest.raises(SystemExit):
+        trainer.fit(Signalled(), batches(), ckpt_path=storage.resume_path())
+    assert steps_in(tmp_path / "run") == [2]
+
+
 def test_only_the_callback_saves_into_a_folder(tmp_path: Path) -> None:
     storage = CheckpointIO(f"{tmp_path}/run/")
     trainer = trainer_for(storage)

@@ -428,3 +428,22 @@ def test_a_rank_may_claim_what_another_one_need_not(job: Job) -> None:
     again = ended(job(2, RESUME_SAME))
     assert [again.said(rank, "start") for rank in range(2)] == [[["2", "1.0"]]] * 2
     assert again.said(0, "read") == [["1.0"]]
+
+
+EMPTY = """
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.register_buffer("unused", torch.empty(0))
+net = torch.nn.parallel.DistributedDataParallel(Net())
+own = torch.empty(0) if rank == 0 else torch.ones(5)
+with pcd.Checkpointer(folder + "/run") as ckpt:
+    ckpt.save(0, net=net, own=own).wait_group()
+    say("own", ckpt.load()["own"].numel())
+"""
+
+
+def test_an_empty_tensor_is_not_taken_for_another_one(job: Job) -> None:
+    gang = ended(job(2, EMPTY))
+    assert [gang.said(rank, "own") for rank in range(2)] == [[["0"]], [["5"]]]

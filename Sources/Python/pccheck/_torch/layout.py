@@ -402,6 +402,9 @@ class _Replicas:
     def holders_of(self, tensor: torch.Tensor) -> tuple[Ranks, int | None]:
         """The ranks that hold a tensor, none for one rank's own; and the rank whose values count,
         if the others' do not."""
+        if not tensor.numel():
+            # All that are empty have one address.
+            return (), None
         return self._holders.get(_memory_of(tensor), ((), None))
 
 
