@@ -117,7 +117,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         if isinstance(checkpointer, _GroupCheckpointer) and not checkpointer.is_own_world:
             log.warning(
                 "%s: another number of processes saved this checkpoint: the random generators "
-                "start anew, and the Trainer's state is that of process 0", checkpointer.folder,
+                "start again, and the Trainer's state is that of process 0", checkpointer.folder,
             )  # fmt: skip
             del files[name]
         for file, part in files.items():

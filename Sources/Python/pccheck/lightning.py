@@ -347,7 +347,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
         elif states is not None:
             log.warning(
                 "%s: another number of processes saved this checkpoint: the random generators "
-                "start anew", storage._path,
+                "start again", storage._path,
             )  # fmt: skip
 
     def on_train_batch_end(

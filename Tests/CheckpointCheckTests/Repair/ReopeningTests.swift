@@ -17,6 +17,7 @@ import Testing
         if let identity = check(storage).identity {
             options.rank = identity.rank
             options.worldSize = identity.worldSize
+            options.acceptsGroup = identity.runUUID != .zero
         }
         return try CheckpointWriter(storage: MemoryStorage(openerOf: storage), options: options)
     }
