@@ -331,7 +331,7 @@ test-c: lib $(RECORDER)
 PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
 	-o tmp_path_retention_policy=failed
 
-test-python: python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
+test-python: lib python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
 	PCCHECK_NVDIMM=1 $(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
 
 FAST_PYTHON_TESTS := saving/test_core saving/test_policies state/test_state files/test_fixtures \

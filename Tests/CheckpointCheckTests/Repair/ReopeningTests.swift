@@ -79,6 +79,10 @@ import Testing
         if Self.isRefused(found) { return }
         let before = try #require(found.decision)
         let writer = try open(storage)
+        if before.identity.runUUID != .zero {
+            let number = before.superblock?.attempt ?? 0
+            try writer.beginAttempt(GroupAttempt(number: number + 1, base: nil))
+        }
         let room = Int(clamping: before.identity.geometry.slotByteCount)
         let content = ImageBuilder.bytes(min(70_000, room), seed: 99)
         let ticket = try writer.save(step: 1000, payload: CheckpointPayload(opaque: content))
