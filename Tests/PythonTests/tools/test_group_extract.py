@@ -17,6 +17,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_tools import run_tool
 
+import pccheck.distributed
 import pccheck.torch
 
 sys.path[:0] = [str(ROOT / "Tests" / "Fixtures"), str(ROOT / "Tests" / "PythonTests" / "ranks")]
@@ -134,7 +135,7 @@ def test_ranks_of_torch_in_every_format(
     folder, whole = trained
     world = len(list(folder.iterdir()))
     said = extract(folder, tmp_path / "all.safetensors")
-    assert f"step 1 of attempt 1 from {world} ranks" in said and "load_full" in said
+    assert f"step 1 of attempt 1 from {world} ranks" in said and "distributed.load" in said
     found = load_file(tmp_path / "all.safetensors")
     # What each rank has for itself has its rank's prefix; a tied weight is stored once.
     for name, value in whole.items():
@@ -613,9 +614,11 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         assert np.array_equal(arrays["x"], full)
 
 
-def test_load_full_has_the_same(tmp_path: Path) -> None:
+def test_the_package_loads_the_same(tmp_path: Path) -> None:
     """The loader of the package and the tool put the same tensors together."""
     paths = jobs(tmp_path, 3, [(1, 10)])
     extract(tmp_path, tmp_path / "x.safetensors")
     loaded = pccheck.torch.load_full(paths)["x"]
     assert torch.equal(load_file(tmp_path / "x.safetensors")["x"], loaded)
+    (tmp_path / "x.safetensors").unlink()
+    assert torch.equal(pccheck.distributed.load(tmp_path)["x"], loaded)

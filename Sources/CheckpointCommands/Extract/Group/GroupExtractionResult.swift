@@ -70,7 +70,7 @@ extension JoinedState {
         }
         if hasOtherValues {
             remarks.append(
-                "values that are no tensors are not in it; pccheck.torch.load_full returns them")
+                "values that are no tensors are not in it; pccheck.distributed.load returns them")
         }
         return remarks
     }
