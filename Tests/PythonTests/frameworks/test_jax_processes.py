@@ -343,8 +343,14 @@ def test_a_folder_is_for_one_process_too(tmp_path: Path) -> None:
     with pccheck.jax.Checkpointer(tmp_path / "run") as checkpoints:
         start, found = checkpoints.resume({"w": jnp.zeros(6), "n": 3})
     assert start == 5 and found["w"].tolist() == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(pccheck.InvalidArgument, match="is a folder"):
-        pccheck.jax.load(tmp_path / "run", tree)
+    # Who takes no part in the job changes nothing.
+    before = [path.read_bytes() for path in (tmp_path / "run").iterdir()]
+    empty = {"w": jnp.zeros(6), "n": 0}
+    loaded = pccheck.jax.load(tmp_path / "run", empty)
+    assert loaded["w"].tolist() == [0, 1, 2, 3, 4, 5] and loaded["n"] == 3
+    assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == before
+    with pytest.raises(pccheck.NoCheckpoint, match="step 9 is not durable on all ranks.*are: 4"):
+        pccheck.jax.load(tmp_path / "run", empty, 9)
 
 
 def test_donated_buffers_were_copied_into_a_folder(tmp_path: Path) -> None:
