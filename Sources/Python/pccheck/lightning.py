@@ -333,7 +333,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
                 f"{storage._path}: step {loaded} was loaded, but training begins at step "
                 f"{trainer.global_step}: a callback that saves and restores before training, such "
                 "as LearningRateFinder or BatchSizeFinder, made the Trainer forget what it loaded; "
-                "give such a callback to a new run only (when resume_path() is None)"
+                "give such a callback to a new run only"
             )
         # Until the first step of the optimizer there is nothing new, and gradients are not saved.
         self._last_step, self._has_gradients = trainer.global_step, False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transport_calls
 from jax_job import Job
 
 import pccheck
@@ -31,34 +33,18 @@ def job(tmp_path: Path) -> Iterator[StartJob]:
 
 
 def test_the_store_joins_names_who_is_late_and_does_not_grow(job: StartJob) -> None:
-    code = '''
+    before = '''
     from pccheck._jax.transport import JaxTransport
     from pccheck.errors import RanksMissing
     client = jax._src.distributed.global_state.client
     keys = lambda: {key for key, _ in client.key_value_dir_get_bytes("pccheck/")}
     ands, other = JaxTransport(), JaxTransport()
     ands.gather(b"", 60)
+    transport = ands
     ands.open_channels(["ends", "calls"], 10)
-    for number in range(100):
-        pending = ands.begin_and("ends", [number | 1 << 63, 7 << rank, (1 << 64) - 1])
-        assert pending.wait(60) == [number | 1 << 63, 4, (1 << 64) - 1]
-        own = bytes([rank]) * (rank * 100_000 + number)
-        assert ands.gather(own, None, "ends") == [
-            bytes([other]) * (other * 100_000 + number) for other in range(world)]
     assert other.gather(b"other", 60) == [b"other"] * world
-    if rank == 2:
-        time.sleep(2)
-    # Begun at once, and waited for later, with a bound.
-    began = time.monotonic()
-    late = ands.begin_and("calls", [6 + rank])
-    assert time.monotonic() - began < 0.5
-    if rank != 2:
-        assert late.wait(0.3) is None and 0.3 <= time.monotonic() - began < 1.9
-    assert late.wait(60) == [0]
-    ands.post("ends/3", rank + 5)
-    ands.gather(b"", 60)
-    assert ands.posted("ends/3") == [5, 6, 7] and ands.posted("ends/4") == [None] * 3
-    ands.gather(b"", 60)
+    '''
+    after = '''
     time.sleep(0.5)
     found = keys()
     # The last call of each channel, here and of the other transport, and one note of each rank.
@@ -77,7 +63,8 @@ def test_the_store_joins_names_who_is_late_and_does_not_grow(job: StartJob) -> N
     client.wait_at_barrier("closed", 60_000)
     say("left", len(keys()))
     '''
-    found = job(3, code).ended()
+    dedent = textwrap.dedent
+    found = job(3, dedent(before) + transport_calls.CALLS + dedent(after)).ended()
     for rank in range(3):
         missing = [] if rank == 1 else ["missing [1] True"]
         assert found.lines(rank) == [*missing, "left 0"]
