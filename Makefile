@@ -16,6 +16,9 @@ BUILD := build
 # The same for library and tools: SwiftPM compiles modules again when these differ.
 SWIFT_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
 STRIP := strip --strip-unneeded --remove-section=.comment
+# Two stages of the tests may build the same file at once: it changes in one step.
+# $(1): what was built; $(2): where it goes
+put = install -m 755 $(1) $(2).$$PPID && $(STRIP) $(2).$$PPID && mv -f $(2).$$PPID $(2)
 # The loader searches no folder of the build, and no pointer to a function stays writable.
 LINK_FLAGS := --disable-local-rpath -Xlinker -z -Xlinker now
 LIBRARY := $(BUILD)/lib/libpccheck.so
@@ -30,8 +33,8 @@ PYTHON_SOURCES := $(shell find Sources/Python -name '*.py' -not -path '*/build/*
 .PHONY: help setup build lib tools python test check test-fresh test-lint test-types test-model \
 	test-swift test-simulation test-c test-python test-frameworks test-packaging check-lint \
 	check-types check-swift check-python model soak fuzz fuzz-corpus test-fuzz test-threads \
-	coverage mutants planted docs test-docs demo bench bench-quick install uninstall deb test-deb \
-	wheel test-wheel \
+	coverage mutants planted docs test-docs demo bench bench-quick \
+	validate-model install uninstall deb test-deb wheel test-wheel test-gpu \
 	test-wheel-debian typecheck clean distclean format lint
 
 help:
@@ -57,6 +60,10 @@ help:
 	@echo 'make bench        compare PCcheck with other ways to save: tables, JSON and plots in $(BENCH_OUTPUT)'
 	@echo '                  (about 40 minutes; BENCH_DIRECTORY=PATH names the disk to measure)'
 	@echo 'make bench-quick  run a short bench, which proves that all of it runs (3 minutes)'
+	@echo 'make validate-model'
+	@echo '                  compare predictions of pccheck tune with measurements, in $(VALIDATE_OUTPUT)'
+	@echo '                  (20 minutes; SWEEP=1 compares its recommendation with a sweep instead, and'
+	@echo '                  takes 40; root adds a throttled disk; BENCH_DIRECTORY= as above)'
 	@echo 'make install      install library, tools, manual pages and completions in PREFIX ($(PREFIX));'
 	@echo '                  make uninstall removes them'
 	@echo 'make deb          build a Debian package of the same in $(BUILD)/deb; make test-deb installs it'
@@ -64,6 +71,7 @@ help:
 	@echo 'make wheel        build the Python package, with the tools and every library, in $(BUILD)/wheel;'
 	@echo '                  make test-wheel tests it alone, on each installed Python from 3.10 to 3.13;'
 	@echo '                  make test-wheel-debian on the 3.13 of a fresh Debian (needs root, 2 minutes)'
+	@echo 'make test-gpu     test and measure on an NVIDIA GPU: needs one, and a PYTHON3 with torch'
 	@echo 'make typecheck    run mypy and pyright for Python $(TYPES_VERSIONS) (TYPES_VERSIONS=; 3 minutes)'
 	@echo 'make format lint  apply and check the code style'
 	@echo 'make clean        remove built files; make distclean also removes $(VENV)'
@@ -102,8 +110,7 @@ $(LIBRARY): $(SOURCES) $(BUILD)/packages-ready
 		-Xlinker -soname=libpccheck.so.1 \
 		-Xlinker --version-script=$(CURDIR)/Sources/PCCheckC/pccheck.map
 	@mkdir -p $(@D)
-	install -m 755 $(SCRATCH)/release/libpccheck-c.so $(BUILD)/lib/libpccheck.so.1
-	$(STRIP) $(BUILD)/lib/libpccheck.so.1
+	$(call put,$(SCRATCH)/release/libpccheck-c.so,$(BUILD)/lib/libpccheck.so.1)
 	ln -sf libpccheck.so.1 $@
 	@touch $(BUILD)/lib/libpccheck.so.1
 
@@ -118,12 +125,11 @@ $(BUILD)/lib/pkgconfig/pccheck.pc: Sources/Packaging/pkg-config VERSION
 
 tools: $(TOOL_FILES)
 
-$(BUILD)/bin/simulate: $(shell find Tests/Support -name '*.swift')
+$(BUILD)/bin/simulate: $(shell find Tests/Support -name '*.swift' -o -name '*.[ch]')
 $(BUILD)/bin/pccheck $(BUILD)/bin/simulate: $(BUILD)/bin/%: $(SOURCES) $(BUILD)/packages-ready
 	$(SWIFT) build -c release --scratch-path $(SCRATCH) --product $* $(SWIFT_FLAGS) $(LINK_FLAGS)
 	@mkdir -p $(@D)
-	install -m 755 $(SCRATCH)/release/$* $@
-	$(STRIP) $@
+	$(call put,$(SCRATCH)/release/$*,$@)
 
 # One program under four names: it is large, as it holds Swift's run time.
 $(filter-out %/pccheck,$(TOOL_FILES)): $(BUILD)/bin/pccheck
@@ -183,6 +189,14 @@ wheel: lib $(BUILD)/bin/pccheck $(VENV)/wheel-ready
 test-wheel: wheel
 	PYTHON3="$(PYTHON3)" Tests/PackagingTests/try-wheel $(BUILD)/wheel/*.whl $(BUILD)/wheel/environment
 
+# On a machine with an NVIDIA GPU, where PYTHON3 has torch. Where nothing can be built, carry the wheel
+# there and run the same script.
+GPU_FOLDER ?= $(BUILD)/gpu
+
+test-gpu: wheel
+	@mkdir -p $(GPU_FOLDER)
+	$(PYTHON3) Tests/GPU/run.py $(BUILD)/wheel/*.whl --folder $(GPU_FOLDER)
+
 $(VENV)/lint-ready: Sources/Python/requirements-lint.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -238,14 +252,20 @@ docs: lib tools $(VENV)/docs-ready $(BUILD)/docs-packages-ready
 
 STAGES ?= lint types model swift simulation fuzz threads c python frameworks packaging docs
 CHECK_STAGES ?= lint types swift python
+# These need no Python environment. They run at the same time as the others, because a build or a
+# simulation that has one core leaves the other one idle.
+SWIFT_STAGES := model swift simulation fuzz threads c
+# $(1): test or check; $(2): its stages
+run_stages = $(PYTHON3) Tests/Stages/run.py $(1) \
+	$(filter-out $(SWIFT_STAGES),$(2)) -- $(filter $(SWIFT_STAGES),$(2))
 
 # Every stage runs, also after one that failed. The packages come first, because installing them
 # may ask for a password, and a stage has no terminal.
 test: $(BUILD)/packages-ready $(BUILD)/test-packages-ready
-	@$(PYTHON3) Tests/Stages/run.py test $(STAGES)
+	@$(call run_stages,test,$(STAGES))
 
 check: $(BUILD)/packages-ready
-	@$(PYTHON3) Tests/Stages/run.py check $(CHECK_STAGES)
+	@$(call run_stages,check,$(CHECK_STAGES))
 
 test-lint check-lint: lint
 # One checker for each end: both for both take four minutes more.
@@ -310,10 +330,44 @@ RECORDER := $(BUILD)/tests/pmem-recorder/libpmem2.so.1
 # Stands in front of libpmem2 and counts its calls.
 $(RECORDER): Tests/CABITests/pmem_recorder.c $(BUILD)/packages-ready
 	@mkdir -p $(@D)
-	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $@ \
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC -o $@.$$PPID \
 		-DREAL_LIBRARY='"$(shell pkg-config --variable=libdir libpmem2)/libpmem2.so.1"' $<
+	mv -f $@.$$PPID $@
 
-test-c: lib $(RECORDER)
+FAKE_CUDA := $(BUILD)/tests/fakecuda/libcuda.so.1
+FAKE_CUDA_SOURCES := $(wildcard Tests/Support/FakeCUDA/*.c)
+
+# Stands in for the driver of a device.
+$(FAKE_CUDA): $(FAKE_CUDA_SOURCES) $(wildcard Tests/Support/FakeCUDA/*.h \
+		Tests/Support/FakeCUDA/include/*.h)
+	@mkdir -p $(@D)
+	cc -std=gnu11 -Wall -Wextra -Werror -O1 -g -shared -fPIC -pthread -o $@.$$PPID \
+		-Wl,-soname,libcuda.so.1 -ITests/Support/FakeCUDA/include $(FAKE_CUDA_SOURCES)
+	mv -f $@.$$PPID $@
+
+CUDA_TEST_SOURCES := Tests/CABITests/cuda.c Tests/CABITests/cuda_failures.c \
+	$(wildcard Sources/CPlatformCUDA/*.c)
+CUDA_TEST_FLAGS := -std=gnu11 -Wall -Wextra -Werror -O1 -g -pthread \
+	-ISources/CPlatformCUDA/include -ITests/Support/FakeCUDA/include
+
+# With the stand-in linked in; then with it as a library of its own, under ThreadSanitizer where the
+# compiler has one that runs on this kernel.
+.PHONY: test-c-cuda
+test-c-cuda: $(FAKE_CUDA)
+	cc $(CUDA_TEST_FLAGS) -o $(BUILD)/tests/cuda $(CUDA_TEST_SOURCES) $(FAKE_CUDA_SOURCES)
+	for seed in 1 2 3; do $(BUILD)/tests/cuda $$seed || exit 1; done
+	@echo 'int main(void) { return 0; }' > $(BUILD)/tests/empty.c
+	flag=-fsanitize=thread; \
+	cc $$flag -o $(BUILD)/tests/empty $(BUILD)/tests/empty.c && $(BUILD)/tests/empty || \
+		{ flag=; echo 'note: cc has no ThreadSanitizer that runs here' >&2; }; \
+	cc $(CUDA_TEST_FLAGS) $$flag -o $(BUILD)/tests/cuda-library $(CUDA_TEST_SOURCES) $(FAKE_CUDA)
+	TSAN_OPTIONS=halt_on_error=1 FAKECUDA_FAIL=cuInit:100:0 FAKECUDA_INIT_MS=100 \
+		LD_LIBRARY_PATH=$(dir $(FAKE_CUDA)) $(BUILD)/tests/cuda-library 1 library
+	! nm -u $(BUILD)/tests/cuda-library | grep -q __tsan_init || { \
+		TSAN_OPTIONS='halt_on_error=1 exitcode=66' LD_LIBRARY_PATH=$(dir $(FAKE_CUDA)) \
+		$(BUILD)/tests/cuda-library 1 race 2>/dev/null; test $$? = 66; }
+
+test-c: lib $(RECORDER) test-c-cuda
 	@mkdir -p $(BUILD)/tests && rm -rf $(BUILD)/tests/cabi-files && mkdir $(BUILD)/tests/cabi-files
 	cc -std=gnu11 -Wall -Wextra -Werror -O1 -o $(BUILD)/tests/cabi Tests/CABITests/cabi.c \
 		$$(PKG_CONFIG_PATH=$(BUILD)/lib/pkgconfig pkg-config --cflags --libs pccheck) \
@@ -327,30 +381,37 @@ test-c: lib $(RECORDER)
 	@! nm -D --defined-only $(LIBRARY) | grep -v ' T pcc_' || \
 		{ echo 'error: $(LIBRARY) exports more than pcc_*' >&2; exit 1; }
 
-# A test that passed removes what it wrote: all of it together is 27 GB.
-PYTEST := PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m pytest -q -rsfE \
+# A test that passed removes what it wrote: all of it together is 27 GB. Threads of torch that wait
+# for work do not spin: another test needs the core.
+PYTEST := PATH="$$PATH:/usr/sbin:/sbin" OMP_WAIT_POLICY=PASSIVE $(PYTHON) -m pytest -q -rsfE \
 	-o tmp_path_retention_policy=failed
+# Most tests wait more than they compute: for a device, a timer, another process. The tests of one
+# file stay together, and files begin in their order. TEST_JOBS=0 runs one test after the other.
+TEST_JOBS ?= 2
+PYTEST_JOBS = -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
-test-python: lib python tools $(RECORDER) $(BUILD)/test-packages-ready $(VENV)/bench-ready
-	PCCHECK_NVDIMM=1 $(PYTEST) Tests/PythonTests --ignore Tests/PythonTests/frameworks
+test-python: lib python tools $(RECORDER) $(FAKE_CUDA) $(BUILD)/test-packages-ready \
+		$(VENV)/bench-ready
+	PCCHECK_NVDIMM=1 $(PYTEST) $(PYTEST_JOBS) Tests/PythonTests \
+		--ignore Tests/PythonTests/frameworks
 
 FAST_PYTHON_TESTS := saving/test_core saving/test_policies state/test_state files/test_fixtures \
 	loading/test_resume loading/test_verify docs/test_metrics tools/test_inspect \
 	tools/test_schema_fsck tools/test_schema_inspect tools/test_schema_python
 
 check-python: python tools
-	$(PYTEST) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/%.py) Tests/Stages
+	$(PYTEST) $(PYTEST_JOBS) $(FAST_PYTHON_TESTS:%=Tests/PythonTests/%.py) Tests/Stages
 
 $(VENV)/frameworks-ready: Sources/Python/requirements-frameworks.txt $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # The adapters, each with the framework that it is for.
-test-frameworks: python tools $(VENV)/frameworks-ready
-	$(PYTEST) Tests/PythonTests/frameworks
+test-frameworks: python tools $(FAKE_CUDA) $(VENV)/frameworks-ready
+	$(PYTEST) $(PYTEST_JOBS) Tests/PythonTests/frameworks
 
 test-packaging: python lib tools $(BUILD)/test-packages-ready
-	$(PYTEST) Tests/PackagingTests Tests/Stages
+	$(PYTEST) $(PYTEST_JOBS) Tests/PackagingTests Tests/Stages
 
 # Every page in a browser. Screens of each kind of page stay in $(BUILD)/site-screens.
 test-docs: docs $(BUILD)/test-packages-ready
@@ -451,6 +512,15 @@ bench: python tools $(VENV)/bench-ready
 bench-quick: python tools $(VENV)/bench-ready
 	$(BENCH) --quick
 
+VALIDATE_OUTPUT ?= validate-output
+SWEEP ?=
+
+# As `bench`. Disks are made and mounted by root, in /usr/sbin.
+validate-model: tools $(VENV)/bench-ready
+	PATH="$$PATH:/usr/sbin:/sbin" $(PYTHON) -m Benchmarks.validate \
+		--directory "$(BENCH_DIRECTORY)" --output "$(VALIDATE_OUTPUT)" \
+		--tool $(BUILD)/bin/pccheck $(if $(SWEEP),--sweep)
+
 # ---------------------------------------------------------------- care
 
 format:
@@ -461,7 +531,8 @@ lint: $(VENV)/lint-ready
 	$(VENV)/bin/ruff check --config ruff.toml Sources/Python Benchmarks Tests docs
 
 clean:
-	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output $(VENV)/pccheck-ready
+	rm -rf $(BUILD) $(SCRATCH) $(FUZZ_SCRATCH) $(THREAD_SCRATCH) .build demo-output bench-output \
+		validate-output $(VENV)/pccheck-ready
 
 distclean: clean
 	rm -rf $(VENV)

@@ -82,24 +82,33 @@ let package = Package(
         // The archive, so that nothing that is built needs liburing where it runs.
         .target(
             name: "CPlatformLinux", linkerSettings: [.linkedLibrary(":liburing.a")]),
+        // libcuda.so.1 is loaded on demand, so that nothing needs it to build or to start.
+        .target(name: "CPlatformCUDA"),
         .target(name: "CBenchmark"),
 
         module("CheckpointFormat", ["CDigest", "CZstd"]),
         module(
             "CheckpointStorage", ["CDigest", "CPlatformLinux", systemPackage, "CheckpointFormat"]),
-        module("CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage"]),
+        module("CheckpointDevice", ["CPlatformCUDA", "CheckpointFormat", "CheckpointStorage"]),
+        module(
+            "CheckpointRecovery", ["CheckpointFormat", "CheckpointStorage", "CheckpointDevice"]),
         module("CheckpointGroup", ["CheckpointFormat", "CheckpointRecovery"]),
+        module("CheckpointModel", ["CheckpointFormat"]),
         module(
             "CheckpointWriter",
-            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", logging, metrics]),
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointRecovery",
+                logging, metrics,
+            ]),
         module(
             "CheckpointCheck",
             ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup"]),
         module(
             "CheckpointCommands",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup",
-                "CheckpointCheck", "CheckpointWriter", "CBenchmark", argumentParser,
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointRecovery",
+                "CheckpointGroup", "CheckpointCheck", "CheckpointWriter", "CheckpointModel",
+                "CBenchmark", argumentParser,
             ],
             exclude: ["man"]),
         tool("pcfsck"),
@@ -107,17 +116,21 @@ let package = Package(
         tool("pcextract"),
         tool("pccheck"),
 
-        .target(name: "CPCCheck"),
+        .target(name: "CPCCheck", exclude: ["examples"]),
         // pccheck.map is the linker script that exports only pcc_*; the Makefile passes it.
         // Every line of this module handles C pointers, so marking them would mark nothing.
         .target(
             name: "PCCheckC",
             dependencies: [
-                "CPCCheck", "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointGroup", "CheckpointWriter",
+                "CPCCheck", "CheckpointFormat", "CheckpointStorage", "CheckpointDevice",
+                "CheckpointRecovery", "CheckpointGroup", "CheckpointModel", "CheckpointWriter",
             ],
             exclude: ["pccheck.map"], swiftSettings: boundarySettings),
 
+        .target(name: "FakeCUDA", path: "Tests/Support/FakeCUDA"),
+        support(
+            "FakeDevices",
+            ["CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "FakeCUDA"]),
         support("StorageFaults", ["CheckpointFormat", "CheckpointStorage"]),
         .target(
             name: "FuzzTargets",
@@ -129,11 +142,13 @@ let package = Package(
         support(
             "CheckpointSimulation",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "CheckpointGroup",
-                "CheckpointWriter", "CheckpointCheck", "StorageFaults",
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointRecovery",
+                "CheckpointGroup", "CheckpointWriter", "CheckpointCheck", "StorageFaults",
             ]),
+        .target(name: "CProcessor", path: "Tests/Support/CProcessor"),
         .executableTarget(
-            name: "simulate", dependencies: ["CheckpointSimulation", argumentParser],
+            name: "simulate",
+            dependencies: ["CheckpointSimulation", "CProcessor", argumentParser],
             path: "Tests/Support/simulate", swiftSettings: swiftSettings),
 
         tests("CheckpointFormatTests", ["CheckpointFormat"]),
@@ -141,16 +156,26 @@ let package = Package(
             "CheckpointStorageTests", ["CheckpointFormat", "CheckpointStorage", "CPlatformLinux"]),
         tests(
             "CheckpointRecoveryTests",
-            ["CheckpointFormat", "CheckpointStorage", "CheckpointRecovery", "StorageFaults"]),
+            [
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointRecovery",
+                "StorageFaults", "FakeDevices",
+            ]),
         tests(
             "CheckpointGroupTests",
             ["CheckpointFormat", "CheckpointRecovery", "CheckpointGroup"]),
+        tests("CheckpointModelTests", ["CheckpointFormat", "CheckpointModel"]),
         tests(
             "CheckpointWriterTests",
             [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter", "StorageFaults", logging,
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointModel",
+                "CheckpointRecovery", "CheckpointWriter", "StorageFaults", "FakeDevices", logging,
             ]),
+        .testTarget(
+            name: "PCCheckCTests",
+            dependencies: [
+                "CPCCheck", "CheckpointFormat", "CheckpointStorage", "CheckpointWriter", "PCCheckC",
+            ],
+            swiftSettings: boundarySettings),
         tests(
             "CheckpointCheckTests",
             [
@@ -175,8 +200,8 @@ let package = Package(
         .target(
             name: "StressTargets",
             dependencies: [
-                "CheckpointFormat", "CheckpointStorage", "CheckpointRecovery",
-                "CheckpointWriter", "StorageFaults",
+                "CheckpointFormat", "CheckpointStorage", "CheckpointDevice", "CheckpointRecovery",
+                "CheckpointWriter", "StorageFaults", "FakeDevices",
             ],
             path: "Tests/StressTargets", swiftSettings: swiftSettings),
         tests("StressTests", ["CheckpointFormat", "CheckpointWriter", "StressTargets"]),

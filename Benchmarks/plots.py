@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -15,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from .environments import KINDS
 from .report import MIB, Results, durable_figures, loop_figures, sizes, states
+from .validation_report import WORST_GOAL, comparisons
 
 _OURS = "#0b6e4f"
 _OTHERS = "#9aa5b1"
@@ -31,6 +34,24 @@ _AXIS_TITLES = {
 
 def draw(results: Results, output: Path) -> list[Path]:
     """Every picture for which there are figures."""
+    return _saved(
+        output,
+        {
+            "durable.png": lambda: _draw_durable(results),
+            "cost.png": lambda: _draw_cost(results),
+            "loop.png": lambda: _draw_loop(results),
+            "sweep.png": lambda: _draw_sweep(results),
+            "codec.png": lambda: _draw_codec(results),
+        },
+    )
+
+
+def draw_validation(results: Results, output: Path) -> list[Path]:
+    """Predictions against measurements, where there are any."""
+    return _saved(output, {"validation.png": lambda: _draw_validation(results)})
+
+
+def _saved(output: Path, pictures: dict[str, Callable[[], Figure | None]]) -> list[Path]:
     with pyplot.rc_context(
         {
             "font.size": 11, "axes.edgecolor": "#cbd2d9", "axes.labelcolor": _INK,
@@ -40,15 +61,9 @@ def draw(results: Results, output: Path) -> list[Path]:
             "figure.dpi": 150, "savefig.dpi": 150, "legend.frameon": False,
         }
     ):  # fmt: skip
-        drawn = [
-            ("durable.png", _draw_durable(results)),
-            ("cost.png", _draw_cost(results)),
-            ("loop.png", _draw_loop(results)),
-            ("sweep.png", _draw_sweep(results)),
-            ("codec.png", _draw_codec(results)),
-        ]
         paths = []
-        for name, figure in drawn:
+        for name, draw_one in pictures.items():
+            figure = draw_one()
             if figure is None:
                 continue
             figure.savefig(output / name, facecolor="white")
@@ -264,4 +279,57 @@ def _draw_codec(results: Results) -> Figure | None:
         axes.set_xlim(0, winner * 1.15)
         axes.set_title(group["element_types"])
     panels[-1, 0].set_xlabel("durable MB/s")
+    return figure
+
+
+def _draw_validation(results: Results) -> Figure | None:
+    rows = comparisons(results)
+    titles = {
+        "Tw": "Seconds until durable, all slots taken",
+        "loop": "What checkpoints add to a loop, share",
+    }
+    quantities = [name for name in titles if any(row["quantity"] == name for row in rows)]
+    if not quantities:
+        return None
+    figure, panels = pyplot.subplots(
+        1, len(quantities), figsize=(5.6 * len(quantities), 5.8), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    colors = dict(zip(KINDS, (*_SERIES, "#c0392b", "#2b7bba"), strict=True))
+    markers = dict(zip(KINDS, (*_MARKERS, "v", "P"), strict=True))
+    for axes, quantity in zip(panels[0], quantities, strict=True):
+        # A loop's time is near 1: only what is above it can be seen.
+        base = 1 if quantity == "loop" else 0
+        floor = 1e-4
+        chosen = [row for row in rows if row["quantity"] == quantity]
+        values = [
+            max(row[key] - base, floor) for row in chosen for key in ("predicted", "measured")
+        ]
+        ends = [min(values) / 1.5, max(values) * 1.5]
+        axes.plot(ends, ends, color=_INK, linewidth=1, zorder=1)
+        if quantity == "Tw":
+            axes.fill_between(
+                ends, [end * (1 - WORST_GOAL) for end in ends],
+                [end * (1 + WORST_GOAL) for end in ends], color=_GRID, zorder=0,
+                label=f"within {WORST_GOAL:.0%}",
+            )  # fmt: skip
+        for name, kind in KINDS.items():
+            mine = [row for row in chosen if row["environment"] == name]
+            axes.scatter(
+                [max(row["measured"] - base, floor) for row in mine],
+                [max(row["predicted"] - base, floor) for row in mine],
+                label=kind.label if mine else None, color=colors[name], marker=markers[name],
+                s=48, edgecolor="white", zorder=3,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        axes.set_aspect("equal")
+        axes.grid(color=_GRID)
+        axes.set_title(titles[quantity])
+        below = f" (at {floor} what is less)" if base else ""
+        axes.set_xlabel(f"measured{below}")
+        axes.set_ylabel("predicted")
+        axes.legend(fontsize=9, loc="upper left")
     return figure

@@ -106,6 +106,7 @@ def markdown(results: Results) -> str:
         if results.get(part):
             lines += ["", *_loop_table(results, part)]
     lines += _codec_tables(results)
+    lines += _device_table(results)
     if results["skipped"]:
         lines += ["", "## Left out", ""]
         lines += [f"- {name}: {reason}" for name, reason in results["skipped"].items()]
@@ -216,6 +217,33 @@ def _codec_tables(results: Results) -> list[str]:
                 f"{_decimal(median(row['compress']), 0)} | {_decimal(median(row['durable']), 0)} | "
                 f"{_decimal(median(ratios))} |"
             )
+    return lines
+
+
+def _device_table(results: Results) -> list[str]:
+    entries = results.get("device")
+    if not entries:
+        return []
+    lines = [
+        "", "## From a GPU and back", "",
+        "| state | device | device to pool MB/s | of a plain pinned copy | save call ms | "
+        "step waits ms | durable MB/s | load MB/s | memory beyond the pool MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for entry in entries:
+        middle = {
+            key: value["median"]
+            for key, value in entry.items()
+            if isinstance(value, dict) and "median" in value
+        }
+        beyond = entry["resident_above_pool_byte_count"]
+        lines.append(
+            f"| {entry['byte_count'] / MIB:.0f} MiB | {entry['model']} | "
+            f"{middle['to_pool_megabytes_per_second']:.0f} | {middle['ratio_to_plain']:.2f} | "
+            f"{middle['save_call_milliseconds']:.2f} | {middle['queued_milliseconds']:.2f} | "
+            f"{middle['durable_megabytes_per_second']:.0f} | "
+            f"{middle['load_megabytes_per_second']:.0f} | {beyond / MIB:.0f} |"
+        )
     return lines
 
 

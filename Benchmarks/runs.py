@@ -38,7 +38,7 @@ class Plan:
     #: Rounds of the sweep and of the codecs.
     engine_rounds: int = 3
     #: Which parts to run.
-    parts: tuple[str, ...] = ("durable", "loop", "training", "tool")
+    parts: tuple[str, ...] = ("durable", "loop", "training", "tool", "device")
 
     def changed(
         self, rounds: int | None, durable_byte_count: int | None, loop_byte_count: int | None,
@@ -112,7 +112,7 @@ class Runner:
             },
             "peers": {name: PEERS[name].label for name in peers},
             "fio": [], "durable": [], "loop": [], "training": [], "skipped": {}, "tool": {},
-            "sweep": [], "codecs": [],
+            "sweep": [], "codecs": [], "device": [],
         }  # fmt: skip
 
     def run(self) -> dict[str, Any]:
@@ -175,6 +175,8 @@ class Runner:
                     tasks += self._loop_tasks(part, number)
         if self.tool is not None and "tool" in plan.parts:
             tasks += self._tool_tasks()
+        if self.tool is not None and "device" in plan.parts:
+            tasks.append(Task("from a GPU and back", 20, self._device))
         return tasks
 
     def _durable_tasks(self, state: str, number: int, rounds: int) -> list[Task]:
@@ -331,6 +333,15 @@ class Runner:
             self.skip("pccheck bench", str(error))
             return
         self.results["tool"] = measured
+
+    def _device(self) -> None:
+        assert self.tool is not None
+        rounds = ["--rounds", str(max(self.plan.durable_rounds.values()))]
+        arguments = ["--only", "device", "--size", str(self.plan.durable_byte_count), *rounds]
+        try:
+            self.results["device"] = engine.bench(self.tool, self.folder, arguments)["device"]
+        except RuntimeError as error:
+            self.skip("device", str(error))
 
     def _sweep(self) -> None:
         assert self.tool is not None

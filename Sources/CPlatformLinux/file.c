@@ -200,9 +200,14 @@ int pccp_rename(const char *from, const char *to, bool replace)
     if (errno != EINVAL || replace)
         return -errno;
     /* A file system without RENAME_NOREPLACE: a hard link refuses an existing target as well. */
-    if (link(from, to) != 0)
-        return -errno;
-    return unlink(from) == 0 ? 0 : -errno;
+    if (link(from, to) == 0)
+        return unlink(from) == 0 ? 0 : -errno;
+    /* A folder has no hard links, but replaces no folder that holds anything. */
+    struct stat st;
+    int failure = errno;
+    if (failure != EPERM || stat(from, &st) != 0 || !S_ISDIR(st.st_mode))
+        return -failure;
+    return rename(from, to) == 0 ? 0 : -errno;
 }
 
 int pccp_unlink(const char *path) { return unlink(path) == 0 ? 0 : -errno; }

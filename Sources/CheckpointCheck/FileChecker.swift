@@ -111,6 +111,8 @@ extension ResumeVerdict {
         let why = context.unloadable[report.slot]
         let explanation: String
         switch report.reason {
+        case .writing where header?.state == .complete:
+            explanation = "its writer still has it, and no superblock names it yet"
         case .writing: explanation = "it was never completed: its header is in state writing"
         case .headerDamaged, .blank, .foreign, .misdirected, .unreadable:
             explanation =

@@ -72,17 +72,34 @@ extension NewFile {
 /// What stat(2) reports of a path that a command is to write.
 enum OutputPath {
     /// - Returns: the kind of file that is there, as in st_mode; nil when nothing is.
-    /// - Throws: `invalidArgument` when `path` is the checkpoint file `source` itself.
-    static func kind(_ path: String, source: String) throws(CheckpointError) -> mode_t? {
+    /// - Throws: `invalidArgument` when `path` is the file `source` itself, which `meaning` names.
+    static func kind(
+        _ path: String, source: String? = nil, meaning: String = "the checkpoint file itself"
+    ) throws(CheckpointError) -> mode_t? {
         var (target, other) = (stat(), stat())
         // Safe: stat fills the structs that it is given; the paths are passed as C strings.
         guard unsafe stat(path, &target) == 0 else { return nil }
-        if unsafe stat(source, &other) == 0, target.st_dev == other.st_dev,
+        if let source, unsafe stat(source, &other) == 0, target.st_dev == other.st_dev,
             target.st_ino == other.st_ino
         {
             throw CheckpointError(
-                .invalidArgument, "\(path) is the checkpoint file itself; choose another name")
+                .invalidArgument, "\(path) is \(meaning); choose another name")
         }
         return target.st_mode & S_IFMT
+    }
+
+    /// Whether two names are one file, also one that does not exist yet.
+    static func areSame(_ path: String, _ other: String) -> Bool {
+        func place(_ path: String) -> (folder: String, name: Substring)? {
+            let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+            guard let name = parts.last else { return nil }
+            let folder = parts.count > 1 ? parts.dropLast().joined(separator: "/") + "/" : "."
+            // Safe: realpath returns nil or a C string that the caller frees.
+            guard let resolved = unsafe realpath(folder, nil) else { return nil }
+            defer { unsafe free(resolved) }
+            return (unsafe String(cString: resolved), name)
+        }
+        guard let first = place(path), let second = place(other) else { return path == other }
+        return first == second
     }
 }

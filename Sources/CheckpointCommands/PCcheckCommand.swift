@@ -17,7 +17,7 @@ struct PCcheckCommand: ParsableCommand {
         subcommands: [
             FsckSubcommand.self, InspectSubcommand.self, ExtractSubcommand.self,
             CreateCommand.self, KeepCommand.self, ResizeCommand.self, RescueCommand.self,
-            BenchCommand.self,
+            BenchCommand.self, GoodputCommand.self, TuneCommand.self,
         ])
 }
 

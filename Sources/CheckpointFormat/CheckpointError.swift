@@ -31,6 +31,7 @@ public struct CheckpointError: Error, Hashable, Sendable {
         public static let skipped = Code(rawValue: 24)
         public static let rejected = Code(rawValue: 25)
         public static let resourceLimit = Code(rawValue: 26)
+        public static let accelerator = Code(rawValue: 27)
     }
 
     public var code: Code

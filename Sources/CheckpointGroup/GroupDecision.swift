@@ -13,6 +13,24 @@ public struct GroupDecision: Sendable {
         public let reason: SlotReason
     }
 
+    /// A checkpoint of an earlier decision from the same reports, which was tried and not used.
+    public struct Rejection: Hashable, Sendable {
+        public enum Cause: String, Hashable, Sendable, CaseIterable {
+            /// A part of it could not be read, or did not verify.
+            case damaged
+            /// The ranks did not hold the same, so it was never durable on all ranks.
+            case void
+        }
+
+        public let name: GroupCheckpointName
+        public let cause: Cause
+
+        public init(_ name: GroupCheckpointName, _ cause: Cause) {
+            self.name = name
+            self.cause = cause
+        }
+    }
+
     /// Why a rank has no part in a group checkpoint.
     public enum Absence: Hashable, Sendable, CustomStringConvertible {
         case noFile
@@ -23,11 +41,13 @@ public struct GroupDecision: Sendable {
         case incomplete(SlotReason, isLoss: Bool)
         /// No slot has this name; so many slots are damaged, and may have had it.
         case notInFile(damagedSlotCount: Int)
+        /// The part is there, and the checkpoint was rejected.
+        case rejected(Rejection.Cause, isLoss: Bool)
 
         /// The rank may have had a durable part, and lost it. A slot in state writing never did.
         var isLoss: Bool {
             switch self {
-            case .incomplete(_, let isLoss): isLoss
+            case .incomplete(_, let isLoss), .rejected(_, let isLoss): isLoss
             case .notInFile(let count): count > 0
             case .noFile, .unusable, .twoFiles: true
             }
@@ -37,7 +57,7 @@ public struct GroupDecision: Sendable {
         var isUnreachable: Bool {
             switch self {
             case .noFile, .unusable, .twoFiles: true
-            case .incomplete, .notInFile: false
+            case .incomplete, .notInFile, .rejected: false
             }
         }
 
@@ -49,6 +69,8 @@ public struct GroupDecision: Sendable {
             case .twoFiles(let first, let second): "two files: \(first) and \(second)"
             case .incomplete(.writing, _): "never completed: its slot is in state writing"
             case .incomplete(let reason, _): "its slot is \(reason.rawValue)"
+            case .rejected(.damaged, _): "it was rejected when its parts were read"
+            case .rejected(.void, _): "the ranks did not hold the same"
             case .notInFile(0): "not in the file"
             case .notInFile(1): "not in the file, of which one slot is damaged"
             case .notInFile(let count): "not in the file, of which \(count) slots are damaged"
@@ -74,10 +96,10 @@ public struct GroupDecision: Sendable {
         public let worldSize: UInt32
         /// By rank.
         public let parts: [Part]
-        /// By rank.
+        /// By rank; every rank, of a checkpoint that was rejected.
         public let missing: [Missing]
 
-        /// Every rank of its world has its part.
+        /// Every rank of its world has its part, and it was not rejected.
         public var isComplete: Bool { missing.isEmpty }
 
         /// It may have been durable on all ranks: each missing part may be lost. Files exist on
@@ -166,17 +188,22 @@ public struct GroupDecision: Sendable {
 
     public var outcome: Outcome {
         if problems.contains(where: \.kind.isMixture) { return .refuse(lost) }
-        if let choice, !isNewestUnreachable { return .resume(choice) }
+        if let choice {
+            return away.map { .refuse($0) } ?? .resume(choice)
+        }
         return lost == nil && problems.isEmpty ? .begin : .refuse(lost)
     }
 
-    /// A newer checkpoint than the choice may be complete once a file is back: to continue from the
-    /// older one would make it void.
-    private var isNewestUnreachable: Bool {
-        guard let lost else { return false }
-        let known = newerIncomplete.filter { $0.name == lost }
-        return known.isEmpty
-            ? worlds.contains { $0.missing.contains(where: \.reason.isUnreachable) }
-            : known.contains { $0.missing.contains(where: \.reason.isUnreachable) }
+    /// The newest checkpoint above the choice that may be complete once a file is back: to continue
+    /// from the older one would make it void.
+    private var away: GroupCheckpointName? {
+        let known = newerIncomplete.first { checkpoint in
+            (checkpoint.mayHaveBeenComplete || checkpoint.name == watermark)
+                && checkpoint.missing.contains(where: \.reason.isUnreachable)
+        }
+        if let known { return known.name }
+        // Of the watermark no file may have a part.
+        guard let lost, !checkpoints.contains(where: { $0.name == lost }) else { return nil }
+        return worlds.contains { $0.missing.contains(where: \.reason.isUnreachable) } ? lost : nil
     }
 }

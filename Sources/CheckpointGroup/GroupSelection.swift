@@ -6,8 +6,12 @@ internal import CheckpointRecovery
 /// The order of the reports counts only between two that claim the same: a restart gives them in
 /// the order of the ranks.
 public enum GroupSelection {
-    public static func decide(_ reports: [GroupReport]) -> GroupDecision {
-        var selection = Selection(reports)
+    /// - Parameter rejected: what was tried, by earlier decisions from the same reports. Without
+    ///   it, another one may be what a file needs that is away: the next of a list is no decision.
+    public static func decide(
+        _ reports: [GroupReport], rejected: [GroupDecision.Rejection] = []
+    ) -> GroupDecision {
+        var selection = Selection(reports, rejected)
         selection.chooseRun()
         selection.checkNames()
         selection.sortIntoWorlds()
@@ -34,8 +38,10 @@ private struct Selection {
     private var problems: [Decision.Problem] = []
     private var run: Identifier128?
     private var worlds: [UInt32: Ranks] = [:]
+    private let rejected: [GroupCheckpointName: Decision.Rejection.Cause]
 
-    init(_ reports: [GroupReport]) {
+    init(_ reports: [GroupReport], _ rejected: [Decision.Rejection]) {
+        self.rejected = Dictionary(rejected.map { ($0.name, $0.cause) }) { first, _ in first }
         var seen: Set<GroupReport> = []
         for report in reports where seen.insert(report).inserted {
             switch report {
@@ -144,7 +150,7 @@ extension Selection {
                 files: ranks.files.sorted { $0.key < $1.key }.map(\.value),
                 missing: Self.missing(size, ranks))
         }
-        let (checkpoints, omittedCount) = Self.checkpoints(worlds)
+        let (checkpoints, omittedCount) = checkpoints(worlds)
         refuseTwoWorlds(checkpoints)
         let used = worlds.flatMap(\.files)
         return GroupDecision(
@@ -179,7 +185,7 @@ extension Selection {
         return list.runs
     }
 
-    private static func checkpoints(
+    private func checkpoints(
         _ worlds: [Decision.World]
     ) -> (list: [Decision.Checkpoint], omittedCount: Int) {
         var parts: [Key: [Decision.Part]] = [:]
@@ -199,17 +205,33 @@ extension Selection {
         var incompleteCount = 0
         for key in keys {
             guard let found = parts[key], let world = worldBySize[key.worldSize] else { continue }
-            let isComplete = UInt64(found.count) == UInt64(world.size)
-            if !isComplete {
+            let missing: [Decision.Missing]
+            if UInt64(found.count) == UInt64(world.size) {
+                missing = rejected[key.name].map { Self.rejected($0, found, world) } ?? []
+            } else {
                 incompleteCount += 1
                 if incompleteCount > Decision.incompleteCountMaximum { continue }
+                missing = Self.missing(key.name, found, world)
             }
             list.append(
                 Decision.Checkpoint(
-                    name: key.name, worldSize: key.worldSize, parts: found,
-                    missing: isComplete ? [] : missing(key.name, found, world)))
+                    name: key.name, worldSize: key.worldSize, parts: found, missing: missing))
         }
         return (list, max(0, incompleteCount - Decision.incompleteCountMaximum))
+    }
+
+    /// Every rank of `world`, each of which has one of `parts`. A part that no superblock names was
+    /// never durable, whichever part was damaged.
+    private static func rejected(
+        _ cause: Decision.Rejection.Cause, _ parts: [Decision.Part], _ world: Decision.World
+    ) -> [Decision.Missing] {
+        var list = MissingList()
+        for (part, file) in zip(parts, world.files) {
+            let isNamed = file.slots.contains { $0.slot == part.slot && $0.isNamed }
+            list.add(
+                part.rank...part.rank, .rejected(cause, isLoss: cause == .damaged && isNamed))
+        }
+        return list.runs
     }
 
     /// Ranks of `world` that are not among `parts`: those without a file, and the others.

@@ -66,8 +66,7 @@ public final class Load {
         // One at a time is pinned.
         current?.close()
         current = nil
-        while let candidate = pending.first {
-            pending.removeFirst()
+        while let candidate = try nextPending() {
             do throws(CheckpointError) {
                 let selected = try reader.select(candidate, proof: proof)
                 // Held already, so that no writer takes the slot while it is verified.
@@ -79,6 +78,15 @@ public final class Load {
             }
         }
         throw nothingLoads
+    }
+
+    private func nextPending() throws(CheckpointError) -> Candidate? {
+        // There is nothing else, and its writer may let go of it in a moment.
+        while pending.isEmpty, attemptsLeft > 0, decision.inHand.contains(where: isWanted) {
+            Self.waitForFlush()
+            try startOver()
+        }
+        return pending.isEmpty ? nil : pending.removeFirst()
     }
 
     /// Says that the checkpoint that `next` returned cannot be used.
@@ -99,7 +107,10 @@ public final class Load {
         current = nil
         switch error.code {
         case .corrupt, .inputOutput: break
-        case .busy where attemptsLeft > 0: return try startOver()
+        case .busy where attemptsLeft > 0:
+            try startOver()
+            if pending.contains(where: { Self.isSame($0, candidate) }) { Self.waitForFlush() }
+            return
         case .busy: break
         default: throw error
         }
@@ -119,6 +130,10 @@ public final class Load {
         }
     }
 
+    /// Its writer has not taken the slot for something newer, but waits for a flush of it, which may
+    /// take long: all attempts together last five seconds.
+    private static func waitForFlush() { SystemClock.sleep(nanoseconds: 20_000_000) }
+
     private static func isSame(_ first: Candidate, _ second: Candidate) -> Bool {
         first.slot == second.slot && first.headerDigest == second.headerDigest
     }
@@ -136,6 +151,12 @@ public final class Load {
                 "\(path): the file holds no checkpoint that was finished (\(everySlot))")
         }
         guard let first = rejections.first else {
+            if decision.inHand.contains(where: isWanted) {
+                return CheckpointError(
+                    .busy,
+                    "\(path): every checkpoint \(request) is in the hands of a writer; try again "
+                        + "(\(everySlot))")
+            }
             return CheckpointError(
                 .noCheckpoint, "\(path) holds no checkpoint \(request) (\(everySlot))")
         }

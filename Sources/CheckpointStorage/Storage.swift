@@ -61,6 +61,10 @@ public protocol Storage: AnyObject, Sendable {
     /// there are no locks, and for a medium that only this process has.
     func slotPins(_ slots: [SlotIndex]) -> [SlotPin]
 
+    /// Whether a writer has the slot: it writes there, or waits for the flush of what it wrote.
+    /// Takes no lock. False where there are no locks.
+    func isInHand(_ slot: SlotIndex) -> Bool
+
     /// The processes that have the writer's lock, as far as this user may see them.
     var writerLockHolders: [PinHolder] { get }
 }
@@ -100,6 +104,7 @@ extension Storage {
     public var detail: String? { nil }
     public var unsafeShutdownCount: UInt64 { 0 }
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { [] }
+    public func isInHand(_ slot: SlotIndex) -> Bool { false }
     public var writerLockHolders: [PinHolder] { [] }
 
     /// For a medium whose writes block.

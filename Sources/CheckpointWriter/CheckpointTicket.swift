@@ -1,3 +1,4 @@
+public import CheckpointDevice
 public import CheckpointFormat
 internal import CheckpointStorage
 
@@ -21,31 +22,64 @@ public final class CheckpointTicket: Sendable {
     private struct State {
         var isStaged = false
         var isEarlyCopied: Bool
+        /// Everything was copied, or handed to a device.
+        var isQueued = false
+        /// After these it reads early memory of a device no longer, and after those any of it;
+        /// empty when it does not.
+        var lastEarlyCopies: [LastCopy] = []
+        var lastCopies: [LastCopy] = []
         var outcome: CheckpointOutcome?
         var stagedNanoseconds: UInt64 = 0
         var durableNanoseconds: UInt64 = 0
+
+        mutating func endReading() {
+            isQueued = true
+            lastEarlyCopies = []
+            lastCopies = []
+        }
     }
 
     private let beganTime = SystemClock.monotonicTime
+    /// Some of its payload is.
+    let isFromDevice: Bool
+    private let devices: DeviceTable?
     private let state: Monitor<State>
     private let urgency: StagingUrgency
 
-    init(step: UInt64, sequence: SequenceNumber, urgency: StagingUrgency, hasEarly: Bool = false) {
+    init(
+        step: UInt64, sequence: SequenceNumber, urgency: StagingUrgency, hasEarly: Bool = false,
+        isOnDevice: Bool = false, devices: DeviceTable? = nil
+    ) {
+        self.devices = devices
+        isFromDevice = isOnDevice
         state = Monitor(State(isEarlyCopied: !hasEarly))
         self.urgency = urgency
         self.step = step
         self.sequence = sequence
     }
 
-    /// Every chunk with bytes of early regions was copied.
-    func markEarlyCopied() {
-        state.withLock { $0.isEarlyCopied = true }
+    /// An event behind all of a checkpoint's copies from a device.
+    typealias LastCopy = (device: any Device, event: any DeviceEvent)
+
+    /// The host does not read early regions, or any, any more. Devices do, until these events.
+    func markReleased(_ released: InFlightCheckpoint.Release, until lastCopies: [LastCopy]) {
+        state.withLock { state in
+            if released.contains(.early) {
+                if !state.isStaged { state.lastEarlyCopies = lastCopies }
+                state.isEarlyCopied = true
+            }
+            if released.contains(.all), !state.isStaged {
+                state.isQueued = true
+                state.lastCopies = lastCopies
+            }
+        }
         state.wakeAll()
     }
 
     func markStaged() {
         state.withLock { state in
             if state.isStaged { return }
+            state.endReading()
             state.isStaged = true
             state.stagedNanoseconds = SystemClock.monotonicTime - beganTime
         }
@@ -56,6 +90,7 @@ public final class CheckpointTicket: Sendable {
     func resolve(_ outcome: CheckpointOutcome) {
         state.withLock { state in
             precondition(state.outcome == nil, "a ticket ends once")
+            state.endReading()
             state.isStaged = true
             state.isEarlyCopied = true
             state.outcome = outcome
@@ -88,7 +123,8 @@ public final class CheckpointTicket: Sendable {
     }
 
     /// Waits until the payload's early regions are no longer read: copied, or the checkpoint has
-    /// ended otherwise. Returns at once when there are none.
+    /// ended otherwise. Returns at once when there are none. For early regions of a device, hold
+    /// its streams afterwards.
     ///
     /// - Throws: `timeout` when that takes longer than the timeout; the checkpoint continues.
     public func waitEarly(timeoutNanoseconds: UInt64? = nil) throws(CheckpointError) {
@@ -97,6 +133,31 @@ public final class CheckpointTicket: Sendable {
             state.wait(deadline: deadline(timeoutNanoseconds), until: { $0.isEarlyCopied })
         }
         guard isDone else { throw timeoutError("copied in its early part", timeoutNanoseconds) }
+    }
+
+    /// Has what is queued on `stream` from now on wait until the checkpoint no longer reads memory
+    /// of that stream's device, so that it may change that memory. The calling thread waits until
+    /// memory of the host was copied, and the copies of the rest were handed to the devices: not
+    /// long, when the staging pool has room for all of it.
+    ///
+    /// - Parameter onlyEarly: until it no longer reads early regions.
+    /// - Throws: `timeout` when that takes longer than the timeout: nothing is held back then;
+    ///   `accelerator`, `forked`; `invalidArgument` while the stream records a graph, also when
+    ///   nothing is left to wait for: the graph would change the memory behind later saves.
+    public func hold(
+        _ stream: DeviceStream, onlyEarly: Bool = false, timeoutNanoseconds: UInt64? = nil
+    ) throws(CheckpointError) {
+        try devices?.refuseGraph(on: stream)
+        let isQueued = urgency.during {
+            state.wait(
+                deadline: deadline(timeoutNanoseconds),
+                until: { onlyEarly ? $0.isEarlyCopied : $0.isQueued })
+        }
+        guard isQueued else { throw timeoutError("handed to the device", timeoutNanoseconds) }
+        let copies = state.withLock { onlyEarly ? $0.lastEarlyCopies : $0.lastCopies }
+        for (device, event) in copies where device.name == stream.device {
+            try device.hold(stream.handle, until: event)
+        }
     }
 
     /// Waits for the end.

@@ -96,12 +96,12 @@ public final class CheckpointWriter: Sendable {
         _ geometry: Geometry, _ storage: any Storage, _ options: WriterOptions
     ) throws(CheckpointError) -> StagingMemory {
         let chunk = geometry.chunkByteCount
-        // Nothing is staged for a medium that the processor writes.
+        // For a medium that the processor writes, only what is on a device is staged.
         let isNeeded = Engine.directMedium(storage, options) == nil
         let wanted = isNeeded ? options.poolByteCount ?? min(geometry.slotByteCount, 2 << 30) : 0
         let count = max(
             Int(clamping: wanted / UInt64(chunk)) + (wanted % UInt64(chunk) == 0 ? 0 : 1),
-            isNeeded ? options.writerWorkerCount : 1)
+            isNeeded ? options.writerWorkerCount : Engine.directBufferCount)
         let (byteCount, overflow) = count.multipliedReportingOverflow(by: chunk)
         guard !overflow, let memory = StagingMemory(byteCount: byteCount) else {
             throw CheckpointError(
@@ -165,7 +165,8 @@ public final class CheckpointWriter: Sendable {
             self, engine,
             SaveRequest(
                 step: step, payload: payload, userMetadata: userMetadata,
-                needsApproval: needsApproval))
+                needsApproval: needsApproval, ready: try engine.ready(payload),
+                devices: engine.devices))
     }
 
     /// In a forked child the threads do not exist, and locks that they hold are never released.

@@ -24,6 +24,27 @@ public struct WriterStatistics: Sendable, Hashable {
         public var freeSlotCount: Int
     }
 
+    /// One leg of the way from a device to the medium.
+    public struct Leg: Sendable, Hashable {
+        public var byteCount: UInt64 = 0
+        /// Time during which at least one of its transfers was under way.
+        public var busyNanoseconds: UInt64 = 0
+        /// Time during which a transfer was due, but none could begin: to the pool, because that
+        /// was full; to the medium, because nothing had arrived in the pool.
+        public var stallNanoseconds: UInt64 = 0
+        private var lastEnd: UInt64 = 0
+
+        public init() {}
+
+        /// Of transfers that end in the order in which they begin.
+        mutating func add(byteCount: Int, from began: UInt64, to ended: UInt64) {
+            self.byteCount += UInt64(byteCount)
+            let began = max(began, lastEnd)
+            if ended > began { busyNanoseconds += ended - began }
+            lastEnd = max(lastEnd, ended)
+        }
+    }
+
     public static let recentCount = 16
 
     /// How the medium is reached.
@@ -53,6 +74,14 @@ public struct WriterStatistics: Sendable, Hashable {
     /// Summed over the writer workers.
     public var writeNanoseconds: UInt64 = 0
     public var compressNanoseconds: UInt64 = 0
+    /// From devices to the pool.
+    public var deviceLeg = Leg()
+    /// From the pool to the medium, or straight to it from the caller's memory.
+    public var mediumLeg = Leg()
+    /// Devices that checkpoints came from, such as `cuda:0`.
+    public var devices: [String] = []
+    /// Why the pool is not registered with them; nil when it is.
+    public var unpinnedReason: String?
     /// Copying and digesting, summed over the snapshot workers.
     public var copyNanoseconds: UInt64 = 0
     /// Time during which state was waiting to be copied and the pool was empty.

@@ -134,6 +134,18 @@ func array<Element>(
     return UnsafeBufferPointer(start: pointer, count: count)
 }
 
+/// A size of memory, which is no larger than the largest slot.
+///
+/// - Throws: `tooLarge`.
+func byteCount(_ given: UInt64, _ name: String) throws(CheckpointError) -> Int {
+    guard given <= Limits.slotByteCount.upperBound else {
+        throw CheckpointError(
+            .tooLarge,
+            "\(name) has \(given) bytes, expected at most \(Limits.slotByteCount.upperBound)")
+    }
+    return Int(given)
+}
+
 /// nil for a negative number: no bound.
 func nanoseconds(milliseconds: Int64) -> UInt64? {
     guard milliseconds >= 0 else { return nil }

@@ -14,7 +14,8 @@ public func pcc_group_decide(
         // Safe: NULL or a place for a pointer.
         guard let decisionJSON = decisionJSON else { throw invalid("decision_json is NULL") }
         decisionJSON.pointee = nil
-        let reports = try GroupReportsReader.reports(text(reportsJSON, "reports_json"))
-        decisionJSON.pointee = try copyForCaller(GroupSelection.decide(reports).json.text)
+        let given = try GroupReportsReader(text(reportsJSON, "reports_json"))
+        let decision = GroupSelection.decide(given.reports, rejected: given.rejected)
+        decisionJSON.pointee = try copyForCaller(decision.json.text)
     }
 }

@@ -2,7 +2,8 @@ internal import CheckpointFormat
 internal import CheckpointGroup
 internal import CheckpointRecovery
 
-// The reports of the files of a group, as pcc_group_decide is given them: JSON in, values out.
+// The reports of the files of a group and what was rejected, as pcc_group_decide is given them:
+// JSON in, values out.
 
 /// What is wrong with the JSON.
 struct GroupReportsFailure: JSONScannerFailure {
@@ -19,33 +20,43 @@ struct GroupReportsReader {
     private static let depthMaximum = 64
 
     private var scanner: Scanner
+    private(set) var reports: [GroupReport] = []
+    private(set) var rejected: [GroupDecision.Rejection] = []
 
     /// - Throws: `invalidArgument` when `text` is not what pccheck.h describes.
-    static func reports(_ text: String) throws(CheckpointError) -> [GroupReport] {
-        var reader = GroupReportsReader(scanner: Scanner(Array(text.utf8)))
+    init(_ text: String) throws(CheckpointError) {
+        scanner = Scanner(Array(text.utf8))
         do throws(GroupReportsFailure) {
-            var reports: [GroupReport] = []
-            try reader.forEachElement { (reader) throws(GroupReportsFailure) in
-                reports.append(try reader.report())
-            }
-            try reader.scanner.expectEnd()
-            return reports
+            try forEachElement { (reader) throws(GroupReportsFailure) in try reader.element() }
+            try scanner.expectEnd()
         } catch {
             throw invalid("reports_json: \(error.message)")
         }
     }
 
-    private mutating func report() throws(GroupReportsFailure) -> GroupReport {
+    private mutating func element() throws(GroupReportsFailure) {
         var (path, message) = (String?.none, String?.none)
         var fields: Fields?
+        var rejection: GroupDecision.Rejection?
         try forEachMember { (key, reader) throws(GroupReportsFailure) in
             switch key {
             case "path": path = try reader.text()
             case "error": message = try reader.text()
             case "report": fields = try reader.fields()
+            case "rejected": rejection = try reader.rejection()
             default: try reader.skipValue()
             }
         }
+        if let rejection {
+            rejected.append(rejection)
+        } else {
+            reports.append(try Self.report(path, message, fields))
+        }
+    }
+
+    private static func report(
+        _ path: String?, _ message: String?, _ fields: Fields?
+    ) throws(GroupReportsFailure) -> GroupReport {
         guard let path else { throw GroupReportsFailure(json: "a report has no \"path\"") }
         if let message { return .failure(path: path, message: message) }
         guard let fields else {
@@ -134,6 +145,25 @@ struct GroupReportsReader {
             slot: SlotIndex(rawValue: index), reason: reason,
             sequence: sequence.map { SequenceNumber(rawValue: $0) },
             name: reason == .empty ? nil : name, isNamed: isNamed)
+    }
+
+    /// `{"attempt": 3, "step": 20, "cause": "damaged"}`.
+    private mutating func rejection() throws(GroupReportsFailure) -> GroupDecision.Rejection {
+        var (attempt, step) = (UInt64?.none, UInt64?.none)
+        var cause: GroupDecision.Rejection.Cause?
+        try forEachMember { (key, reader) throws(GroupReportsFailure) in
+            switch key {
+            case "attempt": attempt = try reader.number()
+            case "step": step = try reader.number()
+            case "cause": cause = GroupDecision.Rejection.Cause(rawValue: try reader.text())
+            default: try reader.skipValue()
+            }
+        }
+        guard let attempt, let step, let cause else {
+            throw GroupReportsFailure(
+                json: "a rejected checkpoint lacks its attempt, its step, or a known cause")
+        }
+        return GroupDecision.Rejection(GroupCheckpointName(attempt: attempt, step: step), cause)
     }
 
     /// `{"attempt": 3, "step": 20}`, or null.

@@ -10,7 +10,7 @@ public func pcc_writer_begin_attempt(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let writer = try OpenWriter.of(writer).writer
         let given = try PCCheckC.options(attempt, default: pcc_attempt(), name: "pcc_attempt")
         var attempt = GroupAttempt(number: given.attempt)
         if given.has_base != 0 {
@@ -31,7 +31,7 @@ public func pcc_writer_decide(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let writer = try OpenWriter.of(writer).writer
         writer.decide(SequenceNumber(rawValue: sequence), isComplete: is_complete != 0)
     }
 }

@@ -33,6 +33,10 @@ extension WriterStatistics {
             "compress_nanoseconds": .integer(compressNanoseconds),
             "copy_nanoseconds": .integer(copyNanoseconds),
             "staging_stall_nanoseconds": .integer(stagingStallNanoseconds),
+            "device_leg": deviceLeg.json,
+            "medium_leg": mediumLeg.json,
+            "devices": .array(devices.map { .string($0) }),
+            "unpinned_reason": unpinnedReason.map { .message($0) } ?? .null,
             "busy_nanoseconds": .integer(busyNanoseconds),
             "write_queue_count_maximum": .count(writeQueueCountMaximum),
             "quarantined_slot_count": .count(quarantinedSlotCount),
@@ -76,6 +80,15 @@ extension SlotPin {
                 "command": .message($0.command),
             ])
         }
+    }
+}
+
+extension WriterStatistics.Leg {
+    fileprivate var json: JSONValue {
+        .dictionary([
+            "byte_count": .integer(byteCount), "busy_nanoseconds": .integer(busyNanoseconds),
+            "stall_nanoseconds": .integer(stallNanoseconds),
+        ])
     }
 }
 

@@ -15,7 +15,7 @@ private let names: [(status: pcc_status, name: StaticString)] = [
     (PCC_FORKED, "PCC_FORKED"), (PCC_SLOTS_EXHAUSTED, "PCC_SLOTS_EXHAUSTED"),
     (PCC_OUT_OF_MEMORY, "PCC_OUT_OF_MEMORY"), (PCC_SUPERSEDED, "PCC_SUPERSEDED"),
     (PCC_SKIPPED, "PCC_SKIPPED"), (PCC_REJECTED, "PCC_REJECTED"),
-    (PCC_RESOURCE_LIMIT, "PCC_RESOURCE_LIMIT"),
+    (PCC_RESOURCE_LIMIT, "PCC_RESOURCE_LIMIT"), (PCC_ACCELERATOR, "PCC_ACCELERATOR"),
 ]
 
 /// A string that lives as long as the library.

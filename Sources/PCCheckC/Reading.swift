@@ -295,7 +295,9 @@ public func pcc_reader_load(
                 Destination(
                     payloadOffset: given.payload_offset,
                     buffer: UnsafeMutableRawBufferPointer(
-                        start: data, count: Int(given.byte_count))))
+                        start: data,
+                        count: try byteCount(given.byte_count, "a destination")),
+                    stream: try stream(given.place)))
         }
         try selected.read(wanted)
     }

@@ -1,4 +1,5 @@
 public import CPCCheck
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointWriter
 
@@ -58,6 +59,34 @@ public func pcc_ticket_wait_early(
     status(error) { () throws(CheckpointError) in
         try PCCheckC.ticket(ticket)
             .waitEarly(timeoutNanoseconds: nanoseconds(milliseconds: timeout_ms))
+    }
+}
+
+/// The stream of a place; nil for the host.
+func stream(_ place: pcc_place) throws(CheckpointError) -> DeviceStream? {
+    if Int32(bitPattern: place.device) == PCC_DEVICE_HOST { return nil }
+    guard let kind = DeviceKind(rawValue: place.device), place.ordinal >= 0 else {
+        throw invalid(
+            "place is device \(place.device), ordinal \(place.ordinal); expected one of "
+                + "PCC_DEVICE_*, and the number of a device")
+    }
+    return DeviceStream(DeviceName(kind, place.ordinal), handle: place.stream)
+}
+
+@c @implementation
+public func pcc_ticket_hold_stream(
+    _ ticket: OpaquePointer?, _ place: UnsafePointer<pcc_place>?, _ only_early: UInt32,
+    _ timeout_ms: Int64, _ error: UnsafeMutablePointer<pcc_error>?
+) -> pcc_status {
+    status(error) { () throws(CheckpointError) in
+        // Safe: NULL or one struct.
+        guard let place = place?.pointee, let stream = try stream(place) else {
+            throw invalid("place is NULL or the host, expected a stream of a device")
+        }
+        try PCCheckC.ticket(ticket)
+            .hold(
+                stream, onlyEarly: only_early != 0,
+                timeoutNanoseconds: nanoseconds(milliseconds: timeout_ms))
     }
 }
 

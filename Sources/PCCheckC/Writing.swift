@@ -1,4 +1,5 @@
 public import CPCCheck
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointRecovery
 internal import CheckpointStorage
@@ -103,15 +104,14 @@ public func pcc_writer_open(
             options, default: pcc_writer_options(), name: "pcc_writer_options")
         let opened = try CheckpointWriter(
             path: text(path, "path"), options: writerOptions(given))
-        writer.pointee = Handle.make(opened)
+        writer.pointee = Handle.make(OpenWriter(opened))
     }
 }
 
-private typealias TensorMemory = (
+/// A tensor that C described; every part of it is checked.
+func tensor(_ given: pcc_tensor) throws(CheckpointError) -> (
     description: TensorDescription, memory: CheckpointPayload.Region
-)
-
-private func tensor(_ given: pcc_tensor) throws(CheckpointError) -> TensorMemory {
+) {
     let name = try text(given.name, "a tensor's name")
     let dtype = try text(given.dtype, "the dtype of tensor \(name)")
     guard let elementType = ElementType(name: dtype) else {
@@ -127,28 +127,30 @@ private func tensor(_ given: pcc_tensor) throws(CheckpointError) -> TensorMemory
     }
     let description = TensorDescription(
         name: name, elementType: elementType, shape: Array(shape))
-    // Safe: the caller keeps the memory alive and unchanged until the ticket is staged.
-    let memory = CheckpointPayload.Region(
-        UnsafeRawBufferPointer(start: given.data, count: Int(given.byte_count)),
-        elementByteCount: elementType.planeWidth, isEarly: given.is_early != 0)
+    let memory = try region(
+        given, byteCount: try byteCount(given.byte_count, "tensor \(name)"),
+        elementByteCount: elementType.planeWidth)
     return (description, memory)
 }
 
-private func payload(
-    _ tensors: UnsafePointer<pcc_tensor>?, _ tensorCount: Int,
-    _ metadata: UnsafePointer<pcc_metadata>?, _ metadataCount: Int
-) throws(CheckpointError) -> CheckpointPayload {
-    let givenTensors = try array(tensors, tensorCount, "tensors")
-    var described: [TensorMemory] = []
-    described.reserveCapacity(tensorCount)
-    for index in 0..<tensorCount { described.append(try tensor(givenTensors[index])) }
-    let givenMetadata = try array(metadata, metadataCount, "metadata")
-    var pairs: [(key: String, value: String)] = []
-    for index in 0..<metadataCount {
-        let key = try text(givenMetadata[index].key, "a metadata key")
-        pairs.append((key, try text(givenMetadata[index].value, "metadata \(key)")))
+/// The memory of a tensor whose size was checked.
+func region(
+    _ given: pcc_tensor, byteCount: Int, elementByteCount: Int
+) throws(CheckpointError) -> CheckpointPayload.Region {
+    // Safe: the caller keeps the memory alive and unchanged until the ticket is staged.
+    CheckpointPayload.Region(
+        UnsafeRawBufferPointer(start: given.data, count: byteCount),
+        elementByteCount: elementByteCount, isEarly: given.is_early != 0,
+        stream: try stream(given.place))
+}
+
+private func metadata(
+    _ given: UnsafePointer<pcc_metadata>?, _ count: Int
+) throws(CheckpointError) -> [(key: String, value: String)] {
+    try array(given, count, "metadata").map { entry throws(CheckpointError) in
+        let key = try text(entry.key, "a metadata key")
+        return (key, try text(entry.value, "metadata \(key)"))
     }
-    return try CheckpointPayload(tensors: described, metadata: pairs)
 }
 
 private func begin(
@@ -156,7 +158,7 @@ private func begin(
     _ options: UnsafePointer<pcc_save_options>?,
     _ ticket: UnsafeMutablePointer<OpaquePointer?>?
 ) throws(CheckpointError) {
-    let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+    let writer = try OpenWriter.of(writer).writer
     guard let ticket = ticket else { throw invalid("ticket is NULL") }
     let given = try PCCheckC.options(
         options, default: pcc_save_options(), name: "pcc_save_options")
@@ -175,7 +177,9 @@ public func pcc_writer_save(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let payload = try payload(tensors, tensor_count, metadata, metadata_count)
+        let payload = try OpenWriter.of(writer).last.payload(
+            array(tensors, tensor_count, "tensors"),
+            metadata: PCCheckC.metadata(metadata, metadata_count))
         try begin(writer, step, payload, options, ticket)
     }
 }
@@ -188,12 +192,15 @@ public func pcc_writer_prepare(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let open = try OpenWriter.of(writer)
         guard let save = save else { throw invalid("save is NULL") }
         let given = try PCCheckC.options(
             options, default: pcc_save_options(), name: "pcc_save_options")
-        let pending = try writer.prepare(
-            step: step, payload: try payload(tensors, tensor_count, metadata, metadata_count),
+        let payload = try open.last.payload(
+            array(tensors, tensor_count, "tensors"),
+            metadata: PCCheckC.metadata(metadata, metadata_count))
+        let pending = try open.writer.prepare(
+            step: step, payload: payload,
             userMetadata: try optionalText(given.user_metadata, "user_metadata") ?? "",
             needsApproval: given.needs_approval != 0)
         save.pointee = Handle.make(pending)
@@ -253,7 +260,9 @@ public func pcc_writer_save_opaque(
             // Safe: as for a tensor.
             memory.append(
                 CheckpointPayload.Region(
-                    UnsafeRawBufferPointer(start: region.data, count: Int(region.byte_count))))
+                    UnsafeRawBufferPointer(
+                        start: region.data, count: try byteCount(region.byte_count, "a region")),
+                    stream: try stream(region.place)))
         }
         try begin(writer, step, CheckpointPayload(opaque: memory), options, ticket)
     }
@@ -264,7 +273,7 @@ public func pcc_writer_approve(
     _ writer: OpaquePointer?, _ ticket: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let object = try OpenWriter.of(writer).writer
         object.approve(try Handle.object(ticket, CheckpointTicket.self, "ticket"))
     }
 }
@@ -275,7 +284,7 @@ public func pcc_writer_reject(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let object = try OpenWriter.of(writer).writer
         object.reject(
             try Handle.object(ticket, CheckpointTicket.self, "ticket"),
             because: try text(reason, "reason"))
@@ -290,8 +299,10 @@ public func pcc_payload_byte_count(
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
         guard let byte_count = byte_count else { throw invalid("byte_count is NULL") }
-        byte_count.pointee =
-            try payload(tensors, tensor_count, metadata, metadata_count).byteCount
+        let payload = try CheckpointPayload(
+            tensors: array(tensors, tensor_count, "tensors").map(tensor),
+            metadata: PCCheckC.metadata(metadata, metadata_count))
+        byte_count.pointee = payload.byteCount
     }
 }
 
@@ -300,7 +311,7 @@ public func pcc_writer_rewind(
     _ writer: OpaquePointer?, _ step: UInt64, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        try Handle.object(writer, CheckpointWriter.self, "writer").rewind(to: step)
+        try OpenWriter.of(writer).writer.rewind(to: step)
     }
 }
 
@@ -310,7 +321,7 @@ public func pcc_writer_recovered(
     _ is_verified: UnsafeMutablePointer<UInt32>?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let object = try OpenWriter.of(writer).writer
         guard let recovered = object.recovered else {
             throw CheckpointError(
                 .noCheckpoint, "the file held no checkpoint when this writer opened it")
@@ -330,7 +341,7 @@ public func pcc_writer_stats_json(
     _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let writer = try OpenWriter.of(writer).writer
         guard let json = json else { throw invalid("json is NULL") }
         json.pointee = try copyForCaller(writer.statistics.json.text)
     }
@@ -342,7 +353,7 @@ public func pcc_writer_pool(
     _ byte_count: UnsafeMutablePointer<UInt64>?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let writer = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let writer = try OpenWriter.of(writer).writer
         guard let start = start, let byte_count = byte_count else {
             throw invalid("start or byte_count is NULL")
         }
@@ -358,7 +369,7 @@ public func pcc_writer_close(
     _ writer: OpaquePointer?, _ error: UnsafeMutablePointer<pcc_error>?
 ) -> pcc_status {
     status(error) { () throws(CheckpointError) in
-        let object = try Handle.object(writer, CheckpointWriter.self, "writer")
+        let object = try OpenWriter.of(writer).writer
         // Freed whatever close says, as the header promises.
         defer { Handle.release(writer) }
         try object.close()
@@ -378,7 +389,7 @@ public func pcc_writer_dispose(
 
 @c @implementation
 public func pcc_writer_abandon(_ writer: OpaquePointer?) {
-    guard let object = try? Handle.object(writer, CheckpointWriter.self, "writer") else {
+    guard let object = try? OpenWriter.of(writer).writer else {
         return
     }
     object.abandon()

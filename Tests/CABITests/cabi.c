@@ -6,8 +6,10 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pccheck.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,7 +155,8 @@ static void expect_step(pcc_reader *reader, const pcc_checkpoint_info *info)
     float *found = malloc(ELEMENTS * sizeof *found);
     fill(expected, info->step);
     /* The widest element comes first, so "weight" begins the data. */
-    pcc_destination whole = {data_offset, ELEMENTS * sizeof *found, found};
+    pcc_destination whole = {
+        .payload_offset = data_offset, .byte_count = ELEMENTS * sizeof *found, .data = found};
     OK(pcc_reader_load(reader, &whole, 1, &error));
     CHECK(memcmp(expected, found, ELEMENTS * sizeof *found) == 0);
     OK(pcc_reader_verify(reader, &error));
@@ -314,7 +317,7 @@ static void refusals(const char *directory)
 
     pcc_ticket *ticket;
     char *large = calloc(1, 3 << 20);
-    pcc_region region = {large, 3 << 20};
+    pcc_region region = {.data = large, .byte_count = 3 << 20};
     CHECK(pcc_writer_save_opaque(writer, 1, &region, 1, NULL, &ticket, &error) == PCC_TOO_LARGE);
     pcc_tensor tensor = {.name = "t", .dtype = "F99", .data = large, .byte_count = 4};
     CHECK(pcc_writer_save(writer, 1, &tensor, 1, NULL, 0, NULL, &ticket, &error) ==
@@ -323,6 +326,24 @@ static void refusals(const char *directory)
     tensor.byte_count = 5;
     CHECK(pcc_writer_save(writer, 1, &tensor, 1, NULL, 0, NULL, &ticket, &error) ==
           PCC_INVALID_ARGUMENT);
+    /* Sizes that no memory has, and sums of them that 64 bits do not. */
+    const uint64_t sizes[] = {1ull << 62, (1ull << 63) - 1, 1ull << 63, UINT64_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        pcc_region vast[3];
+        for (size_t j = 0; j < 3; j++)
+            vast[j] = (pcc_region){.data = large, .byte_count = sizes[i]};
+        for (size_t count = 1; count <= 3; count++)
+            CHECK(pcc_writer_save_opaque(writer, 1, vast, count, NULL, &ticket, &error) ==
+                  PCC_TOO_LARGE);
+        uint64_t payload_byte_count;
+        tensor.byte_count = sizes[i];
+        CHECK(pcc_payload_byte_count(&tensor, 1, NULL, 0, &payload_byte_count, &error) ==
+              PCC_TOO_LARGE);
+    }
+    pcc_region vast[1024];
+    for (size_t j = 0; j < 1024; j++)
+        vast[j] = (pcc_region){.data = large, .byte_count = 1ull << 50};
+    CHECK(pcc_writer_save_opaque(writer, 1, vast, 1024, NULL, &ticket, &error) == PCC_TOO_LARGE);
     region.byte_count = 100;
     OK(pcc_writer_save_opaque(writer, 1, &region, 1, NULL, &ticket, &error));
     pcc_status status = pcc_ticket_wait(ticket, -1, &error);
@@ -405,7 +426,7 @@ static void messages(const char *directory)
 static void use_in_child(pcc_writer *writer, pcc_ticket *ticket, pcc_reader *reader)
 {
     alarm(20);
-    pcc_region region = {"x", 1};
+    pcc_region region = {.data = "x", .byte_count = 1};
     pcc_ticket *other = NULL;
     size_t count;
     char *json;
@@ -484,7 +505,7 @@ static void write_rank(const char *path, uint32_t rank, uint64_t last_step)
     OK(pcc_writer_begin_attempt(writer, &attempt, &error));
     for (uint64_t step = 10; step <= last_step; step += 10) {
         const uint64_t bytes[4] = {rank, step};
-        pcc_region region = {bytes, sizeof bytes};
+        pcc_region region = {.data = bytes, .byte_count = sizeof bytes};
         pcc_ticket *ticket;
         OK(pcc_writer_save_opaque(writer, step, &region, 1, NULL, &ticket, &error));
         OK(pcc_ticket_wait(ticket, 30000, &error));
@@ -512,11 +533,11 @@ static void append_report(char *text, size_t size, const char *path)
 /* What two ranks decide together, of which one saved further than the other. */
 static void decide_together(const char *directory)
 {
-    char paths[2][512], reports[20000] = "[";
+    char paths[2][512], reports[20480] = "[";
     for (uint32_t rank = 0; rank < 2; rank++) {
         snprintf(paths[rank], sizeof paths[rank], "%s/rank-%05u-of-00002.pcc", directory, rank);
         write_rank(paths[rank], rank, rank == 0 ? 20 : 10);
-        append_report(reports, sizeof reports, paths[rank]);
+        append_report(reports, sizeof reports - 480, paths[rank]);
     }
     strcat(reports, "]");
     char *decision;
@@ -534,6 +555,16 @@ static void decide_together(const char *directory)
     pcc_free(decision);
     passed("two ranks decide on the newest checkpoint that both have");
 
+    /* Both had it durable, so it is lost when it is damaged; a void one never was. */
+    strcpy(reports + strlen(reports) - 1,
+           ",{\"rejected\":{\"attempt\":4,\"step\":10,\"cause\":\"damaged\"}}]");
+    OK(pcc_group_decide(reports, &decision, &error));
+    CHECK(strstr(decision, "\"outcome\":\"refuse\",\"lost\":{\"attempt\":4,\"step\":10}"));
+    CHECK(strstr(decision, "\"missing\":[{\"rank\":0,\"last_rank\":1,"
+                           "\"reason\":\"it was rejected when its parts were read\"}]"));
+    pcc_free(decision);
+    passed("a checkpoint that was rejected is not decided on again");
+
     snprintf(reports, sizeof reports, "[{\"path\":\"%s\",\"error\":\"gone\"}]", paths[0]);
     OK(pcc_group_decide(reports, &decision, &error));
     CHECK(strstr(decision, "\"outcome\":\"refuse\"") && strstr(decision, "\"unusable\""));
@@ -547,6 +578,8 @@ static void decide_together(const char *directory)
     const char *const wrong[] = {
         "", "{}", "[1]", "[{}]", "[{\"path\":\"a\"}]", "[{\"path\":\"a\",\"report\":{}}]",
         "[] x", "[{\"path\":\"a\",\"error\":\"b\"},]", "[{\"path\":\"a\",\"x\":[[[",
+        "[{\"rejected\":{\"attempt\":4,\"step\":10}}]", "[{\"rejected\":{\"cause\":\"void\"}}]",
+        "[{\"rejected\":{\"attempt\":4,\"step\":10,\"cause\":\"tired\"}}]",
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         CHECK(pcc_group_decide(wrong[i], &decision, &error) == PCC_INVALID_ARGUMENT);
@@ -555,6 +588,91 @@ static void decide_together(const char *directory)
     CHECK(pcc_group_decide(NULL, &decision, &error) == PCC_INVALID_ARGUMENT);
     CHECK(pcc_group_decide("[]", NULL, &error) == PCC_INVALID_ARGUMENT);
     passed("reports that are none are refused");
+}
+
+/* How often to save, by what was measured. */
+static void choose_an_interval(void)
+{
+    pcc_interval_options options = {.struct_size = sizeof options, .step_seconds = 0.1,
+                                    .cost_seconds = 0.07, .durable_seconds = 0.35};
+    pcc_interval found;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps == 35 && found.bound == PCC_BOUND_BUDGET && found.goodput == 0);
+    CHECK(found.overhead > 0.0199999 && found.overhead < 0.0200001);
+    CHECK(found.lost_seconds > 2.0999 && found.lost_seconds < 2.1001);
+    /* The defaults, as given. */
+    pcc_interval again;
+    options.in_flight = 2;
+    options.budget = 0.02;
+    options.min_steps = 1;
+    options.max_steps = 1000000000;
+    OK(pcc_choose_interval(&options, &again, &error));
+    CHECK(memcmp(&found, &again, sizeof found) == 0);
+    options.max_steps = 7;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps == 7 && found.bound == PCC_BOUND_LIMIT && found.overhead > 0.0999);
+    options.max_steps = 0;
+    options.budget = 0.07;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps == 10 && found.bound == PCC_BOUND_BUDGET);
+    options.budget = 0;
+    for (uint32_t in_flight = 1; in_flight <= 4; in_flight *= 2) {
+        options.in_flight = in_flight;
+        options.cost_seconds = 0;
+        options.durable_seconds = 40;
+        OK(pcc_choose_interval(&options, &found, &error));
+        CHECK(found.steps == 400 / in_flight && found.bound == PCC_BOUND_THROUGHPUT);
+    }
+    options.durable_seconds = 0.1;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps == 1 && found.bound == PCC_BOUND_STEP);
+    /* Young: the square root of 2 * 1 s * 200000 s is 632 s. */
+    options.cost_seconds = 1;
+    options.durable_seconds = 3;
+    options.mtbf_seconds = 2e5;
+    options.restart_seconds = 100;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps > 6260 && found.steps < 6390 && found.bound == PCC_BOUND_FAILURES);
+    CHECK(found.goodput > 0.99 && found.goodput < 0.999);
+    passed("the interval of a job that measured its saves");
+
+    struct {
+        pcc_interval_options known;
+        uint64_t from_the_future;
+    } newer = {.known = options, .from_the_future = 1};
+    newer.known.struct_size = sizeof newer;
+    CHECK(pcc_choose_interval(&newer.known, &found, &error) == PCC_UNSUPPORTED);
+    /* A caller whose struct ends behind the budget. */
+    options.struct_size = offsetof(pcc_interval_options, mtbf_seconds);
+    options.min_steps = UINT64_MAX;
+    OK(pcc_choose_interval(&options, &found, &error));
+    CHECK(found.steps == 500 && found.bound == PCC_BOUND_BUDGET);
+    options.struct_size = sizeof options;
+    CHECK(pcc_choose_interval(&options, &found, &error) == PCC_INVALID_ARGUMENT);
+    CHECK(strstr(error.message, "min_steps is 18446744073709551615, expected 1 to 1000000000"));
+    options.min_steps = 0;
+    double *const numbers[] = {&options.step_seconds, &options.cost_seconds,
+                               &options.durable_seconds, &options.budget, &options.mtbf_seconds,
+                               &options.restart_seconds};
+    const char *const names[] = {"a step", "the cost of a save", "the time until durable",
+                                 "the budget", "the mean time between failures", "a restart"};
+    const double wrong[] = {NAN, INFINITY, -INFINITY, -1};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        const double right = *numbers[i];
+        for (size_t j = 0; j < sizeof wrong / sizeof *wrong; j++) {
+            *numbers[i] = wrong[j];
+            CHECK(pcc_choose_interval(&options, &found, &error) == PCC_INVALID_ARGUMENT);
+            CHECK(strstr(error.message, names[i]) == error.message &&
+                  strstr(error.message, ", expected "));
+        }
+        *numbers[i] = right;
+    }
+    options.in_flight = 65;
+    CHECK(pcc_choose_interval(&options, &found, &error) == PCC_INVALID_ARGUMENT);
+    CHECK(pcc_choose_interval(NULL, &found, &error) == PCC_INVALID_ARGUMENT);
+    CHECK(strstr(error.message, "a step is 0.0, expected "));
+    CHECK(pcc_choose_interval(&options, NULL, &error) == PCC_INVALID_ARGUMENT);
+    passed("numbers that make no interval are refused");
 }
 
 int main(int count, char **arguments)
@@ -574,6 +692,7 @@ int main(int count, char **arguments)
     save_in_parts(arguments[1]);
     messages(arguments[1]);
     decide_together(arguments[1]);
+    choose_an_interval();
     fork_beside_everything(arguments[1]);
     printf("%d passed, 0 failed\n", case_count);
     return 0;

@@ -6,6 +6,7 @@ import Testing
 /// GROUP.md, "Restart", step 2.
 @Suite struct GroupSelectionTests {
     private static let torn = "never completed: its slot is in state writing"
+    private static let rejected = "it was rejected when its parts were read"
 
     static let states: [GroupState] = [
         // While nothing is lost.
@@ -74,6 +75,10 @@ import Testing
         .init(
             "the new files are not all there yet", ["0/2 1.20a", "1/2 1.20a", "0/4 a0 fresh -"],
             "resume 1.20/2"),
+        .init(
+            "one file of the old world was deleted",
+            ["1/2 w1.10 1.20a 1.10r", "0/1 a2 w1.20 2.30a"],
+            "resume 2.30/1", next: 3, watermark: "1.20"),
         // Losses.
         .init(
             "a file is lost", ["0/3 w1.10 1.10a", "2/3 1.10a"], "refuse 1.10",
@@ -113,6 +118,53 @@ import Testing
         .init(
             "another rank could read the file", ["0/2 1.10a", "1/2 1.10a", "1/2 !busy"],
             "resume 1.10/2", problems: ["unusable run/rank-00001-of-00002.pcc"]),
+        .init(
+            "a newer one is damaged, and an older one may come back",
+            ["0/1 1.10a", "0/2 a2 2.20a", "0/3 a3 3.30a", "1/3 a3 3.30t", "2/3 a3 3.30a"],
+            "refuse 2.20",
+            newer: ["3.30/3 rank 1: its slot is table-damaged", "2.20/2 rank 1: no file"],
+            next: 4),
+        // What was tried.
+        .init(
+            "a torn one that hid what is away",
+            [
+                "0/2 a3 w2.20 ~3.30u 1.10a", "1/2 a3 w2.20 ~3.30u 1.10a", "0/3 a2 2.20a",
+                "2/3 a2 2.20a",
+            ],
+            "refuse 2.20", newer: ["3.30/2 ranks 0 to 1: \(rejected)", "2.20/3 rank 1: no file"],
+            next: 4, watermark: "2.20", rejected: "3.30"),
+        .init(
+            "a torn first save", ["0/2 ~1.10u", "1/2 ~1.10u"], "begin",
+            newer: ["1.10/2 ranks 0 to 1: \(rejected)"], rejected: "1.10"),
+        .init(
+            "one rank had not named it", ["0/2 1.10a", "1/2 ~1.10u"], "begin",
+            newer: ["1.10/2 rank 0: \(rejected); rank 1: \(rejected)"], rejected: "1.10"),
+        .init(
+            "a durable one is damaged, and no other is left", ["0/2 1.10a", "1/2 1.10a"],
+            "refuse 1.10", newer: ["1.10/2 ranks 0 to 1: \(rejected)"], rejected: "1.10"),
+        .init(
+            "a durable one is damaged, and an older one is left",
+            ["0/2 1.20a 1.10r", "1/2 1.20a 1.10r"], "resume 1.10/2",
+            newer: ["1.20/2 ranks 0 to 1: \(rejected)"], rejected: "1.20"),
+        .init(
+            "the ranks did not hold the same", ["0/2 1.10a", "1/2 1.10a"], "begin",
+            newer: ["1.10/2 ranks 0 to 1: the ranks did not hold the same"],
+            rejected: "1.10=void"),
+        .init(
+            "a void one that hid what is away",
+            ["0/1 a3 3.30a 1.10r", "0/2 a2 2.20a"], "refuse 2.20",
+            newer: [
+                "3.30/1 rank 0: the ranks did not hold the same", "2.20/2 rank 1: no file",
+            ], next: 4, rejected: "3.30=void"),
+        .init(
+            "a void one that hid what is lost",
+            ["0/2 w1.10 1.20a 1.10t", "1/2 w1.10 1.20a 1.10r"], "refuse 1.10",
+            newer: [
+                "1.20/2 ranks 0 to 1: the ranks did not hold the same",
+                "1.10/2 rank 0: its slot is table-damaged",
+            ], watermark: "1.10", rejected: "1.20=void"),
+        .init(
+            "what no file has is not rejected", ["0/1 1.10a"], "resume 1.10/1", rejected: "9.99"),
         // What does not belong together.
         .init(
             "a file of another run", ["0/2 1.10a", "1/2 run=b 1.10a", "0/1 1.10a"],
@@ -159,7 +211,7 @@ import Testing
     ]
 
     @Test(arguments: states) func decision(_ state: GroupState) throws {
-        let decision = GroupSelection.decide(try state.reports)
+        let decision = GroupSelection.decide(try state.reports, rejected: state.rejected)
         #expect(decision.outcomeText == state.outcome)
         #expect(decision.newerIncomplete.map(\.missingText) == state.newer)
         #expect(decision.nextAttempt == state.next)
@@ -171,8 +223,8 @@ import Testing
     /// What every rank must decide alike does not depend on the order in which files were read.
     @Test(arguments: states) func orderOfTheReportsCountsNothing(_ state: GroupState) throws {
         let reports = try state.reports
-        let one = GroupSelection.decide(reports)
-        let other = GroupSelection.decide(reports.reversed())
+        let one = GroupSelection.decide(reports, rejected: state.rejected)
+        let other = GroupSelection.decide(reports.reversed(), rejected: state.rejected)
         #expect(one.outcomeText == other.outcomeText)
         #expect(one.newerIncomplete.map(\.missingText) == other.newerIncomplete.map(\.missingText))
         #expect(one.nextAttempt == other.nextAttempt)

@@ -15,10 +15,13 @@ struct GroupState: Sendable, CustomTestStringConvertible {
     let watermark: String?
     /// Kinds and paths.
     let problems: [String]
+    let rejected: [GroupDecision.Rejection]
 
+    /// - Parameter rejected: `1.20`, or `1.20=void`.
     init(
         _ name: String, _ files: [String], _ outcome: String, newer: [String] = [],
-        next: UInt64? = 2, watermark: String? = nil, problems: [String] = []
+        next: UInt64? = 2, watermark: String? = nil, problems: [String] = [],
+        rejected: String...
     ) {
         self.name = name
         self.files = files
@@ -27,6 +30,7 @@ struct GroupState: Sendable, CustomTestStringConvertible {
         self.next = next
         self.watermark = watermark
         self.problems = problems
+        self.rejected = rejected.compactMap(Self.rejection)
     }
 
     var testDescription: String { name }
@@ -68,6 +72,11 @@ struct GroupState: Sendable, CustomTestStringConvertible {
 
     private static func identifier(_ first: UInt8, _ second: UInt8 = 0) -> Identifier128 {
         Identifier128(bytes: [first, second] + [UInt8](repeating: 0, count: 14))
+    }
+
+    private static func rejection(_ text: String) -> GroupDecision.Rejection? {
+        let words = text.split(separator: "=").map(String.init)
+        return checkpointName(words[0]).map { .init($0, words.count == 1 ? .damaged : .void) }
     }
 
     private static func checkpointName(_ text: String) -> GroupCheckpointName? {

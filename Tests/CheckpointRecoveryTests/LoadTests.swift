@@ -109,6 +109,53 @@ import Testing
         #expect(load.rejections.isEmpty)
     }
 
+    /// Its writer waits for a flush, which may take longer than any search: nobody was told that it
+    /// is durable, and the one that is durable is no fallback.
+    @Test(arguments: [true, false])
+    func oneThatItsWriterStillHasIsNoCandidate(_ hasOther: Bool) throws {
+        var builder = try ImageBuilder(capacity: 512 << 10)
+        let anchor = hasOther ? builder.complete(slot: 0, sequence: 5) : nil
+        builder.commit(builder.superblock(generation: 3, anchor: anchor))
+        let next = builder.complete(slot: 2, sequence: 6)
+        let storage = builder.storage()
+        let writer = MemoryStorage(openerOf: storage)
+        let slot = LockByte.slot(SlotIndex(2))
+        #expect(try writer.tryLock(slot, exclusive: true))
+        let reader = try CheckpointReader(storage: storage)
+        #expect(reader.decision.slots[2].reason == .writing)
+        #expect(reader.decision.highestSequence.rawValue == 6)
+        let load = Load(reader)
+        if hasOther {
+            #expect(try load.next().candidate.sequence.rawValue == 5)
+            #expect(load.rejections.isEmpty)
+        } else {
+            let error = #expect(throws: CheckpointError.self) { try load.next() }
+            #expect(error?.code == .busy)
+            let other = Load(reader, where: { $0.step == 7 })
+            let absent = #expect(throws: CheckpointError.self) { try other.next() }
+            #expect(absent?.code == .noCheckpoint)
+        }
+        // It is durable now, and its writer is about to let go: nothing else is taken silently.
+        builder.commit(builder.superblock(generation: 4, anchor: next))
+        try writer.writeBlocks(builder.bytes, at: 0)
+        #expect(try reader.refresh().candidates.first?.sequence.rawValue == 6)
+        let error = #expect(throws: CheckpointError.self) {
+            try reader.select(reader.decision.candidates[0])
+        }
+        #expect(error?.code == .busy)
+        try writer.unlock(slot)
+        #expect(try Load(reader).next().candidate.sequence.rawValue == 6)
+    }
+
+    /// A reader that has a slot does not hide what is in it from others.
+    @Test func oneThatAReaderHasIsACandidate() throws {
+        let storage = try builder().storage()
+        let other = MemoryStorage(openerOf: storage)
+        #expect(try other.tryLock(.slot(SlotIndex(2)), exclusive: false))
+        let reader = try CheckpointReader(storage: storage)
+        #expect(reader.decision.slots[2].reason == .unanchored)
+    }
+
     /// The damaged one is lost, but the one that a writer has may be whole again in a moment.
     @Test func oneInTheHandsOfAWriterMakesTheSearchBusy() throws {
         let storage = try builder().storage()

@@ -14,6 +14,7 @@ WANTED = {
     "CheckpointFormat": 100,
     "CheckpointRecovery": 100,
     "CheckpointGroup": 95,
+    "CheckpointModel": 95,
     "CheckpointWriter": 95,
     "CheckpointCheck": 95,
     "CheckpointStorage": None,

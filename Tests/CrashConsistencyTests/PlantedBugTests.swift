@@ -12,9 +12,9 @@ import Testing
 /// without a bug by none.
 ///
 /// The writer itself is always the one that ships. Most bugs are planted in the medium below it.
-/// Those that only a writer can have are patches of a copy of its sources, in
-/// Tests/Mutation/planted.json: `make planted` runs `aWriterWithoutABugIsCleared` with each of
-/// them, which must fail.
+/// Those that no medium can have are patches of a copy of the sources, in
+/// Tests/Mutation/planted.json: `make planted` runs with each of them the tests that claim it,
+/// `aWriterWithoutABugIsCleared` where a net does, which must fail.
 @Suite struct PlantedBugTests {
     /// A way to look for broken promises.
     enum Net: String, CaseIterable, Sendable, Decodable {
@@ -48,8 +48,11 @@ import Testing
             #expect(Self.claims[bug]?.isEmpty == false, "\(bug) is found by nothing")
         }
         let patches = try Self.patches()
-        let claimed = Self.claims.values.flatMap(\.self) + patches.map(\.net)
+        let claimed = Self.claims.values.flatMap(\.self) + patches.compactMap(\.net)
         #expect(Set(claimed) == Set(Net.allCases))
+        for patch in patches where patch.net == nil {
+            #expect(!patch.tests.isEmpty, "\(patch.name) is found by nothing")
+        }
     }
 
     /// A bug that is planted in a copy of the sources.
@@ -60,7 +63,8 @@ import Testing
         }
 
         let name: String
-        let net: Net
+        let net: Net?
+        let tests: [String]
         let edits: [Edit]
     }
 

@@ -20,6 +20,15 @@ import Testing
         #expect(sum.faultCount > 100)
     }
 
+    /// Some saves come from devices: what those do wrong shows.
+    @Test(arguments: DeviceMistake.allCases)
+    func aMistakeOfADeviceIsFound(mistake: DeviceMistake) {
+        let finding = (1...UInt64(300)).lazy.compactMap {
+            Simulation.run(seed: $0, deviceMistake: mistake).violation
+        }.first
+        #expect(finding != nil, "\(mistake) is found by no seed")
+    }
+
     @Test func aSeedIsARun() {
         for seed in 500..<UInt64(510) {
             let first = Simulation.run(seed: seed)

@@ -56,8 +56,9 @@ def write_if_changed(path, text):
 # What a copy of the package does without.
 UNUSED = [
     r'\.executable\(name: "\w+", targets: \["\w+"\]\),', r'tool\("\w+"\),',
-    r'\.library\(name: "pccheck-c".*?\),', r'\.target\(name: "CPCCheck"\),',
+    r'\.library\(name: "pccheck-c".*?\),', r'\.target\(name: "CPCCheck".*?\),',
     r'\.target\(\s*name: "PCCheckC".*?boundarySettings\),',
+    r'\.testTarget\(\s*name: "PCCheckCTests".*?boundarySettings\),',
     r'module\(\s*"CheckpointCommands".*?exclude: \["man"\]\),',
 ]
 

@@ -1,11 +1,13 @@
-"""Plants the mistakes that only the writer can make in a copy of it, and has the tests find them.
+"""Plants mistakes that no medium can make in a copy of the sources, and has the tests find them.
 
-    planted.py [--seeds N]
+    planted.py [--seeds N] [NAME...]
 
-Most mistakes are planted in the medium below a writer (FaultyStorage); those of planted.json are
-patches of the writer. All are compiled into one copy of the package, in build/planted, and the
-environment chooses one: every test that claims it must fail with it and pass without, and the
-simulation must find it.
+Most mistakes are planted in the medium below a writer (FaultyStorage) or in a device
+(FaultyDevice); those of planted.json are patches of the writer, of the loads, and of what a group
+decides. All are compiled into one copy of the package, in build/planted, and the environment
+chooses one: the net, if one is named, and every test that claims it must fail with it and pass
+without. The simulation must find it, or that of groups where "simulation" is "groups", unless it
+is false: what is simulated does not get there. Names choose some mistakes.
 """
 
 import argparse
@@ -48,10 +50,12 @@ def patched(file, text, bugs):
 
 def copy_package(bugs):
     """The package with every patch, none of which does anything before it is asked for."""
-    kept = {PACKAGE / "Sources/CheckpointWriter/IsPlanted.swift": SWITCH.encode()}
+    modules = {pathlib.Path(edit["file"]).parts[1] for bug in bugs for edit in bug["edits"]}
+    kept = {PACKAGE / "Sources" / module / "IsPlanted.swift": SWITCH.encode()
+            for module in modules}
     manifest = manifest_without([
         "CommandTests", "TidyTests", "FuzzTests", "CheckpointFormatTests",
-        "CheckpointStorageTests", "CheckpointRecoveryTests", "CheckpointCheckTests"])
+        "CheckpointStorageTests", "CheckpointCheckTests"])
     kept[PACKAGE / "Package.swift"] = manifest.encode()
     for folder in FOLDERS:
         for source in (ROOT / folder).rglob("*"):
@@ -86,8 +90,8 @@ def run(command, bug=None):
 
 def run_tests(name, bug=None):
     status, output = run(["swift", "test", "--skip-build", *BUILD_OPTIONS, "--filter", name], bug)
-    is_run = "Test run with" in output
-    if not is_run:
+    # A mistake may end the process.
+    if bug is None and "Test run with" not in output:
         sys.exit(f"{name} did not run to its end:\n{output[-4000:]}")
     return status, output
 
@@ -95,22 +99,25 @@ def run_tests(name, bug=None):
 def check(bug, seeds):
     """What did not find the bug."""
     name, missed = bug["name"], []
-    status, output = run_tests(NETS, name)
-    problem = next((line for line in output.splitlines() if f"{bug['net']}: " in line), None)
-    if status == 0 or problem is None:
-        missed.append(f"the net {bug['net']}")
-    print(f"{name}: {bug['net']}: {(problem or 'MISSED').strip()[:160]}", flush=True)
+    if "net" in bug:
+        status, output = run_tests(NETS, name)
+        problem = next((line for line in output.splitlines() if f"{bug['net']}: " in line), None)
+        if status == 0 or problem is None:
+            missed.append(f"the net {bug['net']}")
+        print(f"{name}: {bug['net']}: {(problem or 'MISSED').strip()[:160]}", flush=True)
     for test in bug["tests"]:
         status, _ = run_tests(test, name)
         if status == 0:
             missed.append(test)
         print(f"{name}: {test}: {'MISSED' if status == 0 else 'fails'}", flush=True)
-    status, output = run([simulate(), "--seeds", str(seeds)], name)
-    lines = [line for line in output.splitlines()
-             if line.startswith(("simulation:", "Violation:"))]
-    if status == 0 or len(lines) < 2:
-        missed.append("the simulation")
-    print(f"{name}: " + "; ".join(lines)[:200], flush=True)
+    if simulation := bug.get("simulation", True):
+        groups = ["--groups"] if simulation == "groups" else []
+        status, output = run([simulate(), *groups, "--seeds", str(seeds)], name)
+        lines = [line for line in output.splitlines()
+                 if line.startswith(("simulation:", "groups:", "Violation:"))]
+        if status == 0 or len(lines) < 2:
+            missed.append("the simulation")
+        print(f"{name}: " + "; ".join(lines)[:200], flush=True)
     return [f"{name}: {net} does not find it" for net in missed]
 
 
@@ -121,18 +128,22 @@ def simulate():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20000)
+    parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     bugs = json.loads(PLANTED.read_text())
+    if unknown := set(options.names) - {bug["name"] for bug in bugs}:
+        sys.exit(f"planted.json has no {', '.join(sorted(unknown))}")
     copy_package(bugs)
     status, output = run(["swift", "build", "--build-tests", *BUILD_OPTIONS])
     BUILD.joinpath("build.log").write_text(output)
     if status:
         sys.exit(f"the copy does not build: see {BUILD}/build.log")
-    for test in [NETS, *(test for bug in bugs for test in bug["tests"])]:
+    chosen = [bug for bug in bugs if not options.names or bug["name"] in options.names]
+    for test in dict.fromkeys([NETS, *(test for bug in chosen for test in bug["tests"])]):
         status, output = run_tests(test)
         if status:
             sys.exit(f"without a mistake, {test} fails:\n{output[-4000:]}")
-    missed = [line for bug in bugs for line in check(bug, options.seeds)]
+    missed = [line for bug in chosen for line in check(bug, options.seeds)]
     for line in missed:
         print(line)
     sys.exit(1 if missed else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -169,6 +170,14 @@ def test_names_the_version(page: str) -> None:
 
 # What a page says of a large run, in small.
 SMALLER = {"2G": "2MiB", "40GiB": "2MiB", "/mnt/nvme": "nvme", "12000": "110"}
+# A machine for `pccheck tune`.
+PROFILE = {
+    "processor_count": 8,
+    "device": [{"write_byte_count": 1 << 20, "queue_depth": 4, "bytes_per_second": [1e9] * 3}],
+    "flush_seconds": [0.003] * 3, "commit_seconds": [0.005, 0.007, 0.04],
+    "block_seconds": [2e-4] * 3, "call_seconds": [3e-4] * 3,
+    "memory_bytes_per_second": [4e10] * 3, "digest_bytes_per_second": [1e10] * 3,
+}  # fmt: skip
 # These go on until they are told to stop.
 ENDLESS = {("pccheck", "bench"), ("pcinspect", "watch")}
 
@@ -225,6 +234,8 @@ def test_examples_run(tool: str, sample: Path, tmp_path: Path) -> None:
     extract = [TOOLS / "pcextract", "run.pcc", "-o", "model.safetensors", "--quiet"]
     subprocess.run(extract, cwd=tmp_path, check=True, timeout=60)
     (tmp_path / "run.pcc").rename(tmp_path / "before.pcc")
+    (tmp_path / "spot.csv").write_text("time_seconds,nodes\n0,4\n9000,3\n20000,4\n50000,0\n")
+    (tmp_path / "node.json").write_text(json.dumps(PROFILE))
     for example in examples(tool):
         # What is behind a pipe, or where output goes, is not the tool's.
         words = prepare(shlex.split(re.split(r" (?:[|>]|2>|&&) ", example)[0]), sample, tmp_path)

@@ -105,6 +105,7 @@ class Case:
             fill_disk, free_disk, make_read_only, damage, self.another_process_opens,
             self.in_forked_child, self.killed_while_it_saves, self.run_program, interrupt_soon,
             fail_writes, fail_flushes, pin_newest, close_soon, limit_file_size,
+            self.module_on_gpu, self.lose_device,
         ]  # fmt: skip
         self._names: dict[str, Any] = {helper.__name__: helper for helper in helpers}
         prelude = PRELUDE + (TORCH_PRELUDE if needs_torch else "")
@@ -174,6 +175,26 @@ class Case:
         with open(reading) as answer:
             self._said.append(answer.read())
         os.waitpid(child, 0)
+
+    def module_on_gpu(self) -> Any:
+        """A module on a device; a stand-in is used for its driver, which stays in the process."""
+        import torch
+        from stand_in import StandIn
+
+        from pccheck._torch.loading.decoder import TorchMemory
+        from pccheck._torch.saving import waiting
+        from pccheck.torch import Checkpointer
+
+        self._device = StandIn()
+        Checkpointer._devices = TorchMemory.devices = waiting.devices = self._device
+        module = torch.nn.Linear(64, 64)
+        for parameter in module.parameters():
+            parameter.data = self._device.put(parameter.data)
+        return module
+
+    def lose_device(self) -> None:
+        """As a kernel of the user does that uses memory which is not its own."""
+        self._device.fail("copy", 700, is_sticky=True)
 
     def run_program(self, code: str) -> None:
         ended = subprocess.run(
@@ -278,7 +299,7 @@ def case(needs_torch: bool = True) -> Iterator[Case]:
 
 def main() -> None:
     blocks = json.load(sys.stdin)
-    with case(needs_torch=False) as running:
+    with case(needs_torch=any("pcc.Checkpointer" in block for block in blocks)) as running:
         said = [running.run(code, "case") for code in blocks]
     print(json.dumps(said))
 

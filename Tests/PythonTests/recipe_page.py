@@ -23,7 +23,8 @@ def recipes() -> list[tuple[str, str]]:
 
 #: Run beside the tests of their adapters.
 FRAMEWORKS = {
-    "Hugging Face Trainer", "Accelerate", "Lightning", "JAX, Flax, optax",
+    "Hugging Face Trainer", "Accelerate", "Lightning",
+    "Lightning with sharded modules", "JAX, Flax, optax",
     "JAX in several processes", "A folder for `from_pretrained`",
     "Averaged and schedule-free weights",
 }  # fmt: skip

@@ -105,14 +105,14 @@ COUNTERS: dict[str, Callable[[str], Counts]] = {
     ),
     # Bounds without an error, and mistakes that the model rejects.
     "model": count_lines(
-        r"^N=\d.* errors: 0$|^BUG_\w+: (?!not found).*$",
-        r"^N=\d.* errors: (?!0$).*$|^BUG_\w+: not found.*$",
+        r"^(?:N=|group, )\d.* errors: 0$|^(?:group, )?BUG_\w+: (?!not found).*$",
+        r"^(?:N=|group, )\d.* errors: (?!0$).*$|^(?:group, )?BUG_\w+: not found.*$",
     ),
     # All seeds together, each planted mistake, persistent memory.
     "simulation": count_lines(
-        r"^(?:simulation|persistent memory): .*, 0 violations.*$"
+        r"^(?:simulation|groups|persistent memory): .*, 0 violations.*$"
         r"|^\w+: after \d+ seeds: (?!MISSED).*$",
-        r"^(?:simulation|persistent memory): .*, [1-9]\d* violations.*$"
+        r"^(?:simulation|groups|persistent memory): .*, [1-9]\d* violations.*$"
         r"|^\w+: after \d+ seeds: MISSED$",
     ),
     "fuzz": count_lines(

@@ -1,10 +1,14 @@
 """Runs the stages of `make test` or `make check`, and ends with one table of what came of them.
 
-    run.py PREFIX STAGE…     a stage is the target PREFIX-STAGE of the Makefile in this folder
+    run.py PREFIX STAGE… [-- STAGE…]
 
-Every stage runs, also after one that failed; each is shown while it runs and kept in build/stages.
+A stage is the target PREFIX-STAGE of the Makefile in this folder. The stages after `--` run at the
+same time as those before it; on either side one follows the other. Every stage runs, also after one
+that failed. What it prints is kept in build/stages. A stage before `--` is shown while it runs, one
+after it when it ends; without stages before it those after it are shown.
+
 The last line holds the totals: `N passed, M failed, K skipped`. The exit status is 0 when nothing
-failed, 1 when something did, and 130 after Ctrl-C, which ends the running stage and the run.
+failed, 1 when something did, and 130 after Ctrl-C, which ends the running stages and the run.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -37,41 +42,53 @@ class Result:
 
 
 class Runner:
-    """Runs one stage after the other until a signal asks it to end."""
+    """Runs stages until a signal asks it to end."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.is_interrupted = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, frame: object) -> None:
-        """The first signal lets the stage clean up after itself, the next one kills it."""
+        """The first signal lets the stages clean up after themselves, the next one kills them."""
         sent = signal.SIGKILL if self.is_interrupted else signal.SIGINT
         self.is_interrupted = True
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, sent)
+        for process in self._processes:
+            if process.poll() is None:
+                os.killpg(process.pid, sent)
 
-    def run(self, stage: str) -> Result:
+    def run_all(self, stages: Sequence[str], beside: Sequence[str]) -> list[Result]:
+        """The results, first those of `stages`. A signal reaches the main thread, which is here."""
+        with ThreadPoolExecutor(1) as executor:
+            others = executor.submit(lambda: [self.run(stage, False) for stage in beside])
+            results = [self.run(stage, True) for stage in stages]
+            return results + others.result()
+
+    def run(self, stage: str, is_shown: bool) -> Result:
         if self.is_interrupted:
             return Result(stage, note="not run")
         target = f"{self.prefix}-{stage}"
-        print(f"\n=== {stage} (make {target})", flush=True)
+        if is_shown:
+            show(f"\n=== {stage} (make {target})\n".encode())
         LOGS.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with open(LOGS / f"{stage}.log", "w+b") as log:
-            status = self._make(target, log)
+            status = self._make(target, log, is_shown)
             log.seek(0)
-            text = log.read().decode(errors="replace").replace("\r\n", "\n")
+            output = log.read()
         seconds = time.monotonic() - began
+        if not is_shown:
+            show(f"\n=== {stage} (make {target}), {seconds:.0f} s\n".encode() + output)
+        text = output.decode(errors="replace").replace("\r\n", "\n")
         if self.is_interrupted:
             return Result(stage, count_so_far(stage, text), seconds, "interrupted")
         return Result(stage, count(stage, text, status), seconds)
 
-    def _make(self, target: str, log: BinaryIO) -> int:
+    def _make(self, target: str, log: BinaryIO, is_shown: bool) -> int:
         """In a process group of its own, so that a signal reaches all that the stage started."""
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             ["make", "--no-print-directory", target],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -79,21 +96,32 @@ class Runner:
             env={**os.environ, "MAKEFLAGS": _flags_without_jobs()},
             start_new_session=True,
         )
-        assert self._process.stdout is not None
-        output = self._process.stdout.fileno()
+        self._processes.append(process)
+        if self.is_interrupted:
+            # The signal came before the process was among those that it is passed on to.
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        output = process.stdout.fileno()
         while True:
             if not select.select([output], [], [], 0.2)[0]:
                 # What a stage left running may keep the pipe open after its end.
-                if self._process.poll() is not None:
+                if process.poll() is not None:
                     break
                 continue
             piece = os.read(output, 1 << 16)
             if not piece:
                 break
             log.write(piece)
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-        return self._process.wait()
+            log.flush()
+            if is_shown:
+                show(piece)
+        return process.wait()
+
+
+def show(output: bytes) -> None:
+    """In one write: two stages may print at once."""
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 def _flags_without_jobs() -> str:
@@ -102,8 +130,11 @@ def _flags_without_jobs() -> str:
     return re.sub(r"(?:^| )(?:-j\d*|--jobserver-\S+)(?= |$)", "", flags).strip()
 
 
-def table(results: Sequence[Result]) -> str:
-    """One row for each stage, below it why something was skipped and what failed."""
+def table(results: Sequence[Result], seconds: float) -> str:
+    """One row for each stage, below it why something was skipped and what failed.
+
+    The seconds of the total are those of the run, in which stages may overlap.
+    """
     width = max(len("stage"), *(len(result.stage) for result in results))
     lines = ["", f"{'stage':{width}}  passed  failed  skipped  seconds"]
     for result in results:
@@ -115,7 +146,6 @@ def table(results: Sequence[Result]) -> str:
         lines += [_indented(f"failed: {failure}") for failure in counts.failures]
         if counts.failed:
             lines.append(f"  all that it printed: {LOGS / result.stage}.log")
-    seconds = sum(result.seconds for result in results)
     passed, failed, skipped = totals(results)
     lines.append(f"{'total':{width}}  {passed:6}  {failed:6}  {skipped:7}  {seconds:7.0f}")
     lines += ["", f"{passed} passed, {failed} failed, {skipped} skipped"]
@@ -139,12 +169,16 @@ def totals(results: Sequence[Result]) -> tuple[int, int, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) < 2:
-        print("usage: run.py PREFIX STAGE…; there is no stage to run", file=sys.stderr)
+    if len(arguments) < 2 or arguments[1:] == ["--"]:
+        print("usage: run.py PREFIX STAGE… [-- STAGE…]; there is no stage to run", file=sys.stderr)
         return 2
-    runner = Runner(arguments[0])
-    results = [runner.run(stage) for stage in arguments[1:]]
-    print(table(results), flush=True)
+    prefix, *stages = arguments
+    parting = stages.index("--") if "--" in stages else len(stages)
+    began = time.monotonic()
+    runner = Runner(prefix)
+    before, after = stages[:parting], stages[parting + 1 :]
+    results = runner.run_all(before or after, after if before else [])
+    print(table(results, time.monotonic() - began), flush=True)
     if runner.is_interrupted:
         return 130
     return 1 if any(result.counts.failed for result in results) else 0

@@ -48,6 +48,14 @@ test-slow:
 	@trap 'echo cleaned up; exit 1' INT; echo began; sleep 60 & wait
 test-deaf:
 	@trap '' INT; echo began; sleep 60; sleep 60
+test-meets test-met:
+	@touch $@; for n in $$(seq 300); do test -e test-meets -a -e test-met && break; sleep 0.1; done
+	@test -e test-meets -a -e test-met && echo both are here
+test-slow-beside:
+	@trap 'echo cleaned up beside; exit 1' INT; touch begun; sleep 60 & wait
+test-slow-too:
+	@trap 'echo cleaned up; exit 1' INT; while ! test -e begun; do sleep 0.1; done; echo began; \
+		sleep 60 & wait
 test-child:
 	@sleep 60 & echo left a child
 """
@@ -132,6 +140,28 @@ def test_a_child_that_a_stage_left_is_not_waited_for(project: Path) -> None:
     assert time.monotonic() - began < 40
 
 
+def test_stages_after_the_dashes_run_at_the_same_time(project: Path) -> None:
+    """Each of two waits until the other one runs; the rest of either side follows in its order."""
+    result = run(project, "meets", "lint", "--", "met", "c", "python")
+    assert result.returncode == 1
+    counts = [row(result.stdout, stage) for stage in ("meets", "lint", "met", "c", "python")]
+    assert counts == [(1, 0, 0), (1, 0, 0), (1, 0, 0), (2, 1, 0), (1, 1, 3)]
+    table = result.stdout.split("\nstage ")[1]
+    rows = re.findall(r"^(\w+) +\d+ +\d+ +\d+ +\d+$", table, re.M)
+    assert rows == ["meets", "lint", "met", "c", "python", "total"]
+    assert result.stdout.splitlines()[-1] == "6 passed, 2 failed, 3 skipped"
+    # What the second side prints comes in one piece, below its heading.
+    assert re.search(r"^=== met \(make test-met\), \d+ s\nboth are here$", result.stdout, re.M)
+    assert (project / "build/stages/met.log").read_text() == "both are here\n"
+
+
+def test_stages_of_the_second_side_alone_are_shown_while_they_run(project: Path) -> None:
+    result = run(project, "--", "lint", "c")
+    assert (row(result.stdout, "lint"), row(result.stdout, "c")) == ((1, 0, 0), (2, 1, 0))
+    assert re.search(r"^=== lint \(make test-lint\)\nlinted$", result.stdout, re.M)
+    assert run(project, "--").returncode == 2
+
+
 def start(project: Path, *stages: str) -> subprocess.Popen[str]:
     """Runs stages until one has begun."""
     process = subprocess.Popen(
@@ -154,6 +184,20 @@ def test_an_interrupt_lets_the_stage_clean_up_and_ends_the_run(project: Path) ->
     assert re.search(r"^slow  .* interrupted$", output, re.M), output
     assert re.search(r"^python  .* not run$", output, re.M), output
     assert output.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
+
+
+def test_an_interrupt_reaches_both_of_two_stages(project: Path) -> None:
+    process = start(project, "slow-too", "lint", "--", "slow-beside", "c")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "cleaned up\n" in output and "cleaned up beside\n" in output
+    for stage, note in (
+        ("slow-too", "interrupted"), ("lint", "not run"), ("slow-beside", "interrupted"),
+        ("c", "not run"),
+    ):  # fmt: skip
+        assert re.search(rf"^{stage} .* {note}$", output, re.M), output
+    assert output.splitlines()[-1] == "0 passed, 0 failed, 0 skipped"
 
 
 def test_a_second_interrupt_kills_the_stage(project: Path) -> None:
@@ -196,10 +240,15 @@ LINES = [
     ("model", "N=1, 4 saves, 2 crashes, 1 failed flush: 5 states, errors: 0\n"
      "N=2, 4 saves, 1 crashes, 1 failed flush: 5 states, errors: cut\n"
      "BUG_SKIP_F1: assertion violated, after 3 states\n"
-     "BUG_NO_F0: not found, after 7 states\n", (2, 2)),
+     "BUG_NO_F0: not found, after 7 states\n"
+     "group, 2 slots, 2 saves, 2 restarts: 5 states, errors: 0\n"
+     "group, 3 slots, 3 saves, 1 restarts: 5 states, errors: 1\n"
+     "group, BUG_MIN: assertion violated, after 3 states\n"
+     "group, BUG_STEP: not found, after 7 states\n", (4, 4)),
     ("simulation", "simulation: 20 seeds, 9 faults, 5 states, 0 violations, 1 s\n"
+     "groups: 20 seeds, 9 faults, 5 states, 0 violations, 1 s\n"
      "skipF1: after 3 seeds: Violation: lost\nreuseEarly: after 20000 seeds: MISSED\n"
-     "persistent memory: 85 states, all subsets of stores at 3 cuts, 1 violations\n", (2, 2)),
+     "persistent memory: 85 states, all subsets of stores at 3 cuts, 1 violations\n", (3, 2)),
     ("fuzz", "decoder: 100 executions, 9 edges covered, 0 crashes\n"
      "repair: 10 executions, 9 edges covered, 1 crashes\n", (1, 1)),
     ("threads", "20 runs, 900 operations, no violation\n", (1, 0)),

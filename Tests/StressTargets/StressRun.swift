@@ -2,6 +2,7 @@ public import CheckpointFormat
 import CheckpointRecovery
 import CheckpointStorage
 import CheckpointWriter
+import FakeDevices
 import Glibc
 import StorageFaults
 
@@ -13,6 +14,8 @@ public struct StressRun: Sendable {
 
     public let seed: UInt64
     public var medium: Medium
+    /// Saves come from devices of the stand-in driver.
+    public var isOnDevice: Bool
     public var operationCount = 40
 
     private static let threadCount = 4
@@ -21,6 +24,7 @@ public struct StressRun: Sendable {
     public init(seed: UInt64) {
         self.seed = seed
         medium = Medium.allCases[Int(seed % UInt64(Medium.allCases.count))]
+        isOnDevice = seed % 4 == 3
     }
 
     private var inFlightCount: Int { 1 + Int(seed / 3 % 3) }
@@ -35,8 +39,9 @@ public struct StressRun: Sendable {
         let remove: @Sendable () -> Void
     }
 
-    private var options: WriterOptions {
+    private func options(_ devices: DeviceStress?) -> WriterOptions {
         var options = WriterOptions()
+        if let devices { options.deviceRuntime = devices.runtime }
         options.busyPolicy = seed % 2 == 0 ? .wait(timeoutNanoseconds: nil) : .skip
         options.codec = seed % 5 == 0 ? .zstd : .none
         options.snapshotWorkerCount = 2
@@ -46,8 +51,8 @@ public struct StressRun: Sendable {
         return options
     }
 
-    private func open() throws(CheckpointError) -> Opened {
-        if medium == .memory { return try openMemory() }
+    private func open(_ devices: DeviceStress?) throws(CheckpointError) -> Opened {
+        if medium == .memory { return try openMemory(devices) }
         let path = "/dev/shm/pccheck-stress-\(getpid())-\(seed).pcc"
         var options = CheckpointFile.Options(capacity: Self.capacity)
         options.inFlight = inFlightCount
@@ -56,14 +61,14 @@ public struct StressRun: Sendable {
         options.replacesExisting = true
         try CheckpointFile.create(path: path, options: options)
         return Opened(
-            writer: try CheckpointWriter(path: path, options: self.options),
+            writer: try CheckpointWriter(path: path, options: self.options(devices)),
             reader: { () throws(CheckpointError) in try CheckpointReader(path: path) },
             // Safe: the call reads the path only.
             remove: { _ = unsafe unlink(path) })
     }
 
     /// Every seventh call to this medium takes its time, so that younger checkpoints overtake.
-    private func openMemory() throws(CheckpointError) -> Opened {
+    private func openMemory(_ devices: DeviceStress?) throws(CheckpointError) -> Opened {
         let builder: ImageBuilder
         do throws(FormatError) {
             var empty = try ImageBuilder(
@@ -83,7 +88,7 @@ public struct StressRun: Sendable {
             return nil
         }
         return Opened(
-            writer: try CheckpointWriter(storage: opener, options: options),
+            writer: try CheckpointWriter(storage: opener, options: options(devices)),
             reader: { () throws(CheckpointError) in
                 try CheckpointReader(storage: MemoryStorage(openerOf: medium))
             },
@@ -95,7 +100,25 @@ public struct StressRun: Sendable {
     /// - Returns: what was seen; every ticket's end is in it.
     /// - Throws: what no user of a sound medium may get.
     public func history() throws(CheckpointError) -> CommitHistory {
-        let opened = try open()
+        guard isOnDevice else { return try history(nil) }
+        var history: CommitHistory?
+        do {
+            try FakeDevices.use(seed: seed) { runtime in
+                history = try self.history(
+                    DeviceStress(
+                        runtime, threadCount: Self.threadCount, capacity: Int(Self.capacity)))
+            }
+        } catch let error as CheckpointError {
+            throw error
+        } catch {
+            throw CheckpointError(.accelerator, "\(error) are left")
+        }
+        guard let history else { preconditionFailure("it was written down, or not made") }
+        return history
+    }
+
+    private func history(_ devices: DeviceStress?) throws(CheckpointError) -> CommitHistory {
+        let opened = try open(devices)
         defer { opened.remove() }
         let tickets = Monitor([CheckpointTicket]())
         let logs = Monitor([CommitHistory.Operation]())
@@ -124,7 +147,7 @@ public struct StressRun: Sendable {
         for number in 0..<Self.threadCount {
             threads.append(
                 try thread("stress-\(number)") { log throws(CheckpointError) in
-                    try use(opened.writer, tickets, number: number, log)
+                    try use(opened.writer, devices, tickets, number: number, log)
                 })
         }
         let isOver = Monitor(false)
@@ -166,14 +189,21 @@ public struct StressRun: Sendable {
     }
 
     private func use(
-        _ writer: CheckpointWriter, _ tickets: Monitor<[CheckpointTicket]>, number: Int,
-        _ log: Log
+        _ writer: CheckpointWriter, _ devices: DeviceStress?,
+        _ tickets: Monitor<[CheckpointTicket]>, number: Int, _ log: Log
     ) throws(CheckpointError) {
         var random = SplitMix64(seed: seed &* 31 &+ UInt64(number))
         for _ in 0..<operationCount {
             switch random.next() % 8 {
             case 0, 1, 2, 3:
                 let count = Int(random.next() % Self.capacity) + 1
+                if let devices {
+                    let state = devices.compute(
+                        thread: number, byteCount: count, capacity: Int(Self.capacity),
+                        random: &random)
+                    try save(writer, devices, tickets, state, log)
+                    continue
+                }
                 try save(writer, tickets, ImageBuilder.bytes(count, seed: random.next()), log)
             case 4, 5:
                 let word = random.next()
@@ -192,18 +222,37 @@ public struct StressRun: Sendable {
         _ writer: CheckpointWriter, _ tickets: Monitor<[CheckpointTicket]>, _ bytes: [UInt8],
         _ log: Log
     ) throws(CheckpointError) {
+        try save(writer, tickets, CheckpointPayload(opaque: bytes), Digest(of: bytes), log)
+    }
+
+    private func save(
+        _ writer: CheckpointWriter, _ devices: DeviceStress,
+        _ tickets: Monitor<[CheckpointTicket]>, _ state: DeviceStress.State, _ log: Log
+    ) throws(CheckpointError) {
+        let ticket = try save(writer, tickets, state.payload, state.digest, log)
+        if let ticket { try devices.continueBehind(ticket, state) }
+    }
+
+    /// - Returns: nil when it was skipped, or refused.
+    @discardableResult
+    private func save(
+        _ writer: CheckpointWriter, _ tickets: Monitor<[CheckpointTicket]>,
+        _ payload: CheckpointPayload, _ digest: Digest, _ log: Log
+    ) throws(CheckpointError) -> CheckpointTicket? {
+        var begun: CheckpointTicket?
         try log.note { () throws(CheckpointError) in
             do throws(CheckpointError) {
-                let payload = CheckpointPayload(opaque: bytes)
                 let ticket = try writer.save(step: 1, payload: payload)
                 if ticket.sequence == .none { return .skipped }
                 tickets.withLock { $0.append(ticket) }
-                return .saved(ticket.sequence, Digest(of: bytes))
+                begun = ticket
+                return .saved(ticket.sequence, digest)
             } catch {
                 guard error.code == .closed else { throw error }
                 return .refused
             }
         }
+        return begun
     }
 
     private func wait(_ ticket: CheckpointTicket, _ log: Log) throws(CheckpointError) {

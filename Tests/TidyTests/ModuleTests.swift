@@ -7,7 +7,8 @@ import Testing
     static func allowed() throws -> [String: Set<String>] {
         let short = [
             "Format": "CheckpointFormat", "Storage": "CheckpointStorage",
-            "Recovery": "CheckpointRecovery", "Group": "CheckpointGroup",
+            "Device": "CheckpointDevice", "Recovery": "CheckpointRecovery",
+            "Group": "CheckpointGroup", "Model": "CheckpointModel",
             "Writer": "CheckpointWriter", "Check": "CheckpointCheck",
             "Commands": "CheckpointCommands",
         ]
@@ -54,12 +55,14 @@ import Testing
         for path in Repository.files("Sources", [".swift"]) {
             let text = try Repository.text(path)
             #expect(!text.contains("import StorageFaults"), "\(path)")
+            #expect(!text.contains("import FakeCUDA"), "\(path)")
+            #expect(!text.contains("import FakeDevices"), "\(path)")
             #expect(!text.contains("import CheckpointSimulation"), "\(path)")
         }
     }
 
     @Test(arguments: [
-        "Sources/CheckpointFormat", "Sources/CheckpointGroup",
+        "Sources/CheckpointFormat", "Sources/CheckpointGroup", "Sources/CheckpointModel",
         "Sources/CheckpointCommands/Extract/Formats",
     ])
     func formatDoesNoInputOutput(folder: String) throws {

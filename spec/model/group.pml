@@ -1,15 +1,20 @@
 /*
  * The protocol of GROUP.md for spin(1): the ranks of a job, their files, and restarts.
  *
- * The job runs on two ranks (files 0 and 1) or on one (file 2). The commit inside a file is one
- * step here, because commit.pml has it in detail: a save takes a slot, whose old contents are gone
- * from then on, and later becomes durable or fails. A crash leaves a save that was under way torn,
- * complete, or complete and named. Every order of the ranks' actions is tried.
+ * The job runs on two ranks (files 0 and 1) or on one (file 2), and each restart chooses. The files
+ * of the other number of ranks stay. They may be deleted, one after the other, once a checkpoint of
+ * the attempt is known to be durable on all ranks; a later restart creates them again.
+ *
+ * The commit inside a file is one step here, because commit.pml has it in detail: a save takes a
+ * slot, whose old contents are gone from then on, and later becomes durable or fails. A crash
+ * leaves a save that was under way torn, torn under a complete header, complete, or complete and
+ * named. Every order of the ranks' actions is tried.
  *
  *   G1  a checkpoint that a rank knew to be durable on all ranks, or a newer one, is chosen
  *   G2  every rank has its part of the chosen checkpoint
  *   G3  all parts are of one history: no name has two
  *   D   while all ranks run, one of them can take a step until every save has its verdict
+ *   T   a restart is not refused because some files of the other number of ranks were deleted
  *
  * A name is an attempt and a step. The epoch of a part, which no rank knows, tells histories apart.
  * In a restart file 0 may be away; the next one finds it again. Variants with a mistake that must
@@ -39,7 +44,9 @@
 /* The media. 0: nothing, or torn. */
 byte name[FILES * SLOTS], epoch_of[FILES * SLOTS];
 bool named[FILES * SLOTS];
+bool torn[FILES * SLOTS];                    /* the header is complete, and the payload is not */
 byte attempt[FILES], watermark[FILES];
+bool deleted[FILES];                         /* until a rank creates it again */
 
 /* The ranks' memory. */
 mtype = { FREE, FLYING, KEPT };
@@ -62,8 +69,11 @@ bool all_durable[SAVES + 1];
 byte first, ranks, current, base, epoch, crashes, restarts, failures, rewinds, away = NONE;
 bool is_running;
 byte acknowledged;
-byte f, s, n, i, best, choice, second, limit, found0, found1;
+byte f, s, n, i, best, choice, second, tried, limit, found0, found1;
 bool free_slot, idle;
+#ifdef BUG_WORLD
+bool reads_file_2;
+#endif
 
 /* G3, of a part that becomes durable. */
 inline check_name(file, slot) {
@@ -177,6 +187,8 @@ inline crash(file) {
             :: skip
             :: name[AT(file, i)] = NAME(current, flying_step[AT(file, i)]); epoch_of[AT(file, i)] = epoch
             :: name[AT(file, i)] = NAME(current, flying_step[AT(file, i)]); epoch_of[AT(file, i)] = epoch;
+                torn[AT(file, i)] = true
+            :: name[AT(file, i)] = NAME(current, flying_step[AT(file, i)]); epoch_of[AT(file, i)] = epoch;
                 named[AT(file, i)] = true
             fi
         :: else -> skip
@@ -201,26 +213,39 @@ inline crash(file) {
 #define SAME(a, b) ((a) == (b))
 #endif
 
-/* Whether a file that is not away has `wanted`. */
+/* What a restart reads. */
+#ifdef BUG_WORLD
+#define IS_READ(f) ((f) != away && ((f) == 2) == reads_file_2)
+#else
+#define IS_READ(f) ((f) != away)
+#endif
+
+/* Whether a file that is read has `wanted`. */
 inline look(file, wanted, result) {
     result = NONE; i = 0;
     do
-    :: i < SLOTS && file != away && name[AT(file, i)] != 0 && SAME(name[AT(file, i)], wanted) ->
+    :: i < SLOTS && IS_READ(file) && name[AT(file, i)] != 0 && SAME(name[AT(file, i)], wanted) ->
         result = i; break
-    :: i < SLOTS && !(file != away && name[AT(file, i)] != 0 && SAME(name[AT(file, i)], wanted)) ->
+    :: i < SLOTS && !(IS_READ(file) && name[AT(file, i)] != 0 && SAME(name[AT(file, i)], wanted)) ->
         i++
     :: i >= SLOTS -> break
     od
 }
 
-/* The two newest complete checkpoints, and the number of the next attempt. */
+/* Of the file and slot of choose(). */
+#define IS_TORN (f == 2 -> torn[AT(2, s)] : (torn[AT(0, found0)] || torn[AT(1, found1)]))
+
+/*
+ * The two newest complete checkpoints that can be loaded, and the number of the next attempt.
+ * `tried` is the newest of those whose headers are complete: what is decided on first.
+ */
 inline choose() {
-    choice = 0; second = 0; current = 0;
+    choice = 0; second = 0; tried = 0; current = 0;
     f = 0;
     do
     :: f < FILES ->
         if
-        :: f != away && attempt[f] > current -> current = attempt[f]
+        :: IS_READ(f) && attempt[f] > current -> current = attempt[f]
         :: else -> skip
         fi;
         s = 0;
@@ -228,7 +253,7 @@ inline choose() {
         :: s < SLOTS ->
             n = name[AT(f, s)];
             if
-            :: f != away && n != 0 ->
+            :: IS_READ(f) && n != 0 ->
                 if
                 :: ATTEMPT(n) > current -> current = ATTEMPT(n)
                 :: else -> skip
@@ -238,8 +263,17 @@ inline choose() {
                 :: f != 2 -> look(0, n, found0); look(1, n, found1)
                 fi;
                 if
-                :: found0 != NONE && found1 != NONE && n > choice -> second = choice; choice = n
-                :: found0 != NONE && found1 != NONE && n > second && n < choice -> second = n
+                :: found0 != NONE && found1 != NONE ->
+                    if
+                    :: n > tried -> tried = n
+                    :: else -> skip
+                    fi;
+                    if
+                    :: IS_TORN -> skip
+                    :: !IS_TORN && n > choice -> second = choice; choice = n
+                    :: !IS_TORN && n > second && n < choice -> second = n
+                    :: else -> skip
+                    fi
                 :: else -> skip
                 fi
             :: else -> skip
@@ -278,11 +312,27 @@ inline choose_minimum() {
 }
 
 /* Whether file 0, which is away, may make a newer one complete than the choice. */
-#define IS_KNOWN_NEWER(file) (watermark[file] > choice)
-#define HAS_NEWER(s) (name[AT(1, s)] > choice)
+#ifdef BUG_ONCE
+/* What cannot be loaded is left out, and nothing is decided again. */
+#define DECIDED tried
+#else
+#define DECIDED choice
+#endif
+#define IS_KNOWN_NEWER(file) (watermark[file] > DECIDED)
+#define HAS_NEWER(s) (name[AT(1, s)] > DECIDED)
+
+/* T: what is newer than the choice misses no file that was deleted. */
+inline check_deleted(file, other) {
+    i = 0;
+    do
+    :: i < SLOTS -> assert(!deleted[other] || name[AT(file, i)] <= choice); i++
+    :: else -> break
+    od
+}
 
 /* G1 to G3, of what every rank would load. */
 inline check_choice() {
+    check_deleted(0, 1); check_deleted(1, 0);
     if
     :: choice == 0 -> assert(acknowledged == 0)
     :: else ->
@@ -313,7 +363,7 @@ inline begin(file) {
     :: else -> break
     od;
     known[file] = base; watermark[file] = base; attempt[file] = current;
-    has_begun[file] = true
+    deleted[file] = false; has_begun[file] = true
 }
 
 #define ALL_BEGUN (ranks == 2 -> (has_begun[0] && has_begun[1]) : has_begun[2])
@@ -329,6 +379,24 @@ inline clear_exchange() {
     :: n <= SAVES -> given[n] = 0; all_durable[n] = true; n++
     :: else -> break
     od
+}
+
+/* Whether the files of the other number of ranks may be deleted. */
+#ifdef BUG_DELETE
+#define MAY_DELETE is_running
+#else
+#define MAY_DELETE (ATTEMPT(acknowledged) == current)
+#endif
+
+inline delete(file) {
+    i = 0;
+    do
+    :: i < SLOTS ->
+        name[AT(file, i)] = 0; epoch_of[AT(file, i)] = 0; named[AT(file, i)] = false;
+        torn[AT(file, i)] = false; i++
+    :: else -> break
+    od;
+    attempt[file] = 0; watermark[file] = 0; deleted[file] = true; i = 0
 }
 
 /* What a rank may do now; else it waits. */
@@ -349,6 +417,13 @@ init {
         :: away = NONE
         :: restarts > 0 -> away = 0
         fi;
+#ifdef BUG_WORLD
+        /* Only the files of its own number of ranks. */
+        if
+        :: reads_file_2 = false
+        :: reads_file_2 = true
+        fi;
+#endif
         d_step { choose() };
 #ifdef BUG_MIN
         d_step { choose_minimum() };
@@ -356,7 +431,7 @@ init {
         if
 #ifndef BUG_AWAY
         :: away != NONE &&
-                (IS_KNOWN_NEWER(1) || IS_KNOWN_NEWER(2) || choice == 0 ||
+                (IS_KNOWN_NEWER(1) || IS_KNOWN_NEWER(2) || DECIDED == 0 ||
                 HAS_NEWER(0) || HAS_NEWER(1) || HAS_NEWER(SLOTS - 1)) ->
             /* Refused: the file may come back. */
             away = NONE
@@ -380,13 +455,17 @@ init {
             :: else -> break
             od
         fi;
-        restarts++; f = 0; s = 0; n = 0; i = 0
+        restarts++; tried = 0; f = 0; s = 0; n = 0; i = 0
       }
     /* Beginning. */
     :: atomic { ranks == 2 && up[0] && !has_begun[0] -> d_step { begin(0); i = 0 } }
     :: atomic { ranks == 2 && up[1] && !has_begun[1] -> d_step { begin(1); i = 0 } }
     :: atomic { ranks == 1 && up[2] && !has_begun[2] -> d_step { begin(2); i = 0 } }
     :: atomic { !is_running && IS_UP_WORLD && ALL_BEGUN -> is_running = true }
+    /* The files of the other number of ranks are deleted. */
+    :: atomic { MAY_DELETE && ranks == 1 && attempt[0] != 0 && away != 0 -> d_step { delete(0) } }
+    :: atomic { MAY_DELETE && ranks == 1 && attempt[1] != 0 -> d_step { delete(1) } }
+    :: atomic { MAY_DELETE && ranks == 2 && attempt[2] != 0 -> d_step { delete(2) } }
     /* A save: it takes a slot, or fails without one. */
     :: atomic { CAN_SAVE(0) -> f = 0; goto saving }
     :: atomic { CAN_SAVE(1) -> f = 1; goto saving }
@@ -397,7 +476,7 @@ saving: skip;
         :: free_slot ->
             begun_saves[f]++; step_of[f]++;
             use[AT(f, s)] = FLYING; number[AT(f, s)] = begun_saves[f];
-            name[AT(f, s)] = 0; epoch_of[AT(f, s)] = 0;
+            name[AT(f, s)] = 0; epoch_of[AT(f, s)] = 0; torn[AT(f, s)] = false;
             flying_step[AT(f, s)] = STEP(base) + step_of[f];
 #ifdef BUG_STAGED
             ended[END(f, begun_saves[f])] = DURABLE

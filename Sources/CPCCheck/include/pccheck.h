@@ -64,6 +64,7 @@ typedef int32_t pcc_status;
 #define PCC_REJECTED 25            /* the application rejected it: see pcc_writer_reject */
 #define PCC_RESOURCE_LIMIT 26      /* a limit on this process or user (ulimit, cgroup): file size,
                                      * open files, threads; the message names it and its value */
+#define PCC_ACCELERATOR 27         /* the runtime of a device (CUDA) reported an error */
 
 typedef struct pcc_error {
     int32_t code;         /* a pcc_status */
@@ -195,9 +196,26 @@ typedef struct pcc_checkpoint_info pcc_checkpoint_info;
 PCC_API pcc_status pcc_writer_recovered(pcc_writer *writer, pcc_checkpoint_info *info,
                                         uint32_t *is_verified, pcc_error *error);
 
+#define PCC_DEVICE_HOST 0 /* memory of this process */
+#define PCC_DEVICE_CUDA 1
+
+/*
+ * Where memory is. For a device, `ordinal` is the number of the device among those that this
+ * process sees, and `stream` the stream (for CUDA, a CUstream or cudaStream_t; 0 is the default
+ * stream) whose work, as far as it is queued when the call is made, comes first: a save stores the
+ * values that this work leaves, and a load waits for it before it fills the memory. The library of
+ * the device's runtime is loaded when the first device is named.
+ */
+typedef struct pcc_place {
+    uint32_t device;  /* PCC_DEVICE_* */
+    int32_t ordinal;  /* 0 for the host, as the stream is */
+    uint64_t stream;
+} pcc_place;
+
 /*
  * One tensor, dense and row-major. The memory must stay unchanged until the ticket is staged; that
- * of early tensors only until pcc_ticket_wait_early returns.
+ * of early tensors only until pcc_ticket_wait_early returns. Work that a stream of its device has
+ * queued after pcc_ticket_hold_stream may change it, as the device holds that work back.
  */
 typedef struct pcc_tensor {
     const char *name;
@@ -207,6 +225,7 @@ typedef struct pcc_tensor {
     uint64_t byte_count;   /* must equal the product of shape × element size */
     uint32_t rank;
     uint32_t is_early;     /* 1: copied before the tensors that are not */
+    pcc_place place;       /* where `data` is; zeros for the host */
 } pcc_tensor;
 
 typedef struct pcc_metadata {
@@ -217,6 +236,7 @@ typedef struct pcc_metadata {
 typedef struct pcc_region {
     const void *data;
     uint64_t byte_count;
+    pcc_place place;
 } pcc_region;
 
 typedef struct pcc_save_options {
@@ -338,8 +358,21 @@ PCC_API pcc_status pcc_ticket_wait_staged(pcc_ticket *ticket, int64_t timeout_ms
                                           pcc_error *error);
 
 /* Waits until the early tensors are copied, for applications that let only those change before the
- * ticket is staged. Otherwise as pcc_ticket_wait_staged; at once when no tensor is early. */
+ * ticket is staged. Otherwise as pcc_ticket_wait_staged; at once when no tensor is early. It waits
+ * for no device: hold the streams that change early tensors of one. */
 PCC_API pcc_status pcc_ticket_wait_early(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);
+
+/*
+ * Has everything that is queued on a stream from now on wait until the checkpoint no longer reads
+ * memory of the stream's device: the device waits, and the calling thread continues. Call it before
+ * you queue work that changes the saved tensors. The call waits until tensors of the host are
+ * copied and the copies of the others are queued, which is soon when the staging pool has room for
+ * all of them: tensors of the host may change when it returns. With only_early (1), the call and
+ * the stream wait only for early tensors. After PCC_TIMEOUT nothing is held back.
+ */
+PCC_API pcc_status pcc_ticket_hold_stream(pcc_ticket *ticket, const pcc_place *place,
+                                          uint32_t only_early, int64_t timeout_ms,
+                                          pcc_error *error);
 
 /* Waits for the end: PCC_OK when durable, PCC_SUPERSEDED, PCC_SKIPPED, or why it failed. */
 PCC_API pcc_status pcc_ticket_wait(pcc_ticket *ticket, int64_t timeout_ms, pcc_error *error);
@@ -388,7 +421,11 @@ PCC_API pcc_status pcc_writer_decide(pcc_writer *writer, uint64_t sequence, uint
  * The decision of a restart, which is the same on all ranks that have the same reports in the same
  * order. `reports_json` is an array of objects
  * {"path": text, "report": object of pcc_reader_report_json} or {"path": text, "error": text}.
- * Two reports of one file count as the later one. `decision_json` gets an object (pcc_free it):
+ * Two reports of one file count as the later one. When the checkpoint to resume cannot be used
+ * after all, decide again with the object {"rejected": {"attempt", "step", "cause"}} in the array,
+ * too: "damaged" when a part could not be read or did not verify, "void" when the ranks did not
+ * hold the same. The next one of "checkpoints" is no substitute for that decision, because a newer
+ * one than it may need a file that is missing. `decision_json` gets an object (pcc_free it):
  *   "run": the run UUID, or null when there are no files of a group;
  *   "outcome": "resume" from the first of "checkpoints" that is complete, "begin" at step 0, or
  *     "refuse", because files are needed that are missing or cannot be used, or because files do
@@ -496,12 +533,13 @@ typedef struct pcc_destination {
     uint64_t payload_offset;
     uint64_t byte_count;
     void *data;
+    pcc_place place; /* where `data` is; zeros for the host */
 } pcc_destination;
 
 /*
  * Reads the chunks that the destinations touch, each once, in parallel; verifies each against its
- * digest; then copies. On PCC_CORRUPT the destinations hold an unspecified mixture: load another
- * checkpoint.
+ * digest; then copies, to a device too: what you queue on any stream afterwards finds the bytes. On
+ * PCC_CORRUPT the destinations hold an unspecified mixture: load another checkpoint.
  */
 PCC_API pcc_status pcc_reader_load(pcc_reader *reader, const pcc_destination *destinations,
                                    size_t count, pcc_error *error);
@@ -550,6 +588,46 @@ PCC_API void pcc_reader_dispose(pcc_reader **reader);
 
 /* Frees a string that this library returned; NULL is allowed. */
 PCC_API void pcc_free(char *text);
+
+/* ------------------------------------------------------------------ choosing an interval */
+
+typedef struct pcc_interval_options {
+    uint32_t struct_size;
+    uint32_t in_flight;     /* as the file was created; default 2 */
+    double step_seconds;    /* one step with nothing in flight; required */
+    double cost_seconds;    /* what one save costs training: blocked, and steps that it slowed */
+    double durable_seconds; /* from a save until it is durable; required */
+    double budget;          /* how much longer training may take, 1e-6 to 1; default 0.02 */
+    double mtbf_seconds;    /* mean time between the failures that hit the job; default none */
+    double restart_seconds; /* from a failure until training continues */
+    uint64_t min_steps;     /* default 1 */
+    uint64_t max_steps;     /* default 1000000000, which is the most */
+} pcc_interval_options;
+
+#define PCC_BOUND_BUDGET 0     /* a shorter interval costs more than the budget */
+#define PCC_BOUND_THROUGHPUT 1 /* a shorter one makes checkpoints wait for a slot */
+#define PCC_BOUND_FAILURES 2   /* a shorter one costs more than it saves at the failures */
+#define PCC_BOUND_STEP 3       /* no interval is shorter than one step */
+#define PCC_BOUND_LIMIT 4      /* min_steps or max_steps; the overhead can exceed the budget */
+
+typedef struct pcc_interval {
+    uint64_t steps;      /* from one save to the next */
+    uint32_t bound;      /* PCC_BOUND_* */
+    uint32_t reserved;
+    double overhead;     /* how much longer training takes at this interval, as a share */
+    double goodput;      /* the useful share of the time; 0 without mtbf_seconds */
+    double lost_seconds; /* what a failure takes in the mean: half an interval, and the time until
+                            durable */
+} pcc_interval;
+
+/*
+ * The interval for a job that measured its saves: the shortest one that keeps to the budget and
+ * lets no checkpoint wait for a slot. With mtbf_seconds it is the one with the best goodput among
+ * those and longer ones. It computes only; spec/MODEL.md has the formulas. PCC_INVALID_ARGUMENT for
+ * a number that is out of range or none.
+ */
+PCC_API pcc_status pcc_choose_interval(const pcc_interval_options *options,
+                                       pcc_interval *interval, pcc_error *error);
 
 #ifdef __cplusplus
 }

@@ -92,7 +92,9 @@ public enum GroupCheck {
         guard let checkpoint = decision.checkpoints.first(where: { $0.name == name }) else {
             return "\(name) is on no rank, expected it on every rank"
         }
-        return "\(name) is not on every rank: \(checkpoint.missingText)"
+        let isThere = checkpoint.parts.count == Int(checkpoint.worldSize)
+        let what = isThere ? "cannot be used" : "is not on every rank"
+        return "\(name) \(what): \(checkpoint.missingText)"
     }
 
     /// `rank 3`, `ranks 3, 5 to 7`.

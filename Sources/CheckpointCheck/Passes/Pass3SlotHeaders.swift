@@ -26,7 +26,10 @@ enum Pass3SlotHeaders {
         case .writing:
             context.report(
                 finding(
-                    ProblemCatalogue.slotWriting, found: "\(sequence), state writing",
+                    ProblemCatalogue.slotWriting,
+                    found: report.header?.state == .complete
+                        ? "\(sequence), complete, and its writer still has it"
+                        : "\(sequence), state writing",
                     expected: "state complete, had it ended"))
         case .unanchored:
             context.report(

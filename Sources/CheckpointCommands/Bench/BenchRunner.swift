@@ -68,7 +68,7 @@ struct BenchRunner {
     ) throws(CheckpointError) {
         let slack: UInt64 = 64 << 20
         try Machine.checkSpace(
-            for: part, in: directory ?? settings.directory,
+            for: "\(part) benchmark", in: directory ?? settings.directory,
             disk: UInt64(slotCount) * byteCount + plainByteCount + slack,
             memory: byteCount + settings.poolByteCount(byteCount) + otherMemoryByteCount + slack,
             advice: "choose a smaller \(option)")

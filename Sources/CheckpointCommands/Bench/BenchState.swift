@@ -31,7 +31,10 @@ final class BenchState: Sendable {
     }
 
     /// All of it as one region.
-    var payload: CheckpointPayload {
+    var payload: CheckpointPayload { payload(byteCount: byteCount) }
+
+    /// The first bytes of it.
+    func payload(byteCount: Int) -> CheckpointPayload {
         CheckpointPayload(opaque: [region(0..<byteCount)])
     }
 

@@ -62,6 +62,10 @@ struct LoopSection: BenchSection {
         var drain = Samples()
         /// Milliseconds that one save kept the caller: waiting for a slot, and for *staged*.
         var blocked = Samples()
+        /// Milliseconds from the moment that a checkpoint has its slot until it is durable.
+        var durable = Samples()
+        /// The same until it is staged.
+        var staged = Samples()
         /// The least slowdown that the device allows when nothing is skipped.
         var deviceBound = Samples()
         /// Over all rounds.
@@ -182,6 +186,8 @@ extension BenchRunner {
         entry.checkpointed.add(run.seconds)
         entry.drain.add(run.drainSeconds)
         for milliseconds in run.blockedMilliseconds { entry.blocked.add(milliseconds) }
+        for milliseconds in run.durableMilliseconds { entry.durable.add(milliseconds) }
+        for milliseconds in run.stagedMilliseconds { entry.staged.add(milliseconds) }
         entry.wantedCount += run.outcomes.count
         for outcome in run.outcomes {
             switch outcome {
@@ -206,6 +212,9 @@ struct LoopRun {
     /// What each save kept the caller: waiting for a slot, and for *staged*.
     private(set) var blockedMilliseconds: [Double] = []
     private(set) var outcomes: [CheckpointOutcome] = []
+    /// Of the checkpoints that became durable, from the slot on.
+    private(set) var durableMilliseconds: [Double] = []
+    private(set) var stagedMilliseconds: [Double] = []
 
     init(
         _ step: TrainingStep, count: Int, interval: Int, isSynchronous: Bool = false,
@@ -231,7 +240,13 @@ struct LoopRun {
             tickets.append(ticket)
         }
         let ended = SystemClock.monotonicTime
-        for ticket in tickets { outcomes.append(try ticket.wait()) }
+        for ticket in tickets {
+            let outcome = try ticket.wait()
+            outcomes.append(outcome)
+            guard outcome == .durable else { continue }
+            durableMilliseconds.append(Double(ticket.durableNanoseconds) / 1e6)
+            stagedMilliseconds.append(Double(ticket.stagedNanoseconds) / 1e6)
+        }
         seconds = Double(ended - began) / 1e9
         drainSeconds = Double(SystemClock.monotonicTime - ended) / 1e9
         blockedMilliseconds = blocked.map { Double($0) / 1e6 }
@@ -304,6 +319,8 @@ extension LoopSection.Entry {
             "durable_share": .decimal(Double(durableCount) / Double(wantedCount)),
             "blocked_milliseconds_mean": .decimal(blocked.mean),
             "blocked_milliseconds": blocked.json(withValues: false),
+            "staged_milliseconds": staged.isEmpty ? .null : staged.json(withValues: false),
+            "durable_milliseconds": durable.isEmpty ? .null : durable.json(withValues: false),
         ])
     }
 }

@@ -63,7 +63,7 @@ enum Machine {
     }
 
     /// The start of a small text file, without the line feed at its end; nil without it.
-    private static func text(_ path: String) -> String? {
+    static func text(_ path: String) -> String? {
         // Safe: the stream is used by this function alone and closed once.
         guard let file = unsafe fopen(path, "re") else { return nil }
         // Safe: as above.
@@ -78,16 +78,20 @@ enum Machine {
     static func checkSpace(
         for part: String, in directory: String, disk: UInt64, memory: UInt64, advice: String
     ) throws(CheckpointError) {
+        guard !directory.isEmpty else {
+            throw CheckpointError(
+                .invalidArgument, "the path of --directory is empty; give the name of a folder")
+        }
         if let free = freeDiskByteCount(directory), free < disk {
             throw CheckpointError(
                 .noSpace,
-                "\(directory): the \(part) benchmark needs \(Quantity.bytes(disk)) of disk space, "
+                "\(directory): the \(part) needs \(Quantity.bytes(disk)) of disk space, "
                     + "but \(Quantity.bytes(free)) are free; \(advice) or another --directory")
         }
         if let free = availableMemoryByteCount, free < memory {
             throw CheckpointError(
                 .outOfMemory,
-                "the \(part) benchmark needs \(Quantity.bytes(memory)) of memory, but "
+                "the \(part) needs \(Quantity.bytes(memory)) of memory, but "
                     + "\(Quantity.bytes(free)) are available; \(advice)")
         }
     }

@@ -1,4 +1,5 @@
 internal import CheckpointFormat
+internal import CheckpointStorage
 
 #if canImport(Glibc)
     internal import Glibc
@@ -22,10 +23,29 @@ final class DescriptorSink: Sendable {
     /// - Parameter isRead: what was written will be read again.
     init(opening path: String, name: String, isRead: Bool = false) throws(CheckpointError) {
         self.name = name
-        // Safe: the path is passed as a C string.
-        descriptor = unsafe open(path, (isRead ? O_RDWR : O_WRONLY) | O_CLOEXEC)
+        descriptor = try Self.opened(path, isRead ? O_RDWR : O_WRONLY)
         isOwned = descriptor >= 0
         if descriptor < 0 { throw failure(errno) }
+    }
+
+    /// A pipe that nobody reads must not keep a signal waiting.
+    private static func opened(_ path: String, _ mode: Int32) throws(CheckpointError) -> Int32 {
+        while true {
+            // Safe: the path is passed as a C string.
+            let descriptor = unsafe open(path, mode | O_NONBLOCK | O_CLOEXEC)
+            if descriptor >= 0 {
+                _ = fcntl(descriptor, F_SETFL, mode)
+                return descriptor
+            }
+            // A socket fails in the same way, and for good.
+            let failure = errno
+            guard failure == ENXIO, try OutputPath.kind(path) == S_IFIFO else {
+                errno = failure
+                return descriptor
+            }
+            try Interruption.check()
+            SystemClock.sleep(nanoseconds: 50_000_000)
+        }
     }
 
     deinit { if isOwned { close(descriptor) } }

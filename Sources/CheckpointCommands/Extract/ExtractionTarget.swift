@@ -21,13 +21,13 @@ struct ExtractionTarget {
     private let kind: Kind
 
     /// - Throws: `invalidArgument` when `path` is the source or a directory.
-    init(_ path: String, source: String) throws(CheckpointError) {
+    init(_ path: String, source: String? = nil) throws(CheckpointError) {
         if path == "-" {
             name = "standard output"
             guard !Output.standard.isTerminal else {
                 throw CheckpointError(
                     .invalidArgument,
-                    "standard output is a terminal; redirect it, or name a file with -o")
+                    "standard output is a terminal; redirect it, or name a file")
             }
             kind = .stream(DescriptorSink(STDOUT_FILENO, name: name))
             return
@@ -132,10 +132,28 @@ struct ExtractionTarget {
         for file in staged { try file.publish() }
     }
 
+    /// - Throws: `outputFailed` when a file cannot be made where this one will appear.
+    func checkIsWritable() throws(CheckpointError) {
+        guard case .file(let path) = kind else { return }
+        let name = path.split(separator: "/", omittingEmptySubsequences: false).last ?? ""
+        guard !name.isEmpty, name.utf8.count <= Int(NAME_MAX) else {
+            throw CheckpointError(
+                .invalidArgument,
+                "\(path.isEmpty ? "an empty path" : path) is no name of a file; give another one")
+        }
+        _ = try withCheckpointErrors { () throws(StorageError) in try NewFile.target(of: path) }
+        _ = try StagedFile(path, byteCount: 0)
+    }
+
     /// Writes a document that is no part of a checkpoint. A reader who had enough is no error.
-    func write(document bytes: [UInt8]) throws(CheckpointError) {
+    ///
+    /// - Throws: `outputFailed` when the file exists and `replacing` is false.
+    func write(document bytes: [UInt8], replacing: Bool = true) throws(CheckpointError) {
         switch kind {
-        case .file(let path): try StagedFile(path, bytes: bytes).publish()
+        case .file(let path):
+            let file = try StagedFile(path, bytes: bytes)
+            try Interruption.check()
+            try file.publish(replacing: replacing)
         case .stream(let sink):
             do throws(CheckpointError) {
                 try sink.write(bytes)
@@ -167,9 +185,9 @@ private final class StagedFile {
     }
 
     /// Durable under its name.
-    func publish() throws(CheckpointError) {
+    func publish(replacing: Bool = true) throws(CheckpointError) {
         do throws(StorageError) {
-            try file.publish(replacing: true)
+            try file.publish(replacing: replacing)
         } catch {
             throw Self.outputFailure(error)
         }

@@ -85,8 +85,10 @@ struct FsckFolder {
         decide()
     }
 
+    /// After a signal, from the metadata alone.
     private mutating func decide() {
-        decision = GroupSelection.decide(files.map(\.report))
+        let reports = files.map(\.report)
+        decision = (try? FolderDecision.decide(reports)) ?? GroupSelection.decide(reports)
         findings = GroupCheck.findings(decision)
     }
 

@@ -3,7 +3,8 @@ internal import CheckpointFormat
 internal import CheckpointGroup
 internal import CheckpointRecovery
 
-/// A folder of a group as pcinspect sees it: the metadata of every rank's file.
+/// A folder of a group as pcinspect sees it: the metadata of every rank's file, and what the ranks
+/// claimed of the checkpoint that a restart loads.
 struct FolderInspection {
     /// What is kept of one file.
     struct File: Sendable {
@@ -39,7 +40,7 @@ struct FolderInspection {
         try Interruption.check()
         self.folder = folder
         self.files = files
-        decision = GroupSelection.decide(files.map(\.report))
+        decision = try FolderDecision.decide(files.map(\.report))
         findings = GroupCheck.findings(decision)
     }
 

@@ -73,7 +73,7 @@ struct FolderRescue {
         }
         try target.publish()
         let rescued = files.compactMap { try? $0.result.get() }
-        decision = GroupSelection.decide(rescued.map(\.report))
+        decision = try FolderDecision.decide(rescued.map(\.report))
         findings = GroupCheck.findings(decision)
         lost = GroupSelection.decide(rescued.map(\.reportBefore)).lost
     }

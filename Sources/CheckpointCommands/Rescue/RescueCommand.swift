@@ -104,7 +104,9 @@ struct RescueCommand: ToolCommand {
             throw CheckpointError(
                 .invalidArgument,
                 "\(file) is a folder: pccheck rescue \(file) NEWDIR rescues the files of all "
-                    + "ranks, and the options are about one file")
+                    + "ranks, and the options are about one file; to go back to an older step, "
+                    + "pass it to resume(step=) in the job; pcfsck --verify full \(file) shows "
+                    + "what is damaged, and writes nothing")
         }
         let stamp = RepairStamp.now
         let storage = try FileStorage.opened(file, inPlace ? .write : .read)

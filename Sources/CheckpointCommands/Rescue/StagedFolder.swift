@@ -1,4 +1,5 @@
 internal import CheckpointFormat
+internal import CheckpointStorage
 
 #if canImport(Glibc)
     internal import Glibc
@@ -37,18 +38,10 @@ final class StagedFolder {
     ///
     /// A crash before the rename leaves the temporary name, which no restart looks at.
     func publish() throws(CheckpointError) {
-        // Safe: the paths are passed as C strings for the calls.
-        guard unsafe access(finalPath, F_OK) != 0 else {
-            throw CheckpointError(.exists, "\(finalPath) appeared meanwhile; nothing was replaced")
+        try withCheckpointErrors { () throws(StorageError) in
+            try NewFolder.publish(temporaryPath, as: finalPath)
         }
-        guard unsafe rename(temporaryPath, finalPath) == 0 else { throw failure("rename") }
         isPublished = true
-        let parent = finalPath.lastIndex(of: "/").map { String(finalPath[...$0]) } ?? "."
-        // Safe: as above.
-        let descriptor = unsafe open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw failure("open of the folder around it") }
-        defer { close(descriptor) }
-        guard fsync(descriptor) == 0 else { throw failure("fsync of the folder around it") }
     }
 
     private func failure(_ operation: String) -> CheckpointError {

@@ -7,7 +7,7 @@ internal import Synchronization
 /// `update` may be called from any thread.
 final class ProgressBar: Sendable {
     /// What is counted.
-    enum Unit { case bytes, files }
+    enum Unit { case bytes, files, replications, policies, percent }
 
     private struct State {
         var title: String
@@ -60,7 +60,11 @@ final class ProgressBar: Sendable {
         text += " \(Int(share * 100)) %"
         if elapsed > 0.5, done > 0 {
             let rate = UInt64(Double(done) / elapsed)
-            text += unit == .bytes ? "  \(Quantity.bytes(rate))/s" : "  \(rate) files/s"
+            switch unit {
+            case .bytes: text += "  \(Quantity.bytes(rate))/s"
+            case .files, .replications: text += "  \(rate) \(unit)/s"
+            case .policies, .percent: break
+            }
             let left = elapsed / share - elapsed
             if left >= 1 { text += "  \(Int(left)) s left" }
         }

@@ -22,19 +22,41 @@ package enum JSONWriter {
         _ text: String, to output: inout [UInt8], _ escapes: Escapes = .required
     ) {
         output.append(0x22)
-        for scalar in text.unicodeScalars {
+        switch escapes {
+        case .required: appendEscaped(text.utf8, to: &output)
+        case .printable: appendPrintable(text.unicodeScalars, to: &output)
+        }
+        output.append(0x22)
+    }
+
+    /// By bytes: what is escaped is ASCII, and the document of a state may have megabytes.
+    private static func appendEscaped(_ text: String.UTF8View, to output: inout [UInt8]) {
+        for byte in text {
+            switch byte {
+            case 0x22, 0x5C:
+                output.append(0x5C)
+                output.append(byte)
+            case 0..<0x20: appendEscape(UInt16(byte), to: &output)
+            default: output.append(byte)
+            }
+        }
+    }
+
+    private static func appendPrintable(
+        _ text: String.UnicodeScalarView, to output: inout [UInt8]
+    ) {
+        for scalar in text {
             switch scalar {
             case "\"", "\\": output += [0x5C, UInt8(scalar.value)]
-            case "\n" where escapes == .printable: append("\\n", to: &output)
-            case "\t" where escapes == .printable: append("\\t", to: &output)
+            case "\n": append("\\n", to: &output)
+            case "\t": append("\\t", to: &output)
             case _ where scalar.value < 0x20: appendEscape(UInt16(scalar.value), to: &output)
-            case _ where escapes == .printable && PrintableText.isUnsafe(scalar):
+            case _ where PrintableText.isUnsafe(scalar):
                 for unit in String(scalar).utf16 { appendEscape(unit, to: &output) }
             case _ where scalar.isASCII: output.append(UInt8(scalar.value))
             default: output.append(contentsOf: String(scalar).utf8)
             }
         }
-        output.append(0x22)
     }
 
     /// `\u` and four digits.

@@ -38,7 +38,7 @@ public struct SafetensorsManifest: Hashable, Sendable {
         var jsonByteCount = Limits.manifestByteCount
     }
 
-    private static let metadataName = Array("__metadata__".utf8)
+    static let metadataName = Array("__metadata__".utf8)
     /// The JSON's length as a number comes first.
     public static let lengthByteCount = 8
 
@@ -61,104 +61,9 @@ public struct SafetensorsManifest: Hashable, Sendable {
         _ tensors: [TensorDescription], metadata: [(key: String, value: String)],
         within bounds: Bounds
     ) throws(FormatError) -> (bytes: [UInt8], order: [Int], dataByteCount: UInt64) {
-        guard tensors.count <= bounds.tensorCount else {
-            throw .invalidManifest(
-                "\(tensors.count) tensors, expected at most \(bounds.tensorCount)")
-        }
-        var bytes = [UInt8](repeating: 0, count: lengthByteCount)
-        bytes.append(UInt8(ascii: "{"))
-        try appendMetadata(metadata, to: &bytes)
-        let order = payloadOrder(tensors)
-        var names = Set<[UInt8]>(minimumCapacity: tensors.count)
-        var dataEnd: UInt64 = 0
-        for index in order {
-            let tensor = tensors[index]
-            guard names.insert(try checkedName(tensor)).inserted else {
-                throw .invalidManifest("two tensors have the name \"\(tensor.name)\"")
-            }
-            let (end, overflow) = dataEnd.addingReportingOverflow(try tensor.byteCount)
-            guard !overflow, end <= Limits.slotByteCount.upperBound else {
-                throw .invalidManifest(
-                    "the tensors have more than \(Limits.slotByteCount.upperBound) bytes")
-            }
-            append(tensor, dataEnd..<end, to: &bytes)
-            dataEnd = end
-        }
-        bytes.append(UInt8(ascii: "}"))
-        let paddedByteCount = Int(UInt64(bytes.count).roundedUp(to: Geometry.block))
-        let jsonByteCount = paddedByteCount - lengthByteCount
-        guard jsonByteCount <= bounds.jsonByteCount else {
-            throw .invalidManifest(
-                "\(jsonByteCount) bytes, expected at most \(bounds.jsonByteCount)")
-        }
-        bytes.append(contentsOf: repeatElement(0x20, count: paddedByteCount - bytes.count))
-        for index in 0..<lengthByteCount {
-            bytes[index] = UInt8(truncatingIfNeeded: jsonByteCount >> (8 * index))
-        }
-        return (bytes, order, dataEnd)
-    }
-
-    /// Indices of `tensors`, widest elements first; a stable order.
-    private static func payloadOrder(_ tensors: [TensorDescription]) -> [Int] {
-        let widths = Set(tensors.map(\.elementType.bitCount)).sorted(by: >)
-        return widths.flatMap { width in
-            tensors.indices.filter { tensors[$0].elementType.bitCount == width }
-        }
-    }
-
-    private static func checkedName(_ tensor: TensorDescription) throws(FormatError) -> [UInt8] {
-        let name = Array(tensor.name.utf8)
-        guard name.count <= Limits.tensorNameByteCount else {
-            throw .invalidManifest(
-                "a tensor name has \(name.count) bytes, expected at most "
-                    + "\(Limits.tensorNameByteCount)")
-        }
-        guard name != metadataName else {
-            throw .invalidManifest("a tensor is named __metadata__, which is reserved")
-        }
-        guard tensor.shape.count <= Limits.tensorRank else {
-            throw .invalidManifest(
-                "tensor \"\(tensor.name)\" has \(tensor.shape.count) dimensions, expected at most "
-                    + "\(Limits.tensorRank)")
-        }
-        return name
-    }
-
-    private static func appendMetadata(
-        _ metadata: [(key: String, value: String)], to bytes: inout [UInt8]
-    ) throws(FormatError) {
-        if metadata.isEmpty { return }
-        JSONWriter.append("\"__metadata__\":{", to: &bytes)
-        var keys = Set<[UInt8]>()
-        for (index, entry) in metadata.enumerated() {
-            guard keys.insert(Array(entry.key.utf8)).inserted else {
-                throw .invalidManifest("__metadata__ has the key \"\(entry.key)\" twice")
-            }
-            if index > 0 { bytes.append(UInt8(ascii: ",")) }
-            JSONWriter.appendString(entry.key, to: &bytes)
-            bytes.append(UInt8(ascii: ":"))
-            JSONWriter.appendString(entry.value, to: &bytes)
-        }
-        bytes.append(UInt8(ascii: "}"))
-    }
-
-    private static func append(
-        _ tensor: TensorDescription, _ range: Range<UInt64>, to bytes: inout [UInt8]
-    ) {
-        if bytes.last != UInt8(ascii: "{") { bytes.append(UInt8(ascii: ",")) }
-        JSONWriter.appendString(tensor.name, to: &bytes)
-        JSONWriter.append(":{\"dtype\":\"", to: &bytes)
-        JSONWriter.append(tensor.elementType.name, to: &bytes)
-        JSONWriter.append("\",\"shape\":[", to: &bytes)
-        for (index, extent) in tensor.shape.enumerated() {
-            if index > 0 { bytes.append(UInt8(ascii: ",")) }
-            JSONWriter.append(extent, to: &bytes)
-        }
-        JSONWriter.append("],\"data_offsets\":[", to: &bytes)
-        JSONWriter.append(range.lowerBound, to: &bytes)
-        bytes.append(UInt8(ascii: ","))
-        JSONWriter.append(range.upperBound, to: &bytes)
-        JSONWriter.append("]}", to: &bytes)
+        let layout = try TensorLayout(tensors, within: bounds)
+        let bytes = try layout.manifest(metadata: metadata, within: bounds)
+        return (bytes, layout.order, layout.dataByteCount)
     }
 
     // MARK: Decoding

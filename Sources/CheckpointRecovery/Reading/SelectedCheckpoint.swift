@@ -1,29 +1,7 @@
+public import CheckpointDevice
 public import CheckpointFormat
 internal import CheckpointStorage
 internal import Synchronization
-
-/// Where a range of the payload is to be copied to.
-// Unchecked: the caller of the read keeps the memory alive and untouched until it returns.
-@safe public struct Destination: @unchecked Sendable {
-    public let payloadOffset: UInt64
-    public let buffer: UnsafeMutableRawBufferPointer
-
-    /// Asks for `buffer.count` bytes from `payloadOffset`.
-    ///
-    /// The memory must stay valid, and must not be used otherwise, until the read returns.
-    @unsafe public init(payloadOffset: UInt64, buffer: UnsafeMutableRawBufferPointer) {
-        self.payloadOffset = payloadOffset
-        unsafe self.buffer = buffer
-    }
-
-    // Safe: a count is read, not memory.
-    var byteCount: Int { unsafe buffer.count }
-
-    var range: Range<UInt64>? {
-        let (end, overflow) = payloadOffset.addingReportingOverflow(UInt64(byteCount))
-        return overflow ? nil : payloadOffset..<end
-    }
-}
 
 /// A checkpoint whose slot is pinned, where there are locks: no writer reuses it until `close`.
 ///
@@ -160,9 +138,13 @@ public final class SelectedCheckpoint: Sendable {
     /// verified before a byte of it is copied; where they touch every chunk, the payload's digest
     /// is verified at the end.
     ///
-    /// - Throws: `corrupt` or `inputOutput`; some destinations may then be filled, others not.
-    ///   `invalidArgument` when one reaches beyond the payload.
-    public func read(_ destinations: [Destination]) throws(CheckpointError) {
+    /// - Parameter runtime: opens the devices of destinations.
+    /// - Throws: `corrupt`, `inputOutput` or `accelerator`; some destinations may then be filled,
+    ///   others not. `invalidArgument` when one reaches beyond the payload; `unsupported` without
+    ///   the device of one.
+    public func read(
+        _ destinations: [Destination], devices runtime: any DeviceRuntime = InstalledRuntimes()
+    ) throws(CheckpointError) {
         try prove()
         let chunkByteCount = UInt64(candidate.header.chunkByteCount)
         var wanted: [Int: [Destination]] = [:]
@@ -180,24 +162,11 @@ public final class SelectedCheckpoint: Sendable {
         }
         let parts = wanted
         let isWhole = parts.count == reader.entries.count
+        let loading = try DestinationLoading(destinations, runtime)
+        defer { loading.close() }
         try forEachChunk(isWhole ? nil : parts.keys.sorted()) { chunk, _ throws(CheckpointError) in
-            for destination in parts[chunk.index] ?? [] { Self.copy(chunk, to: destination) }
+            try loading.copy(chunk, to: parts[chunk.index] ?? [])
         }
-    }
-
-    private static func copy(_ chunk: VerifiedChunk, to destination: Destination) {
-        let chunkEnd = chunk.payloadOffset + UInt64(chunk.entry.rawByteCount)
-        let start = max(chunk.payloadOffset, destination.payloadOffset)
-        let end = min(chunkEnd, destination.payloadOffset + UInt64(destination.byteCount))
-        let target = Int(start - destination.payloadOffset)
-        let source = Int(start - chunk.payloadOffset)
-        let count = Int(end - start)
-        // Safe: the range lies in both, and the destination is this read's alone.
-        unsafe UnsafeMutableRawBufferPointer(
-            rebasing: destination.buffer[target..<target + count]
-        ).stream(
-            from: UnsafeRawBufferPointer(
-                start: chunk.restored.baseAddress + source, count: count))
     }
 
     private func checkBounds(_ range: Range<UInt64>) throws(CheckpointError) {

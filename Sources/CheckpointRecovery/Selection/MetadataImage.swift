@@ -48,6 +48,8 @@ public struct MetadataImage: Hashable, Sendable {
         /// What became of a large table, which was decoded when it was read and whose bytes were
         /// not kept: `table` is nil then.
         var decodedTable: Result<ChunkTable, FormatError>?
+        /// A writer has the slot: `Storage.isInHand`.
+        public var isInHand = false
         public init(slot: SlotIndex, header: [UInt8]?, table: [UInt8]?) {
             self.slot = slot
             self.header = header

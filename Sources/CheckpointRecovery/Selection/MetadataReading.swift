@@ -49,6 +49,9 @@ extension MetadataImage {
             image.addSuperblocks(geometry, head: head, tail: tail)
         }
         image.slots = source.slots(identity)
+        for index in image.slots.indices {
+            image.slots[index].isInHand = storage.isInHand(image.slots[index].slot)
+        }
         if storage.byteCount < geometry.fileByteCount { image.lastBytes = source.lastBytes() }
         image.readFailures = source.failures
         return image

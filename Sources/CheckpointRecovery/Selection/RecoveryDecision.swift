@@ -16,7 +16,8 @@ public enum SlotReason: String, Hashable, Sendable, CaseIterable {
     case stale
     /// Never used.
     case empty
-    /// Torn: a checkpoint began here and its commit record was never written.
+    /// A checkpoint began here, and its commit record was never written; or it is complete, no
+    /// superblock names it, and its writer still has the slot.
     case writing
     /// The header block is all zero.
     case blank
@@ -197,6 +198,18 @@ public struct RecoveryDecision: Sendable {
                 + "\(identity.geometry.fileByteCount); every slot is there and can be loaded, but "
                 + "nothing is written before pcfsck -y has restored the end",
             byteOffset: fileByteCount)
+    }
+
+    /// Those that are complete and that their writer still has: durable in a moment.
+    public var inHand: [Candidate] {
+        slots.compactMap { report in
+            guard report.reason == .writing, let header = report.header, header.state == .complete,
+                let digest = report.headerDigest, let table = report.table
+            else { return nil }
+            return Candidate(
+                slot: report.slot, header: header, headerDigest: digest, table: table,
+                kind: .unanchored, geometry: identity.geometry)
+        }
     }
 
     /// Whether a checkpoint may have been acknowledged: the newest intact superblock names one, or

@@ -196,11 +196,13 @@ struct DecodedSlot {
     private let decodedHeader: Result<SlotHeader, FormatError>
     private let headerDigest: Digest?
     private let table: Result<ChunkTable, FormatError>?
+    private let isInHand: Bool
 
     var header: SlotHeader? { try? decodedHeader.get() }
 
     init(_ blocks: MetadataImage.SlotBlocks, identity: IdentityBlock) {
         slot = blocks.slot
+        isInHand = blocks.isInHand
         headerBytes = blocks.header
         decodedHeader = Result { () throws(FormatError) -> SlotHeader in
             guard let bytes = blocks.header else {
@@ -270,8 +272,11 @@ struct DecodedSlot {
         case .writing: return (.writing, nil)
         case .complete: break
         }
+        let reason = completeReason(header, keeper)
+        // Its writer waits for a flush: it is not durable, and nothing is lost without it.
+        if isInHand && reason == .unanchored { return (.writing, nil) }
         if case .failure(let error) = table { return (.tableDamaged, error) }
-        return (completeReason(header, keeper), nil)
+        return (reason, nil)
     }
 
     private func headerReason(_ error: FormatError) -> SlotReason {

@@ -235,6 +235,10 @@ public final class FileStorage: Storage, @unchecked Sendable {
         throw error
     }
 
+    public func isInHand(_ slot: SlotIndex) -> Bool {
+        pccp_lock_is_held(descriptor, LockByte.slot(slot).byteOffset, 1) == 2
+    }
+
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] {
         let pinned = slots.filter {
             pccp_lock_is_held(descriptor, LockByte.slot($0).byteOffset, 1) == 1

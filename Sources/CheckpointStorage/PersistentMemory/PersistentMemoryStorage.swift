@@ -290,6 +290,7 @@ internal import Synchronization
 
     public func unlock(_ byte: LockByte) throws(StorageError) { try file.unlock(byte) }
 
+    public func isInHand(_ slot: SlotIndex) -> Bool { file.isInHand(slot) }
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { file.slotPins(slots) }
     public var writerLockHolders: [PinHolder] { file.writerLockHolders }
 }

@@ -91,6 +91,7 @@ public final class RingStorage: Storage {
 
     public func unlock(_ byte: LockByte) throws(StorageError) { try file.unlock(byte) }
 
+    public func isInHand(_ slot: SlotIndex) -> Bool { file.isInHand(slot) }
     public func slotPins(_ slots: [SlotIndex]) -> [SlotPin] { file.slotPins(slots) }
     public var writerLockHolders: [PinHolder] { file.writerLockHolders }
 }

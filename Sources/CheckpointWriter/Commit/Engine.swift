@@ -1,3 +1,4 @@
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointStorage
 internal import Logging
@@ -7,9 +8,10 @@ internal import Logging
 /// ```
 /// save ─► snapshot workers ─► staging pool ─► writer workers ─► committer
 /// ```
-/// Snapshot workers copy the caller's memory chunk by chunk and digest it on the way; writer
+/// Snapshot workers copy the caller's memory chunk by chunk and digest it on the way; what is on an
+/// accelerator that one copies itself, and they digest it once it has arrived. Writer
 /// workers compress and write, always the oldest checkpoint first (after urgent ones), so that N in
-/// flight are a queue that keeps the device busy and not N streams that slow each other; the
+/// flight are a queue that keeps the medium busy and not N streams that slow each other; the
 /// committer runs the two barriers.
 final class Engine: Sendable {
     let storage: any Storage
@@ -20,7 +22,8 @@ final class Engine: Sendable {
     let commitObserver: CommitObserver
     let urgency: StagingUrgency
     /// Set when chunks go from the caller's memory straight to the medium.
-    private let medium: (any ByteAddressableStorage)?
+    let medium: (any ByteAddressableStorage)?
+    let devices: DeviceTable
     let snapshotWorkerCount: Int
     private let threads = Monitor([WorkerThread]())
 
@@ -36,6 +39,7 @@ final class Engine: Sendable {
         monitor = Monitor(state)
         commitObserver = CommitObserver()
         medium = Self.directMedium(storage, options)
+        devices = DeviceTable(runtime: options.deviceRuntime)
         let processorCount = ThisProcess.processorCount
         snapshotWorkerCount =
             options.snapshotWorkerCount
@@ -48,6 +52,10 @@ final class Engine: Sendable {
     ) -> (any ByteAddressableStorage)? {
         options.codec == .none ? storage as? any ByteAddressableStorage : nil
     }
+
+    /// So many chunks of a device are on their way to such a medium: one is copied, one has
+    /// arrived, and one is being written.
+    static let directBufferCount = 3
 
     var geometry: Geometry { identity.geometry }
 
@@ -66,7 +74,7 @@ final class Engine: Sendable {
         }
     }
 
-    private func launch(
+    func launch(
         _ name: String, _ body: @escaping @Sendable (Engine) -> Void
     ) throws(StorageError) {
         let thread = try WorkerThread(name: name) { [self] in body(self) }
@@ -85,88 +93,13 @@ final class Engine: Sendable {
             return threads
         }
         for thread in joining { thread.join() }
-    }
-
-    // MARK: Snapshot workers
-
-    private func runSnapshotWorker() {
-        let copier = DigestingCopier()
-        while let copy = nextCopy() {
-            let began = SystemClock.monotonicTime
-            do throws(CheckpointError) {
-                let done = try perform(copy, with: copier)
-                let elapsed = SystemClock.monotonicTime - began
-                let isQuiet = monitor.withLock { state in
-                    state.statistics.copyNanoseconds += elapsed
-                    let inFlightCount = state.inFlight.count
-                    state.finishCopy(copy, done)
-                    return urgency.isUrgent && state.isCopying
-                        && state.inFlight.count == inFlightCount
-                }
-                // Writers that pause need not be woken for each chunk; the last one does it.
-                // A save that waits for a slot must be, when one is free.
-                if !isQuiet { monitor.wakeAll() }
-            } catch {
-                logAbandoned(copy.checkpoint, error)
-                monitor.withLock { $0.failCopy(copy, error) }
-                monitor.wakeAll()
-            }
-        }
-    }
-
-    /// The device gets whole blocks; what lies behind the payload is zero.
-    private func perform(
-        _ copy: ChunkCopy, with copier: DigestingCopier
-    ) throws(CheckpointError) -> ChunkCopy.Result {
-        let range = copy.checkpoint.chunkRange(copy.index)
-        let padded = Self.paddedByteCount(range.count)
-        if let buffer = copy.buffer {
-            // Safe: the buffer lives through the call.
-            let leaves = unsafe copy.payload.copy(
-                from: range.offset, count: range.count,
-                to: CopyTarget(start: buffer.baseAddress, byteCount: buffer.byteCount),
-                with: copier)
-            buffer.fillWithZeros(range.count..<padded)
-            return .staged(StagedChunk(index: copy.index, buffer: buffer, leaves: leaves))
-        }
-        guard let medium else { preconditionFailure("only such a medium does without a buffer") }
-        let offset = geometry.slotDataOffset(copy.checkpoint.slot) + range.offset
-        let began = SystemClock.monotonicTime
-        let leaves = try withCheckpointErrors(slot: copy.checkpoint.slot) {
-            () throws(StorageError) in
-            // Safe: the medium's memory is used inside the closure only.
-            try unsafe medium.withCopyTarget(at: offset, byteCount: padded) { target in
-                let leaves = unsafe copy.payload.copy(
-                    from: range.offset, count: range.count, to: target, with: copier)
-                let padding = [UInt8](repeating: 0, count: padded - range.count)
-                unsafe padding.withUnsafeBytes {
-                    unsafe copier.copy($0, to: target, at: range.count)
-                }
-                _ = copier.takeDigest()
-                return leaves
-            }
-        }
-        return .written(
-            ChunkWriter.Result(
-                entry: ChunkEntry(
-                    storedOffset: range.offset, storedByteCount: range.count,
-                    rawByteCount: range.count, codec: .none, planeWidth: 1,
-                    digest: TreeDigest.combine(leaves, byteCount: UInt64(range.count))),
-                leaves: leaves, compressNanoseconds: 0,
-                writeNanoseconds: SystemClock.monotonicTime - began))
-    }
-
-    private func nextCopy() -> ChunkCopy? {
-        monitor.waitFor { state -> ChunkCopy?? in
-            if state.isStopped { return .some(nil) }
-            return state.takeCopy(isDirect: medium != nil).map { .some($0) }
-        }
+        devices.close()
     }
 
     // MARK: Writer workers
 
     /// Where processors are short, copying goes first: callers wait for it, nobody for this.
-    private static let writerNice = 10
+    static let writerNice = 10
 
     private func runWriterWorker() {
         WorkerThread.yieldToOthers(nice: Self.writerNice)
@@ -209,8 +142,7 @@ final class Engine: Sendable {
         monitor.waitFor { state -> NextWrite? in
             if state.isStopped { return .stop }
             // A mark never pauses: chunks wait for it.
-            let standsBack = urgency.isUrgent && state.isCopying
-            if let item = state.takeWrite(onlyMarks: standsBack) { return .item(item) }
+            if let item = state.takeWrite(onlyMarks: state.writesStandBack) { return .item(item) }
             return mayWait ? nil : .nothing
         }
     }
@@ -243,7 +175,7 @@ final class Engine: Sendable {
         monitor.withLock { $0.failWrite(item, error) }
     }
 
-    private func logAbandoned(_ checkpoint: InFlightCheckpoint, _ error: CheckpointError) {
+    func logAbandoned(_ checkpoint: InFlightCheckpoint, _ error: CheckpointError) {
         options.logger.error(
             "a write failed; this checkpoint is abandoned",
             metadata: ["error": "\(error)", "step": "\(checkpoint.step)"])

@@ -1,3 +1,4 @@
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointStorage
 
@@ -10,8 +11,8 @@ internal import CheckpointStorage
 ///   reserved. Each of its checkpoints has a slot of its own, which `slots` calls in flight.
 /// - A slot that the durable superblock names is never free: `slots` follows `superblock`, which
 ///   changes only when its successor is durable.
-/// - A staging buffer is in `freeBuffers`, in `writeQueue`, or with a worker that `busyCount` of
-///   its checkpoint counts.
+/// - A staging buffer is in `freeBuffers`, in `writeQueue`, or with a worker or a device that
+///   `busyCount` of its checkpoint counts: in `arriving`, `arrived`, or in a thread's hands.
 /// - A checkpoint in `written` has all its chunks on the medium, is approved, and has not failed.
 /// - A checkpoint that has failed has nothing in `writeQueue` or `written`. It ends, and its slot
 ///   is free or quarantined, once nothing of it is under way.
@@ -34,7 +35,15 @@ struct EngineState {
 
     /// Every checkpoint that has not ended, oldest first.
     private(set) var inFlight: [InFlightCheckpoint] = []
-    private var freeBuffers: [AlignedBuffer]
+    var freeBuffers: [AlignedBuffer]
+    /// What devices copy at the moment, in their order.
+    var arriving: [DeviceName: [ArrivingChunk]] = [:]
+    /// Chunks that a worker is handing to devices: their threads must wait for these.
+    var queueingCount = 0
+    /// Their bytes are in their buffers; they are to be digested.
+    var arrived: [ChunkCopy] = []
+    /// Since when the medium has been writing so many things, or waiting for some.
+    var mediumClock = (activeCount: 0, isDue: false, lastTime: SystemClock.monotonicTime)
     /// Sorted by `WriteItem.isBefore`.
     private var writeQueue: [WriteItem] = []
     /// All chunks are written; the committer's to take.
@@ -52,6 +61,7 @@ struct EngineState {
     private(set) var pinStall: PinStall?
     /// Since when the pool has been the bottleneck.
     private var stallBegan: UInt64?
+    var pace = CopyPace()
     /// They decide nothing; each transition adds to them.
     var statistics = WriterStatistics()
 
@@ -247,6 +257,7 @@ struct EngineState {
             attempt: group?.attempt ?? 0, chunkByteCount: geometry.chunkByteCount, urgency: urgency)
         inFlight.append(checkpoint)
         statistics.savedCount += 1
+        clockMedium()
         enqueue(WriteItem(checkpoint: checkpoint, chunk: nil))
         if checkpoint.chunkCount == 0 { checkpoint.ticket.markStaged() }
         return checkpoint
@@ -301,9 +312,6 @@ struct EngineState {
 
     // MARK: Copying
 
-    /// State is being copied, and the pool does not hold that up.
-    var isCopying: Bool { nextToCopy != nil && !freeBuffers.isEmpty }
-
     /// The oldest checkpoint with something left to copy; but urgent ones before the others, and
     /// then those with an early part, as their callers wait.
     private var nextToCopy: InFlightCheckpoint? {
@@ -318,71 +326,50 @@ struct EngineState {
         return early ?? next
     }
 
+    /// Chunks to copy come before those that devices have copied: devices need no processor.
+    mutating func takeSnapshotWork(isDirect: Bool) -> SnapshotWork? {
+        if let copy = takeCopy(isDirect: isDirect) { return .copy(copy) }
+        return arrived.isEmpty ? nil : .digest(arrived.removeFirst())
+    }
+
     /// The next chunk to copy, into a buffer of the pool, or straight to the medium behind its
-    /// mark.
-    mutating func takeCopy(isDirect: Bool) -> ChunkCopy? {
+    /// mark. No processor can bring the bytes of a device to the medium: they need a buffer.
+    private mutating func takeCopy(isDirect: Bool) -> ChunkCopy? {
         guard let checkpoint = nextToCopy, let payload = checkpoint.payload else { return nil }
+        if isDirect && !checkpoint.isMarked { return nil }
+        let chunk = checkpoint.nextChunk
         var buffer: AlignedBuffer?
-        if isDirect {
-            guard checkpoint.isMarked else { return nil }
-            checkpoint.hasWritten = true
-        } else {
-            guard let free = takeFreeBuffer() else { return nil }
+        if !isDirect || chunk.isOnDevice {
+            guard let free = takeFreeBuffer(isForDevice: chunk.isOnDevice) else { return nil }
             buffer = free
         }
-        let chunk = checkpoint.takeChunk()
+        if isDirect { checkpoint.hasWritten = true }
+        checkpoint.takenCount += 1
         checkpoint.busyCount += 1
+        if chunk.isOnDevice { queueingCount += 1 }
         return ChunkCopy(
             checkpoint: checkpoint, payload: payload, index: chunk.index, isEarly: chunk.isEarly,
-            buffer: buffer)
+            isOnDevice: chunk.isOnDevice, isAlone: mediumClock.activeCount == 0, buffer: buffer)
     }
 
     /// A free buffer of the pool; nil while there is none, which counts as a stall.
-    private mutating func takeFreeBuffer() -> AlignedBuffer? {
+    private mutating func takeFreeBuffer(isForDevice: Bool) -> AlignedBuffer? {
         guard let buffer = freeBuffers.popLast() else {
             if stallBegan == nil { stallBegan = SystemClock.monotonicTime }
             return nil
         }
         if let began = stallBegan {
-            statistics.stagingStallNanoseconds += SystemClock.monotonicTime - began
+            let stall = SystemClock.monotonicTime - began
+            statistics.stagingStallNanoseconds += stall
+            if isForDevice { statistics.deviceLeg.stallNanoseconds += stall }
             stallBegan = nil
         }
         return buffer
     }
 
-    mutating func finishCopy(_ copy: ChunkCopy, _ done: ChunkCopy.Result) {
-        let checkpoint = copy.checkpoint
-        checkpoint.busyCount -= 1
-        checkpoint.copiedCount += 1
-        if checkpoint.failure != nil {
-            if let buffer = copy.buffer { freeBuffers.append(buffer) }
-            return endIfFailed(checkpoint)
-        }
-        switch done {
-        case .staged(let chunk): enqueue(WriteItem(checkpoint: checkpoint, chunk: chunk))
-        case .written(let result): finishChunk(checkpoint, index: copy.index, result)
-        }
-        if copy.isEarly {
-            checkpoint.copiedEarlyCount += 1
-            if checkpoint.copiedEarlyCount == checkpoint.earlyChunks.count {
-                checkpoint.ticket.markEarlyCopied()
-            }
-        }
-        if checkpoint.copiedCount == checkpoint.chunkCount {
-            checkpoint.payload = nil
-            checkpoint.ticket.markStaged()
-        }
-    }
-
-    /// The medium refused a chunk that goes straight to it.
-    mutating func failCopy(_ copy: ChunkCopy, _ error: CheckpointError) {
-        copy.checkpoint.busyCount -= 1
-        fail(copy.checkpoint, error)
-    }
-
     // MARK: Writing
 
-    private mutating func enqueue(_ item: WriteItem) {
+    mutating func enqueue(_ item: WriteItem) {
         // Items arrive almost in order, so the search from the end is short.
         var index = writeQueue.endIndex
         while index > 0, WriteItem.isBefore(item, writeQueue[index - 1]) { index -= 1 }
@@ -400,11 +387,13 @@ struct EngineState {
         let item = writeQueue.remove(at: next)
         item.checkpoint.busyCount += 1
         item.checkpoint.hasWritten = true
+        beginMediumWrite()
         return item
     }
 
     /// - Parameter done: of a chunk; nil for a mark.
     mutating func finishWrite(_ item: WriteItem, _ done: ChunkWriter.Result?) {
+        endMediumWrite(byteCount: done?.entry.storedByteCount ?? 0)
         release(item)
         if let done, let index = item.chunk?.index {
             finishChunk(item.checkpoint, index: index, done)
@@ -416,6 +405,7 @@ struct EngineState {
     }
 
     mutating func failWrite(_ item: WriteItem, _ error: CheckpointError) {
+        endMediumWrite(byteCount: 0)
         release(item)
         fail(item.checkpoint, error)
     }
@@ -423,6 +413,7 @@ struct EngineState {
     /// The write may still be in progress, and would then land in the slot's next checkpoint:
     /// no slot is used again, and the buffer never.
     mutating func stopSaving(unresolved item: WriteItem, _ error: CheckpointError) {
+        endMediumWrite(byteCount: 0)
         item.checkpoint.busyCount -= 1
         stopSaving(error)
     }
@@ -432,7 +423,7 @@ struct EngineState {
         if let chunk = item.chunk { freeBuffers.append(chunk.buffer) }
     }
 
-    private mutating func finishChunk(
+    mutating func finishChunk(
         _ checkpoint: InFlightCheckpoint, index: Int, _ done: ChunkWriter.Result
     ) {
         checkpoint.entries[index] = done.entry
@@ -548,7 +539,7 @@ struct EngineState {
 
     /// Fail-stop: no slot can be trusted to be free, so everything in flight fails and nothing
     /// more is begun.
-    private mutating func stopSaving(_ error: CheckpointError) {
+    mutating func stopSaving(_ error: CheckpointError) {
         failStop = failStop ?? error
         statistics.isFailStop = true
         for checkpoint in inFlight { fail(checkpoint, error, isSlotDoubtful: true) }
@@ -556,7 +547,7 @@ struct EngineState {
 
     /// Marks a checkpoint as failed, takes its work out of the queue, and ends it as soon as
     /// nothing of it is under way.
-    private mutating func fail(
+    mutating func fail(
         _ checkpoint: InFlightCheckpoint, _ error: CheckpointError, isSlotDoubtful: Bool = false
     ) {
         if isSlotDoubtful { checkpoint.isSlotDoubtful = true }
@@ -568,12 +559,13 @@ struct EngineState {
             }
             writeQueue.removeAll { $0.checkpoint === checkpoint }
             written.removeAll { $0 === checkpoint }
+            dropArrived(checkpoint)
         }
         endIfFailed(checkpoint)
     }
 
     /// Ends a failed checkpoint once no thread reads its memory or writes its slot.
-    private mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
+    mutating func endIfFailed(_ checkpoint: InFlightCheckpoint) {
         guard let failure = checkpoint.failure, checkpoint.busyCount == 0,
             !checkpoint.isCommitting, inFlight.contains(where: { $0 === checkpoint })
         else { return }

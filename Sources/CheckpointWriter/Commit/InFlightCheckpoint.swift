@@ -1,3 +1,4 @@
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointStorage
 
@@ -23,15 +24,21 @@ final class InFlightCheckpoint: @unchecked Sendable {
     let manifestByteCount: UInt64
     let beganTime = SystemClock.wallTime
     let ticket: CheckpointTicket
+    /// Whether a chunk has bytes on a device.
+    private let isOnDevice: [Bool]
     /// Element width of each chunk for the byte-plane filter: 1, 2, 4 or 8.
     let planeWidths: [Int]
 
+    /// When the payload's bytes on each device may be read.
+    let ready: [DeviceName: [any DeviceEvent]]
     /// nil once staged: the caller's memory is no longer known here.
     var payload: CheckpointPayload?
     /// How many chunks the snapshot workers have taken.
     var takenCount = 0
     var copiedCount = 0
-    var copiedEarlyCount = 0
+    /// Chunks, and the early ones of them, that the host does not read any more.
+    private var releasedCount = 0
+    private var releasedEarlyCount = 0
     /// The chunks that are copied first; the others follow in their order.
     let earlyChunks: [Int]
     /// What follows them, when it is not just every chunk.
@@ -65,12 +72,20 @@ final class InFlightCheckpoint: @unchecked Sendable {
         self.attempt = attempt
         self.isUrgent = isUrgent
         needsApproval = request.needsApproval
+        ready = request.ready
         self.chunkByteCount = chunkByteCount
         payloadByteCount = payload.byteCount
         payloadKind = payload.kind
         manifestByteCount = payload.manifestByteCount
         let size = UInt64(chunkByteCount)
         chunkCount = Int((payload.byteCount + size - 1) / size)
+        isOnDevice = (0..<chunkCount).map { index in
+            payload.isOnDevice(
+                from: UInt64(index) * size,
+                count: ChunkEntry.rawByteCount(
+                    index: index, payloadByteCount: payload.byteCount,
+                    chunkByteCount: chunkByteCount))
+        }
         planeWidths = (0..<chunkCount).map { index in
             let width = payload.elementByteCount(
                 from: UInt64(index) * size, count: chunkByteCount)
@@ -83,19 +98,44 @@ final class InFlightCheckpoint: @unchecked Sendable {
         entries = [ChunkEntry?](repeating: nil, count: chunkCount)
         logicalDigest = TreeDigest(byteCount: payload.byteCount)
         ticket = CheckpointTicket(
-            step: step, sequence: sequence, urgency: urgency, hasEarly: !earlyChunks.isEmpty)
+            step: step, sequence: sequence, urgency: urgency, hasEarly: !earlyChunks.isEmpty,
+            isOnDevice: isOnDevice.contains(true), devices: request.devices)
     }
 
-    var hasMoreToCopy: Bool { takenCount < chunkCount }
-    var hasEarlyToCopy: Bool { takenCount < earlyChunks.count }
+    var leftCount: Int { chunkCount - takenCount }
+    var earlyLeftCount: Int { max(0, earlyChunks.count - takenCount) }
+    var hasMoreToCopy: Bool { leftCount > 0 }
+    var hasEarlyToCopy: Bool { earlyLeftCount > 0 }
 
-    /// The chunk that a snapshot worker copies next.
-    func takeChunk() -> (index: Int, isEarly: Bool) {
-        let position = takenCount
-        takenCount += 1
-        if position < earlyChunks.count { return (earlyChunks[position], true) }
-        if earlyChunks.isEmpty { return (position, false) }
-        return (laterChunks[position - earlyChunks.count], false)
+    /// The chunk that a snapshot worker copies next; there is one.
+    var nextChunk: (index: Int, isEarly: Bool, isOnDevice: Bool) {
+        let isEarly = hasEarlyToCopy
+        let index =
+            isEarly
+            ? earlyChunks[takenCount]
+            : earlyChunks.isEmpty ? takenCount : laterChunks[takenCount - earlyChunks.count]
+        return (index, isEarly, isOnDevice[index])
+    }
+
+    /// What of the payload is read no more, unless by devices that have been told to.
+    struct Release: OptionSet {
+        let rawValue: UInt8
+        static let early = Release(rawValue: 1)
+        static let all = Release(rawValue: 2)
+    }
+
+    /// The host does not read a chunk any more.
+    ///
+    /// - Returns: what that completes.
+    func release(_ copy: ChunkCopy) -> Release {
+        var completed: Release = []
+        releasedCount += 1
+        if releasedCount == chunkCount { completed.insert(.all) }
+        if copy.isEarly {
+            releasedEarlyCount += 1
+            if releasedEarlyCount == earlyChunks.count { completed.insert(.early) }
+        }
+        return completed
     }
 
     func chunkRange(_ index: Int) -> (offset: UInt64, count: Int) {

@@ -28,7 +28,7 @@ struct PinStall {
     /// - Returns: how long saves have waited for these readers, when that is to be reported.
     mutating func endLook(_ found: [SlotPin], now: UInt64, limit: UInt64) -> UInt64? {
         pins = found
-        let waited = now - min(beganTime, now)
+        let waited = now - beganTime
         guard !isReported, waited >= limit, !pins.isEmpty else { return nil }
         isReported = true
         return waited

@@ -1,3 +1,4 @@
+internal import CheckpointDevice
 internal import CheckpointFormat
 internal import CheckpointStorage
 
@@ -9,6 +10,10 @@ struct SaveRequest {
     let payload: CheckpointPayload
     let userMetadata: String
     let needsApproval: Bool
+    /// When the payload's bytes on each device may be read.
+    let ready: [DeviceName: [any DeviceEvent]]
+    /// Of the writer.
+    let devices: DeviceTable
 }
 
 /// One chunk to copy out of the caller's memory.
@@ -17,6 +22,10 @@ struct ChunkCopy {
     let payload: CheckpointPayload
     let index: Int
     let isEarly: Bool
+    /// Some of its bytes are on a device.
+    let isOnDevice: Bool
+    /// Nothing was being written when it was taken.
+    let isAlone: Bool
     /// nil when the chunk goes straight to the medium.
     let buffer: AlignedBuffer?
 
@@ -24,6 +33,23 @@ struct ChunkCopy {
         case staged(StagedChunk)
         case written(ChunkWriter.Result)
     }
+}
+
+/// A chunk that devices copy into its buffer at the moment.
+struct ArrivingChunk {
+    let copy: ChunkCopy
+    /// How many of its bytes are on devices.
+    let byteCount: Int
+    /// All of them are in the buffer once the events of all its devices have come.
+    let events: [DeviceName: any DeviceEvent]
+    let beganTime: UInt64
+}
+
+/// What a snapshot worker does next.
+enum SnapshotWork {
+    case copy(ChunkCopy)
+    /// Its bytes are in the buffer.
+    case digest(ChunkCopy)
 }
 
 /// A chunk that was copied out of the caller's memory.

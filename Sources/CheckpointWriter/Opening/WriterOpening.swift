@@ -247,7 +247,7 @@ struct WriterOpening {
                 }
                 continue
             }
-            if !candidate.isAnchored {
+            if !candidate.isAnchored, !decision.identity.isOfGroup {
                 options.logger.notice(
                     "anchored another checkpoint than the last superblock",
                     metadata: ["step": "\(candidate.step)", "slot": "\(candidate.slot)"])
@@ -317,19 +317,24 @@ struct WriterOpening {
     }
 
     /// Names the chosen checkpoint and this writer, one generation above everything seen.
+    ///
+    /// That of a group names what the one before named, also what is damaged: the ranks have not
+    /// decided yet, and this is how they see that a durable part was lost. Nothing is saved before
+    /// an attempt begins, whose superblock names what they chose.
     private func firstSuperblock(
         _ decision: RecoveryDecision, _ chosen: Candidate?
     ) -> Superblock {
-        let older = olderToRetain(decision, chosen)
+        let before = decision.identity.isOfGroup ? decision.superblock : nil
         return Superblock(
             fileUUID: decision.identity.fileUUID,
             generation: Generation(rawValue: decision.highestGeneration.rawValue + 1),
-            anchor: chosen.map { Anchor($0) },
+            anchor: before.map(\.anchor) ?? chosen.map { Anchor($0) },
             parentDigest: decision.superblockDigest ?? .zero,
             watermark: decision.superblock?.watermark,
             commitTime: SystemClock.wallTime, writerBootID: ThisMachine.bootID,
             writerPID: ThisProcess.id, storageKind: storage.kind,
-            unsafeShutdownCount: storage.unsafeShutdownCount, retained: older,
+            unsafeShutdownCount: storage.unsafeShutdownCount,
+            retained: before?.retained ?? olderToRetain(decision, chosen),
             sequenceLimit: nextSequence(decision) + Limits.sequenceReserve,
             attempt: decision.superblock?.attempt ?? 0)
     }
@@ -344,12 +349,8 @@ struct WriterOpening {
             // Strictly: a superblock that named two slots with one sequence would be refused.
             let last = older.last?.sequence ?? chosen?.sequence ?? .none
             guard candidate.sequence < last else { continue }
-            guard older.count < identity.retainedMaximum else { break }
-            // In a group, what the superblock named may wait for a verdict: GROUP.md.
-            let isWanted =
-                older.count < identity.geometry.retainCount - 1 || candidate.kind == .retained
-                || candidate.kind == .anchored
-            if isWanted, isWhole(candidate) {
+            guard older.count < identity.geometry.retainCount - 1 else { break }
+            if isWhole(candidate) {
                 older.append(RetainedSlot(slot: candidate.slot, sequence: candidate.sequence))
             }
         }

@@ -1,3 +1,4 @@
+public import CheckpointDevice
 public import CheckpointFormat
 public import CheckpointStorage
 public import Logging
@@ -48,6 +49,8 @@ public struct WriterOptions: Sendable {
     /// How long an urgent save waits for readers that have every free slot pinned, before it takes
     /// the slot that has been free the longest.
     public var urgentPatienceNanoseconds: UInt64 = 1_000_000_000
+    /// What opens the devices that state is on, when it is first saved.
+    public var deviceRuntime: any DeviceRuntime = InstalledRuntimes()
     public var logger = Logger(label: "pccheck") { _ in SwiftLogNoOpLogHandler() }
 
     public init() {}

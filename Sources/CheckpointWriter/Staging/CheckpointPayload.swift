@@ -1,3 +1,4 @@
+public import CheckpointDevice
 public import CheckpointFormat
 internal import CheckpointStorage
 
@@ -9,21 +10,28 @@ internal import CheckpointStorage
 @safe public struct CheckpointPayload: @unchecked Sendable {
     /// Memory of the caller.
     @safe public struct Region {
+        /// Addresses of a device when there is a stream, which the host must not follow.
         @unsafe public let memory: UnsafeRawBufferPointer
         /// Bytes per element, for the byte-plane filter; 1 when unknown.
         public let elementByteCount: Int
         /// Copied before what is not early; see `CheckpointTicket.waitEarly`.
         public let isEarly: Bool
+        /// Where the memory is on a device: the stream whose work by the time of the save gives it
+        /// the values to be saved. nil for memory of the host.
+        public let stream: DeviceStream?
 
         /// - Parameter memory: must stay alive and unchanged until the checkpoint is staged; if it
-        ///   is early, only until `CheckpointTicket.waitEarly` returns.
+        ///   is early, only until `CheckpointTicket.waitEarly` returns. On a device it may be
+        ///   changed by work that `CheckpointTicket.hold` holds back.
         @unsafe public init(
-            _ memory: UnsafeRawBufferPointer, elementByteCount: Int = 1, isEarly: Bool = false
+            _ memory: UnsafeRawBufferPointer, elementByteCount: Int = 1, isEarly: Bool = false,
+            stream: DeviceStream? = nil
         ) {
             // Safe: it is only kept here; the caller vouches for the memory.
             unsafe self.memory = unsafe memory
             self.elementByteCount = elementByteCount
             self.isEarly = isEarly
+            self.stream = stream
         }
     }
 
@@ -32,11 +40,21 @@ internal import CheckpointStorage
     public let manifestByteCount: UInt64
     private let head: [UInt8]
     private let regions: [Region]
-    /// Stream offset at which each region begins.
+    /// Payload offset at which each region begins.
     private let starts: [UInt64]
+    /// The streams of the devices that regions are on, each once.
+    let streams: [DeviceStream]
+    /// Of a safetensors image: for the next payload of the same tensors.
+    public let layout: TensorLayout?
 
-    private init(kind: PayloadKind, head: [UInt8], manifestByteCount: Int, regions: [Region]) {
+    private static let largestByteCount = UInt64(Int.max) / 2
+
+    private init(
+        kind: PayloadKind, head: [UInt8], manifestByteCount: Int, regions: [Region],
+        layout: TensorLayout? = nil
+    ) {
         self.kind = kind
+        self.layout = layout
         self.head = head
         self.manifestByteCount = UInt64(manifestByteCount)
         // Empty regions would make the search ambiguous, and hold nothing.
@@ -47,10 +65,16 @@ internal import CheckpointStorage
         starts.reserveCapacity(self.regions.count)
         for region in self.regions {
             starts.append(offset)
-            unsafe offset += UInt64(region.memory.count)
+            // More than any slot holds is refused later, as much as that.
+            unsafe offset = min(offset + UInt64(region.memory.count), Self.largestByteCount)
         }
         self.starts = starts
         byteCount = offset
+        var streams: [DeviceStream] = []
+        for case let stream? in self.regions.lazy.map(\.stream) where streams.last != stream {
+            if !streams.contains(stream) { streams.append(stream) }
+        }
+        self.streams = streams
     }
 
     /// Bytes that only the application understands.
@@ -70,6 +94,7 @@ internal import CheckpointStorage
         tensors: [(description: TensorDescription, memory: Region)],
         metadata: [(key: String, value: String)]
     ) throws(CheckpointError) {
+        let layout: TensorLayout
         do throws(FormatError) {
             for tensor in tensors {
                 let expected = try tensor.description.byteCount
@@ -80,55 +105,101 @@ internal import CheckpointStorage
                         expected: "\(expected), from its shape and dtype")
                 }
             }
-            let manifest = try SafetensorsManifest.encode(
-                tensors.map(\.description), metadata: metadata)
-            self.init(
-                kind: .safetensors, head: manifest.bytes, manifestByteCount: manifest.bytes.count,
-                regions: manifest.order.map { tensors[$0].memory })
+            layout = try TensorLayout(tensors.map(\.description))
         } catch {
             throw CheckpointError(.invalidArgument, "\(error)")
         }
+        try self.init(layout: layout, memory: tensors.map(\.memory), metadata: metadata)
     }
 
-    /// Copies the stream's bytes from `offset`, a multiple of 65536, to the start of `target`, and
-    /// digests them on the way.
+    /// A safetensors image of tensors that are laid out already.
+    ///
+    /// - Parameter memory: of each tensor in the order in which the layout was given them, of the
+    ///   size that it says.
+    /// - Throws: `invalidArgument` when a key of the metadata repeats, or there is too much of it.
+    public init(
+        layout: TensorLayout, memory: [Region], metadata: [(key: String, value: String)]
+    ) throws(CheckpointError) {
+        // Safe: only the sizes of the regions are read.
+        let fits = layout.byteCounts.elementsEqual(memory) { unsafe $0 == $1.memory.count }
+        precondition(fits, "the memory is not that of the tensors which were laid out")
+        let manifest: [UInt8]
+        do throws(FormatError) {
+            manifest = try layout.manifest(metadata: metadata)
+        } catch {
+            throw CheckpointError(.invalidArgument, "\(error)")
+        }
+        self.init(
+            kind: .safetensors, head: manifest, manifestByteCount: manifest.count,
+            regions: layout.order.map { memory[$0] }, layout: layout)
+    }
+
+    /// Copies the payload's bytes from `offset`, a multiple of 65536, to the start of `target`, and
+    /// digests them on the way. None of them is on a device.
     ///
     /// - Returns: the digests of the leaves, as `TreeDigest` wants them.
     @unsafe func copy(
         from offset: UInt64, count: Int, to target: CopyTarget, with copier: DigestingCopier
     ) -> [Digest] {
-        let leaf = Limits.leafByteCount
-        var leaves: [Digest] = []
-        leaves.reserveCapacity((count + leaf - 1) / leaf)
-        var done = 0
+        // Safe: the caller vouches for the target.
+        var leaves = unsafe LeafCopy(to: target, count: count, with: copier)
         // Safe: each part is memory of this payload, valid during the call; the copier checks
         // that it fits the target.
-        unsafe forEachPart(from: offset, count: count) { part in
-            var taken = 0
-            while taken < part.count {
-                let step = min(part.count - taken, leaf - done % leaf)
-                unsafe copier.copy(
-                    UnsafeRawBufferPointer(rebasing: part[taken..<taken + step]), to: target,
-                    at: done)
-                taken += step
-                done += step
-                if done % leaf == 0 || done == count { leaves.append(copier.takeDigest()) }
-            }
+        forEachPart(from: offset, count: count) { part in
+            precondition(part.device == nil, "the host cannot read a device's memory")
+            unsafe leaves.append(part.memory)
         }
-        return leaves
+        return leaves.digests
     }
 
-    /// Calls `body` with the pieces of memory that make up `count` bytes of the stream.
-    private func forEachPart(
-        from offset: UInt64, count: Int, _ body: (UnsafeRawBufferPointer) -> Void
-    ) {
+    /// Copies what the host can read of the payload's bytes from `offset` to the start of `target`.
+    ///
+    /// - Returns: the copies that bring the rest, by device.
+    @unsafe func copyHostParts(
+        from offset: UInt64, count: Int, to target: AlignedBuffer
+    ) -> [DeviceName: [DeviceCopy]] {
+        var copies: [DeviceName: [DeviceCopy]] = [:]
+        var done = 0
+        forEachPart(from: offset, count: count) { part in
+            // Safe: the part lies in the range, which the buffer holds.
+            if let device = part.device {
+                unsafe copies[device, default: []].append(
+                    DeviceCopy(
+                        host: target.baseAddress + done,
+                        address: UInt64(UInt(bitPattern: part.memory.baseAddress)),
+                        byteCount: part.memory.count))
+            } else {
+                unsafe target.copy(part.memory, to: done)
+            }
+            unsafe done += part.memory.count
+        }
+        return copies
+    }
+
+    /// Whether any of `count` bytes from `offset` is on a device.
+    func isOnDevice(from offset: UInt64, count: Int) -> Bool {
+        if streams.isEmpty { return false }
+        var found = false
+        forEachPart(from: offset, count: count) { part in found = found || part.device != nil }
+        return found
+    }
+
+    /// A piece of memory of one region.
+    @safe private struct Part {
+        @unsafe let memory: UnsafeRawBufferPointer
+        let device: DeviceName?
+    }
+
+    /// Calls `body` with the pieces of memory that make up `count` bytes of the payload.
+    private func forEachPart(from offset: UInt64, count: Int, _ body: (Part) -> Void) {
         var done = 0
         if offset < UInt64(head.count) {
             let start = Int(offset)
             done = min(count, head.count - start)
             // Safe: the array outlives the closure.
             unsafe head.withUnsafeBytes { source in
-                unsafe body(UnsafeRawBufferPointer(rebasing: source[start..<start + done]))
+                let piece = unsafe UnsafeRawBufferPointer(rebasing: source[start..<start + done])
+                body(unsafe Part(memory: piece, device: nil))
             }
         }
         guard done < count else { return }
@@ -138,7 +209,8 @@ internal import CheckpointStorage
             let memory = unsafe regions[index].memory
             let step = min(count - done, memory.count - within)
             // Safe: `within + step` lies in the region.
-            unsafe body(UnsafeRawBufferPointer(rebasing: memory[within..<within + step]))
+            let piece = unsafe UnsafeRawBufferPointer(rebasing: memory[within..<within + step])
+            body(unsafe Part(memory: piece, device: regions[index].stream?.device))
             done += step
             index += 1
         }

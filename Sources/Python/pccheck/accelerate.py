@@ -16,6 +16,7 @@ has a file of its own, and a checkpoint counts once it is durable on all of them
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -36,6 +37,10 @@ from .errors import InvalidArgument
 
 __all__ = ["Checkpointer", "GroupCheckpointer"]
 
+log = logging.getLogger("pccheck")
+
+#: What `save` accepts besides parts of the caller's own.
+_SAVE_OPTIONS = {"rng", "metadata", "urgent", "overlap"}
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -43,8 +48,8 @@ class Checkpointer(pcc.Checkpointer):
     """Saves and resumes everything that an ``Accelerator`` has prepared.
 
     With a folder as its path (one that exists, or that ends with a slash) this is a
-    ``GroupCheckpointer``; several processes need one. Models that are split over processes (FSDP,
-    DeepSpeed, Megatron) are refused.
+    ``GroupCheckpointer``; several processes need one. Of the ways to split a model over processes,
+    FSDP version 2 is saved; FSDP version 1, DeepSpeed and Megatron are refused.
     """
 
     def __new__(
@@ -60,12 +65,7 @@ class Checkpointer(pcc.Checkpointer):
     ) -> None:
         """``options`` are those of ``pccheck.torch.Checkpointer``, or of
         ``pccheck.distributed.Checkpointer`` for a folder."""
-        if accelerator.distributed_type not in _PLAIN:
-            raise InvalidArgument(
-                f"the accelerator runs as {accelerator.distributed_type.value}, which splits the "
-                "state over its processes; use pccheck.distributed, which saves the DTensors of "
-                "FSDP version 2, or pccheck.dcp"
-            )
+        _check_kind(accelerator)
         count = accelerator.num_processes
         if count > 1 and not names_folder(path):
             raise InvalidArgument(
@@ -80,15 +80,39 @@ class Checkpointer(pcc.Checkpointer):
 
         As ``pccheck.torch.Checkpointer.save``, which see.
         """
-        return super().save(step, **self._parts(), **options)
+        parts = self._parts()
+        has_own = bool(options.keys() - _SAVE_OPTIONS)
+        if not (has_own or parts["models"] or parts["optimizers"] or parts["registered"]):
+            raise InvalidArgument(
+                "the accelerator has nothing to save; prepare the model and the optimizer first"
+            )
+        return super().save(step, **parts, **options)
 
     def resume(self, **options: Any) -> int:
         """Restores what was prepared from the newest intact checkpoint; returns the next step.
 
-        As ``pccheck.torch.Checkpointer.resume``, which see. Batches that were trained already are
-        left out with ``accelerator.skip_first_batches``, or by a stateful loader.
+        As ``pccheck.torch.Checkpointer.resume``, which see. Call it after everything is prepared
+        and registered: saved objects for which the accelerator has none are an error, and with
+        ``strict=False`` a line in the report. Batches that were trained already are left out with
+        ``accelerator.skip_first_batches``, or by a stateful loader.
         """
-        return super().resume(**self._parts(), **options)
+        parts = self._parts()
+        empty = [name for name, part in parts.items() if part == []]
+        step = super().resume(**parts, **options)
+        # An empty list takes what was saved, and no object of the accelerator gets it.
+        lost = [name for name in empty if parts[name]]
+        if not lost:
+            return step
+        if self.resume_report is not None:
+            self.resume_report.unexpected += lost
+        text = f"the checkpoint has {', '.join(lost)}, and the accelerator has none"
+        if options.get("strict", True):
+            raise InvalidArgument(
+                f"{text}; the rest holds the values of the checkpoint now: prepare and register "
+                "everything and call resume() again, or give strict=False"
+            )
+        log.warning("%s: %s", self.path, text)
+        return step
 
     def _parts(self) -> dict[str, Any]:
         """Bare objects: what the accelerator wraps them in adds nothing to their state."""
@@ -112,7 +136,8 @@ class GroupCheckpointer(Checkpointer, pcd.Checkpointer):
     """The same for all processes of a job, in a folder.
 
     ``save`` and ``resume`` are those of ``pccheck.distributed.Checkpointer``: every process calls
-    them. A restart may have another number of processes.
+    them. A restart may have another number of processes. With FSDP version 2 each process saves its
+    shards, and what FSDP does not shard (buffers, ignored modules) as its own.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -126,6 +151,25 @@ class GroupCheckpointer(Checkpointer, pcd.Checkpointer):
         handle = super().save(step, **options)
         assert isinstance(handle, pcd.GroupHandle)
         return handle
+
+
+def _check_kind(accelerator: Accelerator) -> None:
+    """Raises ``InvalidArgument`` for state that no part below holds exactly."""
+    kind = accelerator.distributed_type
+    # Accelerate knew only version 1 before it had this attribute.
+    if kind in _PLAIN or getattr(accelerator, "is_fsdp2", False):
+        return
+    if kind == DistributedType.FSDP:
+        raise InvalidArgument(
+            "the accelerator runs FSDP version 1, and pccheck.accelerate saves version 2 only; "
+            "give FullyShardedDataParallelPlugin(fsdp_version=2), or convert the configuration "
+            "with 'accelerate to-fsdp2'"
+        )
+    raise InvalidArgument(
+        f"the accelerator runs as {kind.value}, and pccheck.accelerate saves one process, "
+        "DistributedDataParallel and FSDP version 2; use one of these, or save with "
+        "accelerator.save_state()"
+    )
 
 
 class _Sampler:

@@ -18,9 +18,10 @@ from ._core.handle import Guard, SaveHandle
 from ._core.options import EngineOptions, FileOptions, PreemptionOptions
 from ._core.preemption import Preemption
 from ._core.reader import CheckpointInfo, Reader
+from ._core.saver import changes_nothing
 from ._files.shape import capacity_for
 from ._state.comparing import ResumeReport, StateMismatch
-from ._state.document import DOCUMENT_KEY, document_text
+from ._state.document import DOCUMENT_KEY
 from ._state.encoder import Encoder
 from ._state.loading import described, load_from, load_with, loading_of
 from ._state.memory import ArrayMemory
@@ -30,6 +31,7 @@ from .keeping import Keep, Keeper, KeepsCheckpoints, note_text
 from .policies import Auto, Every, Policy
 
 log = logging.getLogger("pccheck")
+changes_nothing(__file__)
 
 _Self = TypeVar("_Self", bound="BaseCheckpointer")
 
@@ -174,7 +176,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         self,
         step: int,
         encoder: Encoder,
-        document: Any,
+        document: str,
         user_metadata: str | Mapping[str, Any] | None,
         urgent: bool = False,
         room: Callable[[], int] = lambda: 0,
@@ -193,7 +195,7 @@ class BaseCheckpointer(KeepsCheckpoints):
         note = native.encode_text(
             note_text(user_metadata), "metadata", _USER_METADATA_BYTE_LIMIT
         )
-        metadata = {"format": self._framework, DOCUMENT_KEY: document_text(document)}
+        metadata = {"format": self._framework, DOCUMENT_KEY: document}
         metadata.update(encoder.metadata)
         if self._engine is None:
             self._make_first_engine(lambda: capacity_for(encoder.entries, metadata, room()))
@@ -317,8 +319,9 @@ class BaseCheckpointer(KeepsCheckpoints):
         When a load fails, the memory that it was filling holds unspecified values; the error
         reports that.
 
-        The writer returns to that step, which may be saved again. Raises ``NoCheckpoint`` when
-        there is no checkpoint, ``Corrupt`` when the requested step is damaged.
+        The load waits until the saves of this checkpointer have ended. The writer returns to the
+        step that was loaded, which may be saved again. Raises ``NoCheckpoint`` when there is no
+        checkpoint, ``Corrupt`` when the requested step is damaged.
         """
         return self._load(step, loading_of(self._memory, into))
 
@@ -326,8 +329,10 @@ class BaseCheckpointer(KeepsCheckpoints):
         self._check_open()
         if self._engine is None:
             raise NoCheckpoint(f"{self._path}: nothing has been saved yet")
-        # What is filled in place may still be the source of a save.
+        # What is filled in place may still be the source of a save of another checkpointer.
         wait_staged_everywhere()
+        # What this one has in flight is newer than all that the file holds.
+        self._engine.wait_finished()
         with Reader(self._path, self._fingerprint) as reader:
             info, state = load_from(
                 self._path, reader, step, loading, sequence_maximum=self._chosen_sequence(step)
@@ -467,7 +472,7 @@ class Checkpointer(BaseCheckpointer):
         save_options({}, metadata, urgent=urgent, overlap=overlap)
         self._begin_save()
         encoder = Encoder()
-        document = encoder.encode_state(state)
+        document = encoder.encode_text(state)
         return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, state: Any, **options: Any) -> SaveHandle | None:

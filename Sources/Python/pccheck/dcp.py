@@ -46,6 +46,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.futures import Future
 
+from ._core.engine import wait_staged_everywhere
 from ._core.handle import SaveHandle
 from ._dcp.files import Files
 from ._dcp.places import is_folder_of, refuse_options, refuse_rank_in
@@ -452,6 +453,8 @@ class StorageReader(storage.StorageReader):
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads what the plan asks for and no more; each byte is verified before it is used."""
         assert self._files is not None
+        # What is filled in place may still be the source of a save.
+        wait_staged_everywhere()
         agreed = plan.storage_data
         if not isinstance(agreed, _Choice):
             # Without what was agreed on there is nothing to follow, and nobody to leave behind.

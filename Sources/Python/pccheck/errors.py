@@ -33,6 +33,7 @@ __all__ = [
     "SlotsExhausted",
     "OutOfMemory",
     "ResourceLimit",
+    "AcceleratorError",
     "StateChanged",
     "StateFormatError",
     "UnsupportedState",
@@ -221,6 +222,12 @@ class ResourceLimit(CheckpointError):
     """A limit on this process or user was reached: file size, open files, threads."""
 
     default_code = 26
+
+
+class AcceleratorError(CheckpointError):
+    """The runtime of an accelerator (CUDA) reported an error. What was durable stays."""
+
+    default_code = 27
 
 
 class StateChanged(CheckpointError):

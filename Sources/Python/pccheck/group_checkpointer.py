@@ -9,7 +9,7 @@ import logging
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -24,11 +24,12 @@ from ._files.copies import KeepHandle
 from ._group.assembled import load_candidate
 from ._group.calls import CALLS, Calls
 from ._group.claims import Digests, compare
+from ._group.decision import Candidate
 from ._group.division import Division
 from ._group.exchange import ENDS, Exchange, Save
 from ._group.files import file_name, report_of, usable_folder
 from ._group.handle import GroupHandle, GroupOutcome, SkippedHandle
-from ._group.restart import Candidate, CandidateFiles, Choice, Meeting, kept_claims
+from ._group.restart import CandidateFiles, Choice, Meeting, kept_claims
 from ._group.transport import Transport, counted_ranks
 from ._group.words import NOT_NOW, CallWords, quarter_octaves, steps_of
 from ._group.writer import GroupWriter
@@ -62,9 +63,10 @@ class GroupCheckpointer(BaseCheckpointer):
 
     #: What all ranks must give alike besides the options of every group.
     _alike_options: dict[str, Any] = {}
-    #: Where another number of ranks saved, what each stored for itself comes from the first one,
-    #: as with frameworks whose first rank saves for all; without, it has to be equal on all.
-    _follows_first_rank = False
+    #: Where another number of ranks saved, what each stored for itself in these parts comes from
+    #: the first one, as with frameworks whose first rank saves for all; None stands for all parts.
+    #: In other parts it has to be equal on all.
+    _first_rank_parts: frozenset[str] | None = frozenset()
 
     def __init__(
         self,
@@ -253,18 +255,30 @@ class GroupCheckpointer(BaseCheckpointer):
     def _ensure_choice(self, call: str) -> None:
         """The first call of a job that does not resume: it continues behind the newest one."""
         if self._choice is None:
-            choice = self._restart(call)
-            self._continue_from(choice, next(iter(choice.candidates), None))
+            choice, base, _ = self._meeting.walk(
+                self._restart(call), self._claims_of, self._verify_candidate
+            )
+            self._continue_from(choice, base)
 
     # -- loading
 
     def _claims_of(self, candidate: Candidate) -> dict[int, Digests]:
         """What this rank reads for all of the claims of a checkpoint."""
-        is_own_world = candidate.world_size == self.world_size
-        ranks = range(self.rank, candidate.world_size, self.world_size)
-        return kept_claims(
-            candidate, [self.rank] if is_own_world else ranks, self._fingerprint
-        )
+        return kept_claims(candidate, self._ranks_to_read(candidate), self._fingerprint)
+
+    def _ranks_to_read(self, candidate: Candidate) -> Sequence[int]:
+        """The parts that this rank reads for all: its own, or its share of another world's."""
+        if candidate.world_size == self.world_size:
+            return [self.rank]
+        return range(self.rank, candidate.world_size, self.world_size)
+
+    def _verify_candidate(self, candidate: Candidate) -> None:
+        """Reads what nobody has read: the parts that no superblock names."""
+        with CandidateFiles(candidate, self._fingerprint) as files:
+            for rank in self._ranks_to_read(candidate):
+                files.open([rank])
+                if rank in candidate.unnamed:
+                    files.readers[rank].verify()
 
     def _load_candidate(
         self, candidate: Candidate, loading: Loading
@@ -272,20 +286,17 @@ class GroupCheckpointer(BaseCheckpointer):
         with CandidateFiles(candidate, self._fingerprint) as files:
             return load_candidate(
                 files, candidate, self._folder, self.rank, self.world_size, loading,
-                prefers_first=self._follows_first_rank,
+                first_parts=self._first_rank_parts,
             )  # fmt: skip
 
     def _load_together(
         self, call: str, step: int | None, loading: Loading
     ) -> tuple[CheckpointInfo, Any] | None:
         choice = self._restart(call, step)
-        wanted = choice.wanted(step)
-        if step is not None and not wanted:
-            raise self._not_complete(choice, f"step {step} is")
         wait_staged_everywhere()
         try:
-            found = self._meeting.walk(
-                wanted, self._claims_of,
+            choice, base, found = self._meeting.walk(
+                choice, self._claims_of,
                 lambda candidate: self._load_candidate(candidate, loading),
             )  # fmt: skip
         except Exception as error:
@@ -296,13 +307,12 @@ class GroupCheckpointer(BaseCheckpointer):
                 raise self._not_complete(choice, f"step {step} is")
             self._continue_from(choice, None)
             return None
-        candidate, (info, state) = found
-        self._loaded = info
-        self._continue_from(choice, candidate)
-        return info, state
+        self._loaded = found[0]
+        self._continue_from(choice, base)
+        return found
 
     def _not_complete(self, choice: Choice, what: str) -> NoCheckpoint:
-        held = ", ".join(str(item.step) for item in choice.candidates) or "none"
+        held = ", ".join(str(item.step) for item in choice.decision.complete) or "none"
         return NoCheckpoint(
             f"{self._folder}: {what} not durable on all ranks; these steps are: {held}", code=7
         )
@@ -338,8 +348,9 @@ class GroupCheckpointer(BaseCheckpointer):
         ``step``; ``NoCheckpoint`` when there is none. ``load(step)`` does this too.
         """
         step = step_number(step)
-        choice = self._restart("rewind", step)
-        base = next(iter(choice.at_or_below(step)), None)
+        choice, base, _ = self._meeting.walk(
+            self._restart("rewind", step), self._claims_of, self._verify_candidate
+        )
         if base is None:
             raise self._not_complete(choice, f"no step at or before {step} is")
         self._continue_from(choice, base)
@@ -600,8 +611,9 @@ class GroupCheckpointer(BaseCheckpointer):
     def close(self) -> None:
         """Waits until the last checkpoint is durable on all ranks, and closes the file.
 
-        Collective, and bounded by ``timeout``: an error in the log names the ranks that did not
-        come. The file of this rank is closed in any case.
+        Collective. The wait for other ranks is bounded by ``timeout``: an error in the log names
+        those that did not come. Copies and writes of this rank that are under way are waited for
+        without a bound, since they use its memory. The file of this rank is closed in any case.
         """
         try:
             if not self._is_closed and self._process == os.getpid() and self._engine is not None:

@@ -9,6 +9,14 @@ of them: see ``pccheck.distributed``. A job of one process may name a file inste
 Saving overlaps training; ``save_strategy="no"`` leaves the Trainer's own folders out.
 ``resume_folder`` writes the newest intact checkpoint as the folder that the Trainer resumes from,
 which restores model, optimizer, scheduler, random generators, and the place in the data.
+
+Where FSDP version 2 shards the model, the callback fills the shards itself:
+
+    class ShardedTrainer(pccheck.huggingface.ResumesShards, Trainer):
+        pass
+
+    checkpoints.attach(trainer)
+    trainer.train(resume_from_checkpoint=checkpoints.resume_folder())
 """
 
 from __future__ import annotations
@@ -27,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -38,6 +47,7 @@ except ImportError as error:
 
 from . import distributed as pcd
 from . import torch as pcc
+from ._core.engine import wait_staged_everywhere
 from ._group.files import names_folder
 from ._state.request import Loading
 from ._torch.wrappers import Wrappers
@@ -47,17 +57,21 @@ from .policies import Every
 if TYPE_CHECKING:
     from transformers import Trainer
 
-__all__ = ["CheckpointCallback"]
+__all__ = ["CheckpointCallback", "ResumesShards"]
 
 log = logging.getLogger("pccheck")
+
+#: In a folder without weights: the callback fills them.
+_SHARDS_FILE = "pccheck-shards"
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Saves a Trainer's run at the end of its steps.
 
     The path is a folder, which exists or ends with a slash, or the file of a job of one process.
-    FSDP, DeepSpeed and the loss scaling of fp16 are refused, because a callback is not given their
-    state. What other callbacks count, such as the patience of early stopping, is saved after
+    FSDP version 2 is saved from a Trainer that ``ResumesShards``, into a folder. FSDP version 1,
+    DeepSpeed and the loss scaling of fp16 are refused, because a callback is not given their state.
+    What other callbacks count, such as the patience of early stopping, is saved after
     ``attach``.
     """
 
@@ -79,6 +93,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._random: dict[str, Any] = {}
         self._is_ending = False
         self._logged_step = 0
+        # The step whose shards are filled when training begins.
+        self._shards_step: int | None = None
 
     @property
     def checkpointer(self) -> pcc.Checkpointer | None:
@@ -98,7 +114,14 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         checkpointer = self._opened(count)
         if not (checkpointer.is_open or isinstance(checkpointer, pcd.Checkpointer)):
             return None
-        found = checkpointer._resume_state(Loading(checkpointer._memory_on(None)))
+        is_sharded = isinstance(checkpointer, _GroupCheckpointer) and isinstance(
+            self._trainer(), ResumesShards
+        )
+        self._shards_step = None
+        memory = checkpointer._memory_on(None)
+        found = checkpointer._resume_state(
+            Loading(memory, parts=["trainer", "random"]) if is_sharded else Loading(memory)
+        )
         if found is None:
             return None
         state = found[1]
@@ -110,10 +133,16 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._folder = tempfile.TemporaryDirectory(prefix="pccheck-resume-", dir=directory)
         folder = self._folder.name
         name = "rng_state.pth" if count == 1 else f"rng_state_{rank}.pth"
-        files = {
-            "pytorch_model.bin": "model", "optimizer.pt": "optimizer", "scheduler.pt": "scheduler",
-            name: "random",
-        }  # fmt: skip
+        files = {name: "random"}
+        if is_sharded:
+            self._shards_step = found[0] - 1
+            with open(os.path.join(folder, _SHARDS_FILE), "w"):
+                pass
+        else:
+            files |= {
+                "pytorch_model.bin": "model", "optimizer.pt": "optimizer",
+                "scheduler.pt": "scheduler",
+            }  # fmt: skip
         if isinstance(checkpointer, _GroupCheckpointer) and not checkpointer.is_own_world:
             log.warning(
                 "%s: another number of processes saved this checkpoint: the random generators "
@@ -126,6 +155,11 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             json.dump(state["trainer"], text)
         return folder
 
+    def will_fill(self, folder: str) -> bool:
+        """Whether the shards of a folder without weights are filled when training begins."""
+        is_own = self._folder is not None and self._folder.name == folder
+        return is_own and self._shards_step is not None
+
     def attach(self, trainer: Trainer) -> None:
         """Has the states of the Trainer's other callbacks saved, such as what early stopping has
         counted. ``restore_callback_states_from_checkpoint=True`` of its ``TrainingArguments``
@@ -136,13 +170,16 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     # evaluated it, as that is in its state, too: when the next step begins, or when training ends.
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Opens the file, if there is one."""
-        _refuse_hidden_state(args)
+        """Opens the file, if there is one. Fills what FSDP has sharded."""
+        _refuse_hidden_state(args, given.get("model"))
         _refuse_lost_best(args, state)
         self._tell_of_other_state(args, state)
         checkpointer = self._opened(args.world_size)
+        if _is_sharded(given.get("model")):
+            self._expect_to_resume_shards(checkpointer)
+        self._fill_shards(checkpointer, state, **given)
         if checkpointer._policy is None:
             checkpointer._follow(Every(_steps_between_saves(args, state)))
         self._due = None
@@ -165,6 +202,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             self._due = state.global_step
             self._note_random()
             if checkpointer.should_stop():
+                self._is_ending = True
                 self._save_due(state, **given)
         if checkpointer.should_stop():
             control.should_training_stop = True
@@ -204,6 +242,35 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._drop_folder()
         self.close()
 
+    def _expect_to_resume_shards(self, checkpointer: pcc.Checkpointer) -> None:
+        """Before there is a checkpoint that cannot be resumed from."""
+        if not isinstance(checkpointer, _GroupCheckpointer):
+            raise InvalidArgument(
+                f"{self._path} would be one file of all processes, each of which has its own "
+                "shards; give a folder, such as 'run/'"
+            )
+        if not isinstance(self._trainer(), ResumesShards):
+            raise InvalidArgument(
+                "the Trainer runs with FSDP version 2, and would load no checkpoint of this "
+                "callback; make it of a class ShardedTrainer(pccheck.huggingface.ResumesShards, "
+                "Trainer), and call attach(trainer) of the callback before train"
+            )
+
+    def _fill_shards(
+        self, checkpointer: pcc.Checkpointer, state: TrainerState,
+        *, model: Any = None, optimizer: Any = None, lr_scheduler: Any = None, **_: Any,
+    ) -> None:  # fmt: skip
+        step, self._shards_step = self._shards_step, None
+        if step is None:
+            return
+        if state.global_step != step:
+            raise InvalidArgument(
+                f"{self._path}: resume_folder() is at step {step}, and training begins at step "
+                f"{state.global_step}; give train(resume_from_checkpoint=…) what it returned"
+            )
+        assert isinstance(checkpointer, _GroupCheckpointer)
+        checkpointer.fill(step, **_bare(model, optimizer, lr_scheduler))
+
     def _note_random(self) -> None:
         """The generators as the Trainer left the step that is due."""
         if self._due is not None:
@@ -223,13 +290,13 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         )  # fmt: skip
         save(
             step,
-            model=model,
-            # What accelerate wraps them in adds nothing to their state.
-            optimizer=getattr(optimizer, "optimizer", optimizer),
-            scheduler=getattr(lr_scheduler, "scheduler", lr_scheduler),
+            **_bare(model, optimizer, lr_scheduler),
             random=self._random,
             trainer=_plain({**dataclasses.asdict(state), **self._callback_states()}),
         )
+        if self._is_ending:
+            # The Trainer may load the best model next, into the memory that is being copied.
+            wait_staged_everywhere()
 
     def _callback_states(self) -> dict[str, Any]:
         """Of all callbacks as they are now, in the form of the Trainer's own checkpoints."""
@@ -294,7 +361,7 @@ class _GroupCheckpointer(pcd.Checkpointer):
     """Saves what all processes of a Trainer have."""
 
     # As where process 0 saves for all.
-    _follows_first_rank = True
+    _first_rank_parts = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._wrappers = Wrappers()
@@ -305,11 +372,41 @@ class _GroupCheckpointer(pcd.Checkpointer):
         """Whether as many processes saved what was loaded."""
         return self._base is None or self._base.world_size == self.world_size
 
+    def fill(self, step: int, **parts: Any) -> None:
+        """Fills sharded parts; no process has the values of all, so nothing is that of the first
+        one."""
+        self._first_rank_parts = frozenset()
+        self.resume(step=step, rng=False, **parts)
+
     def save_step(self, step: int, model: torch.nn.Module, **state: Any) -> None:
         """Saves a step for which ``is_due`` was true. The Trainer trains the model inside of
         DistributedDataParallel, and does not give that to callbacks."""
         self._layout.replicated = self._wrappers.around([model])
         self._save_due(step, rng=False, model=model, **state)
+
+
+class ResumesShards:
+    """Put before ``Trainer`` as a base of a class: it leaves the shards of FSDP version 2 to the
+    ``CheckpointCallback`` that it is attached to. It resumes from all other folders as before."""
+
+    callback_handler: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Without this the Trainer refuses a folder that has no weights.
+        if not os.path.exists(os.path.join(resume_from_checkpoint, _SHARDS_FILE)):
+            parent: Any = super()
+            parent._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        callbacks = [
+            item for item in self.callback_handler.callbacks if isinstance(item, CheckpointCallback)
+        ]
+        # A Trainer that begins again, for example with a smaller batch, asks once more.
+        if not any(item.will_fill(resume_from_checkpoint) for item in callbacks):
+            raise InvalidArgument(
+                f"{resume_from_checkpoint} has no weights, and no CheckpointCallback of the "
+                "Trainer fills them: give the Trainer the callback in callbacks, and train() what "
+                "resume_folder() returned, once"
+            )
 
 
 def _nobody() -> None:
@@ -349,14 +446,37 @@ def _refuse_lost_best(args: TrainingArguments, state: TrainerState) -> None:
         )
 
 
-def _refuse_hidden_state(args: TrainingArguments) -> None:
+def _bare(model: Any, optimizer: Any, lr_scheduler: Any) -> dict[str, Any]:
+    """The parts of a step; what accelerate wraps them in adds nothing to their state."""
+    return {
+        "model": model,
+        "optimizer": getattr(optimizer, "optimizer", optimizer),
+        "scheduler": getattr(lr_scheduler, "scheduler", lr_scheduler),
+    }
+
+
+def _is_sharded(model: Any) -> bool:
+    return model is not None and any(isinstance(item, FSDPModule) for item in model.modules())
+
+
+def _refuse_hidden_state(args: TrainingArguments, model: Any) -> None:
+    # A launcher configures FSDP without the arguments, too.
+    modules = [] if model is None else model.modules()
+    if any(isinstance(item, FullyShardedDataParallel) for item in modules):
+        raise InvalidArgument(
+            "the Trainer runs with FSDP version 1, whose state it does not give to callbacks; give "
+            "TrainingArguments(fsdp_config={'version': 2}), or convert the configuration with "
+            "'accelerate to-fsdp2'"
+        )
     for name, is_on in {
-        "FSDP": bool(args.fsdp), "DeepSpeed": bool(args.deepspeed), "fp16": bool(args.fp16),
+        "FSDP": bool(args.fsdp) and not _is_sharded(model), "DeepSpeed": bool(args.deepspeed),
+        "fp16": bool(args.fp16),
     }.items():  # fmt: skip
         if is_on:
             raise InvalidArgument(
                 f"the Trainer runs with {name}, whose state it does not give to callbacks; use "
-                + ("bf16" if name == "fp16" else "pccheck.dcp or pccheck.torch in a loop of yours")
+                + ("bf16" if name == "fp16" else "pccheck.accelerate or pccheck.distributed in a "
+                   "loop of yours")
             )
 
 

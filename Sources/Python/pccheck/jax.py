@@ -35,6 +35,7 @@ from ._group.folder import load_folder
 from ._group.handle import GroupHandle, GroupOutcome
 from ._group.transport import LocalTransport, Transport
 from ._jax.arrays import Target, placed
+from ._jax.device import CudaDevices, Devices, OnDevice
 from ._jax.layout import JaxEncoder, Layout
 from ._jax.memory import JaxMemory
 from ._jax.transport import JaxTransport, process_count
@@ -61,6 +62,8 @@ class Checkpointer(BaseCheckpointer):
     """
 
     _framework = "jax"
+    #: The devices whose memory the engine reads itself.
+    _devices: Devices = CudaDevices()
 
     def __new__(
         cls, path: str | os.PathLike[str], *arguments: Any, **options: Any
@@ -86,7 +89,10 @@ class Checkpointer(BaseCheckpointer):
         metadata: str | Mapping[str, Any] | None = None,
         urgent: bool = False,
     ) -> SaveHandle:
-        """Begins a checkpoint of ``tree`` and returns once its arrays are copied to the host.
+        """Begins a checkpoint of ``tree`` and returns once its arrays are copied.
+
+        The engine copies an array that is on one CUDA device from there into the staging pool.
+        Others are copied to memory of the host first.
 
         With ``rng`` the global generators of ``random`` and NumPy are saved too; JAX's keys are
         leaves. Raises ``TypeError`` with the path of a leaf that cannot be stored, and what
@@ -101,8 +107,28 @@ class Checkpointer(BaseCheckpointer):
         state, record = self._divided(state)
         encoder = JaxEncoder()
         encoder.metadata.update(record)
-        state[_TREE] = _on_host(state[_TREE], encoder.private)
-        return self._save_state(step, encoder, encoder.encode_state(state), metadata, urgent)
+        state[_TREE] = self._readable(state[_TREE], encoder.private)
+        document = encoder.encode_text(state)
+        # A buffer of a device may be donated as soon as save() returns.
+        has_places = any(entry.place is not None for entry in encoder.entries)
+        return self._save_state(
+            step, encoder, document, metadata, urgent, overlap=False if has_places else None
+        )
+
+    def _readable(self, value: Any, private: set[int]) -> Any:
+        """A tree with arrays that stay on their device, and copies of the others: what NumPy makes
+        of an array on the CPU is a view of a buffer that may be donated. Nobody else has the
+        copies, which ``private`` notes."""
+        if isinstance(value, dict):
+            return {key: self._readable(item, private) for key, item in value.items()}
+        if not isinstance(value, jax.Array):
+            return value
+        on_device = OnDevice.of(self._devices, value)
+        if on_device is not None:
+            return on_device
+        copy = np.array(value)
+        private.add(id(copy))
+        return copy
 
     def _divided(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """What this process stores of a state, and how that is described."""
@@ -174,7 +200,7 @@ class FolderCheckpointer(GroupCheckpointer, Checkpointer):
         """
         if transport is None:
             transport = JaxTransport() if process_count() > 1 else LocalTransport()
-        self._layout = Layout(transport.rank, transport.world_size, replicas)
+        self._layout = Layout(transport.rank, transport.world_size, replicas, self._devices)
         self._alike_options = {"replicas": replicas}
         super().__init__(path, transport=transport, timeout=timeout, **options)
 
@@ -251,18 +277,6 @@ def _without_key(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and _is_key(leaf):
         return {"key_data": jax.random.key_data(leaf), "impl": _implementation(leaf)}
     return leaf
-
-
-def _on_host(value: Any, private: set[int]) -> Any:
-    """Copies of what is on devices: what NumPy makes of an array on the CPU is a view of a buffer
-    that may be donated. Nobody else has the copies, which ``private`` notes."""
-    if isinstance(value, dict):
-        return {key: _on_host(item, private) for key, item in value.items()}
-    if not isinstance(value, jax.Array):
-        return value
-    copy = np.array(value)
-    private.add(id(copy))
-    return copy
 
 
 def _implementation(leaf: Any) -> str:

@@ -10,9 +10,10 @@
 The callback saves in the middle of training and without stopping it. In a folder every process has
 a file of its own, the processes divide what they hold alike, and a checkpoint counts once it is
 durable on all of them: see ``pccheck.distributed``. With a file, such as ``"run.pcc"``, process 0
-writes everything. Whatever else saves under a path (``ModelCheckpoint``,
-``trainer.save_checkpoint``, the learning-rate finder) leaves a file of Lightning's own at that
-path, as it does without this plugin.
+writes everything. A module that ``configure_model`` shards with ``fully_shard`` is saved into a
+folder under ``strategy=pccheck.lightning.ModelParallelStrategy()``. Whatever else saves under a
+path (``ModelCheckpoint``, ``trainer.save_checkpoint``, the learning-rate finder) leaves a file of
+Lightning's own at that path, as it does without this plugin.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import re
 from typing import Any
 
 try:
-    from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO as _CheckpointIO
     from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.__version__ import version as lightning_version
-    from lightning.pytorch.strategies import Strategy
+    from lightning.pytorch.strategies import FSDPStrategy, Strategy
+    from lightning.pytorch.strategies import ModelParallelStrategy as LightningModelParallelStrategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
@@ -42,29 +43,34 @@ from torch.optim.swa_utils import AveragedModel
 from . import distributed as pcd
 from . import torch as pcc
 from ._core.damage import damaged_slots
-from ._core.engine import refuse_reentry, wait_staged_everywhere
+from ._core.engine import wait_staged_everywhere
+from ._core.saver import changes_nothing
 from ._group.files import names_folder
-from ._state.request import Loading
-from ._torch.layout import Replicated
+from ._lightning.checkpointers import (
+    CHECKPOINT,
+    OBJECTS,
+    FileCheckpointer,
+    GroupCheckpointer,
+    LiveParts,
+)
+from ._lightning.strategy import ModelParallelStrategy, Storage
 from ._torch.parts import in_place_storages, random_state, set_random_state
-from ._torch.saving.live import note
 from ._torch.saving.waiting import wait_before_swaps
 from .checkpointer import checkpoints
-from .errors import FileMissing, InvalidArgument, NoCheckpoint
-from .group_checkpointer import LEAVING_SECONDS
+from .errors import Busy, FileMissing, InvalidArgument, NoCheckpoint
 from .policies import Every, Policy
 
-__all__ = ["CheckpointCallback", "CheckpointIO"]
+__all__ = ["CheckpointCallback", "CheckpointIO", "ModelParallelStrategy"]
 
 log = logging.getLogger("pccheck")
+changes_nothing(__file__)
 
 _RANDOM_STATE = "pccheck_random_state"
-_DEFAULT_POLICY = 100
 # Between the file and a step in it: "run.pcc#step=30".
 _STEP = re.compile(r"(?P<file>.*)#step=(?P<step>\d+)")
 
 
-class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
+class CheckpointIO(Storage):
     """Keeps the checkpoints of a run in one file or folder, under their steps.
 
     A path is that of a folder when it ends with a slash, or when the folder is there. In a folder
@@ -82,7 +88,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         self._path = os.path.abspath(os.fspath(path))
         self._is_folder = names_folder(path)
         self._options = options
-        self._checkpointer: _Checkpointer | _GroupCheckpointer | None = None
+        self._checkpointer: FileCheckpointer | GroupCheckpointer | None = None
         # True while a Trainer trains with the callback: what it loads, it continues from.
         self._is_training = False
         # What is saved under other paths, as Lightning does it.
@@ -126,7 +132,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         of its own at another path."""
         if storage_options is not None:
             raise InvalidArgument("storage_options mean nothing to a checkpoint file; leave them")
-        if not self._is_in_file(path):
+        if not self.is_in_file(path):
             self._tell_of_files(path)
             self._files.save_checkpoint(checkpoint, os.fspath(path))
         elif self._is_folder:
@@ -144,7 +150,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
             wait_before_swaps(self._live)
             parts = {"checkpoint": checkpoint}
             checkpointer = self._opened()
-            assert isinstance(checkpointer, _Checkpointer)
+            assert isinstance(checkpointer, FileCheckpointer)
             checkpointer.save_parts(checkpoint["global_step"], parts, in_place)
 
     def load_checkpoint(
@@ -159,7 +165,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         no difference, as nothing is pickled. Raises ``NoCheckpoint`` when the step is not there,
         and ``FileMissing`` when there is nothing at another path.
         """
-        if not self._is_in_file(path):
+        if not self.is_in_file(path):
             if not os.path.exists(path) and "://" not in os.fspath(path):
                 raise FileMissing(
                     f"{os.fspath(path)}: no such file, and it is no name in {self._path}; give "
@@ -170,25 +176,17 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
                 os.fspath(path), map_location, weights_only
             )
             return found
-        named = _STEP.fullmatch(os.fspath(path))
-        step = None if named is None else int(named["step"])
-        device = None if callable(map_location) else map_location
-        state = self._load(step, device)
-        if state is None:
-            return _Nothing({"pytorch-lightning_version": lightning_version})
-        if not isinstance(state, dict) or "checkpoint" not in state:
-            raise NoCheckpoint(
-                f"{self._path}: its checkpoints are not of a Lightning Trainer; load them with "
-                "pccheck.torch"
-            )
-        checkpoint: dict[str, Any] = state["checkpoint"]
-        self._loaded_step = checkpoint["global_step"]
-        return checkpoint
+        state = self._load(_step_of(path), None if callable(map_location) else map_location)
+        if state is None or not isinstance(state, dict):
+            return self._continued(state)
+        # The objects of a ModelParallelStrategy are parts of their own.
+        objects = {name: state[name] for name in OBJECTS if name in state}
+        return self._continued(state.get(CHECKPOINT) or {}, **objects)
 
     def _load(self, step: int | None, device: Any) -> Any:
         if self._is_folder and self._is_training:
             checkpointer = self._opened()
-            assert isinstance(checkpointer, _GroupCheckpointer)
+            assert isinstance(checkpointer, GroupCheckpointer)
             return checkpointer.load_part(step, device)
         if self._is_folder:
             return pcd.load(self._path, step, map_location=device)
@@ -197,10 +195,48 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
             return pcc.load(self._path, step, map_location=device)
         return self._checkpointer.load(step, map_location=device)
 
+    def expect_folder(self) -> None:
+        """Raises ``InvalidArgument`` for one file: every process has its own shards."""
+        if not self._is_folder:
+            raise InvalidArgument(
+                f"{self._path} would be one file of all processes, each of which has its own "
+                "shards; give CheckpointIO a folder, such as 'run/'"
+            )
+
+    def load_live(self, path: str | os.PathLike[str], live: LiveParts) -> dict[str, Any]:
+        """As ``load_checkpoint``, on all processes of a job, whose objects it fills."""
+        if self._is_training:
+            checkpointer = self._opened()
+            assert isinstance(checkpointer, GroupCheckpointer)
+            return self._continued(checkpointer.load_live(_step_of(path), live))
+        found, checkpoint = live.load(self._path, _step_of(path))
+        # A job that is running may have saved the next one meanwhile.
+        others: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(others, str(found))
+        if len(set(others)) > 1:
+            raise Busy(
+                f"{self._path}: the processes loaded different checkpoints, because a job saves "
+                f"into the folder: {', '.join(sorted(set(others)))}; name one, such as "
+                f"{self._path + f'#step={found.step}'!r}"
+            )
+        return self._continued(checkpoint)
+
+    def _continued(self, checkpoint: Any, **objects: Any) -> dict[str, Any]:
+        """What a Trainer continues from, as Lightning has it; nothing for None."""
+        if checkpoint is None:
+            return _Nothing({"pytorch-lightning_version": lightning_version})
+        if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
+            raise NoCheckpoint(
+                f"{self._path}: its checkpoints are not of a Lightning Trainer; load them with "
+                "pccheck.torch"
+            )
+        self._loaded_step = checkpoint["global_step"]
+        return {**checkpoint, **objects}
+
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Removes a file at another path. In the file nothing is removed: a slot is used again
         when newer checkpoints have taken its place."""
-        if not self._is_in_file(path):
+        if not self.is_in_file(path):
             self._files.remove_checkpoint(os.fspath(path))
 
     def teardown(self) -> None:
@@ -212,10 +248,11 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
 
     def _leave_early(self) -> None:
         """After an error other processes may not come, so that closing waits for them briefly."""
-        if isinstance(self._checkpointer, _GroupCheckpointer):
+        if isinstance(self._checkpointer, GroupCheckpointer):
             self._checkpointer.leave_early()
 
-    def _is_in_file(self, path: str | os.PathLike[str]) -> bool:
+    def is_in_file(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a path is that of the file or folder, or of a step in it."""
         named = _STEP.fullmatch(os.fspath(path))
         return os.path.abspath(named["file"] if named else os.fspath(path)) == self._path
 
@@ -223,11 +260,11 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc,unused-ignore]
         is_there = os.path.exists(self._path)
         return [info.step for info in checkpoints(self._path)] if is_there else []
 
-    def _opened(self) -> _Checkpointer | _GroupCheckpointer:
+    def _opened(self) -> FileCheckpointer | GroupCheckpointer:
         if self._checkpointer is None and self._is_folder:
-            self._checkpointer = _GroupCheckpointer(self._path, **self._options)
+            self._checkpointer = GroupCheckpointer(self._path, **self._options)
         elif self._checkpointer is None:
-            self._checkpointer = _Checkpointer(self._path, **self._options)
+            self._checkpointer = FileCheckpointer(self._path, **self._options)
             if self._loaded_step is not None:
                 self._checkpointer.rewind(self._loaded_step)
         return self._checkpointer
@@ -281,8 +318,8 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             )
         self._storage = storage
         storage._has_callback = storage._is_training = True
+        _refuse_split_state(trainer, storage)
         if storage._is_folder:
-            _refuse_split_state(trainer)
             # All processes have met, and what they load next is where training continues.
             storage._opened().follow(self._policy)
         # What is loaded from here on is where training continues.
@@ -387,7 +424,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
             return  # validation may have swapped the weights
         storage, step = self._of_trainer(trainer), trainer.global_step
         checkpointer = storage._checkpointer
-        if isinstance(checkpointer, _GroupCheckpointer) and checkpointer.ends_for_signal(step):
+        if isinstance(checkpointer, GroupCheckpointer) and checkpointer.ends_for_signal(step):
             live = [pl_module, *trainer.optimizers, *_averages(trainer)]
             self._save_own_part(trainer, storage, step, live)
 
@@ -405,13 +442,17 @@ class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Every process saves what it has; the Trainer would let process 0 save, and wait."""
         checkpointer = storage._opened()
-        assert isinstance(checkpointer, _GroupCheckpointer)
+        assert isinstance(checkpointer, GroupCheckpointer)
+        strategy, objects = trainer.strategy, dict[str, Any]()
         self._saves_alone = True
         try:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
+            if isinstance(strategy, ModelParallelStrategy):
+                checkpoint, objects = strategy.dump_live(trainer)
+            else:
+                checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
         finally:
             self._saves_alone = False
-        checkpointer.save_part(step, checkpoint, live, trainer.strategy.model)
+        checkpointer.save_part(step, checkpoint, live, strategy.model, objects)
 
     def _of_trainer(self, trainer: Trainer) -> CheckpointIO:
         storage: Any = trainer.strategy.checkpoint_io
@@ -469,13 +510,32 @@ def _generators(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "numpy": {**numpy, "state": inner}}
 
 
-def _refuse_split_state(trainer: Trainer) -> None:
-    """In a folder each process saves what Lightning gives it as the state."""
-    strategy = type(trainer.strategy)
-    if strategy.save_checkpoint is not Strategy.save_checkpoint:
+def _step_of(path: str | os.PathLike[str]) -> int | None:
+    named = _STEP.fullmatch(os.fspath(path))
+    return None if named is None else int(named["step"])
+
+
+def _refuse_split_state(trainer: Trainer, storage: CheckpointIO) -> None:
+    """What the callback saves has to go through the storage; in a folder each process saves what
+    Lightning gives it as the state."""
+    strategy = trainer.strategy
+    kind, sharding = type(strategy), f"strategy={__name__}.ModelParallelStrategy(…)"
+    if isinstance(strategy, ModelParallelStrategy):
+        storage.expect_folder()
+    elif isinstance(strategy, LightningModelParallelStrategy):
         raise InvalidArgument(
-            f"the Trainer runs with {strategy.__name__}, which does not save through a "
-            "CheckpointIO; use DDP, or pccheck.distributed in a loop of yours"
+            f"the Trainer runs with {kind.__name__} of Lightning, which does not save through a "
+            f"CheckpointIO; give {sharding} in its place, with the same arguments"
+        )
+    elif isinstance(strategy, FSDPStrategy):
+        raise InvalidArgument(
+            f"the Trainer runs with {kind.__name__}, which is FSDP version 1; shard the module "
+            f"with fully_shard in configure_model, and give {sharding}"
+        )
+    elif kind.save_checkpoint is not Strategy.save_checkpoint:
+        raise InvalidArgument(
+            f"the Trainer runs with {kind.__name__}, which does not save through a CheckpointIO; "
+            f"use DDP, {sharding}, or pccheck.distributed in a loop of yours"
         )
 
 
@@ -486,65 +546,6 @@ def _refuse_split_optimizers(trainer: Trainer) -> None:
                 f"{type(optimizer).__name__} has its state on process 0 only when it is saved; use "
                 "another optimizer, or pccheck.distributed in a loop of yours"
             )
-
-
-class _Following(pcc.Checkpointer):
-    """Saves by the policy of the callback."""
-
-    def follow(self, policy: Policy | None) -> None:
-        """Saves by this policy; without one, by its own."""
-        if policy is None and self._policy is not None:
-            return
-        self._follow(policy or Every(_DEFAULT_POLICY))
-
-
-class _Checkpointer(_Following):
-    """Saves a state that was taken out of its objects already."""
-
-    def save_parts(self, step: int, parts: dict[str, Any], in_place: set[int]) -> None:
-        refuse_reentry(self, self._path)
-        with self._save_lock:
-            self._begin_save()
-            self._save_parts(step, parts, in_place)
-
-
-class _GroupCheckpointer(_Following, pcd.Checkpointer):
-    """Saves such a state on all processes."""
-
-    # As where process 0 saves for all.
-    _follows_first_rank = True
-
-    def load_part(self, step: int | None, device: Any) -> Any:
-        """What this process needs of the checkpoint that all continue from; None when nothing is
-        durable on all of them."""
-        loading = Loading(self._memory_on(pcc.device_of(device)))
-        found = self._load_together("load", step, loading)
-        return None if found is None else found[1]
-
-    def leave_early(self) -> None:
-        self._closing_seconds = min(self._closing_seconds, LEAVING_SECONDS)
-
-    def ends_for_signal(self, step: int) -> bool:
-        """True where the save of this step is to be the last one, because SIGTERM has come."""
-        last = self._exchange.last_step
-        is_new = not self._has_begun or last is None or last < step
-        self._agrees_to_end = self._preemption is not None and is_new
-        self._has_agreed_to_end |= self._agrees_to_end
-        return self._agrees_to_end
-
-    def save_part(
-        self, step: int, checkpoint: dict[str, Any], live: list[object], wrapped: Any
-    ) -> None:
-        """Saves what this process has; ``live`` are the objects that it was taken out of, and
-        ``wrapped`` is the module that DistributedDataParallel may have wrapped."""
-        note(live)
-        wait_before_swaps(live)
-        self._layout.optimizers = [
-            item for item in live if isinstance(item, torch.optim.Optimizer)
-        ]
-        is_wrapped = isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
-        self._layout.replicated = [Replicated.of(wrapped)] if is_wrapped else []
-        self._save_due(step, rng=False, checkpoint=checkpoint)
 
 
 class _Nothing(dict[str, Any]):

@@ -29,9 +29,16 @@ class _Metric:
     name: str
     kind: str
     help: str
-    #: Key of ``stats()``, and what one of its units is in that of the metric.
+    #: Key of ``stats()``, with a dot of a table in it; what one of its units is in that of the
+    #: metric.
     key: str
     scale: float = 1
+
+    def value(self, stats: Any) -> float | None:
+        """Its value; None where there is nothing to report."""
+        for key in self.key.split("."):
+            stats = stats.get(key) if stats else None
+        return None if stats is None else stats * self.scale
 
 
 _METRICS = (
@@ -70,6 +77,25 @@ _METRICS = (
         "write_seconds_total", "counter", "Time in writes, over all threads.",
         "write_nanoseconds", _NANO,
     ),
+    *(
+        metric
+        for leg, way in (("device", "from devices to the pool"), ("medium", "to the medium"))
+        for metric in (
+            _Metric(
+                f"{leg}_leg_bytes_total", "counter", f"Bytes that went {way}.",
+                f"{leg}_leg.byte_count",
+            ),
+            _Metric(
+                f"{leg}_leg_busy_seconds_total", "counter", f"Time in which some went {way}.",
+                f"{leg}_leg.busy_nanoseconds", _NANO,
+            ),
+            _Metric(
+                f"{leg}_leg_stall_seconds_total", "counter",
+                f"Time in which some was due {way} and none went.",
+                f"{leg}_leg.stall_nanoseconds", _NANO,
+            ),
+        )
+    ),
     _Metric("flushes_total", "counter", "Flushes of the device.", "flush_count"),
     _Metric("flush_seconds_total", "counter", "Time in flushes.", "flush_nanoseconds", _NANO),
     _Metric("pool_bytes", "gauge", "Size of the staging pool.", "pool_byte_count"),
@@ -95,9 +121,9 @@ def _samples(checkpointer: BaseCheckpointer) -> Iterator[tuple[_Metric, float]]:
         stats["last_staged_seconds"] = recent[-1]["staged_nanoseconds"] * _NANO
         stats["last_durable_seconds"] = recent[-1]["durable_nanoseconds"] * _NANO
     for metric in _METRICS:
-        value = stats.get(metric.key)
+        value = metric.value(stats)
         if value is not None:
-            yield metric, value * metric.scale
+            yield metric, value
 
 
 def prometheus_text(

@@ -67,7 +67,7 @@ class Checkpointer(BaseCheckpointer):
         if rng:
             parts["rng"] = python_and_numpy_random_state()
         encoder = Encoder()
-        document = encoder.encode_state(parts)
+        document = encoder.encode_text(parts)
         return self._save_state(step, encoder, document, metadata, urgent, overlap=overlap or None)
 
     def maybe_save(self, step: int, **state: Any) -> SaveHandle | None:

@@ -8,21 +8,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ._core import native
+from ._core.arguments import seconds as seconds_of
 from ._core.arguments import whole
 from .errors import CheckpointError, InvalidArgument
 
 __all__ = ["Auto", "Choice", "Every", "Policy"]
 
 log = logging.getLogger("pccheck")
+
+#: Of a step or a checkpoint that was shorter than what a coarse clock can show.
+_TICK = 1e-9
 
 
 class Saving(Protocol):
@@ -124,22 +130,28 @@ class Choice:
     cost_seconds: float
     #: Median seconds from a save until it was durable.
     durable_seconds: float
-    #: Share of the training time that saving takes at this interval.
+    #: How much longer training takes at this interval, as a share: what the budget limits.
     overhead: float
-    #: ``budget``, ``device`` (each slot must be durable before it is needed again) or ``limit``.
+    #: Why it is no shorter: ``budget``, ``throughput`` (a checkpoint would wait for a slot),
+    #: ``failures`` (saving would cost more than it rescues), ``step`` (it is one step), or
+    #: ``limit`` (``min_steps`` or ``max_steps`` decides).
     bound: str
+    #: The useful share of the time; None without ``mtbf_seconds``.
+    goodput: float | None
+    #: What a failure takes in the mean: half an interval, and the time until durable.
+    lost_seconds: float
 
 
 class Auto(Policy):
     """As often as an overhead of ``budget`` allows, measured while the training runs.
 
     Steps are timed with nothing in flight, then with one save under way, the second: the first one
-    makes the file. From then on every save reports what it cost. The interval is
-    ``cost / (budget · t)`` steps, but never below
-    ``Tw / (N · q · t)``, so that the device keeps up: ``t`` is the time of a step, ``Tw`` that
-    from save to durable, ``N`` the checkpoints in flight, ``q = 1 + budget`` the slowdown that is
-    allowed. It adapts by at most a factor of two per save, and every change is logged with its
-    numbers. Now and then a save is put off until enough steps without one have been timed.
+    makes the file. From then on every save reports what it cost. The interval is the shortest one
+    at which saving takes no more than ``budget`` and no checkpoint waits for a slot, by the model
+    of ``pccheck tune`` (spec/MODEL.md, "A running job"). With ``mtbf_seconds`` it is the one with
+    the best goodput among those and longer ones. It adapts by at most a factor of two per save, and
+    every change is logged with its numbers. Now and then a save is put off until enough steps
+    without one have been timed.
     """
 
     #: Steps that are not counted at the beginning: caches, compilers and pools warm up.
@@ -156,9 +168,16 @@ class Auto(Policy):
         *,
         min_steps: int = 1,
         max_steps: int | None = None,
+        mtbf_seconds: float | None = None,
+        restart_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``max_steps`` limits what a crash costs; a warning reports that it exceeds the budget."""
+        """``max_steps`` limits what a crash costs; a warning reports that it exceeds the budget.
+
+        ``mtbf_seconds`` is the mean time between the failures that hit the job, on all its
+        machines together. ``restart_seconds``, from a failure until training continues, is a part
+        of the goodput and does not change the interval.
+        """
         if not 0 < budget < 1:
             raise InvalidArgument(f"budget is {budget}; give a share of the time, such as 0.02")
         min_steps = whole(min_steps, "min_steps", 1)
@@ -167,8 +186,28 @@ class Auto(Policy):
             raise InvalidArgument(
                 f"min_steps is {min_steps} and max_steps {max_steps}; give 1 <= min <= max"
             )
+        restart_seconds = seconds_of(restart_seconds, "restart_seconds")
+        if mtbf_seconds is not None:
+            mtbf_seconds = seconds_of(mtbf_seconds, "mtbf_seconds")
+            if mtbf_seconds == 0:
+                raise InvalidArgument(
+                    "mtbf_seconds is 0; give the mean time between failures, or None"
+                )
+        elif restart_seconds > 0:
+            raise InvalidArgument(
+                f"restart_seconds is {restart_seconds} without mtbf_seconds; give both, or neither"
+            )
         self._budget = budget
-        self._limits = min_steps, max_steps
+        self._mtbf_seconds = mtbf_seconds
+        # For the library, 0 is no limit, and no failures.
+        self._wanted = native.IntervalOptions(
+            struct_size=ctypes.sizeof(native.IntervalOptions),
+            budget=budget,
+            mtbf_seconds=mtbf_seconds or 0,
+            restart_seconds=restart_seconds,
+            min_steps=min_steps,
+            max_steps=max_steps or 0,
+        )
         self._clock = clock
         self._path, self._in_flight = "", 2
         self._seen_count = 0
@@ -188,6 +227,8 @@ class Auto(Policy):
         self._has_seen_first = False
         #: The interval in force and the numbers behind it; None while profiling.
         self.choice: Choice | None = None
+        # What the model cannot compute with is refused here, and not in the middle of training.
+        self._chosen(1.0, 0.0, 1.0)
 
     def __repr__(self) -> str:
         interval = "profiling" if self.choice is None else f"every {self.choice.interval} steps"
@@ -276,41 +317,57 @@ class Auto(Policy):
         self._begun_count = 0
 
     def _choose(self, iteration: float) -> None:
-        iteration = max(iteration, 1e-9)
         cost, durable = statistics.median(self._costs), statistics.median(self._durable)
-        by_budget = _ceiling(cost / (self._budget * iteration))
-        by_device = _ceiling(durable / (self._in_flight * (1 + self._budget) * iteration))
-        wanted = max(by_budget, by_device, 1)
-        bound = "budget" if by_budget >= by_device else "device"
+        measured = max(iteration, _TICK), cost, max(durable, _TICK)
+        choice = self._chosen(*measured)
         before = self.choice
         if before is not None:
-            wanted = min(max(wanted, before.interval // 2), before.interval * 2)
-        low, high = self._limits
-        interval = max(low, wanted if high is None else min(wanted, high))
-        if interval != wanted:
-            bound = "limit"
-        overhead = cost / (cost + interval * iteration)
-        choice = Choice(interval, iteration, cost, durable, overhead, bound)
+            low, high = before.interval // 2, before.interval * 2
+            near = min(max(choice.interval, low), high)
+            if near != choice.interval:
+                choice = replace(self._chosen(*measured, steps=near), bound=choice.bound)
         self.choice = choice
-        if before is None or before.interval != interval:
+        if before is None or before.interval != choice.interval:
             self._log(choice)
+
+    def _chosen(
+        self, iteration: float, cost: float, durable: float, steps: int | None = None
+    ) -> Choice:
+        """What the library chooses by these figures, or what it makes of ``steps``."""
+        options = native.IntervalOptions.from_buffer_copy(self._wanted)
+        options.in_flight = self._in_flight
+        options.step_seconds, options.cost_seconds = iteration, cost
+        options.durable_seconds = durable
+        if steps is not None:
+            options.min_steps = options.max_steps = steps
+        found, error = native.Interval(), native.Error()
+        status = native.library().pcc_choose_interval(
+            ctypes.byref(options), ctypes.byref(found), ctypes.byref(error)
+        )
+        native.check(status, error)
+        return Choice(
+            interval=found.steps,
+            iteration_seconds=iteration,
+            cost_seconds=cost,
+            durable_seconds=durable,
+            overhead=found.overhead,
+            bound=native.BOUNDS[found.bound],
+            goodput=None if self._mtbf_seconds is None else found.goodput,
+            lost_seconds=found.lost_seconds,
+        )
 
     def _log(self, choice: Choice) -> None:
         is_over = choice.bound == "limit" and choice.overhead > self._budget
         log.log(
             logging.WARNING if is_over else logging.INFO,
             "%s: a save every %d steps, bound by the %s: a step takes %s, a save costs %s and is "
-            "durable after %s with %d in flight; overhead %.2f %%, budget %.2f %%%s",
+            "durable after %s with %d in flight; overhead %.2f %%, budget %.2f %%%s%s",
             self._path, choice.interval, choice.bound, _time(choice.iteration_seconds),
             _time(choice.cost_seconds), _time(choice.durable_seconds), self._in_flight,
             100 * choice.overhead, 100 * self._budget,
+            "" if choice.goodput is None else f", goodput {100 * choice.goodput:.2f} %",
             "; raise max_steps or the budget" if is_over else "",
         )  # fmt: skip
-
-
-def _ceiling(value: float) -> int:
-    """The next whole number; sums of clock readings are a little off."""
-    return math.ceil(round(value, 6))
 
 
 def _time(seconds: float) -> str:

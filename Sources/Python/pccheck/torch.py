@@ -13,8 +13,8 @@ Parameters and optimizer state are read in place, and every optimizer of the pro
 its step, until they are staged; averages and schedule-free optimizers that are saved do so before
 they swap weights (see ``_torch.saving.waiting``). The same tensors out of a ``state_dict()`` are
 recognised. All others (buffers, plain state) are copied into the pool before ``save`` returns.
-Tensors on a CUDA device are copied to pinned memory by a stream of their own, and need no wait: see
-``_torch.device``.
+Tensors on a CUDA device are read there. Nobody waits for them but the stream that would change
+them: see ``_torch.device``.
 Call ``wait_staged()`` before you change parameters in another way.
 """
 
@@ -34,9 +34,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ._core.arguments import save_options, step_number
-from ._core.engine import Pin, refuse_reentry, wait_staged_everywhere
+from ._core.engine import Pin, refuse_reentry
 from ._core.handle import SaveHandle
 from ._core.reader import CheckpointInfo, Reader, is_rejection
+from ._core.saver import changes_nothing
 from ._group.assembled import load_assembled
 from ._group.assembly import Assembly
 from ._group.division import Division
@@ -44,7 +45,8 @@ from ._state.loading import load_parts, load_with
 from ._state.nesting import endless
 from ._state.request import Loading
 from ._state.stateful import stateful_objects
-from ._torch.device import Arenas, Copies, CudaStreams, HostStreams, Streams
+from ._torch.copies import Arenas, Copies
+from ._torch.device import CudaDevices, Devices
 from ._torch.loading.assembled import AssembledMemory
 from ._torch.loading.decoder import TorchDecoder, TorchMemory
 from ._torch.loading.lazy import LazyTensor, load_lazily
@@ -62,8 +64,7 @@ from ._torch.room import room_for_optimizers
 from ._torch.saving.encoder import TorchEncoder
 from ._torch.saving.live import known, note
 from ._torch.saving.plan import Plan
-from ._torch.saving.versions import VersionGuard
-from ._torch.saving.waiting import wait_before_swaps
+from ._torch.saving.waiting import before_change, wait_before_replays, wait_before_swaps
 from ._torch.sharded import LocalShard, Sharding
 from ._torch.trainable import Trainable, trainable
 from .checkpointer import BaseCheckpointer, checkpoints
@@ -76,6 +77,7 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger("pccheck")
+changes_nothing(__file__)
 
 # How often the files of a run are looked at again because their writers took a step meanwhile.
 _LOAD_FULL_ATTEMPT_COUNT = 256
@@ -86,8 +88,8 @@ class Checkpointer(BaseCheckpointer):
 
     _framework = "pt"
     _memory = TorchMemory()
-    #: The streams that copy from CUDA devices.
-    _streams: Streams = CudaStreams()
+    #: The devices whose memory the engine reads itself.
+    _devices: Devices = CudaDevices()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Accepts the options of ``pccheck.Checkpointer``.
@@ -104,12 +106,13 @@ class Checkpointer(BaseCheckpointer):
         # The plan is for one save at a time.
         self._save_lock = threading.RLock()
         self._plan = Plan()
-        self._arenas = Arenas(self._streams)
-        self._host_arenas = Arenas(HostStreams())
+        self._arenas = Arenas()
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         super().__init__(*arguments, **options)
         # Optimizers wait, before a step, until what they change is staged.
         self._hook = register_optimizer_step_pre_hook(_before_step)
+        if torch.cuda.is_available():
+            wait_before_replays()
         # Where nobody calls close().
         weakref.finalize(self, self._hook.remove)
 
@@ -157,7 +160,7 @@ class Checkpointer(BaseCheckpointer):
         overlap: bool, state: dict[str, Any],
     ) -> SaveHandle:
         save_options(state, metadata, rng=rng, urgent=urgent, overlap=overlap)
-        # Whatever was staged meanwhile returns its pinned memory.
+        # Whatever was staged meanwhile returns its memory.
         self._begin_save()
         try:
             parts = {name: collect_parts(value) for name, value in state.items()}
@@ -201,16 +204,14 @@ class Checkpointer(BaseCheckpointer):
         """
         # In debug mode the entries outlive the call, and cannot be used again.
         plan = None if self._engine_options.is_debugging else self._plan
-        copies = Copies(self._arenas)
-        encoder = TorchEncoder(in_place, plan, copies, Copies(self._host_arenas))
+        encoder = TorchEncoder(in_place, plan, self._devices, Copies(self._arenas))
         encoder.metadata.update(record or {})
-        document = encoder.encode_state(parts)
-        copies.wait()
         try:
+            document = encoder.encode_text(parts)
             return self._save_state(
                 step, encoder, document, metadata, urgent, room,
                 overlap=None if overlap else False,
-                guard=VersionGuard(encoder.guarded) if encoder.guarded and overlap else None,
+                guard=encoder.guard() if overlap else None,
             )  # fmt: skip
         finally:
             self._plan.release()
@@ -313,7 +314,7 @@ class Checkpointer(BaseCheckpointer):
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
     note([optimizer])
-    wait_staged_everywhere()
+    before_change()
 
 
 def load(
@@ -406,7 +407,7 @@ def _joined(paths: Sequence[str | os.PathLike[str]], step: int) -> Any:
             rank = next(number for number in candidates if number not in readers)
             readers[rank], names[rank] = reader, os.fspath(path)
         world = max(*(reader.report()["world_size"] for reader in readers.values()), *readers)
-        assembly = Assembly(readers, world, None, names, prefers_first=True)
+        assembly = Assembly(readers, world, None, names, first_parts=None)
         return load_assembled(assembly, Loading(AssembledMemory()))
 
 

@@ -73,6 +73,7 @@ import Testing
         let writer = try begun(storage)
         let sequences = try (1...3).map { try saveDurably($0, writer) }
         #expect(try named(storage) == [3, 2, 1])
+        #expect(try CheckpointReader(storage: storage).decision.superblock?.watermark == nil)
         // No slot is left before a verdict.
         #expect(throws: CheckpointError.self) { try writer.save(4, bytes(4)) }
         #expect(writer.statistics.group?.undecidedCount == 3)
@@ -89,6 +90,44 @@ import Testing
         let superblock = try CheckpointReader(storage: storage).decision.superblock
         #expect(superblock?.watermark == GroupCheckpointName(attempt: 1, step: 2))
         #expect(superblock?.attempt == 1)
+    }
+
+    /// How all ranks see what was lost, however often they try. Slots and sequences that a
+    /// superblock names.
+    private func namedSlots(_ storage: some Storage) throws -> [SlotIndex: SequenceNumber] {
+        let superblock = try #require(CheckpointReader(storage: storage).decision.superblock)
+        var named = Dictionary(
+            uniqueKeysWithValues: superblock.retained.map { ($0.slot, $0.sequence) })
+        if let anchor = superblock.anchor { named[anchor.slot] = anchor.sequence }
+        return named
+    }
+
+    @Test(arguments: [1, 2, 3] as [UInt64]) func openingNamesWhatWasNamed(
+        damagedStep: UInt64
+    ) throws {
+        let intact = try file()
+        let writer = try begun(intact)
+        for step in UInt64(1)...3 { _ = try saveDurably(step, writer) }
+        try writer.close()
+        let named = try namedSlots(intact)
+        #expect(named.count == 3)
+        let damaged = try #require(
+            CheckpointReader(storage: intact).decision.candidates.first {
+                $0.step == damagedStep
+            })
+        var bytes = intact.contents
+        bytes[Int(try intact.geometry.headerOffset(damaged.slot)) + 20] ^= 1
+        let storage = RecordingStorage(contents: bytes)
+        for _ in 1...2 {
+            try open(storage).close()
+            #expect(try namedSlots(storage) == named)
+        }
+        // The attempt that they agree on names what they chose.
+        let after = try open(storage)
+        try after.beginAttempt(GroupAttempt(number: 2))
+        #expect(try namedSlots(storage).isEmpty)
+        for step in UInt64(11)...13 { _ = try saveDurably(step, after) }
+        try after.close()
     }
 
     private func waitForSlot(_ writer: CheckpointWriter) {
@@ -111,6 +150,22 @@ import Testing
         writer.abandon()
         // After a power cut too.
         #expect(try named(storage.afterPowerCut).contains(1))
+    }
+
+    @Test func aSecondVerdictChangesNothing() throws {
+        let storage = try file()
+        let writer = try begun(storage)
+        let first = try saveDurably(1, writer)
+        writer.decide(first, isComplete: true)
+        writer.decide(first, isComplete: false)
+        let second = try saveDurably(2, writer)
+        writer.decide(second, isComplete: false)
+        writer.decide(second, isComplete: true)
+        _ = try saveDurably(3, writer)
+        #expect(try named(storage) == [3, 1])
+        #expect(
+            writer.statistics.group?.watermark == GroupCheckpointName(attempt: 1, step: 1))
+        try writer.close()
     }
 
     @Test func aVerdictFreesASlotForASaveThatWaits() throws {
@@ -226,6 +281,8 @@ import Testing
         #expect(next.statistics.group?.undecidedCount == 2)
         next.decide(sequences[0], isComplete: true)
         next.decide(sequences[1], isComplete: false)
+        // An older verdict does not lower it.
+        #expect(next.statistics.group?.watermark == GroupCheckpointName(attempt: 1, step: 3))
         let fourth = try saveDurably(4, next)
         #expect(try named(storage) == [4, 3, 1])
         next.decide(fourth, isComplete: true)

@@ -84,7 +84,7 @@ def test_case(
     steps = SECTIONS[title]
     codes = [code for code, _ in steps]
     everything = "".join(codes)
-    if "fail_writes" in everything or "fail_flushes" in everything:
+    if any(name in everything for name in ("fail_writes", "fail_flushes", "lose_device")):
         check(title, steps, run_with_failing_calls(codes, tmp_path))
         return
     needs_disk = "fill_disk" in everything or "make_read_only" in everything

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from ports import free_port
 from recipe_page import BLOCK, FRAMEWORKS, PAGE, PRELUDE, recipes
 
 import pccheck
@@ -94,9 +94,7 @@ def run_alone(code: str) -> None:
 
 def run_ranks(code: str, world: int, folder: Path | None = None) -> list[str]:
     """As torchrun does; returns what each rank prints."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     end = "\ndist.destroy_process_group()\n"
     ranks = [
         subprocess.Popen(

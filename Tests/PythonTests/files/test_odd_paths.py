@@ -292,7 +292,7 @@ def test_file_that_is_replaced(file: Path, tmp_path: Path, meanwhile: Callable) 
     lines = (*LOOKS[:5], "pcextract FILE --format raw -o OUT", "pcfsck -p FILE")
     statuses = hammer(file, tmp_path / "out", 2, lines)
     # Each run sees one file or the other, never a mixture of them.
-    assert 0 in statuses and set(statuses) <= {0, 4, 8}, statuses
+    assert 0 in statuses and set(statuses) <= {0, 4, 8}, str(statuses)
 
 
 WRITER = """
@@ -319,7 +319,7 @@ def test_writer_at_work(tmp_path: Path, run_child: Callable) -> None:
     # again.
     said = statuses.pop(8, "taken it for a newer checkpoint")
     assert "taken it for a newer checkpoint" in said, said
-    assert set(statuses) == {0}, statuses
+    assert set(statuses) == {0}, str(statuses)
     assert writer.poll() is None, "the writer was disturbed"
     writer.kill()
     writer.wait()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+
+from ports import free_port
 
 #: What every process runs first: it joins the job.
 JOIN = '''
@@ -39,9 +40,7 @@ class Job:
         """``folder`` is the place of the run, and of what the processes write."""
         self._out = folder / "out"
         self._out.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        port = free_port()
         self.processes = []
         for rank in range(world):
             arguments = [rank, world, port, folder / "run", devices]

@@ -6,13 +6,16 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 import pccheck
 from pccheck.accelerate import Checkpointer
+from pccheck.errors import InvalidArgument
 
 TRAINING = '''
 import sys, torch
@@ -108,3 +111,47 @@ def test_what_differs_is_listed(path: Path) -> None:
             checkpoints.resume()
     with Checkpointer(path, prepared(2)) as checkpoints:
         assert checkpoints.resume() == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (DistributedType.FSDP, "runs FSDP version 1.*fsdp_version=2"),
+        (DistributedType.DEEPSPEED, "runs as DEEPSPEED.*FSDP version 2.*save_state"),
+        (DistributedType.MEGATRON_LM, "runs as MEGATRON_LM.*FSDP version 2.*save_state"),
+    ],
+)
+def test_what_is_not_saved_exactly_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: DistributedType, message: str
+) -> None:
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(accelerator.state, "distributed_type", kind)
+    plugin = SimpleNamespace(fsdp_version=1)
+    monkeypatch.setattr(accelerator.state, "fsdp_plugin", plugin, raising=False)
+    with pytest.raises(InvalidArgument, match=message):
+        Checkpointer(f"{tmp_path}/run/", accelerator)
+
+
+def test_a_resume_before_prepare_is_refused(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(model, optimizer)
+    with Checkpointer(path, accelerator) as checkpoints:
+        assert checkpoints.resume() == 0
+        checkpoints.save(3).wait()
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(model)
+    with Checkpointer(path, accelerator) as checkpoints:
+        with pytest.raises(InvalidArgument, match="has optimizers, .* call resume.. again"):
+            checkpoints.resume()
+        assert checkpoints.resume(strict=False) == 4
+        assert "has optimizers, and the accelerator has none" in caplog.text
+        assert checkpoints.resume_report is not None
+        assert checkpoints.resume_report.unexpected == ["optimizers"]
+    with Checkpointer(path, Accelerator(cpu=True)) as checkpoints:
+        with pytest.raises(InvalidArgument, match="nothing to save; prepare the model"):
+            checkpoints.save(5, metadata="a note is no part")
+        checkpoints.save(5, extra={"note": "kept"}).wait()

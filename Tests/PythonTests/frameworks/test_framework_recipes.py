@@ -9,6 +9,18 @@ from pathlib import Path
 import pytest
 from recipe_page import FRAMEWORKS, PRELUDE, recipes
 
+LIGHTNING = """
+from lightning.pytorch import LightningModule
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+    def training_step(self, batch, index):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+module, batches = Module(), torch.utils.data.DataLoader(torch.randn(8, 8), 2)
+"""
 PRELUDES = {
     "Hugging Face Trainer": """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -23,22 +35,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 network = GPT2LMHeadModel(GPT2Config(
     vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2))
 """,
-    "Lightning": """
-from lightning.pytorch import LightningModule
-class Module(LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(8, 1)
-    def training_step(self, batch, index):
-        return self.layer(batch).square().mean()
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters())
-module, batches = Module(), torch.utils.data.DataLoader(torch.randn(8, 8), 2)
-""",
+    "Lightning": LIGHTNING,
+    "Lightning with sharded modules": LIGHTNING,
 }
 FILES = {
     "Hugging Face Trainer": "trainer.pcc", "Accelerate": "accelerate.pcc",
-    "Lightning": "lightning.pcc", "JAX, Flax, optax": "jax.pcc",
+    "Lightning": "lightning.pcc",
+    "Lightning with sharded modules": "sharded/rank-00000-of-00001.pcc",
+    "JAX, Flax, optax": "jax.pcc",
     "JAX in several processes": "jax/rank-00000-of-00001.pcc",
     "A folder for `from_pretrained`": "folder/model.safetensors",
     "Averaged and schedule-free weights": "average.pcc",
@@ -52,7 +56,7 @@ FILES = {
 def test_recipe(title: str, code: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", PRELUDE + PRELUDES.get(title, "") + code],
-        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        capture_output=True, text=True, cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / FILES[title]).exists()
@@ -69,7 +73,7 @@ def test_swapped_weights_go_on_bit_for_bit(tmp_path: Path) -> None:
         for steps in ends:
             said = subprocess.run(
                 [sys.executable, "-c", f"{PRELUDE}\nsteps = {steps}\n{code}{shown}"],
-                capture_output=True, text=True, cwd=tmp_path / folder, timeout=120, check=True,
+                capture_output=True, text=True, cwd=tmp_path / folder, timeout=300, check=True,
             ).stdout  # fmt: skip
         return said
 

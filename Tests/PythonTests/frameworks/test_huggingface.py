@@ -236,7 +236,7 @@ class Kill(TrainerCallback):
     # Dies in the middle of a step, once the step before is durable.
     def on_pre_optimizer_step(self, args, state, control, **_):
         if state.global_step == kill:
-            while checkpoints.checkpointer.stats()["durable_count"] < 2:
+            while checkpoints.checkpointer.stats()["newest_durable_step"] != kill:
                 pass
             os.kill(os.getpid(), 9)
 

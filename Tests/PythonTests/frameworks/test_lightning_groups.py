@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning_launch import CHILD, launch
+from ranks import run_jobs
 
 import pccheck
 import pccheck.distributed as pcd
@@ -19,86 +19,27 @@ import pccheck.policies
 from pccheck.errors import InvalidArgument
 from pccheck.lightning import CheckpointCallback, CheckpointIO
 
-TRAINING = '''
-import os, sys, torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from pccheck.lightning import CheckpointCallback, CheckpointIO
 
-class Module(LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(8, 64), torch.nn.BatchNorm1d(64), torch.nn.Dropout(0.3),
-            torch.nn.Linear(64, 1))
-    def training_step(self, batch, index):
-        return self.layers(batch).square().mean()
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), 1e-2)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
-
-class Losses(Callback):
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        line = f"loss {trainer.global_rank} {trainer.global_step} {outputs['loss'].item().hex()}\\n"
-        os.write(1, line.encode())
-        if trainer.global_step == int(os.environ.get("KILL_AT", 0)) and trainer.global_rank == 1:
-            os.kill(os.getpid(), 9)
-
-path, steps, devices = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-storage = CheckpointIO(path, timeout=60)
-trainer = Trainer(
-    max_steps=steps, accelerator="cpu", devices=devices, logger=False,
-    strategy="ddp" if devices > 1 else "auto",
-    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    plugins=[storage], callbacks=[CheckpointCallback(storage, policy=1), Losses()])
-seed_everything(1 + trainer.global_rank, verbose=False)
-module = Module()
-# One batch is an epoch, since this loader has no place in the middle of one to continue at.
-loader = torch.utils.data.DataLoader(
-    torch.arange(64.0 * devices).view(8 * devices, 8) / 100, 8, generator=torch.Generator())
-trainer.fit(module, loader, ckpt_path=storage.resume_path())
-'''
+def losses(directory: Path, name: str) -> dict[str, str]:
+    """The loss of each step on each rank."""
+    lines = (directory / f"{name}.losses").read_text().splitlines()
+    return {f"{rank} {step}": loss for rank, step, loss in map(str.split, lines)}
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    # A file, which Lightning runs again for the second process.
-    path = tmp_path / "train.py"
-    path.write_text(TRAINING)
-    return path
-
-
-def train(program: Path, name: str, steps: int, devices: int, **environment: str) -> dict[str, str]:
-    """The loss of each step on each rank, as it is printed."""
-    command = [sys.executable, str(program), f"{program.parent / name}/", str(steps), str(devices)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
-    ) as child:  # fmt: skip
-        try:
-            output, errors = child.communicate(timeout=150)
-        finally:
-            # When one rank was killed, the other may not have ended.
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-    if not environment:
-        assert child.returncode == 0, errors
-    lines = [line.split() for line in output.splitlines() if line.startswith("loss")]
-    return {f"{rank} {step}": loss for _, rank, step, loss in lines}
-
-
-def test_a_killed_job_continues_on_any_number_of_processes(program: Path) -> None:
-    whole = train(program, "whole", 6, 2)
+def test_a_killed_job_continues_on_any_number_of_processes(tmp_path: Path) -> None:
+    # Lightning launches these processes; the others it only joins.
+    launch(tmp_path, "whole")
+    run_jobs(CHILD, tmp_path, "cut:2:fails", "on:2")
+    whole = losses(tmp_path, "whole")
     assert len(whole) == 12
-    cut = train(program, "cut", 6, 2, KILL_AT="4")
+    cut = losses(tmp_path, "cut")
     assert "1 4" in cut and "1 5" not in cut
-    continued = train(program, "cut", 6, 2)
+    continued = losses(tmp_path, "on")
     assert continued and "0 1" not in continued
     assert continued == {key: whole[key] for key in continued}
     assert "1 6" in continued
 
-    folder = program.parent / "cut"
+    folder = tmp_path / "cut"
     files = sorted(folder.iterdir())
     assert [item.name for item in files] == ["rank-00000-of-00002.pcc", "rank-00001-of-00002.pcc"]
     state = pcd.load(folder)["checkpoint"]
@@ -108,7 +49,8 @@ def test_a_killed_job_continues_on_any_number_of_processes(program: Path) -> Non
     # Weights and moments are stored once.
     sizes = [pccheck.checkpoints(path)[0].payload_byte_count for path in files]
     assert abs(sizes[0] - sizes[1]) < 2048
-    assert list(train(program, "cut", 8, 1)) == ["0 7", "0 8"]
+    run_jobs(CHILD, tmp_path, "other:1")
+    assert list(losses(tmp_path, "other")) == ["0 7", "0 8"]
 
 
 class Module(LightningModule):

@@ -20,7 +20,7 @@ CHILD = Path(__file__).with_name("layout_child.py")
 RESTARTS = {
     "DDP": ("ddp:4", ["ddp:4", "ddp:2", "plain:1", "fsdp:3"]),
     "DDP of two ranks": ("ddp:2", ["ddp:3"]),
-    "FSDP": ("fsdp:4", ["fsdp:4", "fsdp:3", "ddp:2", "plain:1"]),
+    "FSDP": ("fsdp:4", ["fsdp:4", "fsdp:3", "hooked:2", "ddp:2", "plain:1"]),
     "HSDP": ("hsdp:4", ["hsdp:4", "fsdp:4", "plain:1"]),
     "TP and FSDP": ("tp:4", ["tp:4", "fsdp:2", "plain:1"]),
     "one process": ("plain:1", ["fsdp:2", "ddp:2"]),

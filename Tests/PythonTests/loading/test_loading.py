@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -15,13 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from conftest import flip_byte_of, pattern
 from torch import nn
 
 import pccheck
+import pccheck.dcp
 import pccheck.numpy
 import pccheck.torch
 from pccheck.torch import TorchMemory
+
+BIN = Path(__file__).resolve().parents[3] / "build" / "bin"
 
 MIB = 1 << 20
 
@@ -171,9 +176,17 @@ def test_tensors_that_share_storage(path: Path, allocated: list[int]) -> None:
         # Saved apart, tied now: the last one wins, and no mixture of both.
         checkpointer.save(2, state={"a": torch.zeros(100), "b": torch.ones(100)}, rng=False)
         tied = torch.full((100,), 7.0)
-        checkpointer.wait_staged()
         checkpointer.resume(state={"a": tied, "b": tied}, rng=False)
         assert torch.equal(tied, torch.ones(100))
+
+
+def test_a_load_waits_for_what_is_in_flight(path: Path) -> None:
+    # Staged long before it is durable: all of it fits into the pool.
+    with pccheck.torch.Checkpointer(path, pool="256 MiB", writer_workers=1) as checkpointer:
+        for step in range(1, 6):
+            checkpointer.save(step, state={"x": torch.full((64 * MIB,), float(step))}, rng=False)
+            state = checkpointer.load(None if step % 2 else step)
+            assert state["state"]["x"][0] == step
 
 
 def test_a_state_in_flight_is_not_overwritten_before_it_is_copied(path: Path) -> None:
@@ -188,6 +201,40 @@ def test_a_state_in_flight_is_not_overwritten_before_it_is_copied(path: Path) ->
         assert live["x"].max() == 1
         handle.wait()
         assert checkpointer.load(2)["module"]["x"].min() == 2
+
+
+def dcp_load(path: Path, target: torch.Tensor) -> None:
+    dcp.load({"x": target}, storage_reader=pccheck.dcp.StorageReader(path))
+
+
+def lazy_load(path: Path, target: torch.Tensor) -> None:
+    pccheck.torch.load(path, lazy=True)["x"].load(into=target)
+
+
+@pytest.mark.parametrize("load", [lazy_load, dcp_load])
+def test_what_others_load_waits_for_a_save_too(
+    path: Path, tmp_path: Path, load: Callable[[Path, torch.Tensor], None]
+) -> None:
+    other = tmp_path / "other.pcc"
+    saved = {"x": torch.full((16 * MIB,), 1.0)}
+    if load is lazy_load:
+        with pccheck.torch.Checkpointer(other) as checkpointer:
+            checkpointer.save(1, **saved, rng=False).wait()
+    else:
+        with pccheck.dcp.StorageWriter(other) as writer:
+            dcp.save(saved, storage_writer=writer, checkpoint_id=1)
+    module = nn.Module()
+    module.x = nn.Parameter(torch.rand(16 * MIB) + 2)
+    before = module.x.detach().clone()
+    # Its one worker compresses what compresses badly, so that the pool is full for long.
+    options: dict[str, Any] = {"pool": "16 MiB", "codec": "zstd", "writer_workers": 1}
+    with pccheck.torch.Checkpointer(path, **options) as checkpointer:
+        checkpointer.save(1, module=module, rng=False).wait()
+        handle = checkpointer.save(2, module=module, rng=False)
+        load(other, module.x.detach())
+        assert module.x.max() == 1
+        handle.wait()
+        assert torch.equal(checkpointer.load(2)["module"]["x"], before)
 
 
 def test_load_into(path: Path) -> None:
@@ -246,6 +293,24 @@ def test_damage_falls_back_into_the_same_memory(
         with pytest.raises(pccheck.Corrupt) as caught:
             checkpointer.load()
         assert "in place" not in str(caught.value)
+
+def test_what_a_writer_leaves_half_written_is_no_damage(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slot that no superblock names may be torn, until a clean close says that none is."""
+    with pccheck.numpy.Checkpointer(path, in_flight=1) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, x=pattern(step), rng=False).wait()
+        listed = [BIN / "pcinspect", "slots", path, "--json"]
+        slots = json.loads(subprocess.check_output(listed))["slots"]
+        unnamed = next(slot for slot in slots if slot["reason"] == "older")
+        with open(path, "r+b") as file:
+            file.seek(unnamed["header_offset"] + 4096)
+            file.write(bytes(48))
+        assert np.array_equal(pccheck.load(path)["x"], pattern(2))
+        assert not caplog.records
+    assert np.array_equal(pccheck.load(path)["x"], pattern(2))
+    assert f"slot {unnamed['slot']} is table-damaged" in caplog.text
 
 
 # -- what it costs

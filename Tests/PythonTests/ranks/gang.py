@@ -103,7 +103,7 @@ class Gang:
         return path.read_text() if path.exists() else ""
 
 
-def ended(gang: Gang, statuses: list[int] | None = None, seconds: float = 60) -> Gang:
+def ended(gang: Gang, statuses: list[int] | None = None, seconds: float = 150) -> Gang:
     """Waits for the ranks, which end as expected; shows their logs otherwise."""
     found = gang.wait(seconds)
     expected = [0] * len(gang.pids) if statuses is None else statuses

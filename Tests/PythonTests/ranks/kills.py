@@ -2,9 +2,10 @@
 
     python Tests/PythonTests/ranks/kills.py --world 2 --restarts 1000
 
-After every restart: all ranks resume one step; it is not older than the newest step that any rank
-was told to be durable on all ranks; and every loss has the bits of an undisturbed run. It prints
-one line of JSON at the end; the exit status is 1 when a check failed, and the line has the seed.
+After every restart: no rank ends by itself before one is killed; all ranks resume one step; it is
+not older than the newest step that any rank was told to be durable on all ranks; and every loss
+has the bits of an undisturbed run. It prints one line of JSON at the end; the exit status is 1 when
+a check failed, and the line has the seed.
 
 ``--plant`` makes a mistake on purpose, which the checks must find. ``--saver dcp`` trains through
 torch.distributed.checkpoint instead, with a folder for each save, and ``--saver dcp-one`` with one
@@ -116,6 +117,7 @@ class Harness:
         victims = [rank for rank in range(self._world) if self._random.random() < 0.6]
         stopped = [rank for rank in range(self._world) if self._random.random() < 0.15]
         statuses = gang.wait(wait)
+        self._refuse_ends_of_their_own(gang)
         if all(status == 0 for status in statuses):
             return True
         for rank in stopped:
@@ -133,6 +135,15 @@ class Harness:
         # The others run on for a moment, until the launcher ends them.
         gang.wait(self._random.uniform(0, 0.1))
         return False
+
+    def _refuse_ends_of_their_own(self, gang: Gang) -> None:
+        """A job that cannot begin again would otherwise pass every check."""
+        for rank, status in enumerate(gang.statuses):
+            if status:
+                raise Wrong(
+                    f"rank {rank} ended with status {status} while all others ran: "
+                    f"{gang.log(rank)[-3000:]}"
+                )
 
     def _wait_for_a_step(self, gang: Gang) -> None:
         """Most deaths come while saves are under way, and some during the restart."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from pccheck._group import exchange, restart
+from pccheck._group import decision, exchange, restart
 
 
 def newest_of_this_rank() -> None:
@@ -19,15 +20,13 @@ def newest_of_this_rank() -> None:
         held.sort(key=lambda slot: (slot["attempt"], slot["step"]), reverse=True)
         world = self._transport.world_size
         candidates = [
-            restart.Candidate(
+            decision.Candidate(
                 slot["attempt"], slot["step"], world,
                 [(own["path"], slot["sequence"])] * world,
             )
             for slot in held
         ]  # fmt: skip
-        return restart.Choice(
-            choice.run, choice.attempt, candidates, choice.have_all_files
-        )
+        return replace(choice, decision=replace(choice.decision, complete=candidates))
 
     restart.Meeting.choose = planted  # type: ignore[method-assign]
 
@@ -49,9 +48,7 @@ def name_by_step_alone() -> None:
 
     def planted(self: Any, own: Any, *arguments: Any) -> restart.Choice:
         choice = choose(self, own, *arguments)
-        return restart.Choice(
-            choice.run, max(1, choice.attempt - 1), choice.candidates, choice.have_all_files
-        )
+        return replace(choice, attempt=max(1, choice.attempt - 1))
 
     restart.Meeting.choose = planted  # type: ignore[method-assign]
 

@@ -380,6 +380,8 @@ with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
         handle.wait_group()
     except pccheck.CheckpointError as error:
         say("error", type(error).__name__, error)
+    # A rank that closes at once may cut off the verdict of another one.
+    dist.barrier()
 """
 RESUME_SAME = """
 t, same = Training(rank), torch.full((9,), 5.0)
@@ -428,6 +430,33 @@ def test_a_rank_may_claim_what_another_one_need_not(job: Job) -> None:
     again = ended(job(2, RESUME_SAME))
     assert [again.said(rank, "start") for rank in range(2)] == [[["2", "1.0"]]] * 2
     assert again.said(0, "read") == [["1.0"]]
+
+
+SECOND_DIFFERS = """
+import threading
+from pccheck._group.exchange import Exchange
+both_began, exchange = threading.Event(), Exchange._exchange
+Exchange._exchange = lambda self, save: both_began.wait(60) and exchange(self, save)
+t = Training(rank)
+with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
+    first = ckpt.save(0, same=torch.zeros(9), **t.state)
+    second = ckpt.save(1, same=torch.full((9,), float(rank)), **t.state)
+    both_began.set()
+    say("first", first.wait_group().durable)
+    try:
+        say("second", second.wait_group().durable)
+    except pccheck.VoidCheckpoint as error:
+        say("error", error)
+"""
+
+
+def test_what_is_told_to_be_durable_on_all_ranks_is_not_void_at_a_restart(job: Job) -> None:
+    """Both saves began before any was compared, so both have claims, which a restart compares."""
+    gang = ended(job(2, SECOND_DIFFERS))
+    assert gang.said(0, "first") == gang.said(1, "first") == [["True"]]
+    assert all("'same' has other values" in error_of(gang, rank) for rank in range(2))
+    again = ended(job(2, RESUME_SAME))
+    assert [again.said(rank, "start") for rank in range(2)] == [[["1", "0.0"]]] * 2
 
 
 EMPTY = """

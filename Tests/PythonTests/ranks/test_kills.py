@@ -28,12 +28,12 @@ def kills(*arguments: object) -> dict[str, Any]:
 @pytest.mark.parametrize("world", [2, 4])
 def test_all_ranks_continue_from_one_step_that_was_complete(world: int) -> None:
     found = kills("--world", world, "--restarts", 15)
-    assert "wrong" not in found, found
+    assert "wrong" not in found, str(found)
     assert found["resumed"] >= world and found["killed_ranks"] > 0 and found["acked_steps"] > 0
 
 
 @pytest.mark.parametrize("plant", sorted(plants()))
 def test_the_checks_find_a_mistake(plant: str) -> None:
-    # A mistake shows when the right rank dies at the right moment.
-    found = kills("--world", 2, "--restarts", 150, "--plant", plant)
-    assert "wrong" in found, found
+    # A mistake shows when the right rank dies at the right moment, on a busy machine rarely.
+    found = kills("--world", 2, "--restarts", 600, "--plant", plant)
+    assert "wrong" in found, str(found)

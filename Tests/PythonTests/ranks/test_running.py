@@ -151,6 +151,23 @@ def test_one_process_needs_no_torch_distributed(job: Job) -> None:
     assert gang.said(0, "durable") == [["on", "all", "ranks"]] * 2
 
 
+def test_connections_that_are_closed_are_no_riddle(job: Job) -> None:
+    """As at the end of a program that does not close its checkpointer."""
+    code = """
+    transport = pcd.TorchTransport()
+    transport.open_channels(["ends"], 10)
+    transport.close()
+    for call in ("transport.begin_and('ends', [1])", "transport.gather(b'', None, 'ends')"):
+        try:
+            eval(call)
+        except pccheck.TransportFailed as error:
+            say("error", error)
+    """
+    errors = ended(job(1, code)).said(0, "error")
+    assert len(errors) == 2
+    assert all("closed its connections" in " ".join(words) for words in errors)
+
+
 def test_a_checkpointer_that_is_dropped_closes_its_file(job: Job) -> None:
     code = """
     import gc

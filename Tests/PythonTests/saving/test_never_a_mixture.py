@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -133,6 +135,108 @@ def test_a_decision_does_not_need_the_thread_that_saved(path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         ended.set()
+
+
+CLOSED_DURING_A_SAVE = """
+import sys, threading, time
+import torch, pccheck, pccheck.torch
+
+module = torch.nn.Module()
+module.x = torch.nn.Parameter(torch.ones(25_000_000))
+checkpointer = pccheck.torch.Checkpointer(
+    sys.argv[1], capacity="110 MiB", chunk="128 KiB", pool="512 KiB", in_flight=2
+)
+checkpointer.save(1, module=module, rng=False).wait()
+begun = threading.Event()
+
+def save():
+    try:
+        for step in range(2, 100):
+            checkpointer.save(step, module=module, rng=False)
+            begun.set()
+    except pccheck.CheckpointError as error:
+        print(type(error).__name__)
+
+saver = threading.Thread(target=save)
+saver.start()
+begun.wait()
+time.sleep(0.05)
+checkpointer.close()
+saver.join()
+"""
+
+
+def test_close_while_another_thread_saves(path: Path) -> None:
+    """The saver waits for a lock that close holds, and close for the word of the saver."""
+    command = [sys.executable, "-c", CLOSED_DURING_A_SAVE, str(path)]
+    for _ in range(3):
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert run.returncode == 0 and run.stdout == "Closed\n", run.stderr
+        path.unlink()
+
+
+GROWN_DURING_SAVES = """
+import itertools, sys, threading
+import torch, pccheck, pccheck.torch
+
+module = torch.nn.Module()
+module.x = torch.nn.Parameter(torch.ones(4_000_000))
+checkpointer = pccheck.torch.Checkpointer(sys.argv[1], chunk="128 KiB", pool="512 KiB")
+checkpointer.save(0, module=module, rng=False).wait()
+steps, ended = itertools.count(1), threading.Event()
+
+def save(**state):
+    try:
+        checkpointer.save(next(steps), rng=False, **state)
+    except pccheck.StepBackwards:
+        pass
+
+def save_again():
+    while not ended.is_set():
+        save(module=module)
+
+saver = threading.Thread(target=save_again)
+saver.start()
+for count in range(5, 12):
+    save(module=module, grows=torch.zeros(count * 1_000_000))
+ended.set()
+saver.join()
+checkpointer.close()
+"""
+
+
+def test_the_file_grows_while_another_thread_saves(path: Path) -> None:
+    """The one that makes it grow waits for the word of the other, which waits for its lock."""
+    command = [sys.executable, "-c", GROWN_DURING_SAVES, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+def test_another_thread_that_saves_does_not_take_a_step_for_a_change(path: Path) -> None:
+    """It lets go of what is staged while this thread is in one long operation, and the step of the
+    optimizer behind that asks nobody then."""
+    module = nn.Linear(2000, 2000)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    factor = torch.randn(2600, 2600)
+    with pcc.Checkpointer(path, capacity="32 MiB", in_flight=4) as checkpointer:
+        checkpointer.save(0, module=module, rng=False).wait()
+        for step in range(1, 6):
+            handles: list[pccheck.SaveHandle] = []
+
+            def save_too(step: int = step, handles: list[Any] = handles) -> None:
+                while not handles or handles[0]._library.pcc_ticket_state(handles[0]._ticket) == 0:
+                    time.sleep(0.001)
+                checkpointer.save(step, x=torch.zeros(10), rng=False)
+
+            other = threading.Thread(target=save_too)
+            other.start()
+            handles.append(checkpointer.save(step, module=module, rng=False))
+            factor @ factor
+            optimizer.step()
+            assert handles[0].wait().kind in ("durable", "superseded")
+            other.join()
 
 
 def test_nobody_waits_and_it_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:

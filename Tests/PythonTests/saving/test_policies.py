@@ -116,11 +116,35 @@ def test_every_so_many_seconds() -> None:
         lambda: Every(), lambda: Every(steps=0), lambda: Every(seconds=-1),
         lambda: Every(seconds=float("nan")), lambda: Auto(budget=0), lambda: Auto(budget=2),
         lambda: Auto(min_steps=0), lambda: Auto(min_steps=5, max_steps=4),
+        lambda: Auto(budget=1e-7), lambda: Auto(budget=float("nan")),
+        lambda: Auto(min_steps=10**9 + 1), lambda: Auto(max_steps=2**64 - 1),
+        lambda: Auto(mtbf_seconds=0), lambda: Auto(mtbf_seconds=-1),
+        lambda: Auto(mtbf_seconds=float("nan")), lambda: Auto(mtbf_seconds=float("inf")),
+        lambda: Auto(mtbf_seconds=0.5), lambda: Auto(restart_seconds=5),
+        lambda: Auto(mtbf_seconds=100, restart_seconds=-1),
+        lambda: Auto(mtbf_seconds=100, restart_seconds=float("nan")),
+        lambda: Auto(mtbf_seconds=100, restart_seconds=float("inf")),
     ],
 )  # fmt: skip
 def test_odd_policies(make: object) -> None:
     with pytest.raises(pccheck.InvalidArgument):
         make()  # type: ignore[operator]
+
+
+def test_a_refusal_says_what_was_found() -> None:
+    for message, make in (
+        ("mtbf_seconds is 0;", lambda: Auto(mtbf_seconds=0)),
+        ("the mean time between failures is inf, expected 1.0 to",
+         lambda: Auto(mtbf_seconds=float("inf"))),
+        ("the budget is 1e-07, expected 1e-06 to 1.0", lambda: Auto(budget=1e-7)),
+        (f"max_steps is {2**64 - 1}, expected 1 to 1000000000",
+         lambda: Auto(max_steps=2**64 - 1)),
+        ("restart_seconds is 5.0 without mtbf_seconds", lambda: Auto(restart_seconds=5)),
+    ):  # fmt: skip
+        with pytest.raises(pccheck.InvalidArgument, match=message):
+            make()
+    with pytest.raises(TypeError, match="mtbf_seconds is 'x'"):
+        Auto(mtbf_seconds="x")  # type: ignore[arg-type]
 
 
 # -- automatic
@@ -137,7 +161,8 @@ def test_the_interval_keeps_the_budget() -> None:
     assert choice.iteration_seconds == pytest.approx(0.1)
     assert choice.cost_seconds == pytest.approx(0.07)
     assert choice.durable_seconds == pytest.approx(0.35)
-    assert choice.interval == 35
+    assert choice.interval == 35 and choice.overhead == pytest.approx(0.02)
+    assert choice.goodput is None and choice.lost_seconds == pytest.approx(1.75 + 0.35)
     assert training.run(3500) <= 0.0205
     gaps = {b - a for a, b in zip(training.saved[3:], training.saved[4:], strict=False)}
     assert gaps == {35}
@@ -151,7 +176,85 @@ def test_the_device_sets_the_lower_bound() -> None:
         training.blocked_seconds, training.durable_seconds = 0.0, 3.0
         training.run(300)
         assert training.interval == expected, in_flight
-        assert training.policy.choice is not None and training.policy.choice.bound == "device"
+        assert training.policy.choice is not None and training.policy.choice.bound == "throughput"
+
+
+def test_no_save_waits_for_a_slot() -> None:
+    """30 s for each of 2 in flight: a save every 15 s. A larger budget buys no shorter interval,
+    only the wait for a slot: the bound of the paper, with q = 1.5, would be 10 s."""
+    clock = Clock()
+    training = Training(Auto(budget=0.5, clock=clock), clock)
+    training.blocked_seconds, training.durable_seconds = 0.2, 30.0
+    training.run(3000)
+    choice = training.policy.choice
+    assert choice is not None and choice.bound == "throughput"
+    # 148 steps, and the cost of a save.
+    assert choice.interval == 148 and choice.overhead == pytest.approx(0.2 / 14.8)
+
+
+def test_failures_set_the_interval() -> None:
+    """Where they are rare, the best interval is Young's: the square root of 2 · cost · M."""
+    clock = Clock()
+    training = Training(Auto(mtbf_seconds=2e5, restart_seconds=100, clock=clock), clock)
+    training.blocked_seconds = 1.0
+    training.run(12_000)
+    choice = training.policy.choice
+    assert choice is not None and choice.bound == "failures"
+    assert choice.interval * 0.1 == pytest.approx((2 * 1.0 * 2e5) ** 0.5, rel=0.01)
+    assert choice.overhead < 0.02
+    # What saving takes, what failures take, and the restarts.
+    share = 1 - choice.overhead - (choice.lost_seconds + 100) / 2e5
+    assert choice.goodput == pytest.approx(share, abs=1e-4)
+    # More of them ask for more saves than the budget allows.
+    training = Training(Auto(mtbf_seconds=600, clock=clock), clock)
+    training.blocked_seconds = 1.0
+    training.run(3000)
+    choice = training.policy.choice
+    assert choice is not None and choice.bound == "budget" and choice.interval == 500
+    assert choice.goodput is not None and choice.goodput < 0.98
+
+
+def test_a_quick_loop_saves_at_each_step() -> None:
+    clock = Clock()
+    training = Training(Auto(budget=0.5, clock=clock), clock)
+    training.blocked_seconds, training.durable_seconds = 0.001, 0.05
+    training.run(100)
+    choice = training.policy.choice
+    assert choice is not None and choice.interval == 1 and choice.bound == "step"
+
+
+def test_steps_that_take_no_time() -> None:
+    """No interval keeps to the budget: the longest one is chosen, and reported as too short."""
+    clock = Clock()
+    training = Training(Auto(budget=0.5, clock=clock), clock)
+    training.step_seconds = training.slowed_seconds = training.durable_seconds = 0.0
+    training.blocked_seconds = 2.0
+    training.run(40)
+    choice = training.policy.choice
+    assert choice is not None and choice.interval == 10**9 and choice.bound == "limit"
+    assert choice.overhead == pytest.approx(2.0)
+
+
+def test_it_moves_by_a_factor_of_two() -> None:
+    """And the figures are those of the interval in force, not of the one that it moves to."""
+    clock = Clock()
+    training = Training(Auto(budget=0.02, clock=clock), clock)
+    training.run(2000)
+    assert training.interval == 5
+    training.blocked_seconds = 4.0
+    seen = []
+    for _ in range(30_000):
+        training.run(1)
+        choice = training.policy.choice
+        assert choice is not None
+        if not seen or choice.interval != seen[-1]:
+            seen.append(choice.interval)
+            # Not the limit that the factor of two is.
+            assert choice.bound == "budget"
+            assert choice.overhead == pytest.approx(
+                choice.cost_seconds / (choice.interval * choice.iteration_seconds)
+            )
+    assert seen == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2000]
 
 
 def test_it_profiles_before_it_chooses() -> None:
@@ -186,7 +289,7 @@ def test_it_adapts_while_the_training_changes(caplog: pytest.LogCaptureFixture) 
     assert before == 5 and slower == 20 and training.interval == 5
     assert caplog.records[0].getMessage() == (
         "run.pcc: a save every 5 steps, bound by the budget: a step takes 100 ms, a save costs "
-        "10 ms and is durable after 350 ms with 2 in flight; overhead 1.96 %, budget 2.00 %"
+        "10 ms and is durable after 350 ms with 2 in flight; overhead 2.00 %, budget 2.00 %"
     )
     assert training.run(2000) <= 0.021
 
@@ -209,6 +312,15 @@ def test_limits_and_failed_saves(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "pccheck"):
         training.run(100)
     assert training.interval == 10 and "raise max_steps or the budget" in caplog.text
+    # Blocked for 1 s of each second.
+    assert "overhead 100.00 %" in caplog.text
+    training = Training(Auto(budget=0.1, min_steps=5, clock=clock), clock)
+    training.run(300)
+    choice = training.policy.choice
+    assert choice is not None and choice.interval == 5 and choice.bound == "limit"
+    training = Training(Auto(budget=0.05, clock=clock), clock)
+    training.run(300)
+    assert training.interval == 2
     policy = Auto(clock=clock)
     policy.began(0, Saving(clock, clock.now, None, is_failed=True))
     for step in range(50):

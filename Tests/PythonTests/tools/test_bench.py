@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from stand_in import LIBRARY
 
 from Benchmarks import engine, machine
 from Benchmarks.peers import PEERS
@@ -35,7 +36,7 @@ def run_worker(peer: str, tmp_path: Path, *arguments: str) -> dict[str, Any]:
             sys.executable, "-m", "Benchmarks.worker", *arguments, "--peer", peer,
             "--directory", str(tmp_path / "files"),
         ],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout)
@@ -98,7 +99,11 @@ def test_everything_in_one_run(tmp_path: Path) -> None:
         "--output", str(output), "--peer", "pccheck", "safetensors", "--bytes", "2000000",
         "--loop-bytes", "1000000", "--tool", TOOL,
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    # A stand-in is the GPU.
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(LIBRARY.parent)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert "left" in result.stderr and "done in" in result.stderr
     results = json.loads((output / "results.json").read_text())
@@ -110,6 +115,7 @@ def test_everything_in_one_run(tmp_path: Path) -> None:
     text = (output / "results.md").read_text()
     assert "safetensors + fsync" in text and "every 5" in text
     assert "Slowdown of real training on these cores" in text
+    assert "| 2 MiB | Fake CUDA device 0 |" in text
     for name in ("durable.png", "cost.png", "loop.png", "sweep.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     if machine.fio_version() is not None and "fio" not in results["skipped"]:
@@ -239,7 +245,7 @@ def test_kinds_of_state(tmp_path: Path) -> None:
             sys.executable, "-m", "Benchmarks.kinds", "--directory", str(tmp_path), "--bytes",
             str(13 << 20), "--rounds", "1", "--saves", "2", "--kind", "state_dict", "torch.save",
         ],
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if "MiB |" in line]

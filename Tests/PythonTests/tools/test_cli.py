@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from test_tools import TOOLS, run_tool
 
 import pccheck
+import pccheck.distributed
 import pccheck.torch
 
 PAGE = ROOT / "spec" / "PYTHON.md"
@@ -533,6 +534,8 @@ def test_the_page_shows_commands_that_work(
     with pccheck.torch.Checkpointer("run.pcc", retain=2) as ckpt:
         for step in (900, 1000):
             ckpt.save(step, model=foreign.torch_state()["model"]).wait()
+    with pccheck.distributed.Checkpointer("run") as group:
+        group.save(1000, model=foreign.torch_state()["model"]).wait_group()
     foreign.hugging_face(tmp_path / "checkpoint-500")
     foreign.hugging_face(tmp_path / "checkpoint-1000", step=1000)
     torch.save(foreign.torch_state(), "old.pt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,29 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from rank_files import (
+    RUN,
+    compose,
+    damage,
+    jobs,
+    payload,
+    rank_file,
+    sharded,
+    step_of,
+    tensor,
+    values,
+)
 from safetensors.torch import load_file
 from test_tools import run_tool
 
 import pccheck.distributed
 import pccheck.torch
 
-sys.path[:0] = [str(ROOT / "Tests" / "Fixtures"), str(ROOT / "Tests" / "PythonTests" / "ranks")]
+sys.path.insert(0, str(ROOT / "Tests" / "PythonTests" / "ranks"))
 
-import compose  # noqa: E402
 from gang import Gang, ended  # noqa: E402
 
 Job = Callable[..., Gang]
-RUN = bytes(range(0x40, 0x50))
-STORED = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8", "int16": "I16"}
 
 
 def extract(folder: Path, out: Path, *options: object, status: int = 0) -> str:
@@ -176,78 +185,6 @@ def test_ranks_of_torch_in_every_format(
 
 
 # -- composed files
-
-
-def numpy_entry(value: np.ndarray[Any, Any]) -> tuple[str, list[int], bytes]:
-    return STORED[str(value.dtype)], list(value.shape), value.tobytes()
-
-
-def payload(
-    tensors: Mapping[str, np.ndarray[Any, Any]], state: Any = None, objects: Any = None,
-    claims: Any = None,
-) -> compose.Content:  # fmt: skip
-    """The payload of a rank: its stored tensors, its state document, and what it claimed."""
-    header: dict[str, Any] = {}
-    metadata = {"format": "pt"}
-    if state is not None:
-        metadata["pccheck.state"] = json.dumps({"version": 1, "state": state})
-    if objects is not None:
-        metadata["pccheck.objects"] = json.dumps({"version": 1, "objects": objects})
-    if claims is not None:
-        metadata["pccheck.group"] = json.dumps({"version": 1, "claims": claims})
-    header["__metadata__"] = metadata
-    data = b""
-    for name, value in tensors.items():
-        dtype, shape, content = numpy_entry(value)
-        header[name] = {
-            "dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)],
-        }  # fmt: skip
-        data += content
-    return compose.manifest(json.dumps(header), data)
-
-
-def rank_file(
-    folder: Path, rank: int, world: int, contents: Mapping[tuple[int, int], compose.Content],
-    *, run: bytes = RUN,
-) -> Path:
-    """The file of a rank with one content for each attempt and step, the oldest first."""
-    image = compose.Image(
-        in_flight=2, retain=2, capacity=1 << 20, rank=rank, world_size=world, run_uuid=run,
-        uuid=bytes([rank, world % 251]) * 8)
-    image.commit(1)
-    image.commit(2)
-    held: list[tuple[int, int]] = []
-    for index, ((attempt, step), content) in enumerate(contents.items()):
-        image.complete(index, index + 1, content, attempt=attempt, step=step)
-        held = [(index, index + 1), *held]
-        image.commit(3 + index, index, retained=tuple(held[1:]), attempt=attempt)
-    path = folder / f"rank-{rank:05}-of-{world:05}.pcc"
-    path.write_bytes(bytes(image.data))
-    return path
-
-
-def sharded(
-    shape: list[int], boxes: list[tuple[list[int], list[int], Any]], dtype: str = "float32",
-    ranks: tuple[int, ...] = (0, 1),
-) -> dict[str, Any]:
-    """The node of a tensor, of which a file has some boxes."""
-    return {
-        "$sharded": {
-            "shape": shape, "dtype": dtype, "ranks": list(ranks),
-            "boxes": [
-                {"offsets": offsets, "sizes": sizes, "local": local}
-                for offsets, sizes, local in boxes
-            ],
-        }
-    }  # fmt: skip
-
-
-def tensor(name: str, **more: Any) -> dict[str, Any]:
-    return {"$tensor": name, **more}
-
-
-def values(*shape: int, seed: int = 1) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def group(folder: Path, *contents: compose.Content) -> None:
@@ -440,32 +377,6 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, kind: str) -> None:
 # -- which checkpoint
 
 
-def step_of(step: int, rank: int, world: int = 2) -> compose.Content:
-    """One row of a matrix for each rank, over several chunks."""
-    row = np.full((1, 50_000), step, np.float32)
-    return payload(
-        {"x": row},
-        {"x": sharded([world, 50_000], [([rank, 0], [1, 50_000], tensor("x"))],
-                      ranks=tuple(range(world)))})  # fmt: skip
-
-
-def jobs(folder: Path, world: int, names: list[tuple[int, int]]) -> list[Path]:
-    return [
-        rank_file(folder, rank, world, {
-            name: step_of(name[1], rank, world) for name in names})
-        for rank in range(world)
-    ]  # fmt: skip
-
-
-def damage(path: Path, step: int) -> None:
-    """Flips a bit of the values of a step."""
-    data = bytearray(path.read_bytes())
-    place = data.find(np.full(1000, step, np.float32).tobytes())
-    assert place > 0
-    data[place + 2000] ^= 1
-    path.write_bytes(data)
-
-
 def steps_in(path: Path) -> set[float]:
     return set(load_file(path)["x"].unique().tolist())
 
@@ -514,8 +425,40 @@ def test_ranks_that_did_not_hold_the_same(tmp_path: Path) -> None:
     assert "step 3 of attempt 1: it is void" in said
     assert "ranks 0, 2 held other values than rank 1" in said
     assert "falling back to step 2 of attempt 1" in said
+    for tool in ("pcinspect", "pcfsck"):
+        shown = run_tool(tool, folder).stdout
+        assert "continues from step 2 of attempt 1" in shown, shown
+        assert "not step 4 of attempt 1: ranks 0 to 2: the ranks did not hold the same" in " ".join(
+            shown.split()
+        )
     refused = extract(folder, tmp_path / "other.safetensors", "--step", 3, status=4)
     assert "it is void" in refused
+
+
+def test_a_torn_checkpoint_does_not_hide_that_a_file_is_away(tmp_path: Path) -> None:
+    """A power cut tore the newest one, which nobody knew to be durable."""
+    jobs(tmp_path, 1, [(1, 10), (3, 30)], unnamed=1)
+    away = jobs(tmp_path, 2, [(2, 20)])[1]
+    kept = away.read_bytes()
+    away.unlink()
+    damage(tmp_path / "rank-00000-of-00001.pcc", 30)
+    out = tmp_path / "x.safetensors"
+    said = extract(tmp_path, out, status=4)
+    assert "step 20 of attempt 2 was durable on all ranks, or may have been" in said
+    assert "rank 1: no file" in said and "falling back" not in said and not out.exists()
+    extract(tmp_path, out, "--step", 10)
+    assert steps_in(out) == {10}
+    away.write_bytes(kept)
+    said = extract(tmp_path, out, status=4)
+    assert "falling back to step 20 of attempt 2 from step 30 of attempt 3" in said
+    assert steps_in(out) == {20}
+
+
+def test_a_torn_first_save_is_nothing(tmp_path: Path) -> None:
+    jobs(tmp_path, 1, [(1, 10)], unnamed=1)
+    damage(tmp_path / "rank-00000-of-00001.pcc", 10)
+    said = extract(tmp_path, tmp_path / "x.safetensors", status=8)
+    assert "nothing was durable on all ranks" in said
 
 
 def test_a_rank_that_was_killed(tmp_path: Path) -> None:

@@ -51,9 +51,13 @@ package struct Simulation {
         let retain: Int
         var options: WriterOptions
         let plantedBug: PlantedBug?
+        let deviceMistake: DeviceMistake?
 
-        init(_ random: inout SplitMix64, _ plantedBug: PlantedBug?) {
+        init(
+            _ random: inout SplitMix64, _ plantedBug: PlantedBug?, _ deviceMistake: DeviceMistake?
+        ) {
             self.plantedBug = plantedBug
+            self.deviceMistake = deviceMistake
             inFlight = .random(in: 1...3, using: &random)
             retain = .random(in: 1...2, using: &random)
             options = SmallFile.options()
@@ -95,11 +99,13 @@ package struct Simulation {
     }
 
     /// Runs one seed to its end, or to the first violation.
-    package static func run(seed: UInt64, plantedBug: PlantedBug? = nil) -> SimulationReport {
+    package static func run(
+        seed: UInt64, plantedBug: PlantedBug? = nil, deviceMistake: DeviceMistake? = nil
+    ) -> SimulationReport {
         let scheduler = SimulatedScheduler(seed: seed, name: "replay: simulate --seed \(seed)")
         return scheduler.during {
             var random = SplitMix64(seed: seed)
-            var report = writerRuns(&random, Shape(&random, plantedBug), scheduler)
+            var report = writerRuns(&random, Shape(&random, plantedBug, deviceMistake), scheduler)
             report.turnCount = scheduler.turnCount
             report.trace = scheduler.trace
             return report

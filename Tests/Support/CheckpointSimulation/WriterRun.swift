@@ -16,6 +16,10 @@ struct WriterRun {
     private var random: SplitMix64
     /// Decides which checkpoints need approval, and which get it.
     private var approvals: SplitMix64
+    /// Decides what of a state is on a device.
+    private var places: SplitMix64
+    /// nil while the whole state is on the host.
+    private let rig: DeviceRig?
     private var step: UInt64
     private var tickets: [CheckpointTicket] = []
     private(set) var report = SimulationReport()
@@ -30,6 +34,10 @@ struct WriterRun {
         self.scheduler = scheduler
         random = SplitMix64(seed: seed)
         approvals = SplitMix64(seed: ~seed)
+        places = SplitMix64(seed: seed ^ 0xDE71CE)
+        let isOnDevice =
+            UInt8.random(in: 0..<4, using: &places) == 0 || shape.deviceMistake != nil
+        rig = isOnDevice ? DeviceRig(scheduler, shape.deviceMistake, random: &places) : nil
         medium = RecordingStorage(contents: start.contents)
         let isFaulty = Bool.random(using: &random)
         plan = isFaulty ? FaultPlan(seed: random.next(), callCount: 60) : FaultPlan()
@@ -62,7 +70,9 @@ struct WriterRun {
         do throws(CheckpointError) {
             let disk = SimulatedDisk(medium, scheduler: scheduler)
             let storage = FaultyStorage.plant(shape.plantedBug, in: disk)
-            try use(CheckpointWriter(storage: storage, options: shape.options))
+            var options = shape.options
+            if let rig { options.deviceRuntime = rig }
+            try use(CheckpointWriter(storage: storage, options: options))
         } catch {
             // Before it failed it may have passed over what it could not read, and said so on the
             // medium.
@@ -72,6 +82,7 @@ struct WriterRun {
                 fail("the writer refused: \(error)")
             }
         }
+        if let problem = rig?.stop() { fail(problem) }
         medium.setPlan(FaultPlan())
         for sequence in promises.newlyDurable() { medium.note(sequence) }
         medium.setObserver(nil)
@@ -157,13 +168,14 @@ struct WriterRun {
         // Memory that is the caller's: the writer must be done with it when it says staged.
         let memory = AlignedBuffer(byteCount: payload.count)
         memory.copy(payload, to: 0)
-        // Safe: the buffer lives until the end of this function, which waits for staged.
-        let region = unsafe CheckpointPayload.Region(
+        // Safe: the buffer lives until the end of this function, which waits until nobody reads it.
+        let whole = unsafe CheckpointPayload.Region(
             UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount))
+        let regions = rig?.place(payload, memory, random: &places) ?? [whole]
         do throws(CheckpointError) {
             let needsApproval = UInt8.random(in: 0..<4, using: &approvals) == 0
             let ticket = try writer.save(
-                step: step, payload: CheckpointPayload(opaque: [region]),
+                step: step, payload: CheckpointPayload(opaque: regions),
                 isUrgent: UInt8.random(in: 0..<4, using: &random) == 0,
                 needsApproval: needsApproval)
             guard ticket.outcome != .skipped else { return nil }
@@ -173,19 +185,32 @@ struct WriterRun {
             promises.began(ticket, needsApproval ? nil : payload)
             tickets.append(ticket)
             report.savedCount += 1
-            try? ticket.waitStaged()
+            waitUntilUnread(ticket)
             memory.fillWithZeros(0..<memory.byteCount)
             if needsApproval { decide(ticket, payload, writer) }
             return ticket
         } catch {
             let isAllowed =
                 [.busy, .timeout].contains(error.code)
+                || error.code == .accelerator && rig?.mayFail == true
                 || !plan.rules.isEmpty
                     && [.failStop, .slotsExhausted, .inputOutput].contains(error.code)
             if !isAllowed { fail("save failed: \(error)") }
             return nil
         }
     }
+
+    /// Its memory of the host may change then; that of devices does, as soon as they let it.
+    private func waitUntilUnread(_ ticket: CheckpointTicket) {
+        do throws(CheckpointError) {
+            guard let rig else { return try ticket.waitStaged() }
+            try rig.compute(behind: ticket)
+        } catch {
+            // A device that has failed holds nothing back: its checkpoint fails.
+            try? ticket.waitStaged()
+        }
+    }
+
     /// Approves a checkpoint or rejects it, now or later.
     private mutating func decide(
         _ ticket: CheckpointTicket, _ payload: [UInt8], _ writer: CheckpointWriter

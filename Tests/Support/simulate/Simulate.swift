@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import CProcessor
 internal import CheckpointSimulation
 internal import CheckpointStorage
 internal import Foundation
@@ -23,6 +24,8 @@ internal import Foundation
         help: ArgumentHelp(
             "Give the medium below the writer a mistake: "
                 + PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")
+                + "; or the device: "
+                + DeviceMistake.allCases.map(\.rawValue).joined(separator: ", ")
                 + "; with --groups, the ranks: "
                 + GroupMistake.allCases.map(\.rawValue).joined(separator: ", ") + "."))
     var bug: String?
@@ -54,7 +57,9 @@ internal import Foundation
     }
 
     private var allBugs: [String] {
-        groups ? GroupMistake.allCases.map(\.rawValue) : PlantedBug.allCases.map(\.rawValue)
+        groups
+            ? GroupMistake.allCases.map(\.rawValue)
+            : PlantedBug.allCases.map(\.rawValue) + DeviceMistake.allCases.map(\.rawValue)
     }
 
     /// Runs one seed.
@@ -64,14 +69,20 @@ internal import Foundation
             return { GroupSimulation.run(seed: $0, mistake: mistake) }
         }
         let plantedBug = bug.flatMap(PlantedBug.init)
-        return { Simulation.run(seed: $0, plantedBug: plantedBug) }
+        let deviceMistake = bug.flatMap(DeviceMistake.init)
+        return { Simulation.run(seed: $0, plantedBug: plantedBug, deviceMistake: deviceMistake) }
     }
 
     private func tally(_ bug: String?) throws -> Tally {
         let tally = Tally(first: first, count: UInt64(seeds), seconds: seconds)
         let simulation = simulation(bug)
-        let threads = try (0..<jobs).map {
-            try WorkerThread(name: "simulate-\($0)") { tally.work(simulation) }
+        let threads = try (0..<jobs).map { job in
+            try WorkerThread(name: "simulate-\(job)") {
+                // The threads of a run take turns. A turn that goes to another processor has to
+                // wake that one first, which takes longer than the turn.
+                pcct_stay_on_processor(UInt32(job))
+                tally.work(simulation)
+            }
         }
         for thread in threads { thread.join() }
         return tally

@@ -2,39 +2,49 @@ internal import CheckpointCheck
 internal import CheckpointFormat
 internal import CheckpointGroup
 
-/// Which group checkpoints a command uses: those that a restart would try, or those of one step.
+/// Which group checkpoint a command uses: the one that a restart would try, or that of one step.
 struct GroupChoice {
     private let path: String
     private let decision: GroupDecision
     private let step: UInt64?
+    private let isFirst: Bool
 
-    init(_ inspection: FolderInspection, step: UInt64?) {
+    /// - Parameter tried: checkpoints of the same inspection that could not be read.
+    init(_ inspection: FolderInspection, without tried: [GroupCheckpointName], step: UInt64?) {
         path = inspection.folder.path
-        decision = inspection.decision
+        // Of damaged and void, the choice is the same: they differ only in whether a job may begin.
+        decision = GroupSelection.decide(
+            inspection.files.map(\.report), rejected: tried.map { .init($0, .damaged) })
+        isFirst = tried.isEmpty
         self.step = step
     }
 
     /// A checkpoint was named, so that another one is no substitute.
     var isPinned: Bool { step != nil }
 
-    /// At least one, in the order in which they are tried; of a step, that of the last attempt.
+    /// Of a step, that of the last attempt.
     ///
     /// - Throws: `noCheckpoint` when there is none, `corrupt` when a restart would fail.
-    var checkpoints: [GroupDecision.Checkpoint] {
+    var checkpoint: GroupDecision.Checkpoint {
         get throws(CheckpointError) {
             if decision.problems.contains(where: \.kind.isMixture) { throw refusal }
-            let complete = decision.checkpoints.filter(\.isComplete)
             if let step {
+                let complete = decision.checkpoints.filter(\.isComplete)
                 guard let found = complete.first(where: { $0.name.step == step }) else {
                     throw missing(step, complete)
                 }
-                return [found]
+                return found
             }
             switch decision.outcome {
-            case .resume: return complete
+            case .resume(let checkpoint): return checkpoint
             case .begin:
                 throw CheckpointError(
                     .noCheckpoint, "\(path): nothing was durable on all ranks; see pcinspect")
+            case .refuse where decision.choice == nil && !isFirst:
+                throw CheckpointError(
+                    .corrupt,
+                    "\(path): no checkpoint that is on all ranks can be read; run pcfsck --verify "
+                        + "full \(path)")
             case .refuse: throw refusal
             }
         }

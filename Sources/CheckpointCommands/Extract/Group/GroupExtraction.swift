@@ -70,30 +70,40 @@ struct GroupExtraction {
         _ passed: inout [GroupRejection]
     ) throws(CheckpointError) -> ExitStatus {
         let inspection = try FolderInspection(path: command.file)
-        let choice = GroupChoice(inspection, step: command.choice.step)
-        let checkpoints = try choice.checkpoints
-        if let lost = choice.lost { add(lost, to: &passed, next: checkpoints.first) }
-        for (index, checkpoint) in checkpoints.enumerated() {
+        var tried: [GroupCheckpointName] = []
+        var fallingFrom: GroupCheckpointName?
+        while true {
+            let choice = GroupChoice(inspection, without: tried, step: command.choice.step)
+            if let lost = choice.lost, add(lost, to: &passed) { fallingFrom = lost.name }
+            let checkpoint = try choice.checkpoint
+            if let name = fallingFrom {
+                Output.diagnostics.line(
+                    "\(Self.label) falling back to \(checkpoint.name) from \(name)")
+                fallingFrom = nil
+            }
             do throws(CheckpointError) {
-                let passing: ExitStatus = passed.isEmpty ? .clean : .uncorrected
-                guard let target else {
-                    return try list(inspection, checkpoint).union(passing)
-                }
-                report(try extract(checkpoint, to: target), passed, inspection)
-                return passing
+                return try use(checkpoint, inspection, passed)
             } catch {
                 guard !choice.isPinned, error.code == .corrupt || error.code == .inputOutput else {
                     throw error
                 }
-                add(
-                    GroupRejection(name: checkpoint.name, message: error.message), to: &passed,
-                    next: checkpoints.dropFirst(index + 1).first)
+                tried.append(checkpoint.name)
+                let rejection = GroupRejection(name: checkpoint.name, message: error.message)
+                if add(rejection, to: &passed) { fallingFrom = checkpoint.name }
             }
         }
-        throw CheckpointError(
-            .corrupt,
-            "\(command.file): no checkpoint that is on all ranks can be read; run pcfsck --verify "
-                + "full \(command.file)")
+    }
+
+    private func use(
+        _ checkpoint: GroupDecision.Checkpoint, _ inspection: FolderInspection,
+        _ passed: [GroupRejection]
+    ) throws(CheckpointError) -> ExitStatus {
+        let passing: ExitStatus = passed.isEmpty ? .clean : .uncorrected
+        guard let target else {
+            return try list(inspection, checkpoint).union(passing)
+        }
+        report(try extract(checkpoint, to: target), passed, inspection)
+        return passing
     }
 
     private func extract(
@@ -116,17 +126,16 @@ struct GroupExtraction {
 
     // MARK: What is said
 
+    private static let label = StyledText("pcextract:", .yellow)
+
     /// Standard error reports each rejection once.
-    private func add(
-        _ rejection: GroupRejection, to passed: inout [GroupRejection],
-        next: GroupDecision.Checkpoint?
-    ) {
-        if passed.contains(where: { $0.name == rejection.name }) { return }
+    ///
+    /// - Returns: whether it is a new one.
+    private func add(_ rejection: GroupRejection, to passed: inout [GroupRejection]) -> Bool {
+        if passed.contains(where: { $0.name == rejection.name }) { return false }
         passed.append(rejection)
-        let label = StyledText("pcextract:", .yellow)
-        Output.diagnostics.line("\(label) \(rejection.message)")
-        guard let next else { return }
-        Output.diagnostics.line("\(label) falling back to \(next.name) from \(rejection.name)")
+        Output.diagnostics.line("\(Self.label) \(rejection.message)")
+        return true
     }
 
     private func report(

@@ -70,7 +70,8 @@ extension JoinedState {
         }
         if hasOtherValues {
             remarks.append(
-                "values that are no tensors are not in it; pccheck.distributed.load returns them")
+                "values that are no tensors are not in it; pccheck.distributed.load returns them, "
+                    + "and python -m pccheck convert makes one .pcc file of the folder, with them")
         }
         return remarks
     }

@@ -55,7 +55,7 @@ struct JoinedState: Sendable {
             let manifest = try part.manifest()
             records.append(manifest.value(of: "pccheck.objects"))
             do throws(StateDocumentError) {
-                try claims.add(manifest.value(of: "pccheck.group"), rank: part.rank)
+                try claims.add(manifest.value(of: RankClaims.metadataKey), rank: part.rank)
             } catch {
                 throw CheckpointError(.corrupt, "\(part.path): its claims: \(error.message)")
             }

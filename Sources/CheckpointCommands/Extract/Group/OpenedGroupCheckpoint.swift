@@ -47,7 +47,8 @@ final class OpenedGroupCheckpoint {
         self.parts = parts
     }
 
-    private static func select(
+    /// Pins the part in its file.
+    static func select(
         _ part: GroupDecision.Part, _ name: GroupCheckpointName
     ) throws(CheckpointError) -> SelectedCheckpoint {
         let inspection = try Inspection(path: part.path)

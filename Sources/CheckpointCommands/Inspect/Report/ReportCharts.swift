@@ -84,10 +84,8 @@ struct ReportCharts {
         let cellCount = (count + perCell - 1) / perCell
         let cells = (0..<cellCount).map { cell -> HTMLText in
             let (x, y) = (cell % Self.cellsPerRow * 10, cell / Self.cellsPerRow * 12)
-            return """
-                <rect class="\(damaged.contains(cell) ? "broken" : "part")" x="\(x)" y="\(y)" \
-                width="8" height="10"/>
-                """
+            return SVG.rect(
+                damaged.contains(cell) ? "broken" : "part", x: x, y: y, width: 8, height: 10)
         }
         let rowCount = max(1, (cellCount + Self.cellsPerRow - 1) / Self.cellsPerRow)
         let label =
@@ -110,16 +108,12 @@ struct ReportCharts {
     private func textY(_ row: Int) -> Int { row * Self.rowHeight + 17 }
 
     private func bar(_ kind: String, x: Int, width: Int, _ row: Int) -> HTMLText {
-        """
-        <rect class="\(kind)" x="\(Self.labelWidth + x)" y="\(row * Self.rowHeight + 5)" \
-        width="\(width)" height="16"/>
-        """
+        SVG.rect(
+            kind, x: Self.labelWidth + x, y: row * Self.rowHeight + 5, width: width, height: 16)
     }
 
     private func rowLabel(_ text: String, _ row: Int) -> HTMLText {
-        """
-        <text x="0" y="\(textY(row))">\(PrintableText.shortened(text, to: 11))</text>
-        """
+        SVG.text(x: 0, y: textY(row), PrintableText.shortened(text, to: 11))
     }
 
     private func stateLabel(_ reason: SlotReason, _ row: Int) -> HTMLText {

@@ -7,10 +7,7 @@ enum ReportStyle {
     static let scriptDigest = "+pi13Bjo1TtYegZiIBYApFgGqa1G7IdJdHx+bN9Oam0="
 
     static let css = """
-        :root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--line:#d8dde3;--page:#fff;
-        --soft:#f5f7f9;--accent:#0b62c4;--bad:#b42318;--warn:#8a5a00}
-        @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--dim:#9aa4ae;--line:#333b44;
-        --page:#14181c;--soft:#1c2127;--accent:#6cb0ff;--bad:#ff8a7d;--warn:#e5b454}}
+        \(ChartStyle.palette)
         *{box-sizing:border-box}
         body{margin:0 auto;max-width:1080px;padding:40px 24px 64px;background:var(--page);
         color:var(--ink);font:15px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}

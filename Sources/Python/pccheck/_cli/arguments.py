@@ -25,6 +25,8 @@ by its content; with several, the file holds a checkpoint for each:
   a file of torch.save (.pt, .pth, .bin, .ckpt)
   a safetensors file, or the index of several (model.safetensors.index.json)
   a directory of torch.distributed.checkpoint (with .metadata)
+  a folder with the files of ranks: the newest checkpoint that is durable on
+  all of them, or that of --step, in whole tensors
   a Hugging Face checkpoint: model.safetensors or pytorch_model.bin, whole or
   in shards, optimizer.pt, scheduler.pt, rng_state.pth; all other files are
   kept as their bytes
@@ -44,6 +46,7 @@ examples:
   python -m pccheck convert run.pcc -o checkpoint-1000 --step 1000
   python -m pccheck convert run.pcc -o model.safetensors --strip model.
   python -m pccheck convert run.pcc -o folder --to hf --config gpt2/
+  python -m pccheck convert run/ -o whole.pcc
 """
 
 
@@ -111,7 +114,8 @@ def _add_common(parser: _Parser) -> None:
     parser.add_argument(
         "--step", type=_step, action="append", default=[],
         help="the step of each input, in their order; without it that of trainer_state.json, the "
-        "number at the end of a name, or 0. From a .pcc file: the checkpoint to take",
+        "number at the end of a name, or 0. From a .pcc file or a folder of ranks: the checkpoint "
+        "to take",
     )  # fmt: skip
     parser.add_argument(
         "--part", metavar="NAME",

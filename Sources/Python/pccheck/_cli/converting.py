@@ -14,6 +14,7 @@ from .._convert.target import Encoded, Settings, Target
 from .._core.arguments import parse_size
 from .._core.printable import printable
 from .._files.shape import with_room
+from .._state.references import LISTED_NAME_COUNT
 from ..errors import InvalidArgument
 from .outcome import Status, print_json
 from .terminal import Output, Progress, byte_text, plural
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status
     progress = Progress(diagnostics, options.quiet)
     try:
         if "pcc" not in kinds:
-            return _into(options, kinds, progress, out)
+            return _into(options, kinds, progress, out, diagnostics)
         if len(kinds) > 1:
             raise InvalidArgument("a .pcc file is converted alone; name one, and --step")
         return _back(options, progress, out, diagnostics)
@@ -40,24 +41,26 @@ def run(options: argparse.Namespace, out: Output, diagnostics: Output) -> Status
 
 
 def _into(
-    options: argparse.Namespace, kinds: list[str], progress: Progress, out: Output
-) -> Status:
+    options: argparse.Namespace, kinds: list[str], progress: Progress, out: Output,
+    diagnostics: Output,
+) -> Status:  # fmt: skip
     if options.to or not options.output.endswith(".pcc"):
         raise InvalidArgument(
             f"{options.output} does not end in .pcc, and none of the inputs is a .pcc file; "
-            "convert into a .pcc file first"
+            "convert into a .pcc file first, and that one back"
         )
     _refuse_options_of_back(options)
     refuse_existing(options.output, options.force)
     work = _ordered(options, kinds)
     reading = inputs.Options(options.trust, options.ignore_checksums)
 
-    def encoded(path: str, kind: str) -> Encoded:
-        return Encoded(inputs.open_input(path, kind, reading, progress), options.part)
+    def encoded(step: int, path: str, kind: str) -> Encoded:
+        named = step if options.step else None
+        return Encoded(inputs.open_input(path, kind, reading, progress, named), options.part)
 
     # One is opened once; of several, all are looked at before the first is written.
-    first = encoded(*work[0][1:]) if len(work) == 1 else None
-    sizes = [(first or encoded(path, kind)).byte_count() for _, path, kind in work]
+    first = encoded(*work[0]) if len(work) == 1 else None
+    sizes = [(first or encoded(*each)).byte_count() for each in work]
     capacity = with_room(max(sizes))
     if options.capacity:
         capacity = _capacity(options.capacity, max(sizes))
@@ -69,16 +72,29 @@ def _into(
     written: list[dict[str, Any]] = []
     with Target(options.output, settings, force=options.force, show=progress) as target:
         for step, path, kind in work:
-            state = first or encoded(path, kind)
+            state = first or encoded(step, path, kind)
+            # A job that is running may have a newer one by now.
+            step = step if state.step is None else state.step
             outcome = target.save(step, state)
             written.append(
                 {
                     "input": path, "kind": kind, "step": step, "sequence": outcome.sequence,
                     "payload_byte_count": state.byte_count(), "tensor_count": state.tensor_count,
+                    "rank_count": state.rank_count,
+                    "left_out": [
+                        {"tensor": name, "rank": rank} for name, rank in state.left_out.items()
+                    ],
                 }
             )  # fmt: skip
         target.publish()
     progress.finish()
+    for entry in written:
+        if entry["kind"] == "group" and entry["rank_count"] > 1 and not options.quiet:
+            diagnostics.line(
+                ("pccheck:", "yellow"), f" {printable(entry['input'])}: joined from "
+                f"{entry['rank_count']} ranks; what each stored for itself is that of rank 0"
+                + _left_out_text(entry["left_out"]),
+            )  # fmt: skip
     if options.json:
         print_json(out, "convert", {
             "direction": "into", "output": options.output, "checkpoints": written, "files": [],
@@ -92,6 +108,18 @@ def _into(
                 f"from {printable(entry['input'])}, durable in {printable(options.output)}"
             )
     return Status.DONE
+
+
+def _left_out_text(left_out: list[dict[str, Any]]) -> str:
+    if not left_out:
+        return ""
+    names = [f"{printable(each['tensor'])} (rank {each['rank']})" for each in left_out]
+    more = ", …" if len(names) > LISTED_NAME_COUNT else ""
+    return (
+        f", and {plural(len(names), 'tensor')} that only others have "
+        f"{'is' if len(names) == 1 else 'are'} left out: "
+        + ", ".join(names[:LISTED_NAME_COUNT]) + more
+    )  # fmt: skip
 
 
 def _refuse_options_of_back(options: argparse.Namespace) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from .._group.files import paths_in
 from ..errors import FileMissing
 from ..state import Encoder
-from . import dcp, hugging_face, safetensors, torch_file
+from . import dcp, group, hugging_face, safetensors, torch_file
 from .failures import UnknownInput
 from .leaves import teach
-from .stored import Show
+from .stored import Show, interruptible
 
 # As format.swift has it: what every .pcc file begins with.
 PCC_MAGIC = b"\x89PCK\r\n\x1a\n"
@@ -39,13 +40,20 @@ class Foreign:
     encoder: Encoder
     #: What goes into the metadata beside the state document.
     metadata: dict[str, str]
-    #: What the way back needs to know: see `leaves.source_text`.
-    source_kind: str
+    #: What the way back needs to know: see `leaves.source_text`; None where there is none.
+    source_kind: str | None
     note: dict[str, Any]
+    #: How many ranks saved it.
+    rank_count: int = 1
+    #: Tensors of ranks that rank 0 knows nothing of, each with the first rank that stored it.
+    left_out: dict[str, int] = field(default_factory=dict)
+    #: Of a checkpoint that has a step of its own.
+    step: int | None = None
 
 
 def kind_of(path: str) -> str:
-    """``pcc``, ``torch``, ``safetensors``, ``safetensors-index``, ``dcp`` or ``hugging-face``."""
+    """``pcc``, ``torch``, ``safetensors``, ``safetensors-index``, ``dcp``, ``hugging-face`` or
+    ``group``."""
     if os.path.isdir(path):
         return _kind_of_directory(path)
     if not os.path.lexists(path):
@@ -74,20 +82,28 @@ def kind_of(path: str) -> str:
 
 def _kind_of_directory(path: str) -> str:
     names = sorted(os.listdir(path))
+    is_hugging_face = hugging_face.weights_of(path) or any(
+        name in names for name in (hugging_face.TRAINER_STATE, "optimizer.pt")
+    )
+    if paths_in(path):
+        if dcp.METADATA_NAME in names or is_hugging_face:
+            raise UnknownInput(
+                f"{path} holds files of ranks, and a checkpoint of another format beside them; "
+                "move one of the two into a folder of its own"
+            )
+        return "group"
     if dcp.METADATA_NAME in names:
         return "dcp"
-    if hugging_face.weights_of(path) or any(
-        name in names for name in (hugging_face.TRAINER_STATE, "optimizer.pt")
-    ):
+    if is_hugging_face:
         return "hugging-face"
     indices = [name for name in names if name.endswith(safetensors.INDEX_SUFFIX)]
     hint = f"; name the index itself: {indices[0]}" if indices else ""
     shown = ", ".join(names[:_LISTED_COUNT]) or "nothing"
     more = ", …" if len(names) > _LISTED_COUNT else ""
     raise UnknownInput(
-        f"{path} holds {shown}{more}, expected .metadata (torch.distributed.checkpoint), or "
-        "model.safetensors, pytorch_model.bin or an index of one (Hugging Face), a file that names "
-        f"what is in the others{hint}"
+        f"{path} holds {shown}{more}, expected .metadata (torch.distributed.checkpoint), files of "
+        "ranks (rank-00000-of-00002.pcc), or model.safetensors, pytorch_model.bin or an index of "
+        f"one (Hugging Face), a file that names what is in the others{hint}"
     )
 
 
@@ -97,13 +113,20 @@ def step_of(path: str, kind: str) -> int:
         step = hugging_face.step_of(path)
         if step is not None:
             return step
+    if kind == "group":
+        return group.newest_step(path)
     match = _NUMBER_AT_END.search(os.path.basename(path.rstrip("/")))
     # A shard's number is not a step.
     return int(match[1]) if match and kind != "safetensors-index" else 0
 
 
-def open_input(path: str, kind: str, options: Options, show: Show) -> Foreign:
-    """Reads what an input holds; tensors stay in their file where that can be."""
+def open_input(
+    path: str, kind: str, options: Options, show: Show, step: int | None = None
+) -> Foreign:
+    """Reads what an input holds; tensors stay in their file where that can be.
+
+    ``step`` chooses the checkpoint in a folder of ranks.
+    """
     if kind in ("safetensors", "safetensors-index"):
         return _open_safetensors(path, kind)
     if kind == "torch":
@@ -115,6 +138,12 @@ def open_input(path: str, kind: str, options: Options, show: Show) -> Foreign:
     if kind == "dcp":
         state = dcp.read(path, show, trust=options.trust)
         return Foreign(path, kind, state, torch_file.encoder(), {"format": "pt"}, "dcp", {})
+    if kind == "group":
+        joined = interruptible(lambda: group.read(path, step))
+        return Foreign(
+            path, kind, joined.state, joined.encoder, joined.metadata, None, {},
+            joined.rank_count, joined.left_out, joined.step,
+        )  # fmt: skip
     state, note, needs_torch = hugging_face.read(
         path, show, trust=options.trust, ignore_checksums=options.ignore_checksums
     )

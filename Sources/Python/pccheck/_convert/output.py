@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from .._core import native
 from .._files.place import sibling
+from .._group.files import paths_in
 from ..errors import FileAlreadyExists, InvalidArgument
 
 # The byte that the creation of a file locks: spec/FORMAT.md, section 12.
@@ -35,9 +36,19 @@ def refuse_existing(path: str, force: bool) -> None:
 
 def refuse_itself(inputs: Sequence[str], output: str) -> None:
     """Raises when the output is one of the inputs, which --force would otherwise replace."""
+    place = os.path.realpath(output)
     for path in inputs:
         if os.path.exists(output) and os.path.samefile(path, output):
             raise InvalidArgument(f"{output} is what is to be read; choose another name")
+        if os.path.isdir(path) and paths_in(path) and _is_inside(place, os.path.realpath(path)):
+            raise InvalidArgument(
+                f"{output} is in the folder that is to be read, where only ranks have files; "
+                "choose another place"
+            )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
 
 
 def refuse_existing_directory(path: str) -> None:

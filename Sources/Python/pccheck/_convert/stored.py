@@ -153,10 +153,13 @@ def _entry(name: str, item: dict[str, Any], data_offset: int) -> StoredEntry:
     )
 
 
-def _interruptible(
-    reader: Reader, work: Callable[[], _Result], byte_count: int, title: str, show: Show
+def interruptible(
+    work: Callable[[], _Result], look: Callable[[], object] = lambda: None
 ) -> _Result:
-    """Work of the reader that may verify a whole checkpoint, on another thread."""
+    """Work that may take long in the library, on another thread, so that signals are heard.
+
+    `look` is called again and again meanwhile.
+    """
     results: list[_Result] = []
     failures: list[BaseException] = []
 
@@ -173,8 +176,7 @@ def _interruptible(
     while not is_done:
         thread.join(_POLL_SECONDS)
         is_done = not thread.is_alive()
-        if done := reader.verified_byte_count():
-            show(title, done, byte_count)
+        look()
     if failures:
         raise failures[0]
     return results[0]
@@ -206,11 +208,13 @@ def with_checkpoint(
     with Reader(path) as reader:
         largest = max((info.payload_byte_count for info in reader.list()), default=0)
 
+        def look() -> None:
+            if done := reader.verified_byte_count():
+                show("verifying", done, largest)
+
         def select(function: Callable[..., CheckpointInfo], argument: Any) -> CheckpointInfo:
             try:
-                return _interruptible(
-                    reader, lambda: function(argument), largest, "verifying", show
-                )
+                return interruptible(lambda: function(argument), look)
             finally:
                 tell(reader)
 

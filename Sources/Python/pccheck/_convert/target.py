@@ -25,6 +25,9 @@ from .stored import Show
 _POOL_BYTE_COUNT = 64 << 20
 _POLL_SECONDS = 0.05
 _CHUNK_BYTE_COUNT = 4 << 20
+_KINDS_WITH_PARTS = {
+    "hugging-face": "a Hugging Face checkpoint", "group": "a checkpoint of several ranks",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,24 @@ class Encoded:
     """A state as it is stored."""
 
     def __init__(self, foreign: Foreign, part: str | None) -> None:
-        if part is not None and foreign.kind == "hugging-face":
+        if part is not None and foreign.kind in _KINDS_WITH_PARTS:
             raise InvalidArgument(
-                f"{foreign.path}: a Hugging Face checkpoint has parts of its own; leave --part out"
+                f"{foreign.path}: {_KINDS_WITH_PARTS[foreign.kind]} has parts of its own; leave "
+                "--part out"
             )
         state = foreign.state if part is None else {part: foreign.state}
         note = foreign.note if part is None else {**foreign.note, "part": part}
         self.encoder: Encoder = foreign.encoder
+        self.rank_count = foreign.rank_count
+        self.left_out = foreign.left_out
+        self.step = foreign.step
         try:
             document = self.encoder.encode_state(state)
         except (TypeError, ValueError) as error:
             raise UnknownInput(f"{foreign.path}: {error}") from None
-        self.metadata = {
-            **foreign.metadata, DOCUMENT_KEY: document_text(document),
-            SOURCE_KEY: source_text(foreign.source_kind, note),
-        }  # fmt: skip
+        self.metadata = {**foreign.metadata, DOCUMENT_KEY: document_text(document)}
+        if foreign.source_kind is not None:
+            self.metadata[SOURCE_KEY] = source_text(foreign.source_kind, note)
 
     @property
     def tensor_count(self) -> int:

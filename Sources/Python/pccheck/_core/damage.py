@@ -13,12 +13,16 @@ _DAMAGE_REASONS = {
 
 
 def describe_damage(report: dict[str, Any]) -> list[str]:
-    """What of a recovery report is damage: slots that cannot be used, and an end that is lost."""
+    """What of a recovery report is damage: slots that cannot be used, and an end that is lost.
+
+    As for pcfsck, a slot that the superblock does not name may be torn by a crash or by the writer
+    that is at work; only a clean close excludes both.
+    """
     slots = [
         f"slot {slot['slot']} is {slot['reason']}"
         + (f" ({slot['detail']})" if slot.get("detail") else "")
         for slot in report["slots"]
-        if slot["reason"] in _DAMAGE_REASONS
+        if slot["reason"] in _DAMAGE_REASONS and (slot["is_named"] or report["is_clean_close"])
     ]
     if report["has_lost_end"]:
         slots.append("the end of the file is missing; pcfsck -y restores it")

@@ -6,6 +6,7 @@ import ctypes as c
 import json
 import logging
 import math
+import operator
 import os
 import sys
 import threading
@@ -20,9 +21,10 @@ import numpy as np
 from ..errors import CheckpointError, Closed, Forked
 from . import native
 from .debug import Watch
-from .handle import SLICE_MILLISECONDS, Approvals, Guard, SaveHandle
+from .handle import SLICE_MILLISECONDS, Approvals, Guard, SaveHandle, StreamOf
 from .past import Past
-from .tensors import TensorEntry
+from .saver import changes_nothing
+from .tensors import DevicePlace, TensorEntry
 
 log = logging.getLogger("pccheck")
 
@@ -37,6 +39,7 @@ _TENSOR_ROW = np.dtype(
     [
         ("name", "<u8"), ("dtype", "<u8"), ("shape", "<u8"), ("data", "<u8"),
         ("byte_count", "<u8"), ("rank", "<u4"), ("is_early", "<u4"),
+        ("device", "<u4"), ("ordinal", "<i4"), ("stream", "<u8"),
     ]
 )  # fmt: skip
 assert c.sizeof(native.Tensor) == _TENSOR_ROW.itemsize
@@ -63,6 +66,12 @@ def _pin_text(pin: dict[str, Any]) -> str:
     return f"slot {pin['slot']} is pinned by {holder}"
 
 
+#: What of an entry is the same in every row that is used again.
+_kept_in_rows = operator.attrgetter(
+    "name", "stored_dtype", "shape", "byte_count", "is_copy", "is_guarded"
+)
+
+
 def _is_early(entry: TensorEntry) -> bool:
     """True for memory that may change, unnoticed, as soon as save() has returned."""
     return entry.byte_count > 0 and not (entry.is_copy or entry.is_guarded)
@@ -73,47 +82,64 @@ def _handle_of(
     guard: Guard | None, writer: c.c_void_p,
 ) -> SaveHandle:  # fmt: skip
     """The handle of a save that has not begun; it keeps the memory alive."""
-    owners: list[object] = []
-    early_owners: list[object] = []
-    byte_count = copied_byte_count = 0
-    reads_guarded = False
-    for entry in entries:
-        byte_count += entry.byte_count
-        if entry.is_copy:
-            copied_byte_count += entry.byte_count
-        elif entry.is_guarded:
-            reads_guarded = True
-        elif entry.byte_count:
-            early_owners.append(entry.owner)
-            continue
-        owners.append(entry.owner)
+    # Kind by kind: a state may have 100,000 entries, nearly all of one kind.
+    copies = [entry for entry in entries if entry.is_copy]
+    read = [entry for entry in entries if not entry.is_copy]
+    guarded = [entry for entry in read if entry.is_guarded]
+    unguarded = [entry for entry in read if not entry.is_guarded]
+    on_devices = [entry for entry in read if entry.place is not None]
+    early_places = {entry.place for entry in unguarded if entry.place is not None}
+    early_owners = [
+        entry.owner for entry in unguarded if entry.place is None and entry.byte_count
+    ]
+    owners = [entry.owner for entry in (*copies, *guarded, *on_devices)]
+    places = {entry.place for entry in on_devices if entry.place is not None}
     handle = kind(
-        step, owners, watch, reads_guarded, byte_count, early_owners, guard, writer
-    )
-    handle.copied_byte_count = copied_byte_count
+        step, owners, watch, bool(guarded), _byte_count(entries), early_owners, guard, writer,
+        places, early_places,
+    )  # fmt: skip
+    handle.copied_byte_count = _byte_count(copies)
+    handle.device_byte_count = _byte_count(on_devices)
     return handle
+
+
+def _byte_count(entries: Sequence[TensorEntry]) -> int:
+    return sum([entry.byte_count for entry in entries])
 
 
 class TensorTable:
     """The pcc_tensor rows of a state, reused while its structure stays the same."""
 
     def __init__(self) -> None:
-        self._signature: list[tuple[str, str, tuple[int, ...], bool]] | None = None
+        self._signature: list[object] | None = None
         self._rows = np.empty(0, _TENSOR_ROW)
         self._keep: list[object] = []
+        self._has_places = False
 
     def fill(self, entries: Sequence[TensorEntry]) -> tuple[int | None, int]:
         """Address and count of the rows; they stay valid until the next call."""
-        signature = [
-            (entry.name, entry.stored_dtype, entry.shape, _is_early(entry)) for entry in entries
-        ]
+        signature: list[object] = list(map(_kept_in_rows, entries))
         if signature != self._signature:
             # An interrupt here leaves rows that are half made, and that nothing uses.
             self._signature = None
             self._build(entries)
             self._signature = signature
-        self._rows["data"] = [entry.address if entry.byte_count else 0 for entry in entries]
+        addresses = np.array([entry.address for entry in entries], dtype="<u8")
+        self._rows["data"] = np.where(self._rows["byte_count"] > 0, addresses, 0)
+        self._fill_places([entry.place for entry in entries])
         return (self._rows.ctypes.data if len(entries) else None), len(entries)
+
+    def _fill_places(self, places: list[DevicePlace | None]) -> None:
+        has_places = any(places)
+        if not (has_places or self._has_places):
+            return
+        # Set first: an interrupt may leave some of them.
+        self._has_places = True
+        host = DevicePlace(0, 0)
+        self._rows["device"] = [(place or host).kind for place in places]
+        self._rows["ordinal"] = [(place or host).ordinal for place in places]
+        self._rows["stream"] = [(place or host).stream for place in places]
+        self._has_places = has_places
 
     def _build(self, entries: Sequence[TensorEntry]) -> None:
         self._rows = np.zeros(len(entries), _TENSOR_ROW)
@@ -441,6 +467,17 @@ class Engine:
                 handle.wait_staged()
         self.staged_wait_nanoseconds += time.perf_counter_ns() - began
 
+    def before_change(self, stream_of: StreamOf) -> None:
+        """Returns when what the caller does next may change memory that is being saved: the
+        current stream of a device waits for the copies from it, and the caller for the others."""
+        if not self._writer or os.getpid() != self._process:
+            return
+        began = time.perf_counter_ns()
+        for handle in list(self._outstanding):
+            if handle.has_begun and handle.reads_memory:
+                handle.before_change(stream_of)
+        self.staged_wait_nanoseconds += time.perf_counter_ns() - began
+
     def wait_finished(self) -> None:
         """Returns when every checkpoint has ended; failures that no caller has seen are logged."""
         for handle in list(self._outstanding):
@@ -570,6 +607,7 @@ def refuse_reentry(owner: object, path: str) -> None:
         frame = frame.f_back
 
 
+changes_nothing(__file__)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -577,6 +615,12 @@ def wait_staged_everywhere() -> None:
     """Returns when no checkpointer of this process reads its caller's memory any more."""
     for engine in list(_engines):
         engine.wait_staged()
+
+
+def before_change_everywhere(stream_of: StreamOf) -> None:
+    """``before_change`` for every checkpointer of this process."""
+    for engine in list(_engines):
+        engine.before_change(stream_of)
 
 
 def wait_finished_everywhere() -> None:

@@ -9,15 +9,24 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
-from ..errors import CheckpointError, Forked, NoCheckpoint, StateChanged, Timeout
+from ..errors import (
+    AcceleratorError,
+    CheckpointError,
+    Forked,
+    InvalidArgument,
+    NoCheckpoint,
+    StateChanged,
+    Timeout,
+)
 from . import native, open_files
 from .arguments import seconds
 from .debug import Watch
 from .saver import Saver
+from .tensors import DevicePlace
 
 log = logging.getLogger("pccheck")
 
@@ -29,6 +38,10 @@ _DECISION_PAUSE_SECONDS = 0.001
 _LONGEST_DECISION_PAUSE_SECONDS = 0.02
 # Those that hold a handle from its begin until save() returns.
 _SAVING_FUNCTIONS = {"save", "_save_state"}
+
+
+#: The current stream of the device of a place; None while it records a graph, as nothing runs then.
+StreamOf = Callable[[DevicePlace], "int | None"]
 
 
 class Guard(Protocol):
@@ -72,11 +85,16 @@ class SaveHandle:
         early_owners: list[object] | None = None,
         guard: Guard | None = None,
         writer: c.c_void_p | None = None,
+        places: Collection[DevicePlace] = (),
+        early_places: Collection[DevicePlace] = (),
     ) -> None:
         self._watch = watch
         # What keeps the memory alive that is copied first, as nothing notices its changes or holds
         # them back.
         self._early_owners = early_owners or []
+        # The devices that it reads, and those on which nothing notices or holds back changes.
+        self._places = places
+        self._early_places = early_places
         # Until the writer knows whether the memory changed, it does not commit the checkpoint.
         self._guard = guard
         self._writer = writer
@@ -105,6 +123,8 @@ class SaveHandle:
         #: Bytes that ``save`` copied into memory of its own, beside the pool: small tensors, and
         #: what has to be converted or comes from a device.
         self.copied_byte_count = 0
+        #: Bytes that the engine reads from devices itself, chunk by chunk.
+        self.device_byte_count = 0
 
     @property
     def sequence(self) -> int:
@@ -156,22 +176,64 @@ class SaveHandle:
     @property
     def reads_early(self) -> bool:
         """True while it may read memory that nothing guards."""
-        return bool(self._early_owners)
+        return bool(self._early_owners or self._early_places)
 
     @property
     def reads_memory(self) -> bool:
         """True while it may read memory that the caller could change; false for copies."""
         reads_guarded = self._reads_guarded and (self._owners or self._watch)
-        return bool(reads_guarded or self._early_owners)
+        return bool(reads_guarded or self._early_owners or self._places)
 
     def _wait_early(self) -> None:
         """Returns when the memory is copied that nothing guards, so that it may be changed."""
-        if not self._early_owners:
+        if self._early_owners:
+            self._wait(self._library.pcc_ticket_wait_early, None, "copied")
+            self._early_owners = []
+            if self._watch is not None:
+                self._watch.check_early()
+        for place in self._early_places:
+            self._hold(place, only_early=True)
+        self._early_places = ()
+
+    def before_change(self, stream_of: StreamOf) -> None:
+        """Returns when the caller may change the memory, on a device by work that it queues on the
+        current stream."""
+        if not self._places:
+            return self.wait_staged()
+        # The streams of the save as well: from here on nobody looks for changes that they make.
+        held = set(self._places)
+        for place in self._places:
+            stream = stream_of(place)
+            if stream is None:
+                return
+            held.add(replace(place, stream=stream))
+        try:
+            for place in held:
+                self._hold(place)
+        except InvalidArgument:
+            # The stream of the save records a graph. Changes are still looked for.
             return
-        self._wait(self._library.pcc_ticket_wait_early, None, "copied")
-        self._early_owners = []
-        if self._watch is not None:
-            self._watch.check_early()
+        # From here on changes are expected, and come too late to matter.
+        self._decide()
+
+    def _hold(self, place: DevicePlace, only_early: bool = False) -> None:
+        """Has a stream wait until the memory of its device, or the early part, is copied, and the
+        caller until the rest is."""
+        given = native.Place(place.kind, place.ordinal, place.stream)
+
+        def hold(ticket: c.c_void_p, milliseconds: int, error: Any) -> int:
+            return int(
+                self._library.pcc_ticket_hold_stream(
+                    ticket, c.byref(given), int(only_early), milliseconds, error
+                )
+            )
+
+        try:
+            self._wait(hold, None, "copied")
+        except AcceleratorError as failure:
+            # No stream waits for it, so the caller does.
+            log.warning("step %d: %s; waiting until it is staged", self.step, failure)
+            self._wait(self._library.pcc_ticket_wait_staged, None, "staged")
 
     def begin_waiting(self) -> None:
         """Has the writer wait for the word of save(), which waits for memory to be copied."""
@@ -373,15 +435,24 @@ class SaveHandle:
         self._is_told = True
         staged = self._library.pcc_ticket_staged_nanoseconds(self._ticket)
         durable = self._library.pcc_ticket_durable_nanoseconds(self._ticket)
+        # The first leg of what comes from a device ends when all of it is staged.
+        leg = ""
+        if self.device_byte_count:
+            rate = self.device_byte_count / max(staged, 1)
+            leg = f" ({self.device_byte_count / 1e6:.1f} MB from devices, {rate:.2f} GB/s)"
         log.info(
-            "step %d: %.1f MB staged in %.1f ms, durable in %.1f ms, %.2f GB/s",
-            self.step, self._byte_count / 1e6, staged / 1e6, durable / 1e6,
+            "step %d: %.1f MB staged in %.1f ms%s, durable in %.1f ms, %.2f GB/s",
+            self.step, self._byte_count / 1e6, staged / 1e6, leg, durable / 1e6,
             self._byte_count / max(durable, 1),
         )  # fmt: skip
 
     def _release(self) -> None:
         """Lets go of the memory, which was copied; in debug mode, of what did not change."""
         self._decide()
+        if self.needs_decision and self._is_staged():
+            # The thread of the save is in the middle of something. Until it is known whether that
+            # changed the memory, what changes it next has to ask here first.
+            return
         watch, self._watch = self._watch, None
         try:
             if watch is not None:
@@ -389,6 +460,10 @@ class SaveHandle:
         finally:
             self._owners.clear()
             self._early_owners = []
+            self._places = self._early_places = ()
+
+    def _is_staged(self) -> bool:
+        return native.TICKET_STATES[self._library.pcc_ticket_state(self._ticket)] == "staged"
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

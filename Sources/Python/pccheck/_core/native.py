@@ -32,12 +32,17 @@ REJECTED = 25
 ON_BUSY = {"wait": 0, "skip": 1, "fail": 2}
 BACKEND = {"auto": 0, "direct": 1, "buffered": 2, "io_uring": 3, "pmem": 4}
 CODEC = {"none": 0, "zstd": 1, "planes-zstd": 2}
+#: Kinds of a `Place`.
+DEVICE_CUDA = 1
 PREALLOC = {"default": 0, "fallocate": 1, "zero": 2}
 
 #: Room for the text of an error, the NUL behind it included.
 MESSAGE_BYTE_COUNT = 1000
 #: How a text ends that had no room; pcc_error_message has all of it.
 _CUT_MARK = " …"
+
+#: What decides an interval, by the numbers of PCC_BOUND_*.
+BOUNDS = ("budget", "throughput", "failures", "step", "limit")
 
 TICKET_STATES = ("staging", "staged", "durable", "superseded", "skipped", "failed")
 
@@ -178,6 +183,12 @@ class Attempt(Structure):
     ]
 
 
+class Place(Structure):
+    """pcc_place"""
+
+    _fields_ = [("device", c.c_uint32), ("ordinal", c.c_int32), ("stream", c.c_uint64)]
+
+
 class Tensor(Structure):
     """pcc_tensor; the strings and the shape are kept as addresses so that rows can be reused."""
 
@@ -189,6 +200,7 @@ class Tensor(Structure):
         ("byte_count", c.c_uint64),
         ("rank", c.c_uint32),
         ("is_early", c.c_uint32),
+        ("place", Place),
     ]
 
 
@@ -269,6 +281,37 @@ class Destination(Structure):
         ("payload_offset", c.c_uint64),
         ("byte_count", c.c_uint64),
         ("data", c.c_void_p),
+        ("place", Place),
+    ]
+
+
+class IntervalOptions(Structure):
+    """pcc_interval_options"""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("in_flight", c.c_uint32),
+        ("step_seconds", c.c_double),
+        ("cost_seconds", c.c_double),
+        ("durable_seconds", c.c_double),
+        ("budget", c.c_double),
+        ("mtbf_seconds", c.c_double),
+        ("restart_seconds", c.c_double),
+        ("min_steps", c.c_uint64),
+        ("max_steps", c.c_uint64),
+    ]
+
+
+class Interval(Structure):
+    """pcc_interval"""
+
+    _fields_ = [
+        ("steps", c.c_uint64),
+        ("bound", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("overhead", c.c_double),
+        ("goodput", c.c_double),
+        ("lost_seconds", c.c_double),
     ]
 
 
@@ -336,6 +379,7 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_ticket_durable_nanoseconds", c.c_uint64, [_P]),
     ("pcc_ticket_wait_staged", c.c_int32, [_P, _I64, _ERROR]),
     ("pcc_ticket_wait_early", c.c_int32, [_P, _I64, _ERROR]),
+    ("pcc_ticket_hold_stream", c.c_int32, [_P, c.POINTER(Place), _U32, _I64, _ERROR]),
     ("pcc_ticket_wait", c.c_int32, [_P, _I64, _ERROR]),
     ("pcc_ticket_free", None, [_P]),
     ("pcc_reader_open", c.c_int32, [c.c_char_p, c.POINTER(ReaderOptions), _HANDLE, _ERROR]),
@@ -362,6 +406,11 @@ _FUNCTIONS: list[tuple[str, object, list[object]]] = [
     ("pcc_sweep", c.c_int32, [c.c_char_p, _ERROR]),
     ("pcc_reader_dispose", None, [_HANDLE]),
     ("pcc_free", None, [_P]),
+    (
+        "pcc_choose_interval",
+        c.c_int32,
+        [c.POINTER(IntervalOptions), c.POINTER(Interval), _ERROR],
+    ),
 ]
 
 _library: c.CDLL | None = None

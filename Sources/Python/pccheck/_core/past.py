@@ -31,6 +31,9 @@ class Past:
         if not then:
             return stats
         joined = {**stats, **{key: then[key] + stats[key] for key in _COUNTERS}}
+        for leg in ("device_leg", "medium_leg"):
+            joined[leg] = {key: then[leg][key] + value for key, value in stats[leg].items()}
+        joined["devices"] = list(dict.fromkeys(then["devices"] + stats["devices"]))
         key = "write_queue_count_maximum"
         joined[key] = max(then[key], stats[key])
         joined["recent"] = [*then["recent"], *stats["recent"]][-_RECENT_COUNT:]

@@ -23,10 +23,16 @@ from ..errors import (
 )
 from . import native
 from .arguments import step_number
+from .tensors import DevicePlace
 
 _Rejections: TypeAlias = list[dict[str, Any]]
 # pcc_destination as a row of a NumPy array.
-_DESTINATION_ROW = np.dtype([("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8")])
+_DESTINATION_ROW = np.dtype(
+    [
+        ("payload_offset", "<u8"), ("byte_count", "<u8"), ("data", "<u8"),
+        ("device", "<u4"), ("ordinal", "<i4"), ("stream", "<u8"),
+    ]
+)  # fmt: skip
 assert c.sizeof(native.Destination) == _DESTINATION_ROW.itemsize
 
 
@@ -212,8 +218,13 @@ class Reader:
         """Payload bytes that ``verify`` or ``copy_to`` has come to, for another thread."""
         return int(self._library.pcc_reader_verified_byte_count(self._reader))
 
-    def read(self, parts: Sequence[tuple[int, int, int]]) -> None:
-        """Reads verified parts of the payload, given by offset, size, and where they go."""
+    def read(
+        self,
+        parts: Sequence[tuple[int, int, int]],
+        devices: Sequence[DevicePlace | None] = (),
+    ) -> None:
+        """Reads verified parts of the payload, given by offset, size, and where they go; that is on
+        a device where ``devices`` has one for the part."""
         if not parts:
             return
         if os.getpid() != self._process:
@@ -222,6 +233,11 @@ class Reader:
         offsets, counts, addresses = zip(*parts, strict=True)
         rows["payload_offset"], rows["byte_count"], rows["data"] = offsets, counts, addresses
         rows["data"][rows["byte_count"] == 0] = 0
+        for index, place in enumerate(devices):
+            if place is not None:
+                row = rows[index]
+                row["device"], row["ordinal"] = place.kind, place.ordinal
+                row["stream"] = place.stream
         error = native.Error()
         status = self._library.pcc_reader_load(
             self._reader, rows.ctypes.data, len(rows), c.byref(error)

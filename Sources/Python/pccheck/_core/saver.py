@@ -28,6 +28,16 @@ _WAITING_FUNCTIONS = {
 }
 
 
+# Of modules that call nothing which changes the memory of a caller. A thread in one of them may
+# wait for a lock, and who holds that may wait for the decision.
+_own_files: set[str] = set()
+
+
+def changes_nothing(file: str) -> None:
+    """Declares a module, by its ``__file__``, as one whose functions change no saved memory."""
+    _own_files.add(file)
+
+
 class Saver:
     """The thread that saves, which is the one that makes this."""
 
@@ -45,7 +55,9 @@ class Saver:
         frame = sys._current_frames().get(self._thread)
         if frame is None:
             return True
-        if frame.f_code in _WAITING_FUNCTIONS or self._is_waiting():
+        if frame.f_code in _WAITING_FUNCTIONS or frame.f_code.co_filename in _own_files:
+            return True
+        if self._is_waiting():
             return True
         if self._seen is None:
             self._seen = (frame, frame.f_lasti)

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
-from .._group.restart import Candidate
+from .._group.decision import Candidate
 from .._torch.loading.pieces import Piece, pieces_of
 from ..errors import InvalidArgument, StateFormatError
 from .reading import Entry, Index, Source

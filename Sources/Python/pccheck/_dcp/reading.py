@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .._core.reader import CheckpointInfo, Reader
-from .._group.restart import Candidate
+from .._group.decision import Candidate
 from .._state.document import DOCUMENT_KEY, parse_document
 from .._state.references import references
 from .._state.stored import STORED_ITEM_SIZE, StoredTensor, View

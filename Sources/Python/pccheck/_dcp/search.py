@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from .._core.damage import describe_damage
 from .._core.reader import Reader
+from .._group.decision import Candidate, Decision
 from .._group.files import names_folder
-from .._group.restart import Candidate, complete_in
+from .._group.restart import decision_in
 from ..errors import (
     Busy,
     Corrupt,
@@ -44,7 +45,7 @@ def candidates_at(path: str, step: int | None = None) -> list[Candidate]:
     """What may be loaded, best first; an error where something newer may have been lost."""
     if not names_folder(path):
         return _candidates_of_file(path)
-    return complete_in(os.path.abspath(path), step)
+    return decision_in(os.path.abspath(path), step).complete
 
 
 def _candidates_of_file(path: str) -> list[Candidate]:
@@ -64,43 +65,48 @@ class Search:
     def __init__(self, path: str, wanted: int | None) -> None:
         """Raises ``NoCheckpoint`` when there is none; ``wanted`` is the requested step, or None."""
         self._path, self._wanted = path, wanted
-        held = candidates_at(path, wanted)
+        self._decision: Decision | None = None
+        if names_folder(path):
+            self._decision = decision_in(os.path.abspath(path), wanted)
+            held = self._decision.complete
+        else:
+            held = _candidates_of_file(path)
         steps = ", ".join(str(item.step) for item in held) or "none"
         self._held = f"complete steps: {steps}"
         self._candidates = [item for item in held if wanted is None or item.step == wanted]
+        #: Of what may be loaded, in the order in which it is tried.
+        self.names = [name_of(item) for item in self._candidates]
         self.passed_over: dict[Name, str] = {}
         if not self._candidates:
             asked = "no step is" if wanted is None else f"step {wanted} is not"
             where = "durable on all ranks" if names_folder(path) else "in the file"
             raise NoCheckpoint(f"{path}: {asked} {where} ({self._held})")
 
-    @property
-    def names(self) -> list[Name]:
-        """Of what may be loaded, in the order in which it is tried."""
-        return [name_of(item) for item in self._candidates]
-
     def next(self) -> Files:
         """Opens the newest checkpoint that was not passed over; raises when none is left."""
-        while (candidate := self._first()) is not None:
+        while self._candidates:
             try:
-                return Files(candidate)
+                return Files(self._candidates[0])
             except UNUSABLE as error:
-                self.pass_over(candidate, str(error))
+                self.pass_over(self._candidates[0], str(error))
         last = next(reversed(self.passed_over.values()))
         if self._wanted is not None:
             raise Corrupt(f"step {self._wanted} cannot be loaded: {last}")
         raise Corrupt(f"{self._path}: no checkpoint can be loaded ({self._held}): {last}")
 
-    def _first(self) -> Candidate | None:
-        left = (item for item in self._candidates if name_of(item) not in self.passed_over)
-        return next(left, None)
-
     def pass_over(self, candidate: Candidate, failure: str) -> None:
-        """Takes a checkpoint out of what may be loaded; the log records why."""
-        self.passed_over[name_of(candidate)] = failure
-        older = self._first()
+        """Takes a checkpoint out of what may be loaded; the log records why.
+
+        Raises ``NoCheckpoint`` where an older one is no substitute, as a restart does.
+        """
+        name = name_of(candidate)
+        self.passed_over[name] = failure
+        self._candidates = [item for item in self._candidates if name_of(item) != name]
+        older = next(iter(self._candidates), None)
         log.warning(
             "%s: the checkpoint of %s cannot be used: %s; %s",
-            self._path, shown_name(name_of(candidate)), failure,
+            self._path, shown_name(name), failure,
             "no older one is left" if older is None else f"trying {shown_name(name_of(older))}",
         )  # fmt: skip
+        if self._decision is not None:
+            self._decision = self._decision.without(candidate)

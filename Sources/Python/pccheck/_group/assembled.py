@@ -24,7 +24,8 @@ from .boxes import Box, uncovered
 from .claims import ranks_in_words
 from .node import TAG
 from .pieces import Piece, PieceReader
-from .restart import Candidate, CandidateFiles
+from .decision import Candidate
+from .restart import CandidateFiles
 
 
 log = logging.getLogger("pccheck")
@@ -50,12 +51,12 @@ def load_assembled(assembly: Assembly, loading: Loading) -> Any:
 
 def load_candidate(
     files: CandidateFiles, candidate: Candidate, folder: str, rank: int, world_size: int,
-    loading: Loading, *, prefers_first: bool = False,
+    loading: Loading, *, first_parts: frozenset[str] | None = frozenset(),
 ) -> tuple[CheckpointInfo, Any]:  # fmt: skip
     """What a rank needs of a checkpoint; of its own file alone where that has all of it.
 
     Where another world saved, what each rank stored for itself has to be equal on all; or it comes
-    from the first of them with ``prefers_first``.
+    from the first of them in ``first_parts``, where None stands for all parts.
     """
     is_own_world = candidate.world_size == world_size
     wanted = [rank] if is_own_world else list(range(candidate.world_size))
@@ -64,7 +65,7 @@ def load_candidate(
         own = rank if is_own_world else None
         assembly = Assembly(
             files.readers, candidate.world_size, own, files.paths,
-            prefers_first=prefers_first and not is_own_world,
+            first_parts=frozenset() if is_own_world else first_parts,
         )  # fmt: skip
         try:
             return info, load_assembled(assembly, loading)

@@ -11,11 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._core.reader import CheckpointInfo, Reader
+from .._core.tensors import DevicePlace
 from .._state.comparing import GONE, SEQUENCE_TAGS, items_of, with_items
 from .._state.manifest import Manifest
 from .._state.nesting import joined
@@ -88,13 +90,14 @@ class Assembly:
 
     def __init__(
         self, readers: Mapping[int, Reader], world_size: int, rank: int | None,
-        paths: Mapping[int, str] | None = None, *, prefers_first: bool = False,
+        paths: Mapping[int, str] | None = None, *,
+        first_parts: frozenset[str] | None = frozenset(),
     ) -> None:  # fmt: skip
         """`readers` are those of the ranks of the world that saved, as many as can be read.
 
         `rank` is this rank where that world is the present one: what a rank stored for itself
-        comes from its own file. With `prefers_first` it comes from the first file, without a
-        comparison.
+        comes from its own file. In `first_parts` it comes from the first file, without a
+        comparison; None stands for all parts.
         """
         if not readers:
             raise CheckpointError("there is no file to load from")
@@ -106,8 +109,8 @@ class Assembly:
             with self.blamed_on(number):
                 self._manifests[number] = Manifest(reader)
         self._ranks = list(self.readers)
-        #: True where what a rank stored for itself is taken from one file.
-        self._has_base = prefers_first or self._ranks[0] == rank
+        self._is_own_world = self._ranks[0] == rank
+        self._first_parts = first_parts
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -129,16 +132,20 @@ class Assembly:
 
     # -- as a reader
 
-    def read(self, parts: Sequence[tuple[int, int, int]]) -> None:
-        """Reads verified parts of the payloads, by offset, size, and where they go."""
-        by_rank: dict[int, list[tuple[int, int, int]]] = {}
-        for offset, byte_count, address in parts:
+    def read(
+        self,
+        parts: Sequence[tuple[int, int, int]],
+        devices: Sequence[DevicePlace | None] = (),
+    ) -> None:
+        """Reads verified parts of the payloads, as ``Reader.read`` does of one."""
+        by_rank: dict[int, list[tuple[tuple[int, int, int], DevicePlace | None]]] = {}
+        for (offset, byte_count, address), device in zip_longest(parts, devices):
             rank = self._ranks[offset >> _FILE_SHIFT]
             row = (offset & ((1 << _FILE_SHIFT) - 1), byte_count, address)
-            by_rank.setdefault(rank, []).append(row)
+            by_rank.setdefault(rank, []).append((row, device))
         for rank, rows in by_rank.items():
             with self.blamed_on(rank):
-                self.readers[rank].read(rows)
+                self.readers[rank].read([row for row, _ in rows], [place for _, place in rows])
 
     def list(self) -> list[CheckpointInfo]:
         """The checkpoints of the file that has most of them."""
@@ -182,11 +189,12 @@ class Assembly:
             if name == RANDOM_PART and self.is_one_for_many:
                 merging.conflicts.append(Conflict(name, name, (tuple(self._ranks),)))
                 continue
-            if self._has_base and name not in first and not merging.is_divided(documents, name):
+            is_divided = merging.is_divided(documents, name)
+            if self.takes_first(name) and name not in first and not is_divided:
                 # Another rank's own part.
                 continue
             nodes: _Nodes = {rank: item[name] for rank, item in documents.items() if name in item}
-            if merging.is_divided(documents, name):
+            if is_divided:
                 nodes = records.with_common_numbers(nodes, name)
                 merging.note_divided(nodes)
             node = merging.merged(nodes, name)
@@ -202,12 +210,13 @@ class Assembly:
     def is_one_for_many(self) -> bool:
         """True when the one rank of a world saved, and this is a rank of another world: generators
         would give each of many ranks the same numbers."""
-        return not self._has_base and self.world_size == 1
+        return not self.takes_first(RANDOM_PART) and self.world_size == 1
 
-    @property
-    def has_base(self) -> bool:
-        """True where what a rank stored for itself is taken from one file."""
-        return self._has_base
+    def takes_first(self, path: str) -> bool:
+        """True where what a rank stored for itself at a key path is taken from one file."""
+        if self._is_own_world or self._first_parts is None:
+            return True
+        return path.split(".")[0] in self._first_parts
 
     def position(self, rank: int) -> int:
         """Which of the files is that of a rank."""
@@ -448,7 +457,7 @@ class _Merging:
     def _undivided(self, nodes: _Nodes, path: str) -> Any:
         """The node of the one file that counts, or that of all files when they are equal."""
         rank, first = next(iter(nodes.items()))
-        if not self._assembly.has_base and len(nodes) > 1:
+        if not self._assembly.takes_first(path) and len(nodes) > 1:
             conflict = self._conflict(nodes, path)
             if conflict is not None:
                 self.conflicts.append(conflict)

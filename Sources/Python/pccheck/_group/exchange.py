@@ -268,7 +268,9 @@ class Exchange:
         if self.failure is not None:
             self._settle(save, self.failure)
             return True
-        is_same = save.structure == self.checked_structure
+        # A restart compares the claims of a part that has some, and so must the verdict: a rank
+        # that began this save before it knew that the layout was checked made them as well.
+        is_same = save.claims is None and save.structure == self.checked_structure
         began = time.perf_counter_ns()
         words = self._joined(EndWords.of(failure is None, is_same, save.step, self._number))
         judgement = None

@@ -11,7 +11,8 @@ from .._state.request import Loading
 from ..errors import Busy, CheckpointError, NoCheckpoint, StateFormatError
 from .assembled import load_candidate
 from .claims import compare_digests
-from .restart import Candidate, CandidateFiles, complete_in, kept_claims
+from .decision import Candidate, Decision
+from .restart import CandidateFiles, decision_in, kept_claims
 
 log = logging.getLogger("pccheck")
 
@@ -28,10 +29,13 @@ def load_folder(
     ``Assembled`` memory. The log reports why a newer checkpoint was passed over.
     """
     folder = os.path.abspath(os.fsdecode(os.fspath(path)))
-    rejected: dict[tuple[int, int], CheckpointError] = {}
+    decision = decision_in(folder, step)
+    first: CheckpointError | None = None
     failure: CheckpointError | None = None
     for _ in range(_ATTEMPT_COUNT):
-        candidate = _next(folder, step, rejected)
+        candidate = next(iter(decision.candidates), None)
+        if candidate is None:
+            raise first or nothing_durable(decision)
         try:
             difference = compare_digests(
                 kept_claims(candidate, range(candidate.world_size), None)
@@ -41,33 +45,28 @@ def load_folder(
             with CandidateFiles(candidate, None) as files:
                 # Of no rank of this world.
                 _, state = load_candidate(
-                    files, candidate, folder, 0, 0, loading, prefers_first=True
+                    files, candidate, folder, 0, 0, loading, first_parts=None
                 )
             return candidate, state
         except (Busy, NoCheckpoint) as error:
             # A writer has used its slot for a newer one.
             failure = error
+            decision = decision_in(folder, step, decision.rejections)
         except CheckpointError as error:
             if not is_rejection(error):
                 raise
-            rejected[candidate.attempt, candidate.step] = error
+            first = first or error
             log.warning("%s: %s cannot be used: %s; trying an older one", folder, candidate, error)
+            decision = decision.without(candidate)
     assert failure is not None
     raise failure
 
 
-def _next(
-    folder: str, step: int | None, rejected: dict[tuple[int, int], CheckpointError]
-) -> Candidate:
-    complete = complete_in(folder, step)
-    for candidate in complete:
-        if step in (None, candidate.step) and (candidate.attempt, candidate.step) not in rejected:
-            return candidate
-    if rejected:
-        raise next(iter(rejected.values()))
-    held = ", ".join(str(item.step) for item in complete) or "none"
+def nothing_durable(decision: Decision) -> NoCheckpoint:
+    """The error where no checkpoint that is wanted is durable on all ranks."""
+    held = ", ".join(str(item.step) for item in decision.complete) or "none"
+    step = decision.wanted.step
     asked = "nothing is" if step is None else f"step {step} is not"
-    raise NoCheckpoint(
-        f"{folder}: {asked} durable on all ranks; these steps are: {held}", code=7
+    return NoCheckpoint(
+        f"{decision.folder}: {asked} durable on all ranks; these steps are: {held}", code=7
     )
-

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from .._core.reader import Reader
+from .._core.tensors import DevicePlace
 
 #: What goes through a buffer at once; one row of a tensor may be more.
 BUFFER_BYTE_COUNT = 64 << 20
@@ -32,6 +33,8 @@ class Piece:
     fill: Callable[[Any], object] = lambda _: None
     #: Live memory that gets a copy of the buffer; in place of ``fill``.
     copied_to: int = 0
+    #: Where the address is; None for memory of the host.
+    device: DevicePlace | None = None
 
     @property
     def end(self) -> int:
@@ -61,12 +64,15 @@ class PieceReader:
             rows = [
                 tail.rest(piece, address) for piece, address in zip(batch, places, strict=True)
             ]
+            devices = [piece.device for piece in batch]
             # The chunk that this batch ends in may be the one in which the next begins.
             kept = self._tail(batch, following, tail)
             if kept is not tail:
                 rows.append(kept.row)
+                devices.append(None)
             tail = kept
-            self._reader.read([row for row in rows if row[1]])
+            wanted = [item for item in zip(rows, devices, strict=True) if item[0][1]]
+            self._reader.read([row for row, _ in wanted], [place for _, place in wanted])
             for piece, address in zip(batch, places, strict=True):
                 if piece.copied_to:
                     ctypes.memmove(piece.copied_to, address, piece.byte_count)
@@ -122,9 +128,10 @@ class _Tail:
         return self.start, self.byte_count, self.address
 
     def rest(self, piece: Piece, address: int) -> tuple[int, int, int]:
-        """What is to be read of a piece when the part of it that is here has been copied."""
+        """What is to be read of a piece when the part of it that is here has been copied. The
+        host copies nothing to a device."""
         end = self.start + self.byte_count
-        if not self.start <= piece.start < end:
+        if piece.device is not None or not self.start <= piece.start < end:
             return piece.start, piece.byte_count, address
         count = min(end, piece.end) - piece.start
         ctypes.memmove(address, self.address + piece.start - self.start, count)
@@ -134,8 +141,9 @@ class _Tail:
 class Target(Protocol):
     """How the arrays of a framework are filled; the first index of each is its first dimension."""
 
-    def address(self, target: Any, dtype: Any) -> int:
-        """Where its memory is when that is the values as they are stored, dense; else 0."""
+    def place(self, target: Any, dtype: Any) -> tuple[DevicePlace | None, int]:
+        """Its device, and its address where its memory is the values as they are stored, dense;
+        else 0."""
         ...
 
     def filling(
@@ -172,9 +180,9 @@ def split(box: DenseBox, dtype: Any, kind: Target) -> Iterator[Piece]:
     if lengths:
         start += offsets[0] * row_byte_count
     byte_count = rows * row_byte_count
-    address = kind.address(target, dtype) if lengths[1:] == shape[1:] else 0
+    device, address = kind.place(target, dtype) if lengths[1:] == shape[1:] else (None, 0)
     if address:
-        yield Piece(start, byte_count, address)
+        yield Piece(start, byte_count, address, device=device)
     elif byte_count <= BUFFER_BYTE_COUNT or rows == 1:
         yield Piece(
             start, byte_count, fill=kind.filling(target, dtype, shape, offsets, lengths)
@@ -195,9 +203,12 @@ def dense(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _apart(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces, so that threads fill no byte of live memory at the same time."""
-    apart, end = [], 0
-    for piece in sorted(pieces, key=lambda piece: piece.address):
+    """The pieces, so that threads fill no byte of live memory at the same time; the copies to a
+    device come one after another."""
+    apart = [piece for piece in pieces if piece.device is not None]
+    end = 0
+    on_host = (piece for piece in pieces if piece.device is None)
+    for piece in sorted(on_host, key=lambda piece: piece.address):
         if piece.address and piece.address < end:
             piece = Piece(piece.start, piece.byte_count, copied_to=piece.address)
         end = max(end, piece.address + piece.byte_count if piece.address else 0)

@@ -10,47 +10,28 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .._core.group import Base, group_decision
+from .._core.group import Base
 from .._core.reader import CheckpointInfo, Reader, is_rejection
 from .._state.manifest import Manifest
 from ..errors import CheckpointError, FileMissing, InvalidArgument, NoCheckpoint, RankFailed
 from .claims import Digests, compare_digests
+from .decision import Candidate, Decision, Wanted
 from .division import GROUP_KEY, claims_in
 from .exchange import by_value
 from .files import names_of_other_worlds, paths_in, place_of, report_of
-from .transport import Transport, counted_ranks, ranks_text
+from .transport import Transport
 
 log = logging.getLogger("pccheck")
 
 _Value = TypeVar("_Value")
 
-# Problems with files that keep nothing of the group from being used.
-_HARMLESS_PROBLEMS = {"unusable", "no-group"}
 _SHOWN_COUNT = 4
 # Files are read one after the other, and their writers may continue meanwhile.
 _LOOK_COUNT = 20
 _LOOK_AGAIN_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A group checkpoint of which every rank of its world has a part."""
-
-    attempt: int
-    step: int
-    world_size: int
-    #: Path and sequence of each part, by rank.
-    files: list[tuple[str, int]]
-
-    def sequence_of(self, rank: int, world_size: int) -> int:
-        """The part in the file of this rank; 0 when it is of another world."""
-        return self.files[rank][1] if self.world_size == world_size else 0
-
-    def __str__(self) -> str:
-        return f"step {self.step} of attempt {self.attempt} ({counted_ranks(self.world_size)})"
 
 
 class CandidateFiles:
@@ -114,25 +95,23 @@ class Choice:
 
     run: bytes
     attempt: int
-    #: The complete checkpoints, best first.
-    candidates: list[Candidate]
+    decision: Decision
     #: Whether every rank has a file of its own, or makes one now.
     have_all_files: bool
 
-    def wanted(self, step: int | None) -> list[Candidate]:
-        """Those that may be loaded; of one step in particular when one was asked for."""
-        return [item for item in self.candidates if step is None or item.step == step]
-
-    def at_or_below(self, step: int) -> list[Candidate]:
-        """Those that training may go back to when it repeats ``step``."""
-        return [item for item in self.candidates if item.step <= step]
-
     def older_than(self, base: Candidate | None, rank: int, world_size: int) -> list[int]:
-        """The sequences of older complete checkpoints in the file of this rank."""
-        if base is None:
+        """The sequences of older complete checkpoints in the file of this rank.
+
+        Only of those that its superblock names: nobody has read the others.
+        """
+        if base is None or base.world_size != world_size:
             return []
-        older = self.candidates[self.candidates.index(base) + 1 :]
-        return [sequence for item in older if (sequence := item.sequence_of(rank, world_size))]
+        complete = self.decision.complete
+        return [
+            item.sequence_of(rank, world_size)
+            for item in complete[complete.index(base) + 1 :]
+            if item.world_size == world_size and rank not in item.unnamed
+        ]
 
     def base(self, chosen: Candidate | None, rank: int, world_size: int) -> Base | None:
         """The chosen checkpoint, as the writer of this rank gets it."""
@@ -176,19 +155,19 @@ class Meeting:
         reports = [item["own"] for item in said if item["own"] is not None]
         if any(item["others"] for item in said):
             reports += self._reports_of_others(said)
-        decision = group_decision(reports)
-        _refuse(decision, self._folder, options.get("step"))
+        wanted = Wanted(options.get("step"), goes_back=options.get("call") == "rewind")
+        decision = Decision.of(self._folder, reports, wanted)
+        decision.check()
         _raise_failures({rank: item["failure"] for rank, item in enumerate(said)}, failure)
-        _warn_of_problems(decision)
-        if decision["next_attempt"] is None:
+        decision.warn()
+        found = decision.found
+        if found["next_attempt"] is None:
             raise InvalidArgument(f"{self._folder}: the numbers of attempts are used up")
-        run = said[0]["run"] if decision["run"] is None else decision["run"].replace("-", "")
+        run = said[0]["run"] if found["run"] is None else found["run"].replace("-", "")
         return Choice(
-            bytes.fromhex(run),
-            int(decision["next_attempt"]),
-            _complete(decision),
+            bytes.fromhex(run), int(found["next_attempt"]), decision,
             all(item["has_file"] for item in said),
-        )
+        )  # fmt: skip
 
     def _reports_of_others(self, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The reports of the files of other worlds: ranks that see one folder share its files."""
@@ -208,20 +187,22 @@ class Meeting:
         _raise_failures(dict(enumerate(failures)), error)
 
     def walk(
-        self, candidates: Sequence[Candidate],
+        self,
+        choice: Choice,
         claims_of: Callable[[Candidate], dict[int, Digests]],
         load: Callable[[Candidate], _Value],
-    ) -> tuple[Candidate, _Value] | None:  # fmt: skip
+    ) -> tuple[Choice, Candidate | None, _Value | None]:
         """Step 3: the first candidate that every rank can load, with what this rank loaded.
 
-        One that is void because the ranks did not hold the same was never durable on all ranks: to
-        have no other is no error.
+        Whenever one is rejected, all ranks decide again. Without a candidate, the attempt may
+        begin at the beginning: one that is void because the ranks did not hold the same was never
+        durable on all ranks, nor was one that a power cut tore.
         """
         last: CheckpointError | None = None
-        for candidate in candidates:
+        while (candidate := next(iter(choice.decision.candidates), None)) is not None:
             difference = compare_digests(self._of_all(claims_of(candidate)))
             if difference is not None:
-                self._reject(candidate, difference)
+                choice = self._reject(choice, candidate, difference, is_void=True)
                 continue
             loaded: list[_Value] = []
             error: Exception | None = None
@@ -231,18 +212,24 @@ class Meeting:
                 error = failure
             rejected = self._confirm(error)
             if not rejected:
-                return candidate, loaded[0]
+                return choice, candidate, loaded[0]
+            text = "; ".join(f"rank {rank}: {why}" for rank, why in rejected.items())
             if isinstance(error, CheckpointError):
                 last = error
-            text = "; ".join(f"rank {rank}: {why}" for rank, why in rejected.items())
-            self._reject(candidate, text)
             last = last or RankFailed(f"{candidate}: {text}", ranks=list(rejected))
-        if last is not None:
+            choice = self._reject(choice, candidate, text)
+        refusal = choice.decision.refusal
+        if last is not None and (refusal is not None or choice.decision.complete):
             raise last
-        return None
+        if refusal is not None:
+            raise refusal
+        return choice, None, None
 
-    def _reject(self, candidate: Candidate, why: str) -> None:
+    def _reject(
+        self, choice: Choice, candidate: Candidate, why: str, is_void: bool = False
+    ) -> Choice:
         log.warning("%s: %s cannot be used: %s; trying an older one", self._folder, candidate, why)
+        return replace(choice, decision=choice.decision.without(candidate, is_void))
 
     def _of_all(self, claims: dict[int, Digests]) -> dict[int, Digests]:
         """What all ranks found of the claims, by the rank that saved."""
@@ -266,43 +253,34 @@ class Meeting:
         return {rank: item["error"] for rank, item in enumerate(said) if item["error"]}
 
 
-def complete_in(folder: str, step: int | None = None) -> list[Candidate]:
-    """The complete checkpoints of a folder, best first, for a process that reads all files of it.
+def decision_in(
+    folder: str, step: int | None = None, rejections: Sequence[dict[str, Any]] = ()
+) -> Decision:
+    """What a restart decides from the files of a folder, for a process that reads all of them.
 
-    Decides as a restart does, and raises what a restart raises; ``step`` names one on purpose.
+    Raises what a restart raises; ``step`` names one on purpose, and ``rejections`` are those of an
+    earlier decision.
     """
     if not os.path.isdir(folder):
         raise FileMissing(f"{folder}: there is no such folder", code=2)
-    reports = _reports_in(folder)
-    decision = group_decision(reports)
+
+    def decide() -> Decision:
+        reports = [report_of(path) for path in paths_in(folder)]
+        return Decision.of(folder, [*reports, *rejections], Wanted(step))
+
+    decision = decide()
     for _ in range(_LOOK_COUNT):
-        if decision["outcome"] != "refuse" and decision["lost"] is None:
+        if decision.found["outcome"] != "refuse" and decision.found["lost"] is None:
             break
         # What is missing may be what a rank has saved since its file was read.
         time.sleep(_LOOK_AGAIN_SECONDS)
-        before, reports = reports, _reports_in(folder)
-        if reports == before:
+        before, decision = decision, decide()
+        if decision.reports == before.reports:
             break
-        decision = group_decision(reports)
-    _refuse(decision, folder, step)
-    _warn_of_problems(decision)
-    return _complete(decision)
-
-
-def _reports_in(folder: str) -> list[dict[str, Any]]:
-    return [report_of(path) for path in paths_in(folder)]
-
-
-def _complete(decision: Mapping[str, Any]) -> list[Candidate]:
-    return [_candidate(item) for item in decision["checkpoints"] if item["is_complete"]]
-
-
-def _candidate(item: Mapping[str, Any]) -> Candidate:
-    files = sorted(item["files"], key=lambda file: int(file["rank"]))
-    return Candidate(
-        int(item["attempt"]), int(item["step"]), int(item["world_size"]),
-        [(str(file["path"]), int(file["sequence"])) for file in files],
-    )  # fmt: skip
+    if decision.candidates or not rejections:
+        decision.check()
+    decision.warn()
+    return decision
 
 
 def _text_of(error: Exception) -> str:
@@ -330,58 +308,3 @@ def _raise_failures(failures: Mapping[int, str | None], own: Exception | None) -
         raise RankFailed(
             shown + (f"; and {more} more ranks" if more > 0 else ""), ranks=list(found)
         )
-
-
-def _refuse(decision: Mapping[str, Any], folder: str, step: int | None) -> None:
-    """Raises when the files do not say safely where to continue."""
-    if decision["outcome"] != "refuse":
-        return
-    problems = [
-        f"{item['path']}: {item['message']}"
-        for item in decision["problems"]
-        if item["kind"] not in _HARMLESS_PROBLEMS
-    ]
-    if problems:
-        raise InvalidArgument(f"{folder}: " + "; ".join(problems[:_SHOWN_COUNT]))
-    complete = [int(item["step"]) for item in decision["checkpoints"] if item["is_complete"]]
-    if step is not None and step in complete:
-        # It was named on purpose, although a newer one may come back.
-        return
-    older = f", or resume an older step by name ({complete[0]} is the newest)" if complete else ""
-    raise NoCheckpoint(
-        f"{folder}: a checkpoint that was durable on all ranks cannot be loaded now: "
-        f"{_lost_text(decision)}; put the missing files back{older}, or start over in another "
-        "folder",
-        code=7,
-    )
-
-
-def _lost_text(decision: Mapping[str, Any]) -> str:
-    """Which checkpoint was lost, and what of it is missing."""
-    lost = decision["lost"]
-    if lost is None:
-        return "; ".join(item["message"] for item in decision["problems"][:_SHOWN_COUNT])
-    name = f"step {lost['step']} of attempt {lost['attempt']}"
-    found = next(
-        (
-            item
-            for item in decision["checkpoints"]
-            if (item["attempt"], item["step"]) == (lost["attempt"], lost["step"])
-        ),
-        None,
-    )
-    missing = [] if found is None else found["missing"]
-    if not missing:
-        missing = [item for world in decision["worlds"] for item in world["missing"]]
-    text = "; ".join(
-        f"{ranks_text(range(item['rank'], item['last_rank'] + 1))}: {item['reason']}"
-        for item in missing[:_SHOWN_COUNT]
-    )
-    return f"{name} is missing on {text}" if text else name
-
-
-def _warn_of_problems(decision: Mapping[str, Any]) -> None:
-    for item in decision["problems"]:
-        log.warning("%s: %s", item["path"], item["message"])
-    if decision["lost"] is not None:
-        log.warning("a newer checkpoint is lost: %s", _lost_text(decision))

@@ -21,6 +21,7 @@ from .._group.plan import Replica, Sharing
 from .._state.encoder import Encoder
 from .._state.nesting import joined
 from .arrays import box_of, holders_of, slices_of
+from .device import Devices, OnDevice
 
 #: How many elements of a box are compared between the processes that have it.
 _SAMPLE_COUNT = 64
@@ -34,32 +35,55 @@ class Pieces:
     dtype: np.dtype[Any]
     #: The processes that have the array together.
     ranks: tuple[int, ...]
-    #: Boxes of the full array, and copies of their values.
-    parts: tuple[tuple[Box, np.ndarray], ...]
+    #: Boxes of the full array, and their values: where they are on a device, or copies.
+    parts: tuple[tuple[Box, np.ndarray | OnDevice], ...]
 
 
 class JaxEncoder(Encoder):
-    """Adds arrays that are divided among processes."""
+    """Adds arrays that are divided among processes, and arrays that stay on their device."""
+
+    def _encode_on_device(self, value: OnDevice, path: str) -> Any:
+        name, tag = self._add_on_device(value, path)
+        return {"$array": name, "dtype": tag} if tag else {"$array": name}
+
+    def _add_on_device(self, value: OnDevice, path: str) -> tuple[str, str | None]:
+        # What NumPy makes of an array without elements tells how others of its type are stored.
+        dtype = np.dtype(value.array.dtype)
+        stored, empty, _, tag = self._stored_form(np.empty(0, dtype), path)
+        name = self.add(
+            stored, (*value.shape, *empty[1:]), value.address, value.byte_count, value.array, path
+        )
+        self.entries[-1].place = value.place
+        return name, tag
 
     def _encode_pieces(self, value: Pieces, path: str) -> Any:
         boxes = tuple((box, self._encode_part(part, path)) for box, part in value.parts)
         return ShardedNode(value.shape, value.dtype.name, value.ranks, boxes).document()
 
-    def _encode_part(self, part: np.ndarray, path: str) -> Any:
+    def _encode_part(self, part: np.ndarray | OnDevice, path: str) -> Any:
         """As torch stores a part, so that one reader knows both."""
-        stored, shape, words, _ = self._stored_form(part, path)
-        name = self.add_array(words, stored, shape, path)
-        self.entries[-1].is_copy = True
-        return {"$tensor": name, **({"dtype": part.dtype.name} if part.dtype.kind == "c" else {})}
+        if isinstance(part, OnDevice):
+            dtype = np.dtype(part.array.dtype)
+            name, _ = self._add_on_device(part, path)
+        else:
+            dtype = part.dtype
+            stored, shape, words, _ = self._stored_form(part, path)
+            name = self.add_array(words, stored, shape, path)
+            self.entries[-1].is_copy = True
+        return {"$tensor": name, **({"dtype": dtype.name} if dtype.kind == "c" else {})}
 
 
-JaxEncoder.methods = {**Encoder.methods, Pieces: JaxEncoder._encode_pieces}
+JaxEncoder.methods = {
+    **Encoder.methods,
+    Pieces: JaxEncoder._encode_pieces,
+    OnDevice: JaxEncoder._encode_on_device,
+}
 
 
 class _Held:
     """An array that this process has with others, and what it has of it."""
 
-    def __init__(self, path: str, array: jax.Array) -> None:
+    def __init__(self, path: str, array: jax.Array, devices: Devices) -> None:
         self.path = path
         self.shape = tuple(array.shape)
         self.dtype = np.dtype(array.dtype)
@@ -72,6 +96,7 @@ class _Held:
         self.parts = [
             (box, holders, shards[box]) for box, holders in processes.items() if box in shards
         ]
+        self._on_device = {box: OnDevice.of(devices, shards[box]) for box, _, _ in self.parts}
 
     @property
     def structure(self) -> list[Any]:
@@ -80,20 +105,26 @@ class _Held:
         return [self.path, self.shape, self.dtype.name, self.ranks, boxes]
 
     def begin_copies(self, planned: list[list[Box]]) -> None:
-        """Lets devices copy what is stored to the host, all at once."""
-        for (_, _, data), boxes in zip(self.parts, planned, strict=True):
-            if boxes:
+        """Lets devices copy to the host what is not read there, all at once."""
+        for (box, _, data), boxes in zip(self.parts, planned, strict=True):
+            if not all(self._part_on_device(box, part) for part in boxes):
                 data.copy_to_host_async()
 
     def pieces(self, planned: list[list[Box]]) -> Pieces:
-        """What is stored of it, copied: the buffers may be donated at once."""
-        parts = []
+        """What is stored of it. The buffers of what is copied may be donated at once."""
+        parts: list[tuple[Box, np.ndarray | OnDevice]] = []
         for (box, _, data), boxes in zip(self.parts, planned, strict=True):
             for part in boxes:
                 offsets = tuple(a + b for a, b in zip(part.offsets, box.offsets, strict=True))
-                values = np.array(np.asarray(data)[slices_of(part)], order="C")
+                values = self._part_on_device(box, part) or np.array(
+                    np.asarray(data)[slices_of(part)], order="C"
+                )
                 parts.append((Box(offsets, part.sizes), values))
         return Pieces(self.shape, self.dtype, self.ranks, tuple(parts))
+
+    def _part_on_device(self, box: Box, part: Box) -> OnDevice | None:
+        whole = self._on_device[box]
+        return whole and whole.part(part)
 
     def claim(self, claims: Claims) -> None:
         """What the other processes must have as well."""
@@ -101,14 +132,26 @@ class _Held:
         claims.add(self.path, self.ranks, form)
         for box, holders, data in self.parts:
             if len(holders) > 1:
-                claims.add(f"{self.path}{box}", holders, form, _sample(np.asarray(data)))
+                claims.add(f"{self.path}{box}", holders, form, self._sample(box, data))
+
+    def _sample(self, box: Box, data: jax.Array) -> bytes:
+        """At most 64 elements, equally spaced, of which each is copied alone from a device."""
+        if not data.size:
+            return b""
+        step = max(1, data.size // _SAMPLE_COUNT)
+        chosen = np.arange(0, data.size, step)[: _SAMPLE_COUNT + 1]
+        values = data if self._on_device[box] else np.asarray(data)
+        places = np.unravel_index(chosen, data.shape) if data.shape else ()
+        return np.asarray(values[places]).tobytes()
 
 
 class Layout:
     """Divides the trees of one job, save after save. Talks to no other process."""
 
-    def __init__(self, rank: int, world_size: int, replicas: str) -> None:
-        """With ``replicas="whole"`` every process stores all that it has."""
+    def __init__(self, rank: int, world_size: int, replicas: str, devices: Devices) -> None:
+        """With ``replicas="whole"`` every process stores all that it has. What ``devices`` can
+        locate is read on its device."""
+        self._devices = devices
         self._rank, self._world_size = rank, world_size
         self._replicas, self._is_split = replicas, is_split(replicas)
         self._planned: tuple[bytes, list[list[list[Box]]]] = b"", []
@@ -119,7 +162,9 @@ class Layout:
         The leaves of the tree are nests of one level at most. All processes that have an array
         come to the same division. ``sample`` makes claims.
         """
-        held = [_Held(path, array) for path, array in self._arrays(parts[name], name)]
+        held = [
+            _Held(path, array, self._devices) for path, array in self._arrays(parts[name], name)
+        ]
         structure = digest_of([[item.structure for item in held], self._is_split])
         if self._planned[0] != structure:
             self._planned = structure, self._plan(held)
@@ -173,10 +218,3 @@ def _with_pieces(value: Any, pieces: Mapping[str, Pieces], path: str) -> Any:
             key: _with_pieces(item, pieces, joined(path, key)) for key, item in value.items()
         }
     return pieces.get(path, value)
-
-
-def _sample(values: np.ndarray) -> bytes:
-    """At most 64 elements, equally spaced."""
-    flat = values.reshape(-1)
-    step = max(1, flat.size // _SAMPLE_COUNT)
-    return flat[::step][: _SAMPLE_COUNT + 1].tobytes()

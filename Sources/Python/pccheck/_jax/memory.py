@@ -104,9 +104,9 @@ class JaxMemory(Assembled):
 class _Arrays:
     """Arrays of NumPy, which convert what they are given."""
 
-    def address(self, target: np.ndarray, dtype: np.dtype[Any]) -> int:
+    def place(self, target: np.ndarray, dtype: np.dtype[Any]) -> tuple[None, int]:
         is_direct = target.dtype == dtype and target.flags.c_contiguous
-        return target.ctypes.data if is_direct else 0
+        return None, target.ctypes.data if is_direct else 0
 
     def filling(
         self, target: np.ndarray, dtype: np.dtype[Any], shape: Sequence[int],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import StateFormatError, UnsupportedState
@@ -15,8 +17,30 @@ VERSION = 1
 
 def document_text(root: Any) -> str:
     """The text that is stored: ASCII, so that every string survives any UTF-8 handling."""
-    text = json.dumps({"version": VERSION, "state": root}, allow_nan=False, separators=(",", ":"))
-    refuse_pairs(root, text)
+    return node_text({"version": VERSION, "state": root})
+
+
+def text_with_parts(root: Any, parts: Sequence[str]) -> str:
+    """As ``document_text``; each text in ``parts`` replaces the ``part_node`` of its index."""
+    return _PART.sub(lambda found: parts[int(found[1])], document_text(root))
+
+
+def part_node(index: int) -> dict[str, Any]:
+    """A node that stands for a part whose text is made apart from the rest.
+
+    No other text is taken for it: states have no keys that begin with ``$``, and in a string each
+    quote comes after a backslash.
+    """
+    return {"$part": index}
+
+
+_PART = re.compile(r'\{"\$part":(\d+)\}')
+
+
+def node_text(node: Any) -> str:
+    """The text of a node of a document."""
+    text = json.dumps(node, allow_nan=False, separators=(",", ":"))
+    refuse_pairs(node, text)
     return text
 
 

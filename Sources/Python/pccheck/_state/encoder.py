@@ -14,6 +14,7 @@ import numpy as np
 
 from .._core.tensors import TensorEntry
 from . import generators, kinds
+from .document import document_text
 from .nesting import NESTING_LIMIT, endless, joined
 from .refusing import key_refusal, refusal, refuse_attributes
 from .stored import EXTENSION_TO_STORED, NUMPY_TO_STORED
@@ -58,6 +59,10 @@ class Encoder:
             return self.encode(value, "")
         except (RecursionError, _TooDeep):
             raise endless(value) from None
+
+    def encode_text(self, value: object) -> str:
+        """The text of the JSON form of a state; its tensors are appended to ``entries``."""
+        return document_text(self.encode_state(value))
 
     def encode(self, value: object, path: str) -> Any:
         """The JSON form of the value at a key path."""
@@ -115,10 +120,15 @@ class Encoder:
             raise _TooDeep
 
     def _items(self, value: dict[Any, Any], path: str) -> Any:
-        if all([type(key) is str and key[:1] != "$" for key in value]):
+        if are_names(value):
             # As `joined`, which is called too often for a call.
             prefix = f"{path}." if path else ""
-            return {key: self.encode(item, prefix + key) for key, item in value.items()}
+            find, encode = self.methods.get, self.encode
+            return {
+                key: method(self, item, prefix + key) if (method := find(type(item)))
+                else encode(item, prefix + key)
+                for key, item in value.items()
+            }  # fmt: skip
         return [
             [self._encode_key(key, path), self.encode(item, joined(path, key))]
             for key, item in value.items()
@@ -288,6 +298,14 @@ Encoder.methods = {
     **kinds.METHODS,
     **generators.METHODS,
 }
+
+
+def are_names(keys: Iterable[Any]) -> bool:
+    """True when every key is a plain string that no tag begins with."""
+    if not set(map(type, keys)) <= {str}:
+        return False
+    # One look at all of them tells for nearly every state.
+    return "$" not in "".join(keys) or not any(key.startswith("$") for key in keys)
 
 
 def _encode_int(value: int) -> Any:

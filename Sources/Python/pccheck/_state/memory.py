@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.tensors import DevicePlace
 from .comparing import Comparison, Leaf
 from .decoder import Decoder
 from .stateful import fills_in_place, is_stateful
@@ -33,6 +34,8 @@ class Place:
     fill: Callable[[Any], None] | None = None
     #: Bytes that are changed, from `address`; as many as are stored unless `fill` is given.
     span: int = 0
+    #: The device that `address` is on; None for memory of this process.
+    device: DevicePlace | None = None
 
 
 class ArrayMemory:
@@ -44,6 +47,11 @@ class ArrayMemory:
         start = -base.ctypes.data % 64
         memory = base[start : start + byte_count]
         return memory, memory.ctypes.data
+
+    def allocate_for(self, tensor: StoredTensor) -> Place:
+        """Fresh memory for a tensor that has no place in the live state."""
+        memory, address = self.allocate(tensor.byte_count)
+        return Place(None, memory, address, None)
 
     def is_read(self, kind: str) -> bool:
         """True when the bytes behind references of this kind are to be read at once."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from .._core.reader import Reader
+from .._core.tensors import DevicePlace
 from .memory import ArrayMemory, Place
 from .references import references
 from .stored import StoredTensor
@@ -33,17 +34,16 @@ def read_tensors(
 ) -> None:
     """Reads the tensors, each into its place or into fresh memory."""
     rows, indirect = [], []
+    devices: list[DevicePlace | None] = []
     for tensor in tensors:
-        place = places.get(tensor.name)
-        if place is None:
-            tensor.memory, address = memory.allocate(tensor.byte_count)
-        elif place.fill is None:
-            tensor.memory, address = place.memory, place.address
-        else:
+        place = places.get(tensor.name) or memory.allocate_for(tensor)
+        if place.fill is not None:
             indirect.append((tensor, place.fill))
             continue
-        rows.append((tensor.payload_offset, tensor.byte_count, address))
-    reader.read(rows)
+        tensor.memory = place.memory
+        rows.append((tensor.payload_offset, tensor.byte_count, place.address))
+        devices.append(place.device)
+    reader.read(rows, devices)
     for batch in _batches(indirect):
         _fill_from_buffer(reader, memory, batch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from .nesting import joined
 _MISSING = object()
 #: What a loaded value goes into, besides objects with a state of their own.
 FILLED_TYPES: tuple[type, ...] = (np.ndarray, *generators.GENERATOR_TYPES)
+#: Of values that hold no others, and have no state beside themselves.
+PLAIN_TYPES: frozenset[type] = frozenset({np.ndarray, bool, int, float, str, bytes, type(None)})
 
 
 def is_stateful(value: object) -> bool:
@@ -36,6 +38,18 @@ def _is_stateful_type(kind: type) -> bool:
     )
 
 
+@functools.lru_cache(maxsize=512)
+def _may_hold_objects(kind: Any) -> bool:
+    """Whether a value of this type is, or may contain, an object with a state of its own."""
+    return issubclass(kind, (dict, list, tuple, deque)) or _is_stateful_type(kind)
+
+
+def _holding_types(items: Iterable[object]) -> set[type]:
+    """The types of the items that are, or may contain, objects with a state of their own."""
+    # A state may have 100,000 items, but few types.
+    return {kind for kind in set(map(type, items)) if _may_hold_objects(kind)}
+
+
 def stateful_objects(value: object) -> Iterator[object]:
     """Every object with a state of its own in a nest of containers."""
     return (found for _, found in named_objects(value))
@@ -46,33 +60,47 @@ def named_objects(value: object, path: str = "") -> Iterator[tuple[str, object]]
     if is_stateful(value):
         yield path, value
     elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from named_objects(item, joined(path, key))
+        kinds = _holding_types(value.values())
+        for key, item in value.items() if kinds else ():
+            if type(item) in kinds:
+                yield from named_objects(item, joined(path, key))
     elif isinstance(value, (list, tuple, deque)):
-        for index, item in enumerate(value):
-            yield from named_objects(item, joined(path, index))
+        kinds = _holding_types(value)
+        for index, item in enumerate(value) if kinds else ():
+            if type(item) in kinds:
+                yield from named_objects(item, joined(path, index))
 
 
 def collect(value: Any) -> Any:
     """A nest with the state of its stateful objects in their place."""
     if is_stateful(value):
         return value.state_dict()
-    return mapped(value, collect)
+    return mapped(value, collect, PLAIN_TYPES)
 
 
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A container like this one with every item changed; anything else as it is."""
+def mapped(
+    value: Any, change: Callable[[Any], Any], unchanged: Set[type] = frozenset()
+) -> Any:
+    """A container like this one with every item changed; anything else as it is.
+
+    Items of the types ``unchanged`` are known to stay as they are: a state may have 100,000.
+    """
     kind = type(value)
     if kind is dict:
-        return {key: change(item) for key, item in value.items()}
+        if set(map(type, value.values())) <= unchanged:
+            return value.copy()
+        return {
+            key: item if type(item) in unchanged else change(item) for key, item in value.items()
+        }
     if kind in (list, tuple):
-        return kind(change(item) for item in value)
+        return kind([item if type(item) in unchanged else change(item) for item in value])
     if kind is deque:
         return deque(map(change, value), value.maxlen)
     if kind in (OrderedDict, defaultdict):
         copy = value.copy()
         for key, item in value.items():
-            copy[key] = change(item)
+            if type(item) not in unchanged:
+                copy[key] = change(item)
         if kind is OrderedDict:
             # Such as what torch keeps in the state of a module.
             vars(copy).update(vars(value))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .._state.stateful import (
+    PLAIN_TYPES,
     collect,
     is_stateful,
     mapped,
@@ -50,11 +51,16 @@ class CollectionPutOff:
         CollectionPutOff._is_off = False
 
 
+_PLAIN_TYPES = PLAIN_TYPES | {torch.Tensor, torch.nn.Parameter}
+
+
 def collect_parts(value: Any) -> Any:
     """Like collect(), and generators."""
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
-    return collect(value) if is_stateful(value) else mapped(value, collect_parts)
+    if is_stateful(value):
+        return collect(value)
+    return mapped(value, collect_parts, _PLAIN_TYPES)
 
 
 def in_place_storages(objects: list[object]) -> set[int]:
@@ -70,8 +76,9 @@ def in_place_storages(objects: list[object]) -> set[int]:
             for group in value.param_groups:
                 tensors += group["params"]
             _add_tensors(value.state, tensors)
-    local = [local_of(tensor) for tensor in tensors]
-    return {tensor.untyped_storage().data_ptr() for tensor in local if _is_counted(tensor)}
+    return _counted_storages(
+        [item if type(item) in PLAIN_TENSOR_TYPES else local_of(item) for item in tensors]
+    )
 
 
 def _add_tensors(value: object, found: list[torch.Tensor]) -> None:
@@ -87,15 +94,22 @@ def _add_tensors(value: object, found: list[torch.Tensor]) -> None:
             _add_tensors(item, found)
 
 
-def _is_counted(tensor: torch.Tensor) -> bool:
-    """True when torch counts whatever changes the tensor: not in inference mode, and not where
-    other processes share the memory."""
-    return (
-        tensor.layout == torch.strided
+def _counted_storages(tensors: list[torch.Tensor]) -> set[int]:
+    """The storages of the tensors for which torch counts whatever changes them: not in inference
+    mode, and not where other processes share the memory."""
+    counted = [
+        tensor
+        for tensor in tensors
+        if tensor.layout is torch.strided
         and type(tensor) in PLAIN_TENSOR_TYPES
         and not tensor.is_inference()
-        and not (tensor.is_cpu and tensor.untyped_storage().is_shared())
-    )
+    ]
+    storages = [tensor.untyped_storage() for tensor in counted]
+    return {
+        storage.data_ptr()
+        for tensor, storage in zip(counted, storages, strict=True)
+        if not (tensor.is_cpu and storage.is_shared())
+    }
 
 
 def random_state() -> dict[str, Any]:

@@ -227,6 +227,15 @@ def dtensor(local: torch.Tensor, mesh: Any, sharding: Sharding) -> torch.Tensor:
     )  # fmt: skip
 
 
+def spread_like(live: Any, full: torch.Tensor) -> torch.Tensor:
+    """A DTensor of the values of a full tensor, spread as a live one of its shape."""
+    sharding = Sharding.of(live)
+    local = torch.empty_like(local_of(live), dtype=full.dtype)
+    for item, view in parts_of_local(sharding, local):
+        view.copy_(view_of(full, item.box))
+    return dtensor(local, live.device_mesh, sharding)
+
+
 def _placement(placement: Any) -> str:
     kind = type(placement).__name__
     if kind == "Shard":

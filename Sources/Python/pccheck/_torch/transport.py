@@ -81,6 +81,15 @@ class TorchTransport:
 
         return make
 
+    def _open_channel(self, name: str) -> Any:
+        # At the end of the interpreter all are closed, and a save may just end on its own thread.
+        if name not in self._channels:
+            raise TransportFailed(
+                f"this rank has closed its connections to the others ({name}), as it ends; call "
+                "close() before, which waits for what the other ranks have under way"
+            )
+        return self._channels[name]
+
     # -- the two calls
 
     def begin_and(self, channel: str, words: Sequence[int]) -> _PendingAnd:
@@ -90,7 +99,7 @@ class TorchTransport:
         options.reduceOp = dist.ReduceOp.BAND  # type: ignore[assignment]
         options.timeout = _WITHOUT_BOUND
         try:
-            work = self._channels[channel].allreduce([tensor], options)
+            work = self._open_channel(channel).allreduce([tensor], options)
         except RuntimeError as error:
             raise _failed(channel, error) from None
         self._last[channel] = work
@@ -168,7 +177,7 @@ class TorchTransport:
         options = AllgatherOptions()
         options.timeout = _WITHOUT_BOUND
         try:
-            work = self._channels[channel].allgather([rows], [tensor], options)
+            work = self._open_channel(channel).allgather([rows], [tensor], options)
             self._last[channel] = work
             work.wait()
         except RuntimeError as error:

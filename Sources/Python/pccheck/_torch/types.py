@@ -50,11 +50,10 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def is_plain_memory(tensor: torch.Tensor) -> bool:
-    """True when the tensor's values are its memory, dense and row-major, on the CPU."""
+def is_dense(tensor: torch.Tensor) -> bool:
+    """True when the tensor's values are its memory, dense and row-major."""
     return (
-        tensor.is_cpu
-        and tensor.layout == torch.strided
+        tensor.layout == torch.strided
         and tensor.is_contiguous()
         and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
     )

@@ -56,7 +56,7 @@ static int64_t check_newest(const char *path, uint64_t *expected) {
     for (size_t index = 0; index < count && newest < 0; index++) {
         pcc_checkpoint_info *info = &infos[index];
         if (pcc_reader_select(reader, info->sequence, NULL, &error)) fail("select", &error);
-        pcc_destination all = {0, info->payload_byte_count, found};
+        pcc_destination all = {.byte_count = info->payload_byte_count, .data = found};
         if (info->payload_byte_count > sizeof found) fail("size", &error);
         pcc_status status = pcc_reader_load(reader, &all, 1, &error);
         if (status == PCC_CORRUPT && !info->is_anchored) continue;
@@ -95,7 +95,7 @@ static void save_for_ever(pcc_writer *writer, uint64_t step) {
             pcc_ticket_free(*ticket);
         }
         uint64_t *payload = words[step % IN_FLIGHT];
-        pcc_region region = {payload, fill(step, payload)};
+        pcc_region region = {.data = payload, .byte_count = fill(step, payload)};
         if (pcc_writer_save_opaque(writer, step, &region, 1, NULL, ticket, &error))
             fail("save", &error);
         if (EARLY) printf("saved %lu\n", step);

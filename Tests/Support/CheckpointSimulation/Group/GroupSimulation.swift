@@ -19,6 +19,8 @@ package enum GroupMistake: String, CaseIterable, Sendable {
     case oldestOfNewest
     /// A restart takes a step for a name.
     case stepAlone
+    /// A restart that rejects a checkpoint takes the next one of the same decision.
+    case decideOnce
 }
 
 /// A job of two or three ranks, each with a real writer and a file of its own, over a few restarts.
@@ -82,9 +84,8 @@ package struct GroupSimulation {
         let visible = files.filter { $0.key != hidden }
         let reports = visible.keys.sorted { ($0.worldSize, $0.rank) < ($1.worldSize, $1.rank) }
             .map { Self.report($0, visible[$0] ?? []) }
-        let decision = GroupSelection.decide(reports)
         report.stateCount += reports.count
-        guard let start = choose(decision, visible, isHiding: hidden != nil) else { return }
+        guard let start = choose(reports, visible, isHiding: hidden != nil) else { return }
         // Its rank has no file to write.
         if report.violation != nil || hidden?.worldSize == worldSize { return }
         runAttempt(worldSize, start)
@@ -129,27 +130,40 @@ package struct GroupSimulation {
 
     /// - Returns: nil when the restart fails, as it should.
     private mutating func choose(
-        _ decision: GroupDecision, _ visible: [FileKey: [UInt8]], isHiding: Bool
+        _ reports: [GroupReport], _ visible: [FileKey: [UInt8]], isHiding: Bool
     ) -> Start? {
-        guard let attempt = decision.nextAttempt else {
-            fail("there is no number for the next attempt")
-            return nil
-        }
-        if case .refuse(let lost) = decision.outcome {
-            if !isHiding { fail("the restart is refused for \(lost.map { "\($0)" } ?? "a file")") }
-            return nil
-        }
-        var candidates = decision.checkpoints.filter(\.isComplete).map { Choice($0) }
         let floor = history.acknowledged
-        if let mistake { candidates = mistaken(mistake, decision) ?? candidates }
-        while let first = candidates.first {
+        var rejected: [GroupDecision.Rejection] = []
+        while true {
+            let decision = GroupSelection.decide(
+                reports, rejected: mistake == .decideOnce ? [] : rejected)
+            guard let attempt = decision.nextAttempt else {
+                fail("there is no number for the next attempt")
+                return nil
+            }
+            if case .refuse(let lost) = decision.outcome {
+                if !isHiding {
+                    fail("the restart is refused for \(lost.map { "\($0)" } ?? "a file")")
+                }
+                return nil
+            }
+            var candidates = decision.checkpoints.filter(\.isComplete).map { Choice($0) }
+            if let mistake { candidates = mistaken(mistake, decision) ?? candidates }
+            candidates.removeAll { candidate in rejected.contains { $0.name == candidate.name } }
+            guard let first = candidates.first else {
+                if let floor {
+                    fail("G1: \(floor) was durable on all ranks, and nothing can be loaded")
+                    return nil
+                }
+                return Start(attempt: attempt)
+            }
             // Not yet loaded: verified, or rejected by all ranks together.
             if let problem = load(first, visible) {
                 guard problem.isDamage else {
                     fail(problem.text)
                     return nil
                 }
-                candidates.removeFirst()
+                rejected.append(.init(first.name, .damaged))
                 continue
             }
             if let floor, first.name < floor {
@@ -158,20 +172,15 @@ package struct GroupSimulation {
                         + (isHiding ? ", with a file hidden" : ""))
                 return nil
             }
-            return rewound(Start(attempt: attempt, base: first, complete: candidates))
+            return rewound(Start(attempt: attempt, base: first, complete: candidates), visible)
         }
-        if let floor {
-            fail("G1: \(floor) was durable on all ranks, and nothing can be loaded")
-            return nil
-        }
-        return Start(attempt: attempt)
     }
 
-    /// Sometimes training goes back on purpose.
-    private mutating func rewound(_ start: Start) -> Start {
-        guard start.complete.count > 1, UInt8.random(in: 0..<6, using: &random) == 0 else {
-            return start
-        }
+    /// Sometimes training goes back on purpose, to what it can load.
+    private mutating func rewound(_ start: Start, _ visible: [FileKey: [UInt8]]) -> Start {
+        guard start.complete.count > 1, UInt8.random(in: 0..<6, using: &random) == 0,
+            load(start.complete[1], visible) == nil
+        else { return start }
         var back = start
         back.base = start.complete[1]
         back.complete.removeFirst()
@@ -183,7 +192,7 @@ package struct GroupSimulation {
         _ mistake: GroupMistake, _ decision: GroupDecision
     ) -> [Choice]? {
         switch mistake {
-        case .verdictOfOneRank, .verdictOfStaged, .skipAlone, .attemptOfOneRank: nil
+        case .verdictOfOneRank, .verdictOfStaged, .skipAlone, .attemptOfOneRank, .decideOnce: nil
         case .oldestOfNewest: oldestOfNewest(decision)
         case .stepAlone: stepAlone(decision)
         }

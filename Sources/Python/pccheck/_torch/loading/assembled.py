@@ -147,7 +147,7 @@ class AssembledMemory(Assembled, TorchMemory):
         if tuple(target.shape) != content.shape or not _can_be_filled(local):
             return
         memory = local.device, local.data_ptr(), local.shape, local.stride(), local.dtype
-        source = tuple((box, rank, str(node)) for box, rank, node in content.boxes)
+        source = _source_of(content)
         span = _span(local)
         if span and self._filled.get(memory) == source:
             # Tied here and there: it is read once.
@@ -179,7 +179,7 @@ class AssembledMemory(Assembled, TorchMemory):
         self, rank: int, node: Any, sizes: tuple[int, ...], part: Box, view: torch.Tensor
     ) -> Iterator[Piece]:
         region = _Region(self._assembly, rank, node, sizes)
-        return pieces_of(region, part.offsets, part.sizes, view)
+        return pieces_of(region, part.offsets, part.sizes, view, self._located)
 
     def _part_of(self, view: torch.Tensor, box: Box) -> torch.Tensor:
         return view_of(view, box)
@@ -199,17 +199,26 @@ class AssembledMemory(Assembled, TorchMemory):
 
     def places_of_divided(self, document: Any) -> dict[str, Place]:
         """The live memory that the pieces fill; what has no live tensor gets a full one."""
+        made: dict[object, torch.Tensor] = {}
         for content in joined_tensors(document):
             if id(content) in self._sharded.tensors:
                 continue
-            full = torch.empty(
-                content.shape, dtype=dtype_named(content.dtype), device=self.device or "cpu"
-            )
-            if full.is_meta:
-                self._sharded.tensors[id(content)] = (full, [])
-            else:
-                self._fill(content, full)
+            key = content.shape, content.dtype, _source_of(content)
+            full = made.get(key) if content.boxes else None
+            if full is None:
+                full = made[key] = torch.empty(
+                    content.shape, dtype=dtype_named(content.dtype), device=self.device or "cpu"
+                )
+                if not full.is_meta:
+                    self._fill(content, full)
+            # Tied tensors stay one.
+            self._sharded.tensors[id(content)] = (full, [])
         return self._places
+
+
+def _source_of(content: JoinedTensor) -> tuple[Any, ...]:
+    """Where its elements are stored; equal for tied tensors."""
+    return tuple((box, rank, str(node)) for box, rank, node in content.boxes)
 
 
 def _without_others(

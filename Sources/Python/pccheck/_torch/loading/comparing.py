@@ -27,6 +27,7 @@ from ..objects import (
 from .dry_run import DryRun
 
 _EXTRA_STATE = "_extra_state"
+_PLACE_KEEPING = ("torch.distributed.fsdp", "torch.distributed.algorithms._checkpoint")
 #: What schedulers hold a value of for each group of their optimizer.
 _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs")
 
@@ -95,9 +96,9 @@ def _reads_in_its_own_way(module: torch.nn.Module) -> bool:
 
 def moves_what_it_reads(module: torch.nn.Module) -> bool:
     """True when the module may put saved values elsewhere than under their keys: it must be given
-    them apart from its own memory. The hooks of FSDP only change how tensors are spread."""
+    them apart from its own memory."""
     return any(
-        any(not _is_of_fsdp(hook) for hook in part._load_state_dict_pre_hooks.values())
+        any(not _keeps_places(hook) for hook in part._load_state_dict_pre_hooks.values())
         or not _is_of_torch(type(part).load_state_dict)
         or not _is_of_torch(type(part)._load_from_state_dict)
         for part in module.modules()
@@ -108,9 +109,11 @@ def _is_of_torch(function: Any) -> bool:
     return str(function.__module__).split(".")[0] == "torch"
 
 
-def _is_of_fsdp(hook: Any) -> bool:
+def _keeps_places(hook: Any) -> bool:
+    """True for hooks of torch that put each value where ``state_dict`` shows it: those of FSDP only
+    spread tensors, those of ``checkpoint_wrapper`` only add the prefix that it took away."""
     function = getattr(hook, "hook", hook)
-    return str(getattr(function, "__module__", "")).startswith("torch.distributed.fsdp")
+    return str(getattr(function, "__module__", "")).startswith(_PLACE_KEEPING)
 
 
 # -- wrappers

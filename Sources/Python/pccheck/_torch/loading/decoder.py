@@ -16,7 +16,9 @@ from ..._state.decoder import Decoder
 from ..._state.memory import ArrayMemory, Place
 from ..._state.stateful import FILLED_TYPES, fills_in_place, is_stateful, stateful_objects
 from ..._state.stored import StoredTensor, View
+from ..._core.tensors import DevicePlace
 from ...errors import InvalidArgument, UnsupportedState
+from ..device import CudaDevices, Devices, with_stream
 from ..objects import parsed_objects
 from ..sharded import (
     LocalShard,
@@ -33,7 +35,7 @@ from ..types import (
     STORED_TO_TORCH,
     dtype_name,
     dtype_named,
-    is_plain_memory,
+    is_dense,
 )
 from ..trainable import Trainable, compare_trainable
 from .comparing import compare_module, compare_other, moves_what_it_reads
@@ -59,7 +61,7 @@ class TorchDecoder(Decoder):
 
     def bytes_of(self, tensor: StoredTensor) -> np.ndarray:
         """The memory of a tensor for NumPy."""
-        array: np.ndarray = tensor.memory.numpy()
+        array: np.ndarray = tensor.memory.cpu().numpy()
         return array
 
     def decode_other(self, tag: str, document: dict[str, Any]) -> Any:
@@ -152,6 +154,9 @@ class LiveShards:
 class TorchMemory(ArrayMemory):
     """Memory for torch tensors, and for the arrays that a torch state holds. For one load."""
 
+    #: The devices whose memory the engine fills itself.
+    devices: Devices = CudaDevices()
+
     def __init__(self, device: torch.device | None = None) -> None:
         """`device` is where tensors that are not filled in place go; None is the CPU."""
         self.device = device
@@ -161,6 +166,20 @@ class TorchMemory(ArrayMemory):
         """Fresh memory of the CPU."""
         memory = torch.empty(byte_count, dtype=torch.uint8, device="cpu")
         return memory, memory.data_ptr()
+
+    def allocate_for(self, tensor: StoredTensor) -> Place:
+        """On the device that was asked for, where the engine fills it there."""
+        if self.device is not None and self.device.type != "meta" and tensor.byte_count:
+            memory = torch.empty(tensor.byte_count, dtype=torch.uint8, device=self.device)
+            located = self._located(memory)
+            if located is not None:
+                return Place(None, memory, located[1], None, device=located[0])
+        return super().allocate_for(tensor)
+
+    def _located(self, tensor: torch.Tensor) -> tuple[DevicePlace | None, int] | None:
+        """Where the engine fills a tensor on its device, behind what is queued there by now."""
+        located = self.devices.locate(tensor)
+        return located and (with_stream(self.devices, located[0]), located[1])
 
     def dropped_spans(self, target: Any) -> list[tuple[int, int]]:
         """The state of optimizers, which they replace altogether."""
@@ -325,10 +344,15 @@ class TorchMemory(ArrayMemory):
             return None
         key = ("torch", tensor.name, tag)
         in_place = tag is None or dtype.is_complex
-        if in_place and target.dtype == dtype and is_plain_memory(target):
-            dense = target.detach()
-            flat = (torch.view_as_real(dense) if dtype.is_complex else dense).view(-1)
-            return Place(target, flat.view(torch.uint8), target.data_ptr(), key)
+        if in_place and target.dtype == dtype and is_dense(target):
+            located = self._located(target)
+            if located is None and target.is_cpu:
+                located = None, target.data_ptr()
+            if located is not None:
+                dense = target.detach()
+                flat = (torch.view_as_real(dense) if dtype.is_complex else dense).view(-1)
+                device, address = located
+                return Place(target, flat.view(torch.uint8), address, key, device=device)
         return _place_of_copy(target, dtype, shape, key)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..._core.engine import wait_staged_everywhere
 from ..._core.reader import Reader
 from ..._state.decoder import Decoder
 from ..._state.loading import load_from
@@ -61,11 +62,14 @@ class LazyTensor:
                 f"'{self.name}' has the shape {tuple(self.shape)}, the tensor to fill "
                 f"{tuple(into.shape)}"
             )
+        # It may be read by a save.
+        wait_staged_everywhere()
         node = {"$tensor": self.name, **({"dtype": self._tag} if self._tag else {})}
         place = TorchMemory().place(node, "$tensor", self._tensor, into)
         if place is not None and place.fill is None:
             size = self._tensor.byte_count
-            self._reader.read([(self._tensor.payload_offset, size, place.address)])
+            row = (self._tensor.payload_offset, size, place.address)
+            self._reader.read([row], [place.device])
             return into
         with torch.no_grad():
             return into.copy_(self._read(0, self._tensor.byte_count, self.shape))

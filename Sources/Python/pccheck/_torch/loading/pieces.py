@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from ..._core.reader import Reader
+from ..._core.tensors import DevicePlace
 from ..._group import pieces
 from ..._group.pieces import DenseBox, Piece, dense, split
-from ..types import is_plain_memory
+from ..types import is_dense
 
 __all__ = ["Piece", "PieceReader", "Region", "cover", "dense", "pieces_of"]
+
+
+#: Where the engine fills a tensor on its device; None for one that it does not.
+Located: TypeAlias = Callable[[torch.Tensor], tuple[DevicePlace | None, int] | None]
 
 
 class Region(Protocol):
@@ -53,15 +58,19 @@ def _allocate(byte_count: int) -> tuple[Any, int]:
 
 
 def pieces_of(
-    entry: Region, offsets: Sequence[int], lengths: Sequence[int], target: torch.Tensor
+    entry: Region, offsets: Sequence[int], lengths: Sequence[int], target: torch.Tensor,
+    located: Located = lambda _: None,
 ) -> Iterator[Piece]:
-    """What is to be read to fill a target with the part of a tensor that begins at the offsets."""
+    """What is to be read to fill a target with the part of a tensor that begins at the offsets.
+
+    What is ``located`` on a device is filled there.
+    """
     assert entry.dtype is not None
     if math.prod(lengths) == 0:
         return
     if entry.stride == dense(entry.sizes):
         box = DenseBox(entry.payload_offset, entry.sizes, tuple(offsets), tuple(lengths), target)
-        yield from split(box, entry.dtype, _Tensors())
+        yield from split(box, entry.dtype, _Tensors(located))
         return
     start, end = cover(entry, offsets, lengths)
     dtype, stride = entry.dtype, entry.stride
@@ -75,9 +84,15 @@ def pieces_of(
 class _Tensors:
     """Tensors of any type, layout and device."""
 
-    def address(self, target: torch.Tensor, dtype: torch.dtype) -> int:
-        is_direct = target.dtype == dtype and is_plain_memory(target)
-        return target.data_ptr() if is_direct else 0
+    def __init__(self, located: Located) -> None:
+        self._located = located
+
+    def place(
+        self, target: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[DevicePlace | None, int]:
+        if target.dtype != dtype or not is_dense(target):
+            return None, 0
+        return self._located(target) or (None, target.data_ptr() if target.is_cpu else 0)
 
     def filling(
         self, target: torch.Tensor, dtype: torch.dtype, shape: Sequence[int],

@@ -12,6 +12,7 @@ import torch
 from ..._core.printable import printable
 from ..._state.stateful import FILLED_TYPES, Restorer
 from ...errors import CheckpointError
+from ..sharded import is_dtensor, spread_like
 from ..types import PLAIN_TENSOR_TYPES
 
 log = logging.getLogger("pccheck")
@@ -39,6 +40,7 @@ class TorchRestorer(Restorer):
 
     def _restore_module(self, name: str, module: torch.nn.Module, value: Any) -> None:
         """Of a module that nobody compared, torch says what it did not take."""
+        value = _spread(module, value)
         try:
             if self._strict:
                 module.load_state_dict(value)
@@ -91,6 +93,26 @@ class TorchRestorer(Restorer):
             target.set_state(value["generator"])
         else:
             super().restore_other(name, target, value)
+
+
+def _spread(module: torch.nn.Module, value: Any) -> Any:
+    """Loaded tensors as the DTensors that the module has under their keys: torch copies no whole
+    tensor into one of those."""
+    own = (*module.parameters(), *module.buffers())
+    if not isinstance(value, dict) or not any(map(is_dtensor, own)):
+        return value
+    live = {key: item for key, item in module.state_dict().items() if is_dtensor(item)}
+    spread = {
+        key: spread_like(live[key], item)
+        for key, item in value.items()
+        if key in live and type(item) is torch.Tensor and item.shape == live[key].shape
+    }
+    if not spread:
+        return value
+    # A copy has the versions of the modules too, which some read.
+    found = copy.copy(value)
+    found.update(spread)
+    return found
 
 
 def _fill(name: str, target: torch.Tensor, value: Any) -> None:

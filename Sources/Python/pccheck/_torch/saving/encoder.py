@@ -11,16 +11,21 @@ from typing import Any
 
 import torch
 
-from ..._state.encoder import Encoder
-from ..device import Arenas, Copies, HostStreams
+from ..._state.document import part_node, text_with_parts
+from ..._state.encoder import Encoder, are_names
+from ..._core.tensors import DevicePlace
+from ..copies import Arenas, Copies
+from ..device import CudaDevices, Devices, with_stream
 from ..sharded import Pieces, is_dtensor, pieces_of_dtensor
 from ..types import (
+    PLAIN_TENSOR_TYPES,
     TORCH_TO_STORED,
     WORD_TYPES,
     dtype_name,
     stored_form,
 )
-from .plan import Plan, together
+from .plan import Leaf, Part, Plan, address_in, together
+from .versions import VersionGuard
 
 # Copies of small tensors are made together: a call to torch for each costs more than the copy.
 _SMALL_BYTE_COUNT = 64 << 10
@@ -32,9 +37,17 @@ _COPIED_TOGETHER = {
 }  # fmt: skip
 # Types that a reader without torch can view memory as.
 _VIEWED_TYPES = {*TORCH_TO_STORED, torch.complex64, torch.complex128}
+# Shorter ones become text as fast with the rest.
+_LEAST_PART_COUNT = 1000
+_PLAIN_TYPES = frozenset(PLAIN_TENSOR_TYPES)
 _NESTED_REASON = "it is a nested tensor; save the list that unbind() returns"
 # Where views of several types share memory, the shared bytes begin at a multiple of this.
 _SHARED_ALIGNMENT = 16
+
+
+_NO_DEVICES = CudaDevices()
+#: A long dictionary that holds only tensors, behind the node that stands for it.
+_PartNode = tuple[dict[str, Any], Part]
 
 
 class TorchEncoder(Encoder):
@@ -44,24 +57,29 @@ class TorchEncoder(Encoder):
         self,
         in_place: set[int],
         plan: Plan | None = None,
-        device_copies: Copies | None = None,
-        host_copies: Copies | None = None,
+        devices: Devices | None = None,
+        copies: Copies | None = None,
     ) -> None:
         """`plan` is what the last save of this state, if it is the same, found out.
 
-        With `device_copies`, tensors that it handles are complete when it reports it. `host_copies`
-        makes dense copies of what cannot be read where it is.
+        What `devices` can locate is read on its device. `copies` makes dense copies of what cannot
+        be read where it is.
         """
         super().__init__()
         self._plan = plan
-        self._device_copies = device_copies
-        self._host_copies = host_copies or Copies(Arenas(HostStreams()))
+        self._devices = devices
+        self._copies = copies or Copies(Arenas())
         # Storages whose changes wait or are noticed. Other memory is read in place too, but early:
         # it may change as soon as save() has returned.
         self._in_place = in_place
-        self._leaves: list[tuple[dict[str, Any], torch.Tensor, str]] = []
+        self._leaves: list[Leaf] = []
+        self._parts: list[_PartNode] = []
+        #: Whether the plan says how these tensors are stored.
+        self._is_planned = False
         #: What is read in place, with its name.
         self.guarded: list[tuple[str, torch.Tensor]] = []
+        #: The storages of it that are on devices.
+        self.guarded_storages: list[tuple[str, torch.UntypedStorage]] = []
         self.methods = {
             **self.methods,
             torch.Tensor: TorchEncoder._encode_tensor,
@@ -71,20 +89,38 @@ class TorchEncoder(Encoder):
 
     def encode_state(self, value: object) -> Any:
         """The JSON form of a state; its tensors are appended to ``entries``."""
-        document = super().encode_state(value)
-        _Leaves(
-            self, self._leaves, self._in_place, self._device_copies, self._host_copies
-        ).store(self._plan)
-        owners: list[Any] = [entry.owner for entry in self.entries if entry.is_guarded]
-        storages = {storage.data_ptr() for storage in owners}
-        if storages:
-            self.guarded = [
-                (path, tensor)
-                for _, tensor, path in self._leaves
-                if tensor.untyped_storage().data_ptr() in storages
-            ]
-        self._leaves = []
+        document, leaves, parts = self._encode_parts(value)
+        for node, part in parts:
+            node.clear()
+            node.update(part.node(leaves))
         return document
+
+    def encode_text(self, value: object) -> str:
+        """The text of the JSON form of a state; its tensors are appended to ``entries``."""
+        document, leaves, parts = self._encode_parts(value)
+        text_of = self._plan.text_of if self._is_planned and self._plan else Part.text
+        return text_with_parts(document, [text_of(part, leaves) for _, part in parts])
+
+    def _encode_parts(self, value: object) -> tuple[Any, list[Leaf], list[_PartNode]]:
+        """The JSON form of a state, with nodes that only stand for its parts; what they are of,
+        and the parts."""
+        document = super().encode_state(value)
+        leaves = _Leaves(self, self._leaves, self._in_place, self._devices, self._copies)
+        self._is_planned = leaves.store(self._plan)
+        guarded: list[Any] = [entry for entry in self.entries if entry.is_guarded]
+        self.guarded_storages = [
+            (entry.name, entry.owner) for entry in guarded if entry.place is not None
+        ]
+        if guarded:
+            self.guarded = leaves.on_storages({entry.owner.data_ptr() for entry in guarded})
+        # Not kept any longer than the document.
+        found = document, self._leaves, self._parts
+        self._leaves, self._parts = [], []
+        return found
+
+    def guard(self) -> VersionGuard | None:
+        """What notices changes of the memory that is read in place; None without any."""
+        return VersionGuard(self.guarded, self.guarded_storages) if self.guarded else None
 
     def encode_other(self, value: object, path: str) -> Any:
         """Torch's own kinds of scalar, and tensors of other classes."""
@@ -116,6 +152,24 @@ class TorchEncoder(Encoder):
     def _encode_pieces(self, value: Pieces, path: str) -> Any:
         return value.document([self.encode(part, path) for _, part in value.parts])
 
+    def _items(self, value: dict[Any, Any], path: str) -> Any:
+        """As the base, faster for what holds only tensors: a state may have 100,000."""
+        # Taken at once: names and tensors stay together, whatever another thread does.
+        pairs = list(value.items())
+        names, tensors = [name for name, _ in pairs], [tensor for _, tensor in pairs]
+        if not (set(map(type, tensors)) <= _PLAIN_TYPES and are_names(names)):
+            return super()._items(value, path)
+        prefix = f"{path}." if path else ""
+        paths = [prefix + name for name in names]
+        nodes: list[dict[str, Any]] = [{"$tensor": item} for item in paths]
+        part = Part(len(self._leaves), names)
+        self._leaves += zip(nodes, tensors, paths)
+        if len(names) < _LEAST_PART_COUNT:
+            return part.node(self._leaves)
+        node = part_node(len(self._parts))
+        self._parts.append((node, part))
+        return node
+
     def _encode_tensor(self, value: Any, path: str) -> Any:
         """The node is completed once all tensors are known: some share their memory."""
         node: dict[str, Any] = {"$tensor": path}
@@ -129,64 +183,90 @@ class _Leaves:
     def __init__(
         self,
         encoder: TorchEncoder,
-        leaves: list[tuple[dict[str, Any], torch.Tensor, str]],
+        leaves: list[Leaf],
         in_place: set[int],
-        device_copies: Copies | None,
-        host_copies: Copies,
+        devices: Devices | None,
+        copies: Copies,
     ) -> None:
-        self._device_copies = device_copies
-        self._host_copies = host_copies
-        #: The entries that each of them will fill.
-        self._on_device: list[int] = []
-        self._on_host: list[int] = []
+        self._devices = devices
+        self._copies = copies
+        #: Each device with its current stream.
+        self._places: dict[DevicePlace, DevicePlace] = {}
+        #: The entries that the copies will fill.
+        self._copied_entries: list[int] = []
         self._encoder = encoder
         self._leaves = leaves
+        self._tensors = [tensor for _, tensor, _ in leaves]
+        # Some of those have no storage.
+        self._refuse_special()
+        # Another thread may give a tensor other memory: what is read belongs to these.
+        self._storages = [tensor.untyped_storage() for tensor in self._tensors]
+        #: Of the storages.
+        self._addresses = [storage.data_ptr() for storage in self._storages]
+        self._are_contiguous = [tensor.is_contiguous() for tensor in self._tensors]
+        self._refuse_short()
         self._in_place = in_place
         self._small: dict[torch.dtype, list[tuple[int, torch.Tensor]]] = {}
         self._small_byte_count = 0
 
-    def store(self, plan: Plan | None) -> None:
-        """Adds every tensor, and completes its node."""
+    def store(self, plan: Plan | None) -> bool:
+        """Adds every tensor, and completes its node; whether the plan says how, from now on."""
         leaves = self._leaves
         if not leaves:
-            return
-        self._refuse_special()
-        storages = [tensor.untyped_storage() for _, tensor, _ in leaves]
-        addresses = [storage.data_ptr() for storage in storages]
+            return False
         entries = self._encoder.entries
-        if plan is None or not self._is_ordinary(addresses):
-            return self._store_all(storages, addresses)
-        signature = self._signature(addresses)
+        if plan is None or not self._is_ordinary():
+            self._store_all()
+            return False
+        signature = self._signature()
         before = [entry.name for entry in entries]
         if plan.fits(signature, before):
+            storages = self._storages
+            # Tensors may have other storages than at the last save.
+            for index in [index for index in plan.guarded if storages[index].resizable()]:
+                _forbid_resizing(self._tensors[index], storages[index])
             entries += plan.apply(leaves, storages, self._copied)
-            return
-        self._store_all(storages, addresses)
+            return True
+        self._store_all()
         plan.learn(signature, before, leaves, entries[len(before) :], self._small)
+        return True
 
-    def _is_ordinary(self, addresses: list[int]) -> bool:
-        """True when each tensor is stored alone, in the order in which they are met."""
-        tensors = [tensor for _, tensor, _ in self._leaves]
-        real = [address for address in addresses if address]
-        return (
-            len(set(real)) == len(real)
-            and not (self._device_copies and any(map(self._device_copies.handles, tensors)))
-            and all([t.is_cpu and not (t.is_neg() or t.is_conj()) for t in tensors])
-        )
-
-    def _signature(self, addresses: list[int]) -> list[Any]:
-        """All that decides how the tensors are stored, but not where and what they are."""
-        in_place = self._in_place
+    def on_storages(self, addresses: set[int]) -> list[tuple[str, torch.Tensor]]:
+        """The tensors on these storages, with their paths."""
         return [
-            (path, tensor.shape, tensor.dtype, tensor.is_contiguous(), address in in_place)
-            for (_, tensor, path), address in zip(self._leaves, addresses, strict=True)
+            (path, tensor)
+            for (_, tensor, path), address in zip(self._leaves, self._addresses, strict=True)
+            if address in addresses
         ]
 
-    def _store_all(
-        self, storages: list[torch.UntypedStorage], addresses: list[int]
-    ) -> None:
+    def _is_ordinary(self) -> bool:
+        """True when each tensor is stored alone, in the order in which they are met."""
+        tensors = self._tensors
+        real = [address for address in self._addresses if address]
+        return (
+            len(set(real)) == len(real)
+            and (self._devices or _NO_DEVICES).are_host(tensors)
+            and not any([t.is_neg() or t.is_conj() for t in tensors])
+        )
+
+    def _locate(self, tensor: torch.Tensor) -> tuple[DevicePlace, int] | None:
+        return None if self._devices is None else self._devices.locate(tensor)
+
+    def _signature(self) -> list[list[Any]]:
+        """All that decides how the tensors are stored, but not where and what they are."""
+        tensors, in_place = self._tensors, self._in_place
+        return [
+            [path for _, _, path in self._leaves],
+            [tensor.shape for tensor in tensors],
+            [tensor.dtype for tensor in tensors],
+            self._are_contiguous,
+            [address in in_place for address in self._addresses],
+        ]
+
+    def _store_all(self) -> None:
+        storages = self._storages
         by_storage: dict[int, list[int]] = {}
-        for index, address in enumerate(addresses):
+        for index, address in enumerate(self._addresses):
             by_storage.setdefault(address, []).append(index)
         # Tensors without any memory share nothing.
         alone = by_storage.pop(0, [])
@@ -206,9 +286,9 @@ class _Leaves:
 
     def _refuse_special(self) -> None:
         """All at once: most states hold nothing special."""
-        tensors = [tensor for _, tensor, _ in self._leaves]
+        tensors = self._tensors
         if (
-            {tensor.layout for tensor in tensors} == {torch.strided}
+            {tensor.layout for tensor in tensors} <= {torch.strided}
             and not any([t.is_quantized or t.is_meta or t.is_nested for t in tensors])
         ):
             return
@@ -226,6 +306,24 @@ class _Leaves:
             else:
                 continue
             raise self._encoder.refusal(tensor, path, reason)
+
+    def _refuse_short(self) -> None:
+        """A storage may be resized, or freed, under its tensors."""
+        rows = zip(self._tensors, self._storages, self._are_contiguous, strict=True)
+        short = [
+            index for index, (tensor, storage, is_contiguous) in enumerate(rows)
+            if not is_contiguous
+            or tensor.storage_offset() * tensor.itemsize + tensor.nbytes > storage.nbytes()
+        ]  # fmt: skip
+        for index in short:
+            tensor, storage = self._tensors[index], self._storages[index]
+            end = _extent(tensor)[1]
+            if end > storage.nbytes():
+                reason = (
+                    f"its storage has {storage.nbytes()} bytes, expected {end} or more: something "
+                    "has resized or freed it"
+                )
+                raise self._encoder.refusal(tensor, self._leaves[index][2], reason)
 
     # -- one tensor
 
@@ -245,8 +343,9 @@ class _Leaves:
         stored, pair, tag = stored_form(dtype)
         shape = (*tensor.shape, 2) if pair else tuple(tensor.shape)
         byte_count = tensor.nbytes
-        if self._device_copies is not None and self._device_copies.handles(tensor):
-            return self._copy_later(tensor, stored, shape, path, self._on_device), tag
+        located = self._locate(tensor)
+        if located is not None:
+            return self._add_on_device(tensor, storage, located, stored, shape, path), tag
         is_readable = (
             tensor.is_cpu
             and tensor.is_contiguous()
@@ -263,10 +362,39 @@ class _Leaves:
             if is_guarded:
                 _forbid_resizing(tensor, storage)
             # The storage is kept, not the tensor: `tensor.data = …` gives the tensor another one.
-            name = encoder.add(stored, shape, tensor.data_ptr(), byte_count, storage, path)
+            address = address_in(storage, tensor)
+            name = encoder.add(stored, shape, address, byte_count, storage, path)
             encoder.entries[-1].is_guarded = is_guarded
             return name, tag
-        return self._copy_later(tensor, stored, shape, path, self._on_host), tag
+        return self._copy_later(tensor, stored, shape, path), tag
+
+    def _add_on_device(
+        self, tensor: torch.Tensor, storage: torch.UntypedStorage,
+        located: tuple[DevicePlace, int], stored: str, shape: tuple[int, ...], path: str,
+    ) -> str:  # fmt: skip
+        """Name of an entry that is read on its device, where a dense copy is made if it must be."""
+        encoder = self._encoder
+        is_dense = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+        owner: object = storage
+        if not is_dense:
+            owner = copy = _copyable(tensor).resolve_conj().resolve_neg().contiguous()
+            found = self._locate(copy)
+            if found is None:
+                name = encoder.add(stored, shape, copy.data_ptr(), copy.nbytes, copy, path)
+                encoder.entries[-1].is_copy = True
+                return name
+            located = found
+        device, address = located
+        place = self._places.get(device)
+        if place is None:
+            assert self._devices is not None
+            place = self._places[device] = with_stream(self._devices, device)
+        name = encoder.add(stored, shape, address, tensor.nbytes, owner, path)
+        entry = encoder.entries[-1]
+        entry.place = place
+        entry.is_copy = not is_dense
+        entry.is_guarded = is_dense and storage.data_ptr() in self._in_place
+        return name
 
     def _has_room(self, byte_count: int) -> bool:
         """Counts what is copied together; False when that would be too much."""
@@ -276,36 +404,27 @@ class _Leaves:
         return True
 
     def _copy_later(
-        self, tensor: torch.Tensor, stored: str, shape: tuple[int, ...], path: str,
-        indices: list[int],
-    ) -> str:  # fmt: skip
-        """Name of an entry whose memory is known when all copies of its kind are."""
+        self, tensor: torch.Tensor, stored: str, shape: tuple[int, ...], path: str
+    ) -> str:
+        """Name of an entry whose memory is known when all copies are made."""
         entries = self._encoder.entries
-        if indices is self._on_device and self._device_copies is not None:
-            self._device_copies.add(_plain(tensor))
-        else:
-            self._host_copies.add(_copyable(tensor))
+        self._copies.add(_copyable(tensor))
         name = self._encoder.add(stored, shape, 0, tensor.nbytes, None, path)
         entries[-1].is_copy = True
-        indices.append(len(entries) - 1)
+        self._copied_entries.append(len(entries) - 1)
         return name
 
     def _copy_rest(self) -> None:
-        """Makes or queues the copies, and returns where they will be."""
+        """Makes the copies, and notes where they are."""
         entries = self._encoder.entries
-        copied = self._host_copies.begin()
-        indices = list(self._on_host)
-        if self._device_copies is not None:
-            copied += self._device_copies.begin()
-            indices += self._on_device
-        for index, (address, lease) in zip(indices, copied, strict=True):
+        for index, (address, lease) in zip(self._copied_entries, self._copies.make(), strict=True):
             entries[index].address, entries[index].owner = address, lease
 
     def _copied(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, object]]:
         """Dense copies of their values: addresses, and what keeps the memory."""
         for tensor in tensors:
-            self._host_copies.add(_copyable(tensor))
-        return list(self._host_copies.begin())
+            self._copies.add(_copyable(tensor))
+        return list(self._copies.make())
 
     def _copy_small(self) -> None:
         """Copies what was put off, all tensors of a type by one call."""
@@ -390,9 +509,16 @@ def _overlapping(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """First address of a tensor's elements, and the one after the last."""
+    first, end = _extent(tensor)
     start = tensor.data_ptr()
+    return start, start + end - first
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The same in bytes from the beginning of the storage; equal for a tensor without elements."""
+    start = int(tensor.storage_offset()) * tensor.itemsize
     if not tensor.numel():
-        return start, start
+        return 0, 0
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + (last + 1) * tensor.itemsize
 
@@ -405,17 +531,6 @@ def _flat(
     origin = storage.data_ptr()
     flat.set_(storage, start - origin, (end - start,), (1,))
     return flat.view(dtype)
-
-
-def _plain(value: torch.Tensor) -> torch.Tensor:
-    """The values in a type that torch can copy, and that is stored."""
-    plain = value.detach().resolve_conj().resolve_neg()
-    if plain.dtype.is_complex:
-        plain = torch.view_as_real(plain)
-    elif plain.dtype not in TORCH_TO_STORED:
-        # torch cannot copy some of these types, but it can copy their words.
-        plain = plain.view(WORD_TYPES[plain.dtype.itemsize])
-    return plain
 
 
 def _copyable(value: torch.Tensor) -> torch.Tensor:

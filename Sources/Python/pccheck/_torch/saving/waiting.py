@@ -16,7 +16,11 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from ..._core.engine import wait_staged_everywhere
+from ..._core.engine import before_change_everywhere
+from ..device import CudaDevices, Devices
+
+#: What knows the current stream of a device.
+devices: Devices = CudaDevices()
 
 _MARK = "_waits_until_staged"
 # Of schedule-free optimizers: they swap the weights that are trained and those to evaluate.
@@ -24,6 +28,18 @@ _OPTIMIZER_SWAPS = ("eval", "train")
 # Of averages that are no modules, such as those of torch-ema and diffusers. They write through
 # `.data`, which nothing notices.
 _AVERAGE_SWAPS = ("copy_to", "restore")
+
+
+def before_change() -> None:
+    """Returns when the caller may change what is saved: memory of the host at once, that of a
+    device by what it queues on the current stream."""
+    before_change_everywhere(devices.current_stream)
+
+
+def wait_before_replays() -> None:
+    """Has CUDA graphs wait before they run: torch calls no hook of an optimizer in them, and counts
+    no change."""
+    _wait_in(torch.cuda.CUDAGraph, "replay")
 
 
 def wait_before_swaps(objects: list[object]) -> None:
@@ -59,7 +75,7 @@ def _wait_in(kind: type, name: str) -> None:
 def _waiting(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wait_and_call(*arguments: Any, **options: Any) -> Any:
-        wait_staged_everywhere()
+        before_change()
         return function(*arguments, **options)
 
     setattr(wait_and_call, _MARK, True)

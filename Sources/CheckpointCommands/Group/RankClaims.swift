@@ -3,6 +3,9 @@ internal import CheckpointFormat
 /// What the ranks of a group checkpoint claimed of what they hold together: spec/STATE.md, "What
 /// ranks claim". The parts of ranks that did not hold the same do not fit together.
 struct RankClaims {
+    /// The metadata of a part that records them.
+    static let metadataKey = "pccheck.group"
+
     /// Ranks that hold something together: the digest of what each of them claimed.
     private var digests: [[StateNode]: [UInt32: StateNode]] = [:]
     /// The ranks that made claims. One that made none is not compared: it knew that all ranks had

@@ -1,0 +1,1 @@
+"""The checkpointers behind the adapter of Lightning."""
