@@ -169,6 +169,7 @@ static bool is_fatal(int error)
     case 718: /* INVALID_PC */
     case 719: /* LAUNCH_FAILED */
     case 721: /* TENSOR_MEMORY_LEAK */
+    case 810: /* MPS_CLIENT_TERMINATED */
     case 999: /* UNKNOWN */
         return true;
     default: return false;

@@ -246,7 +246,7 @@ public final class CUDAMemory: Sendable {
 
     func wait() throws(CheckpointError) {
         try device.driver.check(
-            unsafe pccp_cuda_wait(event), "finish the copies from \(device.name)")
+            unsafe pccp_cuda_wait(event), "finish the copies on \(device.name)")
     }
 
     static func of(_ event: any DeviceEvent) -> CUDAEvent {

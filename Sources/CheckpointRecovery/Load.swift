@@ -16,11 +16,6 @@ public final class Load {
         public let error: CheckpointError
     }
 
-    /// How often a search starts over when a writer takes a slot under it, which takes tenths of
-    /// a second. One that writes to memory as fast as it can wins two times of three, and sixteen
-    /// times in a row now and then.
-    static let attemptCount = 256
-
     /// Those before the last one that `next` returned, newest first.
     public private(set) var rejections: [Rejection] = []
 
@@ -29,9 +24,10 @@ public final class Load {
     private let progress: SlotVerifier.Progress?
     private let request: String
     private let isWanted: (Candidate) -> Bool
+    private let pause: () -> Void
     private var decision: RecoveryDecision
     private var pending: [Candidate]
-    private var attemptsLeft = attemptCount - 1
+    private var attemptsLeft = WriterPatience.attemptCount - 1
     private var current: SelectedCheckpoint?
 
     /// Begins a search among what the reader's last look at the file found.
@@ -40,17 +36,20 @@ public final class Load {
     ///   - proof: `waived` for tools that show a checkpoint and do not use it.
     ///   - progress: called with the bytes verified so far of a candidate that must be proven.
     ///   - request: what `isWanted` asks for, for errors: a checkpoint "of step 10".
+    ///   - pause: lets time pass for a writer that waits for a flush.
     public init(
         _ reader: CheckpointReader, proof: Proof = .demanded,
         progress: SlotVerifier.Progress? = nil,
         request: String = "that fits the request",
-        where isWanted: @escaping (Candidate) -> Bool = { _ in true }
+        where isWanted: @escaping (Candidate) -> Bool = { _ in true },
+        pause: @escaping () -> Void = WriterPatience.pause
     ) {
         self.reader = reader
         self.proof = proof
         self.progress = progress
         self.request = request
         self.isWanted = isWanted
+        self.pause = pause
         decision = reader.decision
         pending = decision.candidates.filter(isWanted)
     }
@@ -83,7 +82,7 @@ public final class Load {
     private func nextPending() throws(CheckpointError) -> Candidate? {
         // There is nothing else, and its writer may let go of it in a moment.
         while pending.isEmpty, attemptsLeft > 0, decision.inHand.contains(where: isWanted) {
-            Self.waitForFlush()
+            pause()
             try startOver()
         }
         return pending.isEmpty ? nil : pending.removeFirst()
@@ -109,7 +108,8 @@ public final class Load {
         case .corrupt, .inputOutput: break
         case .busy where attemptsLeft > 0:
             try startOver()
-            if pending.contains(where: { Self.isSame($0, candidate) }) { Self.waitForFlush() }
+            // Its writer has not taken the slot for something newer, but waits for a flush of it.
+            if pending.contains(where: { $0.isSame(as: candidate) }) { pause() }
             return
         case .busy: break
         default: throw error
@@ -123,19 +123,11 @@ public final class Load {
         attemptsLeft -= 1
         decision = try reader.refresh()
         rejections.removeAll { old in
-            !decision.candidates.contains { Self.isSame($0, old.candidate) }
+            !decision.candidates.contains { $0.isSame(as: old.candidate) }
         }
         pending = decision.candidates.filter { candidate in
-            isWanted(candidate) && !rejections.contains { Self.isSame($0.candidate, candidate) }
+            isWanted(candidate) && !rejections.contains { $0.candidate.isSame(as: candidate) }
         }
-    }
-
-    /// Its writer has not taken the slot for something newer, but waits for a flush of it, which may
-    /// take long: all attempts together last five seconds.
-    private static func waitForFlush() { SystemClock.sleep(nanoseconds: 20_000_000) }
-
-    private static func isSame(_ first: Candidate, _ second: Candidate) -> Bool {
-        first.slot == second.slot && first.headerDigest == second.headerDigest
     }
 
     private var nothingLoads: CheckpointError {

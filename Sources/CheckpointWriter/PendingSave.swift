@@ -147,18 +147,12 @@ public final class PendingSave {
 
     /// Finds out whom a save waits for, now and then, and logs it once when it takes long.
     private func lookAtPins(isFailing: Bool = false) {
-        // The clock is read with the lock held: another save may begin a stall at any time, and a
-        // time from before it would lie before its beginning.
-        let slots = engine.monitor.withLock {
-            $0.beginPinLook(now: SystemClock.monotonicTime, isFailing: isFailing)
-        }
+        let slots = engine.monitor.withLock { $0.beginPinLook(isFailing: isFailing) }
         guard !slots.isEmpty else { return }
         // Not with the lock held: all of /proc is read.
         let pins = engine.storage.slotPins(slots)
         let limit = engine.options.pinWarningNanoseconds
-        let waited = engine.monitor.withLock {
-            $0.endPinLook(pins, now: SystemClock.monotonicTime, limit: limit)
-        }
+        let waited = engine.monitor.withLock { $0.endPinLook(pins, limit: limit) }
         guard let waited else { return }
         engine.options.logger.warning(
             "a save waits for readers",

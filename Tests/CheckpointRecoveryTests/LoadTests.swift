@@ -4,6 +4,8 @@ import CheckpointStorage
 import StorageFaults
 import Testing
 
+private func noPause() {}
+
 /// One way in: what is handed out is proven, and what cannot be used is passed over with a reason.
 @Suite struct LoadTests {
     /// Sequence 4 older in slot 1, sequence 5 anchored in slot 0, and sequence 6 in slot 2, which
@@ -124,14 +126,14 @@ import Testing
         let reader = try CheckpointReader(storage: storage)
         #expect(reader.decision.slots[2].reason == .writing)
         #expect(reader.decision.highestSequence.rawValue == 6)
-        let load = Load(reader)
+        let load = Load(reader, pause: noPause)
         if hasOther {
             #expect(try load.next().candidate.sequence.rawValue == 5)
             #expect(load.rejections.isEmpty)
         } else {
             let error = #expect(throws: CheckpointError.self) { try load.next() }
             #expect(error?.code == .busy)
-            let other = Load(reader, where: { $0.step == 7 })
+            let other = Load(reader, where: { $0.step == 7 }, pause: noPause)
             let absent = #expect(throws: CheckpointError.self) { try other.next() }
             #expect(absent?.code == .noCheckpoint)
         }
@@ -163,7 +165,7 @@ import Testing
         for slot in [0, 1] {
             #expect(try writer.tryLock(.slot(SlotIndex(slot)), exclusive: true))
         }
-        let load = Load(try CheckpointReader(storage: storage))
+        let load = Load(try CheckpointReader(storage: storage), pause: noPause)
         let error = #expect(throws: CheckpointError.self) { try load.next() }
         #expect(error?.code == .busy)
         #expect(error?.message.contains("in the hands of a writer") == true)

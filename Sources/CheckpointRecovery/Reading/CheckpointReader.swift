@@ -102,9 +102,49 @@ public final class CheckpointReader: Sendable {
         guard found == candidate.headerDigest else { throw candidate.taken(in: storage.path) }
         return selected
     }
+
+    /// `select`, for a caller that has no other checkpoint to use: while the writer that made
+    /// `candidate` still has the slot, it waits for that writer's flush.
+    ///
+    /// - Parameter pause: lets time pass for the writer.
+    /// - Throws: `busy` when a writer has taken the slot for another one, or has it still after
+    ///   `WriterPatience`.
+    public func selectFlushed(
+        _ candidate: Candidate, pause: () -> Void = WriterPatience.pause
+    ) throws(CheckpointError) -> SelectedCheckpoint {
+        for _ in 1..<WriterPatience.attemptCount {
+            do throws(CheckpointError) {
+                return try select(candidate)
+            } catch {
+                guard error.code == .busy,
+                    try refresh().candidates.contains(where: { $0.isSame(as: candidate) })
+                else { throw error }
+            }
+            pause()
+        }
+        return try select(candidate)
+    }
+}
+
+/// How long a reader stays with a writer that has the slot which it wants: RECOVERY.md, "Reading
+/// while a writer is running".
+public enum WriterPatience {
+    /// How often it looks again when a writer takes a slot under it, which takes tenths of a
+    /// second. One that writes to memory as fast as it can wins two times of three, and sixteen
+    /// times in a row now and then.
+    public static let attemptCount = 256
+
+    /// Between two looks at the same checkpoint, whose writer waits for a flush: five seconds in
+    /// all.
+    public static func pause() { SystemClock.sleep(nanoseconds: 20_000_000) }
 }
 
 extension Candidate {
+    /// Whether nothing was written to the slot since.
+    func isSame(as other: Candidate) -> Bool {
+        slot == other.slot && headerDigest == other.headerDigest
+    }
+
     /// The error of a caller that finds another checkpoint in the slot than this one.
     func taken(in path: String) -> CheckpointError {
         CheckpointError(

@@ -200,7 +200,7 @@ struct EngineState {
         if count == 0 {
             pinStall = nil
         } else if pinStall == nil {
-            pinStall = PinStall(beganTime: SystemClock.monotonicTime)
+            pinStall = PinStall()
         }
         return count
     }
@@ -283,12 +283,12 @@ struct EngineState {
     }
 
     /// The slots whose readers are to be looked at now; empty while that is not due.
-    mutating func beginPinLook(now: UInt64, isFailing: Bool) -> [SlotIndex] {
-        pinStall?.beginLook(now: now, isFailing: isFailing) == true ? slots.free : []
+    mutating func beginPinLook(isFailing: Bool) -> [SlotIndex] {
+        pinStall?.beginLook(isFailing: isFailing) == true ? slots.free : []
     }
 
-    mutating func endPinLook(_ pins: [SlotPin], now: UInt64, limit: UInt64) -> UInt64? {
-        pinStall?.endLook(pins, now: now, limit: limit)
+    mutating func endPinLook(_ pins: [SlotPin], limit: UInt64) -> UInt64? {
+        pinStall?.endLook(pins, limit: limit)
     }
 
     // MARK: Approval

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ log = logging.getLogger("pccheck")
 TIMEOUT_SECONDS = 600.0
 #: What a rank that leaves with an error waits for the others.
 LEAVING_SECONDS = 5.0
+# What a rank that knows every verdict gives the others to learn theirs.
+_FAREWELL_SECONDS = 5.0
 _DEFAULT_RETAIN = 2
 _DEFAULT_IN_FLIGHT = 2
 
@@ -272,22 +275,25 @@ class GroupCheckpointer(BaseCheckpointer):
             return [self.rank]
         return range(self.rank, candidate.world_size, self.world_size)
 
-    def _verify_candidate(self, candidate: Candidate) -> None:
-        """Reads what nobody has read: the parts that no superblock names."""
+    def _verify_candidate(self, candidate: Candidate, *, is_whole: bool = False) -> None:
+        """Reads what nobody has read: the parts that no superblock names, or every part."""
         with CandidateFiles(candidate, self._fingerprint) as files:
             for rank in self._ranks_to_read(candidate):
                 files.open([rank])
-                if rank in candidate.unnamed:
+                if is_whole or rank in candidate.unnamed:
                     files.readers[rank].verify()
 
     def _load_candidate(
         self, candidate: Candidate, loading: Loading
     ) -> tuple[CheckpointInfo, Any]:
         with CandidateFiles(candidate, self._fingerprint) as files:
-            return load_candidate(
+            found = load_candidate(
                 files, candidate, self._folder, self.rank, self.world_size, loading,
                 first_parts=self._first_rank_parts,
             )  # fmt: skip
+        if loading.proves_rest:
+            self._verify_candidate(candidate, is_whole=True)
+        return found
 
     def _load_together(
         self, call: str, step: int | None, loading: Loading
@@ -612,13 +618,20 @@ class GroupCheckpointer(BaseCheckpointer):
         """Waits until the last checkpoint is durable on all ranks, and closes the file.
 
         Collective. The wait for other ranks is bounded by ``timeout``: an error in the log names
-        those that did not come. Copies and writes of this rank that are under way are waited for
-        without a bound, since they use its memory. The file of this rank is closed in any case.
+        those that did not come. After that it gives them up to five seconds to learn the same, so
+        that no connection that they use is closed. Copies and writes of this rank that are under
+        way are waited for without a bound, since they use its memory. The file of this rank is
+        closed in any case.
         """
+        farewell = 0.0
         try:
             if not self._is_closed and self._process == os.getpid() and self._engine is not None:
                 self._engine.wait_finished()
-                if not self._exchange.drain(self._closing_seconds):
+                end = time.monotonic() + self._closing_seconds
+                if self._exchange.drain(self._closing_seconds):
+                    if self._exchange.failure is None:
+                        farewell = min(end - time.monotonic(), _FAREWELL_SECONDS)
+                else:
                     log.error(
                         "%s: closed before the last saves were known to be durable on all ranks, "
                         "after %g s: %s",
@@ -629,7 +642,7 @@ class GroupCheckpointer(BaseCheckpointer):
                 super().close()
             finally:
                 self._exchange.stop()
-                self._transport.close()
+                self._transport.close(farewell)
 
     def __exit__(
         self,

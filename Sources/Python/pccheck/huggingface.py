@@ -119,9 +119,11 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         )
         self._shards_step = None
         memory = checkpointer._memory_on(None)
+        # The shards are filled when training begins, too late for an older checkpoint.
         found = checkpointer._resume_state(
-            Loading(memory, parts=["trainer", "random"]) if is_sharded else Loading(memory)
-        )
+            Loading(memory, parts=["trainer", "random"], proves_rest=True)
+            if is_sharded else Loading(memory)
+        )  # fmt: skip
         if found is None:
             return None
         state = found[1]

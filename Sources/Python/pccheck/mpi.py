@@ -174,7 +174,7 @@ class MpiTransport:
 
     # -- the end
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> None:
         """Ends the thread once what it has sent has arrived. It never waits for another rank."""
         self._is_closed = True
         self._progress.end()

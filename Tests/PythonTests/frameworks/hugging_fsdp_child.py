@@ -28,9 +28,12 @@ class Model(torch.nn.Module):
         self.first = torch.nn.Linear(8, width)
         self.drop = torch.nn.Dropout(0.2)
         self.last = torch.nn.Linear(width, 1)
+        # A checkpoint has several chunks with it.
+        self.large = torch.nn.Parameter(torch.ones(100_001))
 
     def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": self.last(self.drop(self.first(values).relu())).square().mean()}
+        found = self.last(self.drop(self.first(values).relu()))
+        return {"loss": found.square().mean() + self.large.mean()}
 
 
 class Sharding:
@@ -101,7 +104,9 @@ def train(
             save_strategy="no", logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=True,
             learning_rate=1e-2, lr_scheduler_type="constant_with_warmup", warmup_steps=3,
         )  # fmt: skip
-        checkpoints = CheckpointCallback(f"{directory}/{name}/", policy=1, timeout=60)
+        checkpoints = CheckpointCallback(
+            f"{directory}/{name}/", policy=1, timeout=60, chunk="64 KiB"
+        )
         callbacks = [
             Watch(losses_of(noted, rank, directory), None), *[checkpoints] * is_listed,
             Keep(f"{directory}/{noted}", rank, world, kill_at, checkpoints),
@@ -151,6 +156,7 @@ TASKS = {
     "whole": train("whole", 6),
     "cut": train("cut", 6, kill_at=4),
     "on": train("cut", 6, note_as="on"),
+    "past-damage": train("damaged", 6, note_as="past"),
     "other": train("cut", 8, note_as="other"),
     "alone": train("cut", 9, note_as="alone"),
     "wider": refused(

@@ -380,8 +380,6 @@ with pcd.Checkpointer(folder + "/run", shared=["same"]) as ckpt:
         handle.wait_group()
     except pccheck.CheckpointError as error:
         say("error", type(error).__name__, error)
-    # A rank that closes at once may cut off the verdict of another one.
-    dist.barrier()
 """
 RESUME_SAME = """
 t, same = Training(rank), torch.full((9,), 5.0)

@@ -151,6 +151,44 @@ def test_one_process_needs_no_torch_distributed(job: Job) -> None:
     assert gang.said(0, "durable") == [["on", "all", "ranks"]] * 2
 
 
+def test_a_rank_that_closes_leaves_no_other_without_its_verdict(job: Job) -> None:
+    """Its connections stay until the slower rank has heard the same."""
+    code = """
+    import time
+    from pccheck._group.exchange import Exchange
+    if rank == 0:
+        settle = Exchange._settle
+        def settle_late(self, save, error):
+            time.sleep(1)
+            say("closed", os.path.exists(folder + "/closed"))
+            settle(self, save, error)
+        Exchange._settle = settle_late
+    t = Training(0)
+    with pcd.Checkpointer(folder + "/run") as ckpt:
+        ckpt.save(0, **t.state)
+    if rank == 1:
+        open(folder + "/closed", "w").close()
+    """
+    assert ended(job(2, code)).said(0, "closed") == [["False"]]
+
+
+def test_a_rank_that_stays_keeps_no_other_for_long(job: Job) -> None:
+    code = """
+    import time
+    t = Training(0)
+    ckpt = pcd.Checkpointer(folder + "/run")
+    ckpt.save(0, **t.state).wait_group()
+    if rank == 1:
+        while not os.path.exists(folder + "/closed"):
+            time.sleep(0.05)
+    ckpt.close()
+    open(folder + "/closed", "w").close()
+    say("ended")
+    """
+    gang = ended(job(2, code))
+    assert gang.said(0, "ended") == gang.said(1, "ended") == [[]]
+
+
 def test_connections_that_are_closed_are_no_riddle(job: Job) -> None:
     """As at the end of a program that does not close its checkpointer."""
     code = """

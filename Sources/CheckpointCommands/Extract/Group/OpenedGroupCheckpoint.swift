@@ -47,7 +47,7 @@ final class OpenedGroupCheckpoint {
         self.parts = parts
     }
 
-    /// Pins the part in its file.
+    /// Pins the part in its file, which may take the five seconds of `WriterPatience`.
     static func select(
         _ part: GroupDecision.Part, _ name: GroupCheckpointName
     ) throws(CheckpointError) -> SelectedCheckpoint {
@@ -64,7 +64,7 @@ final class OpenedGroupCheckpoint {
         }
         let reader = CheckpointReader(
             storage: inspection.storage, decision: inspection.decision)
-        return try reader.select(candidate)
+        return try reader.selectFlushed(candidate)
     }
 
     /// Every file stays open: as many as the system lets this process have.

@@ -69,8 +69,12 @@ class Transport(Protocol):
         """The newest note of each rank; None where there is none. Takes some seconds at most."""
         ...
 
-    def close(self) -> None:
-        """Gives its connections back. It never waits for another rank."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Gives its connections back.
+
+        Where that could end a call of another rank, it first waits for all ranks to close, as
+        many seconds at most.
+        """
         ...
 
 
@@ -108,7 +112,7 @@ class LocalTransport:
         """This rank is never late for itself."""
         return [None]
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> None:
         """There is nothing to give back."""
 
 

@@ -154,7 +154,7 @@ class JaxTransport:
 
     # -- the end
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> None:
         """Ends the threads. The last rank that closes deletes what is left in the store."""
         if self._store.is_closed:
             return

@@ -31,11 +31,13 @@ class Loading:
         optional_parts: list[str] | None = None,
         tensor: str | None = None,
         strict: bool | None = None,
+        proves_rest: bool = False,
     ) -> None:
         """`parts` are the top-level keys to load, `tensor` the one tensor; default everything.
 
         With `strict` the document is compared with `into` first. True refuses what differs, with
-        a report of all of it; False loads what fits.
+        a report of all of it; False loads what fits. With `proves_rest`, a checkpoint of a group
+        is rejected also for damage in what is not wanted, because a second load takes that.
         """
         self.memory = memory
         self._into = into
@@ -43,6 +45,7 @@ class Loading:
         self._optional_parts = optional_parts or []
         self._tensor = tensor
         self._strict = strict
+        self.proves_rest = proves_rest
         self._held_parts: list[str] = []
         #: What was recorded of the objects of the state, as it is in the checkpoint.
         self.objects: str | None = None

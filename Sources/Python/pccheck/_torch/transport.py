@@ -213,18 +213,36 @@ class TorchTransport:
 
     # -- the end
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> None:
         """Closes the connections, unless a call is under way on one of them.
+
+        A call that has ended here may still be under way on another rank, which a closed
+        connection would end: for so many seconds it waits until every rank closes.
 
         gloo joins its threads when a group is freed, and one of them may wait for a rank that is
         gone. Such a group stays until the process ends.
         """
+        if seconds > 0 and self._channels:
+            self._await_others(seconds)
         channels, self._channels = self._channels, {}
         for name, channel in channels.items():
             work = self._last.get(name)
             if os.getpid() != self._process or (work is not None and not work.is_completed()):
                 _keep_for_ever(channel)
         self._last = {}
+
+    def _await_others(self, seconds: float) -> None:
+        keys = [f"closed/{rank}" for rank in range(self.world_size)]
+
+        def arrive() -> None:
+            self._store.set(keys[self.rank], b"1")
+            self._store.wait(keys, timedelta(seconds=seconds))
+
+        try:
+            bounded(arrive, seconds + 1, "to close with the other ranks")
+        except CheckpointError:
+            # One has gone already, perhaps with the store, or it comes later.
+            return
 
     def __del__(self) -> None:
         self.close()
