@@ -1,6 +1,5 @@
 public import CheckpointFormat
 public import CheckpointStorage
-internal import Synchronization
 
 /// A storage in memory, for tests: a medium's bytes and its lock table, shared by its openers.
 public final class MemoryStorage: Storage {
@@ -28,23 +27,15 @@ public final class MemoryStorage: Storage {
         var flushCount = 0
     }
 
-    /// Who holds a slot alone. No turn of the simulation passes when it is asked, as a query takes
-    /// no lock.
-    private final class Holders: Sendable {
-        let slots = Mutex<[SlotIndex: ObjectIdentifier]>([:])
-    }
-
     public let path: String
     public let kind = StorageKind.memory
     private let medium: Monitor<Medium>
-    private let holders: Holders
     private let hook = Monitor(Hook())
 
     /// A medium of its own that holds `contents`.
     public init(contents: [UInt8], path: String = "memory") {
         self.path = path
         medium = Monitor(Medium(bytes: contents))
-        holders = Holders()
     }
 
     /// A medium of its own, all zero.
@@ -56,7 +47,6 @@ public final class MemoryStorage: Storage {
     public init(openerOf other: MemoryStorage) {
         path = other.path
         medium = other.medium
-        holders = other.holders
     }
 
     deinit {
@@ -65,7 +55,6 @@ public final class MemoryStorage: Storage {
         medium.withLock { medium in
             for byte in medium.locks.keys { medium.locks[byte]?[identity] = nil }
         }
-        holders.slots.withLock { slots in slots = slots.filter { $0.value != identity } }
     }
 
     public var byteCount: UInt64 { medium.withLock { UInt64($0.bytes.count) } }
@@ -166,23 +155,19 @@ public final class MemoryStorage: Storage {
             let others = medium.locks[byte, default: [:]].filter { $0.key != identity }
             let isFree = exclusive ? others.isEmpty : !others.values.contains(true)
             if isFree { medium.locks[byte, default: [:]][identity] = exclusive }
-            if isFree, case .slot(let slot) = byte {
-                holders.slots.withLock { $0[slot] = exclusive ? identity : nil }
-            }
             return isFree
         }
     }
 
     public func isInHand(_ slot: SlotIndex) -> Bool {
         let identity = ObjectIdentifier(self)
-        return holders.slots.withLock { $0[slot].map { $0 != identity } ?? false }
+        return medium.withLock { medium in
+            medium.locks[.slot(slot), default: [:]].contains { $0.value && $0.key != identity }
+        }
     }
 
     public func unlock(_ byte: LockByte) throws(StorageError) {
         let identity = ObjectIdentifier(self)
         medium.withLock { $0.locks[byte]?[identity] = nil }
-        if case .slot(let slot) = byte {
-            holders.slots.withLock { slots in if slots[slot] == identity { slots[slot] = nil } }
-        }
     }
 }

@@ -28,7 +28,8 @@ final class GroupRun: Sendable {
 
     init(
         _ media: [RecordingStorage], _ keys: [GroupSimulation.FileKey], _ history: GroupHistory,
-        _ scheduler: SimulatedScheduler, _ mistake: GroupMistake?, attempt: UInt64, seed: UInt64
+        _ scheduler: SimulatedScheduler, _ mistake: GroupMistake?, attempt: UInt64, seed: UInt64,
+        mostSaves: Int
     ) {
         self.media = media
         self.keys = keys
@@ -42,7 +43,7 @@ final class GroupRun: Sendable {
         var random = SplitMix64(seed: seed)
         plans = keys.map { _ in Self.faults(&random) }
         var step = UInt64.random(in: 0..<3, using: &random)
-        steps = (0..<Int.random(in: 1...8, using: &random)).map { _ in
+        steps = (0..<Int.random(in: 1...mostSaves, using: &random)).map { _ in
             step += UInt64.random(in: 1...2, using: &random)
             return step
         }
