@@ -124,7 +124,10 @@ class Auditor:
         if self.image_count % self._fsck_interval == 0:
             self._keep(path, step, where)
             if self.image_count % self._resume_interval == 0:
-                self._resume(step, sequence, where)
+                try:
+                    self._resume(step, sequence, where)
+                except pccheck.Corrupt as error:
+                    self.require(False, where, f"the next writer cannot be opened: {error}")
         if len(self._waiting) == self.BATCH_COUNT:
             self.finish()
 

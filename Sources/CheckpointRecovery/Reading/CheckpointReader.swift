@@ -106,13 +106,13 @@ public final class CheckpointReader: Sendable {
     /// `select`, for a caller that has no other checkpoint to use: while the writer that made
     /// `candidate` still has the slot, it waits for that writer's flush.
     ///
-    /// - Parameter pause: lets time pass for the writer.
-    /// - Throws: `busy` when a writer has taken the slot for another one, or has it still after
-    ///   `WriterPatience`.
+    /// - Parameter pause: lets time pass for the writer; false ends the wait.
+    /// - Returns: nil when the writer has it still after `WriterPatience`.
+    /// - Throws: `busy` when a writer has taken the slot for another one.
     public func selectFlushed(
-        _ candidate: Candidate, pause: () -> Void = WriterPatience.pause
-    ) throws(CheckpointError) -> SelectedCheckpoint {
-        for _ in 1..<WriterPatience.attemptCount {
+        _ candidate: Candidate, pause: () -> Bool
+    ) throws(CheckpointError) -> SelectedCheckpoint? {
+        for _ in 0..<WriterPatience.attemptCount {
             do throws(CheckpointError) {
                 return try select(candidate)
             } catch {
@@ -120,9 +120,9 @@ public final class CheckpointReader: Sendable {
                     try refresh().candidates.contains(where: { $0.isSame(as: candidate) })
                 else { throw error }
             }
-            pause()
+            guard pause() else { return nil }
         }
-        return try select(candidate)
+        return nil
     }
 }
 

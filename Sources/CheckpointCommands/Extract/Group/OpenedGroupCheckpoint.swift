@@ -28,7 +28,8 @@ final class OpenedGroupCheckpoint {
 
     /// Opens the files that `checkpoint` was found in.
     ///
-    /// - Throws: `busy` when a file has another checkpoint in that slot by now: decide again.
+    /// - Throws: `busy` when a file has another checkpoint in that slot by now: decide again;
+    ///   `timeout` when a writer does not end its flush.
     init(_ checkpoint: GroupDecision.Checkpoint) throws(CheckpointError) {
         name = checkpoint.name
         Self.allowDescriptors()
@@ -47,7 +48,10 @@ final class OpenedGroupCheckpoint {
         self.parts = parts
     }
 
-    /// Pins the part in its file, which may take the five seconds of `WriterPatience`.
+    /// Pins the part in its file.
+    ///
+    /// - Throws: `busy` when a writer has taken the slot; `timeout` when the one that made the part
+    ///   has it still after `WriterPatience`.
     static func select(
         _ part: GroupDecision.Part, _ name: GroupCheckpointName
     ) throws(CheckpointError) -> SelectedCheckpoint {
@@ -64,7 +68,16 @@ final class OpenedGroupCheckpoint {
         }
         let reader = CheckpointReader(
             storage: inspection.storage, decision: inspection.decision)
-        return try reader.selectFlushed(candidate)
+        let selected = try reader.selectFlushed(candidate) {
+            WriterPatience.pause()
+            return !Interruption.isRequested
+        }
+        if let selected { return selected }
+        try Interruption.check()
+        throw CheckpointError(
+            .timeout,
+            "\(part.path): slot \(part.slot) holds \(name), and its writer has not let go of it in "
+                + "5 s: it waits for a flush; try again", slot: part.slot)
     }
 
     /// Every file stays open: as many as the system lets this process have.

@@ -240,8 +240,9 @@ class TorchTransport:
 
         try:
             bounded(arrive, seconds + 1, "to close with the other ranks")
-        except CheckpointError:
-            # One has gone already, perhaps with the store, or it comes later.
+        except (CheckpointError, RuntimeError):
+            # One has gone already, perhaps with the store, or it comes later. Or the interpreter
+            # ends, and begins no thread any more.
             return
 
     def __del__(self) -> None:
