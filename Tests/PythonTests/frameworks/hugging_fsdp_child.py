@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from accelerate_fsdp_child import keep, kill_all
+from accelerate_fsdp_child import die_together, keep
 from hugging_child import Rows, Watch, launched, losses_of
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -79,10 +79,10 @@ class Keep(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.keep("begin", model, optimizer, lr_scheduler)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.kill_at and self.rank == 1:
+        if state.global_step == self.kill_at:
             checkpointer: Any = self.checkpoints.checkpointer
             checkpointer._last_handle.wait_group()
-            kill_all(self.processes)
+            die_together(self.rank, self.processes)
 
     def on_train_end(
         self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any,

@@ -8,7 +8,7 @@ from typing import Any
 import ranks
 import torch
 import torch.distributed as dist
-from accelerate_fsdp_child import keep, kill_all
+from accelerate_fsdp_child import die_together, keep
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.strategies import ModelParallelStrategy as LightningStrategy
@@ -95,8 +95,8 @@ class Watch(Callback):
         self, trainer: Trainer, module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         # The next step has its gradients, and not its weights.
-        if trainer.global_step == self.kill_at and trainer.global_rank == 1:
-            kill_all(self.processes)
+        if trainer.global_step == self.kill_at:
+            die_together(trainer.global_rank, self.processes)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
