@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -29,6 +30,8 @@ _MEETING = "meeting"
 _WITHOUT_BOUND = timedelta(days=365)
 # What the store may take for the notes of an error's message.
 _NOTE_SECONDS = 5.0
+# Between two looks at the store for the ranks that have not closed yet.
+_CLOSED_POLL_SECONDS = 0.02
 
 # How many transports this process made for the same ranks: all of them make them in one order.
 _made_counts: dict[tuple[int, ...], int] = {}
@@ -233,13 +236,15 @@ class TorchTransport:
 
     def _await_others(self, seconds: float) -> None:
         keys = [f"closed/{rank}" for rank in range(self.world_size)]
-
-        def arrive() -> None:
-            self._store.set(keys[self.rank], b"1")
-            self._store.wait(keys, timedelta(seconds=seconds))
-
+        what, end = "to close with the other ranks", time.monotonic() + seconds
         try:
-            bounded(arrive, seconds + 1, "to close with the other ranks")
+            bounded(lambda: self._store.set(keys[self.rank], b"1"), seconds, what)
+            # Not one long wait in C: its thread would outlive an interrupt of this call, and abort
+            # the process when it wakes up while the interpreter ends.
+            while (left := end - time.monotonic()) > 0:
+                if bounded(lambda: self._store.check(keys), left, what):
+                    return
+                time.sleep(min(left, _CLOSED_POLL_SECONDS))
         except (CheckpointError, RuntimeError):
             # One has gone already, perhaps with the store, or it comes later. Or the interpreter
             # ends, and begins no thread any more.
